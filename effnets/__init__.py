@@ -1,0 +1,70 @@
+"""effnets: efficient image classifiers, exact to their publications and ready to ship.
+
+Names are imported when first used, so that ``import effnets`` takes no time and what needs no torch loads none.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from effnets.config import list_models, list_weights, load_spec
+    from effnets.cost import Cost, count
+    from effnets.inference import predict
+    from effnets.preprocess import create_transform
+    from effnets.runtime.predictions import Prediction
+    from effnets.spec import BlockSpec, ModelSpec, PreprocessSpec
+    from effnets.weights.load import load_weights, save_weights
+    from effnets.weights.report import LoadReport
+    from effnets.zoo import create_model
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "BlockSpec": "effnets.spec",
+    "Cost": "effnets.cost",
+    "LoadReport": "effnets.weights.report",
+    "ModelSpec": "effnets.spec",
+    "Prediction": "effnets.runtime.predictions",
+    "PreprocessSpec": "effnets.spec",
+    "count": "effnets.cost",
+    "create_model": "effnets.zoo",
+    "create_transform": "effnets.preprocess",
+    "list_models": "effnets.config",
+    "list_weights": "effnets.config",
+    "load_spec": "effnets.config",
+    "load_weights": "effnets.weights.load",
+    "predict": "effnets.inference",
+    "save_weights": "effnets.weights.load",
+}
+
+__all__ = [
+    "BlockSpec",
+    "Cost",
+    "LoadReport",
+    "ModelSpec",
+    "Prediction",
+    "PreprocessSpec",
+    "count",
+    "create_model",
+    "create_transform",
+    "list_models",
+    "list_weights",
+    "load_spec",
+    "load_weights",
+    "predict",
+    "save_weights",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'effnets' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])

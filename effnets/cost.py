@@ -1,0 +1,140 @@
+"""Parameters and multiply-adds, by arithmetic on the plan of a network. Free of torch."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from effnets.config import load_spec
+from effnets.errors import ArgumentError
+from effnets.plan import BlockPlan, ConvPlan, NetworkPlan, make_plan
+from effnets.spec import ModelSpec
+
+__all__ = ["Cost", "StageCost", "count", "stage_costs"]
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What a network costs.
+
+    `params` counts weights and biases that train (not running statistics). `madds` counts the multiply-adds of
+    convolutions and of the classifier for one image, squeeze-and-excite included; batch normalisation,
+    activations, pooling and additions are left out, as the papers do.
+    """
+
+    params: int = 0
+    madds: int = 0
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(self.params + other.params, self.madds + other.madds)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageCost:
+    """One part of a network (stem, a stage, head, classifier) with its output's size in pixels and its cost."""
+
+    name: str
+    channels: int
+    size: tuple[int, int]
+    cost: Cost
+
+
+@runtime_checkable
+class Planned(Protocol):
+    """A built network, which knows the plan it was built from."""
+
+    spec: ModelSpec
+    plan: NetworkPlan
+
+
+def count(
+    model_or_name: str | os.PathLike[str] | ModelSpec | Planned,
+    input_size: int | tuple[int, int] | None = None,
+) -> Cost:
+    """Parameters and multiply-adds of a network.
+
+    Args:
+        model_or_name: a name, a YAML file, a spec, or a built network (whose classifier and input channels count
+            as they are).
+        input_size: side of the input in pixels, or (height, width); None takes the network's own.
+
+    Raises:
+        UnknownModelError, ConfigError: as `load_spec`. ArgumentError: `input_size` is not positive.
+    """
+    if isinstance(model_or_name, Planned):
+        spec, plan = model_or_name.spec, model_or_name.plan
+    else:
+        spec = load_spec(model_or_name)
+        plan = make_plan(spec)
+    return sum_costs(stage_costs(plan, spec.input_size if input_size is None else input_size))
+
+
+def sum_costs(stages: Iterable[StageCost]) -> Cost:
+    """The costs of all `stages` together."""
+    return sum((stage.cost for stage in stages), Cost())
+
+
+def stage_costs(plan: NetworkPlan, input_size: int | tuple[int, int]) -> list[StageCost]:
+    """The cost of each part of a network, in the order in which they run."""
+    size = input_size if isinstance(input_size, tuple) else (input_size, input_size)
+    if min(size) < 1:
+        raise ArgumentError(f"input_size is {input_size}; both sides must be at least 1 pixel")
+    stages: list[StageCost] = []
+
+    def add(name: str, channels: int, cost: Cost) -> None:
+        stages.append(StageCost(name=name, channels=channels, size=size, cost=cost))
+
+    size = _strided(size, plan.stem.stride)
+    add("stem", plan.stem.out_channels, _conv_bn((plan.stem,), size))
+    for index, blocks in enumerate(plan.stages):
+        cost = Cost()
+        for block in blocks:
+            cost += _block(block, size)
+            size = _strided(size, block.stride)
+        add(f"stages.{index}", blocks[-1].out_channels, cost)
+    if plan.head:
+        add("head", plan.head.out_channels, _conv_bn((plan.head,), size))
+    size = (1, 1)
+    if plan.hidden_channels:
+        add(
+            "hidden",
+            plan.hidden_channels,
+            _linear(plan.num_features, plan.hidden_channels) + _bn(plan.hidden_channels),
+        )
+    if plan.num_classes:
+        add("classifier", plan.num_classes, _linear(plan.pre_logits_channels, plan.num_classes))
+    return stages
+
+
+def _strided(size: tuple[int, int], stride: int) -> tuple[int, int]:
+    # The ceiling holds for SAME padding and for symmetric padding of odd kernels alike.
+    return -(-size[0] // stride), -(-size[1] // stride)
+
+
+def _conv_bn(convs: Iterable[ConvPlan], size: tuple[int, int]) -> Cost:
+    """Convolutions that write an output of `size`, and the batch normalisation after them."""
+    cost = Cost()
+    for conv in convs:
+        weights = conv.out_channels * conv.in_channels // conv.groups * conv.kernel_size**2
+        cost += Cost(weights, weights * size[0] * size[1]) + _bn(conv.out_channels)
+    return cost
+
+
+def _bn(channels: int) -> Cost:
+    return Cost(params=2 * channels)
+
+
+def _linear(inputs: int, outputs: int) -> Cost:
+    return Cost(params=inputs * outputs + outputs, madds=inputs * outputs)
+
+
+def _block(block: BlockPlan, size: tuple[int, int]) -> Cost:
+    out_size = _strided(size, block.stride)
+    cost = _conv_bn(block.expand, size) + _conv_bn(block.convolution, out_size) + _conv_bn(block.project, out_size)
+    if squeeze := block.squeeze_channels:
+        cost += _linear(block.expanded_channels, squeeze) + _linear(squeeze, block.expanded_channels)
+        if block.type == "lb":
+            cost += _bn(squeeze)
+    return cost

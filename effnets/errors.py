@@ -1,0 +1,39 @@
+"""The errors users see. Each names the file or argument at fault, what is wrong with it, and how to mend it."""
+
+__all__ = [
+    "ArgumentError",
+    "ConfigError",
+    "EffnetsError",
+    "ImageError",
+    "MissingFileError",
+    "UnknownModelError",
+    "WeightsError",
+]
+
+
+class EffnetsError(Exception):
+    """Base of every error that effnets raises on purpose."""
+
+
+class ArgumentError(EffnetsError, ValueError):
+    """An argument of a public function has a value it cannot take."""
+
+
+class ConfigError(EffnetsError, ValueError):
+    """A YAML table or a block string does not describe a network."""
+
+
+class UnknownModelError(EffnetsError, ValueError):
+    """No model or tag of that name exists."""
+
+
+class WeightsError(EffnetsError, ValueError):
+    """A weights file is unreadable, or its tensors are not this network's."""
+
+
+class ImageError(EffnetsError, ValueError):
+    """An image is unreadable, or cannot be brought to the size that the network takes."""
+
+
+class MissingFileError(EffnetsError, FileNotFoundError):
+    """A file or folder that was named does not exist."""

@@ -1,0 +1,119 @@
+"""The blocks of the four families. Each is given its parts and says how they are joined; ``[N, C, H, W]`` in and out.
+
+`drop_path` is what the residual branch passes through: `DropPath`, or None for nothing.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from effnets.nn.layers import ConvBNAct, DropPath, SqueezeExcite
+
+__all__ = ["Block", "ConvBlock", "DepthwiseSeparable", "InvertedResidual", "LinearBottleneck"]
+
+
+class ConvBlock(nn.Module):
+    """A full convolution (``cn``), with a shortcut where asked for."""
+
+    def __init__(self, convolution: ConvBNAct, *, shortcut: bool, drop_path: DropPath | None = None) -> None:
+        super().__init__()
+        self.convolution = convolution
+        self.shortcut = shortcut
+        self.drop_path = drop_path or nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.convolution(x)
+        return x + self.drop_path(y) if self.shortcut else y
+
+
+class DepthwiseSeparable(nn.Module):
+    """Depthwise, then pointwise convolution (``ds``, ``dsa``): MobileNetV1, arXiv:1704.04861, section 3.1."""
+
+    def __init__(
+        self,
+        depthwise: ConvBNAct,
+        se: SqueezeExcite | None,
+        project: ConvBNAct,
+        *,
+        shortcut: bool,
+        drop_path: DropPath | None = None,
+    ) -> None:
+        super().__init__()
+        self.depthwise = depthwise
+        self.se = se or nn.Identity()
+        self.project = project
+        self.shortcut = shortcut
+        self.drop_path = drop_path or nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.project(self.se(self.depthwise(x)))
+        return x + self.drop_path(y) if self.shortcut else y
+
+
+class InvertedResidual(nn.Module):
+    """Expand, depthwise, project to a linear bottleneck (``ir``): MobileNetV2, arXiv:1801.04381, section 3.3.
+
+    With mixed kernels in `depthwise` and squeeze-and-excite it is MixNet's block.
+    """
+
+    def __init__(
+        self,
+        expand: ConvBNAct,
+        depthwise: ConvBNAct,
+        se: SqueezeExcite | None,
+        project: ConvBNAct,
+        *,
+        shortcut: bool,
+        drop_path: DropPath | None = None,
+    ) -> None:
+        super().__init__()
+        self.expand = expand
+        self.depthwise = depthwise
+        self.se = se or nn.Identity()
+        self.project = project
+        self.shortcut = shortcut
+        self.drop_path = drop_path or nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.project(self.se(self.depthwise(self.expand(x))))
+        return x + self.drop_path(y) if self.shortcut else y
+
+
+class LinearBottleneck(nn.Module):
+    """ReXNet's block (``lb``): arXiv:2007.00992, section 4, and the official code.
+
+    Squeeze-and-excite sits between the depthwise convolution and its activation. The output may have more channels
+    than the input; the shortcut adds onto the first of them.
+    """
+
+    def __init__(
+        self,
+        expand: ConvBNAct | None,
+        depthwise: ConvBNAct,
+        se: SqueezeExcite | None,
+        act: nn.Module,
+        project: ConvBNAct,
+        *,
+        shortcut: bool,
+        drop_path: DropPath | None = None,
+    ) -> None:
+        super().__init__()
+        self.expand = expand or nn.Identity()
+        self.depthwise = depthwise
+        self.se = se or nn.Identity()
+        self.act = act
+        self.project = project
+        self.shortcut = shortcut
+        self.drop_path = drop_path or nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.project(self.act(self.se(self.depthwise(self.expand(x)))))
+        if not self.shortcut:
+            return y
+        y = self.drop_path(y)
+        kept, new = torch.split(y, [x.shape[1], y.shape[1] - x.shape[1]], dim=1)
+        return torch.cat([kept + x, new], dim=1)
+
+
+Block = ConvBlock | DepthwiseSeparable | InvertedResidual | LinearBottleneck

@@ -1,0 +1,205 @@
+"""`NetworkPlan` → modules. The only file where descriptions and modules meet."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+
+import torch
+from torch import nn
+
+from effnets.errors import ArgumentError
+from effnets.nn.blocks import Block, ConvBlock, DepthwiseSeparable, InvertedResidual, LinearBottleneck
+from effnets.nn.classifier import Classifier
+from effnets.nn.features import FeaturePyramid, select_levels
+from effnets.nn.init import initialise
+from effnets.nn.layers import Conv2d, ConvBNAct, DropPath, Linear, MixedConv, SqueezeExcite, activation
+from effnets.plan import BlockPlan, ConvGroups, ConvPlan, NetworkPlan, make_plan
+from effnets.spec import Activation, ModelSpec
+
+__all__ = ["build_classifier", "build_features"]
+
+
+def build_classifier(
+    spec: ModelSpec,
+    *,
+    num_classes: int | None = None,
+    in_chans: int = 3,
+    drop_rate: float | None = None,
+    drop_path_rate: float = 0.0,
+    global_pool: str = "avg",
+    output_stride: int = 32,
+    device: torch.device | None = None,
+    dtype: torch.dtype | None = None,
+    initialised: bool = True,
+) -> Classifier:
+    """The classifier that `spec` describes.
+
+    Args:
+        spec: the network.
+        num_classes, in_chans, output_stride: as `effnets.plan.make_plan`.
+        drop_rate: dropout before the classifier; None takes the spec's.
+        drop_path_rate: stochastic depth, rising linearly from 0 at the first block to this at the last.
+        global_pool: ``avg``, ``max``, ``avgmax`` or ``none``.
+        device, dtype: of the parameters; None takes torch's defaults.
+        initialised: False leaves the weights unset, for weights that follow.
+
+    Raises:
+        ArgumentError, ConfigError: as `make_plan`; or a rate outside 0..1.
+    """
+    drop_rate = _check_rate("drop_rate", spec.drop_rate if drop_rate is None else drop_rate)
+    plan = make_plan(spec, in_chans=in_chans, num_classes=num_classes, output_stride=output_stride)
+    parts = _Parts(spec, device, dtype)
+    head = hidden = classifier = None
+    if plan.head:
+        head = parts.conv_bn_act((plan.head,), spec.activation)
+    if plan.hidden_channels:
+        hidden = parts.conv_bn_act(
+            (ConvPlan(in_channels=plan.num_features, out_channels=plan.hidden_channels, kernel_size=1),),
+            spec.activation,
+            bias=True,
+        )
+    if plan.num_classes:
+        classifier = Linear(plan.pre_logits_channels, plan.num_classes, device=device, dtype=dtype)
+    model = Classifier(
+        spec=spec,
+        plan=plan,
+        stem=parts.conv_bn_act((plan.stem,), spec.activation),
+        stages=_build_stages(plan, parts, _check_rate("drop_path_rate", drop_path_rate)),
+        head=head,
+        hidden=hidden,
+        classifier=classifier,
+        global_pool=global_pool,
+        drop_rate=drop_rate,
+    )
+    if initialised:
+        initialise(model)
+    return model
+
+
+def build_features(
+    spec: ModelSpec,
+    *,
+    out_indices: Sequence[int] | None = None,
+    in_chans: int = 3,
+    drop_path_rate: float = 0.0,
+    output_stride: int = 32,
+    device: torch.device | None = None,
+    dtype: torch.dtype | None = None,
+    initialised: bool = True,
+) -> FeaturePyramid:
+    """The feature pyramid of `spec`; `out_indices` picks levels (None: all), the rest as `build_classifier`.
+
+    Raises:
+        ArgumentError, ConfigError: as `build_classifier`; or a level that does not exist.
+    """
+    plan = make_plan(spec, in_chans=in_chans, num_classes=0, output_stride=output_stride)
+    levels = select_levels(plan.features, out_indices)
+    plan = replace(plan, stages=plan.stages[: levels[-1].stage + 1], head=None, hidden_channels=0, features=levels)
+    parts = _Parts(spec, device, dtype)
+    model = FeaturePyramid(
+        spec=spec,
+        plan=plan,
+        stem=parts.conv_bn_act((plan.stem,), spec.activation),
+        stages=_build_stages(plan, parts, _check_rate("drop_path_rate", drop_path_rate)),
+    )
+    if initialised:
+        initialise(model)
+    return model
+
+
+def _check_rate(name: str, rate: float) -> float:
+    if not (math.isfinite(rate) and 0 <= rate < 1):
+        raise ArgumentError(f"{name} is {rate:g}; it must be at least 0 and below 1")
+    return rate
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """Makes layers with what all layers of a network share."""
+
+    spec: ModelSpec
+    device: torch.device | None
+    dtype: torch.dtype | None
+
+    def conv(self, plan: ConvPlan, bias: bool = False) -> Conv2d:
+        return Conv2d(**asdict(plan), bias=bias, padding=self.spec.padding, device=self.device, dtype=self.dtype)
+
+    def bn(self, channels: int) -> nn.BatchNorm2d:
+        return nn.BatchNorm2d(
+            channels,
+            eps=self.spec.bn_eps,
+            momentum=self.spec.bn_momentum,
+            device=self.device,
+            dtype=self.dtype,
+        )
+
+    def conv_bn_act(self, groups: ConvGroups, act: Activation | None, bias: bool = False) -> ConvBNAct:
+        """`act` None leaves the output linear."""
+        convs = [self.conv(plan, bias) for plan in groups]
+        return ConvBNAct(
+            convs[0] if len(convs) == 1 else MixedConv(convs),
+            self.bn(sum(plan.out_channels for plan in groups)),
+            activation(act) if act else None,
+        )
+
+    def squeeze_excite(self, channels: int, squeezed: int, act: Activation, norm: bool = False) -> SqueezeExcite:
+        return SqueezeExcite(
+            self.conv(ConvPlan(in_channels=channels, out_channels=squeezed, kernel_size=1), bias=True),
+            self.bn(squeezed) if norm else None,
+            activation(act),
+            self.conv(ConvPlan(in_channels=squeezed, out_channels=channels, kernel_size=1), bias=True),
+        )
+
+
+def _build_stages(plan: NetworkPlan, parts: _Parts, drop_path_rate: float) -> nn.Sequential:
+    total = sum(len(stage) for stage in plan.stages)
+    index = 0
+    stages = nn.Sequential()
+    for blocks in plan.stages:
+        stage = nn.Sequential()
+        for block in blocks:
+            stage.append(_build_block(block, parts, drop_path_rate * index / max(1, total - 1)))
+            index += 1
+        stages.append(stage)
+    return stages
+
+
+def _build_block(plan: BlockPlan, parts: _Parts, drop_path_rate: float) -> Block:
+    act = plan.activation
+    drop_path = DropPath(drop_path_rate) if drop_path_rate and plan.shortcut else None
+    if plan.type == "cn":
+        return ConvBlock(parts.conv_bn_act(plan.convolution, act), shortcut=plan.shortcut, drop_path=drop_path)
+    if plan.type == "lb":
+        return _build_linear_bottleneck(plan, parts, drop_path)
+    se = None
+    if plan.squeeze_channels:
+        se = parts.squeeze_excite(plan.expanded_channels, plan.squeeze_channels, act)
+    depthwise = parts.conv_bn_act(plan.convolution, act)
+    if plan.type == "ir":
+        return InvertedResidual(
+            parts.conv_bn_act(plan.expand, act),
+            depthwise,
+            se,
+            parts.conv_bn_act(plan.project, None),
+            shortcut=plan.shortcut,
+            drop_path=drop_path,
+        )
+    project = parts.conv_bn_act(plan.project, act if plan.type == "dsa" else None)
+    return DepthwiseSeparable(depthwise, se, project, shortcut=plan.shortcut, drop_path=drop_path)
+
+
+def _build_linear_bottleneck(plan: BlockPlan, parts: _Parts, drop_path: DropPath | None) -> LinearBottleneck:
+    se = None
+    if plan.squeeze_channels:
+        se = parts.squeeze_excite(plan.expanded_channels, plan.squeeze_channels, "relu", norm=True)
+    return LinearBottleneck(
+        parts.conv_bn_act(plan.expand, plan.activation) if plan.expand else None,
+        parts.conv_bn_act(plan.convolution, None),
+        se,
+        activation("relu6"),
+        parts.conv_bn_act(plan.project, None),
+        shortcut=plan.shortcut,
+        drop_path=drop_path,
+    )

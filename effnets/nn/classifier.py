@@ -1,0 +1,115 @@
+"""The image classifier: stem, stages, head, classifier."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from torch import Tensor, nn
+
+from effnets.errors import ArgumentError
+from effnets.nn.features import FeatureInfo
+from effnets.nn.init import initialise
+from effnets.nn.layers import ConvBNAct, GlobalPool, Linear
+from effnets.plan import NetworkPlan
+from effnets.spec import ModelSpec
+from effnets.weights.report import LoadReport
+
+__all__ = ["Classifier", "check_global_pool"]
+
+
+def check_global_pool(kind: str) -> str:
+    """`kind` if `GlobalPool` knows it, ``none`` for the empty string, as timm's users write it.
+
+    Raises:
+        ArgumentError: any other.
+    """
+    if kind and kind not in GlobalPool.KINDS:
+        raise ArgumentError(f"global_pool is {kind!r}; choose one of {', '.join(GlobalPool.KINDS)}")
+    return kind or "none"
+
+
+class Classifier(nn.Module):
+    """A whole network: images ``[N, in_chans, H, W]`` to logits ``[N, num_classes]``.
+
+    Without pooling (``global_pool="none"``) the classifier judges every place by itself and the logits are a map
+    ``[N, num_classes, H / 32, W / 32]``. With ``num_classes=0`` the output is what would enter the classifier.
+
+    Attributes:
+        spec, plan: what the network is, and every convolution of it with its numbers.
+        num_features: channels of `forward_features`.
+        num_classes, in_chans: outputs and input channels.
+        feature_info: channels and reductions of the feature maps.
+        load_report: what loading weights did, None before any.
+        class_names: of the outputs, where the weights brought them.
+    """
+
+    def __init__(
+        self,
+        *,
+        spec: ModelSpec,
+        plan: NetworkPlan,
+        stem: ConvBNAct,
+        stages: nn.Sequential,
+        head: ConvBNAct | None,
+        hidden: ConvBNAct | None,
+        classifier: Linear | None,
+        global_pool: str = "avg",
+        drop_rate: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.spec = spec
+        self.plan = plan
+        self.in_chans = plan.stem.in_channels
+        self.num_features = plan.num_features
+        self.num_classes = plan.num_classes
+        self.feature_info = FeatureInfo(plan.features)
+        self.load_report: LoadReport | None = None
+        self.class_names: tuple[str, ...] | None = None
+        self.stem = stem
+        self.stages = stages
+        self.head = head or nn.Identity()
+        self.pool = GlobalPool(check_global_pool(global_pool))
+        self.hidden = hidden or nn.Identity()
+        self.dropout = nn.Dropout(drop_rate)
+        self.classifier = classifier or nn.Identity()
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Images ``[N, in_chans, H, W]`` to the last feature map ``[N, num_features, H / 32, W / 32]``."""
+        return self.head(self.stages(self.stem(x)))
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """The last feature map to logits; with `pre_logits`, to what enters the classifier, ``[N, C]``."""
+        x = self.dropout(self.hidden(self.pool(x)))
+        if self.pool.kind != "none":
+            x = self._classify(x.flatten(1), pre_logits)
+        else:
+            x = self._classify(x.movedim(1, -1), pre_logits).movedim(-1, 1)
+        return x
+
+    def _classify(self, x: Tensor, pre_logits: bool) -> Tensor:
+        return x if pre_logits else self.classifier(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.forward_head(self.forward_features(x))
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """Put a freshly initialised classifier of `num_classes` outputs in place (0: none), perhaps other pooling.
+
+        Raises:
+            ArgumentError: `num_classes` is negative, or the pooling unknown.
+        """
+        if num_classes < 0:
+            raise ArgumentError(f"num_classes is {num_classes}; it must be 0 (no classifier) or more")
+        if global_pool is not None:
+            self.pool = GlobalPool(check_global_pool(global_pool))
+        weight = next(self.stem.parameters())
+        self.plan = replace(self.plan, num_classes=num_classes)
+        self.num_classes = num_classes
+        self.class_names = None
+        self.classifier = nn.Identity()
+        if num_classes:
+            self.classifier = Linear(
+                self.plan.pre_logits_channels, num_classes, device=weight.device, dtype=weight.dtype
+            )
+            initialise(self.classifier)
+        self.classifier.train(self.training)

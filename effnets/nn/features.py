@@ -1,0 +1,83 @@
+"""Backbones: the pyramid of feature maps that detection and segmentation heads build on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from effnets.errors import ArgumentError
+from effnets.nn.layers import ConvBNAct
+from effnets.plan import FeaturePlan, NetworkPlan
+from effnets.spec import ModelSpec
+from effnets.weights.report import LoadReport
+
+__all__ = ["FeatureInfo", "FeaturePyramid", "select_levels"]
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureInfo:
+    """What a network's feature maps look like, from the finest to the coarsest."""
+
+    levels: tuple[FeaturePlan, ...]
+
+    def channels(self) -> list[int]:
+        """Channels of each map."""
+        return [level.channels for level in self.levels]
+
+    def reduction(self) -> list[int]:
+        """Stride of each map with regard to the input: a side of n pixels has ceil(n / reduction) places."""
+        return [level.reduction for level in self.levels]
+
+    def module_name(self) -> list[str]:
+        """The module whose output each map is."""
+        return ["stem" if level.stage < 0 else f"stages.{level.stage}" for level in self.levels]
+
+
+def select_levels(levels: tuple[FeaturePlan, ...], indices: Sequence[int] | None) -> tuple[FeaturePlan, ...]:
+    """The levels of a pyramid that `indices` names, in ascending order; negative ones count from the coarsest.
+
+    Raises:
+        ArgumentError: an index that does not exist, or the same level twice, or none.
+    """
+    if indices is None:
+        return levels
+    count = len(levels)
+    for index in indices:
+        if not -count <= index < count:
+            raise ArgumentError(f"out_indices has {index}; this network's levels are 0 to {count - 1}")
+    places = [index % count for index in indices]
+    if not places or sorted(set(places)) != places:
+        raise ArgumentError(f"out_indices is {tuple(indices)}; give each level once, from the finest to the coarsest")
+    return tuple(levels[place] for place in places)
+
+
+class FeaturePyramid(nn.Module):
+    """A network without head and classifier; its output is a list of maps ``[N, C, H / reduction, W / reduction]``.
+
+    Parameters have the names they have in `effnets.nn.classifier.Classifier`. Stages below the coarsest level asked
+    for are not there.
+    """
+
+    def __init__(self, *, spec: ModelSpec, plan: NetworkPlan, stem: ConvBNAct, stages: nn.Sequential) -> None:
+        super().__init__()
+        self.spec = spec
+        self.plan = plan
+        self.in_chans = plan.stem.in_channels
+        self.feature_info = FeatureInfo(plan.features)
+        self.load_report: LoadReport | None = None
+        self.stem = stem
+        self.stages = stages
+        self._taps = {level.stage for level in plan.features}
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        features = []
+        x = self.stem(x)
+        if -1 in self._taps:
+            features.append(x)
+        for index, stage in enumerate(self.stages):
+            x = stage(x)
+            if index in self._taps:
+                features.append(x)
+        return features

@@ -1,0 +1,249 @@
+"""From a photograph to the network's input, with NumPy and Pillow alone: `load_rgb`, then `image_to_array`.
+
+Together they give, bit for bit, what timm's evaluation transform gives, with which the weights were measured.
+They differ where it is wrong: it ignores EXIF orientation and saturates 16-bit greys.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import fmean
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import ExifTags, Image, UnidentifiedImageError
+
+from effnets.errors import ArgumentError, EffnetsError, ImageError, MissingFileError
+from effnets.spec import PreprocessSpec
+
+__all__ = ["ImageSource", "check_size", "color_mode", "image_to_array", "load_rgb"]
+
+ImageSource: TypeAlias = Image.Image | NDArray[Any] | str | os.PathLike[str]
+
+_MAX_SIDE = 8192
+_MAX_RESIZED_PIXELS = 89_478_485  # Pillow's default of what is worth decoding
+
+# EXIF 2.32, tag Orientation: what turns the stored pixels upright.
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def load_rgb(source: ImageSource, channels: int = 3) -> Image.Image:
+    """Read an image, turn it upright as its EXIF says, and bring it to 8-bit RGB or grey.
+
+    Modes are converted as by the loaders of timm and torchvision, with which the networks were trained:
+    transparency is dropped, not blended. Only 16-bit greys, which these saturate, are scaled to 8 bits;
+    Pillow's 32-bit mode I passes for 16 bits while its values fit. Of an animation the first frame counts.
+
+    A file whose header claims more than twice ``PIL.Image.MAX_IMAGE_PIXELS`` (179 megapixels by default) is
+    refused undecoded; up to there it is read, without the warning that Pillow gives from half of that.
+
+    Args:
+        source: a path; a PIL image; or an array, uint8 or uint16, of shape [H, W], [H, W, 1], [H, W, 3] (RGB)
+            or [H, W, 4] (RGBA).
+        channels: 3 gives an image of mode "RGB", 1 of mode "L".
+
+    Raises:
+        MissingFileError: no such file.
+        ImageError: the image is unreadable, has no pixels, or values of unknown scale (modes F and I).
+        ArgumentError: the source is none of the above, or channels neither 1 nor 3.
+    """
+    mode = color_mode(channels)
+    if isinstance(source, str | os.PathLike):
+        return _load_file(Path(source), mode)
+    if isinstance(source, np.ndarray):
+        return _image_from_array(source).convert(mode)
+    if isinstance(source, Image.Image):
+        with _pillow_at_work(_name_of(source)):
+            return _upright_in_mode(source, mode)
+    raise ArgumentError(
+        f"image is of type {type(source).__name__}; pass a path, a PIL image, "
+        "or a uint8 NumPy array of shape [height, width, 3]"
+    )
+
+
+def image_to_array(
+    image: Image.Image, preprocess: PreprocessSpec, size: int | tuple[int, int] | None = None
+) -> NDArray[np.float32]:
+    """Resize, crop and normalise an image, bit for bit as timm's evaluation transform does.
+
+    The image is resized, its aspect ratio kept, until it just covers the size divided by `crop_pct`; its
+    centre is cropped to the size; values become (x/255 - mean) / std. The array is contiguous, of shape
+    [C, H, W], with C = 3 for RGB and 1 for L.
+
+    Args:
+        image: of mode "RGB" or "L", from `load_rgb`.
+        preprocess: of the weights. A grey image takes the averages of the three means and stds.
+        size: side of a square, or (height, width), in pixels; by default the input size of the weights.
+
+    Raises:
+        ImageError: the image is so elongated that it would be resized to over 89,478,485 pixels.
+        ArgumentError: the size is no size, or the image of another mode.
+    """
+    if image.mode not in ("RGB", "L"):
+        raise ArgumentError(f"image is of mode {image.mode}; bring it to RGB or L with load_rgb first")
+    height, width = check_size(preprocess.input_size if size is None else size)
+    channels = len(image.getbands())
+    mean = _per_channel("mean", preprocess.mean, channels)
+    std = _per_channel("std", preprocess.std, channels)
+    image = _center_crop(_resize_to_cover(image, height, width, preprocess), height, width)
+    pixels = np.asarray(image, np.float32).reshape(height, width, channels).transpose(2, 0, 1)
+    return np.ascontiguousarray((pixels / np.float32(255) - mean) / std)
+
+
+def check_size(size: int | tuple[int, int], argument: str = "size") -> tuple[int, int]:
+    """Return (height, width) in pixels, of a square if one side is given, or raise an ArgumentError."""
+    height, width = size if isinstance(size, tuple | list) and len(size) == 2 else (size, size)
+    if all(isinstance(side, int) and 1 <= side <= _MAX_SIDE for side in (height, width)):
+        return height, width
+    raise ArgumentError(f"{argument} is {size!r}; give a side or (height, width), each from 1 to {_MAX_SIDE}")
+
+
+def color_mode(channels: int) -> str:
+    """Return Pillow's mode for a network with 3 or 1 input channels, or raise an ArgumentError."""
+    modes = {3: "RGB", 1: "L"}
+    if channels not in modes:
+        raise ArgumentError(f"channels is {channels!r}; images have 3 (RGB) or 1 (grey)")
+    return modes[channels]
+
+
+def _load_file(path: Path, mode: str) -> Image.Image:
+    with _pillow_at_work(str(path)):
+        if not path.exists():
+            raise MissingFileError(f"{path} does not exist; check its spelling and the current folder")
+        if path.is_dir():
+            raise ImageError(f"{path} is a folder; name an image file in it")
+        if path.stat().st_size == 0:
+            raise ImageError(f"{path} is empty (0 bytes); copy or download it again")
+        with Image.open(path) as image:
+            return _upright_in_mode(image, mode)
+
+
+@contextmanager
+def _pillow_at_work(name: str) -> Iterator[None]:
+    """Silence Pillow's warnings, and turn what it raises into an ImageError about the image of that name."""
+    try:
+        with warnings.catch_warnings():
+            # Filters belong to the process, and threads may restore them out of order: touch Pillow's alone.
+            warnings.filterwarnings("ignore", module=r"PIL\.")
+            yield
+    except EffnetsError:
+        raise
+    except UnidentifiedImageError as error:
+        raise ImageError(f"{name} is not an image that Pillow can read; convert it to JPEG or PNG") from error
+    except Image.DecompressionBombError as error:
+        raise ImageError(
+            f"{name} was not decoded, because of the size it claims: {error} "
+            "Scale it down, or raise PIL.Image.MAX_IMAGE_PIXELS if you trust it"
+        ) from error
+    except Exception as error:  # Over damaged files Pillow stumbles in any way: struct.error, KeyError, …
+        raise ImageError(
+            f"{name} cannot be read as an image ({str(error) or type(error).__name__}); "
+            "it may be damaged or cut short: copy it again, or save it anew as JPEG or PNG"
+        ) from error
+
+
+def _upright_in_mode(image: Image.Image, mode: str) -> Image.Image:
+    image.load()
+    if 0 in image.size:
+        raise ImageError(f"{_name_of(image)} has no pixels: its size is {image.width}×{image.height}")
+    turn = _turn(image)
+    image = _to_8_bits(image).convert(mode)
+    if turn is not None:
+        image = image.transpose(turn)
+        image.info.clear()  # Its EXIF would have the picture turned once more.
+    return image
+
+
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    # Not ImageOps.exif_transpose: it writes the EXIF anew as well, and fails if any of it is damaged.
+    try:
+        return _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # Viewers show a picture with unreadable EXIF as it is stored.
+        return None
+
+
+def _to_8_bits(image: Image.Image) -> Image.Image:
+    """Convert the modes for which Pillow's ``convert`` is wrong or lacking to one for which it is right."""
+    if image.mode in ("La", "LAB"):
+        return image.convert("LA" if image.mode == "La" else "RGB")
+    if image.mode != "F" and not image.mode.startswith("I"):
+        return image
+    values = np.asarray(image)
+    if image.mode == "F" or values.min() < 0 or values.max() > 65535:
+        raise ImageError(
+            f"{_name_of(image)} is of mode {image.mode}, with values from {values.min()} to {values.max()}; "
+            "scale them to 0..255 and pass a uint8 array"
+        )
+    return Image.fromarray(_uint16_to_uint8(values))
+
+
+def _image_from_array(array: NDArray[Any]) -> Image.Image:
+    is_image = array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (1, 3, 4))
+    if not is_image or array.dtype.kind != "u" or array.dtype.itemsize > 2:
+        raise ArgumentError(
+            f"image is a {array.dtype} array of shape {list(array.shape)}; pass uint8 (0..255) or uint16 "
+            "(0..65535), of shape [height, width], or [height, width, channels] with 1, 3 or 4 channels"
+        )
+    if array.size == 0:
+        raise ImageError(f"image is an array without pixels: its shape is {list(array.shape)}")
+    if array.dtype.itemsize == 2:
+        array = _uint16_to_uint8(array)
+    return Image.fromarray(array[..., 0] if array.shape[2:] == (1,) else array)
+
+
+def _uint16_to_uint8(values: NDArray[Any]) -> NDArray[np.uint8]:
+    # 65535 / 255 = 257; half of it rounds to nearest.
+    return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
+
+
+def _resize_to_cover(image: Image.Image, height: int, width: int, preprocess: PreprocessSpec) -> Image.Image:
+    cover_height = math.floor(height / preprocess.crop_pct)
+    cover_width = math.floor(width / preprocess.crop_pct)
+    if cover_height == cover_width:  # torchvision's Resize, which truncates the longer side, …
+        shorter = min(image.size)
+        new_width = int(cover_width * image.width / shorter)
+        new_height = int(cover_height * image.height / shorter)
+    else:  # … or timm's ResizeKeepRatio, which rounds it.
+        ratio = min(image.width / cover_width, image.height / cover_height)
+        new_width = round(image.width / ratio)
+        new_height = round(image.height / ratio)
+    if new_width * new_height > _MAX_RESIZED_PIXELS:
+        raise ImageError(
+            f"image of {image.width}×{image.height} pixels would be resized to {new_width}×{new_height}, above "
+            f"the limit of {_MAX_RESIZED_PIXELS}; crop it to a less elongated shape, or choose a smaller size"
+        )
+    return image.resize((new_width, new_height), Image.Resampling[preprocess.interpolation.upper()])
+
+
+def _center_crop(image: Image.Image, height: int, width: int) -> Image.Image:
+    # The image covers the crop, as crop_pct is at most 1. Halves are rounded to even, as in torchvision.
+    left = round((image.width - width) / 2)
+    top = round((image.height - height) / 2)
+    return image.crop((left, top, left + width, top + height))
+
+
+def _per_channel(name: str, values: tuple[float, ...], channels: int) -> NDArray[np.float32]:
+    """Return the values as [C, 1, 1], or as [1, 1, 1] where one serves all channels."""
+    if channels == 1:
+        values = (fmean(values),)
+    if len(values) not in (1, channels):
+        raise ArgumentError(f"preprocess.{name} has {len(values)} numbers; give one for each channel")
+    return np.array(values, np.float32).reshape(-1, 1, 1)
+
+
+def _name_of(image: Image.Image) -> str:
+    return str(getattr(image, "filename", "")) or "the image"

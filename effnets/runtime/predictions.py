@@ -1,0 +1,39 @@
+"""Logits → named, ranked predictions. Free of torch, so that every engine shares it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from effnets.errors import ArgumentError
+
+__all__ = ["Prediction", "rank"]
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """One class a network proposes for an image, with its softmax probability (0..1)."""
+
+    index: int
+    label: str
+    probability: float
+
+
+def rank(logits: NDArray[np.float32], names: Sequence[str], topk: int) -> list[list[Prediction]]:
+    """The `topk` likeliest classes of each row of logits ``[N, C]``, the likeliest first; all of them if C is less.
+
+    Raises:
+        ArgumentError: `topk` is below 1.
+    """
+    if topk < 1:
+        raise ArgumentError(f"topk is {topk}; ask for at least 1 prediction")
+    shifted = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
+    probabilities = shifted / shifted.sum(axis=1, keepdims=True)
+    best = np.argsort(-probabilities, axis=1, kind="stable")[:, :topk]
+    return [
+        [Prediction(int(index), names[index], float(row[index])) for index in order]
+        for row, order in zip(probabilities, best, strict=True)
+    ]

@@ -1,0 +1,267 @@
+"""What a network is, before any of it is built: frozen, validated descriptions, free of torch.
+
+The YAML tables under ``configs/models`` decode into these classes (`effnets.config`), `effnets.plan` works out
+every channel number from them, and `effnets.nn.build` turns the plan into modules.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Literal, get_args
+
+from effnets.errors import ConfigError
+
+__all__ = [
+    "ACTIVATIONS",
+    "IMAGENET_MEAN",
+    "IMAGENET_STD",
+    "Activation",
+    "BlockSpec",
+    "BlockType",
+    "ChannelSchedule",
+    "Interpolation",
+    "ModelSpec",
+    "Padding",
+    "PreprocessSpec",
+    "Scaling",
+]
+
+BlockType = Literal["cn", "ds", "dsa", "ir", "lb"]
+Activation = Literal["relu", "relu6", "silu", "hard_swish"]
+Padding = Literal["symmetric", "same"]
+Scaling = Literal["fixed", "width", "up"]
+DepthRounding = Literal["up", "nearest"]
+Interpolation = Literal["bicubic", "bilinear"]
+
+ACTIVATIONS: tuple[Activation, ...] = get_args(Activation)
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+# Above this a number is a slip of the pen, not a network: it would only run the machine out of memory.
+_MAX_CHANNELS = 65_536
+_MAX_REPEATS = 256
+_MAX_KERNEL = 63
+_MAX_KERNEL_GROUPS = 16
+_MAX_PIXELS_PER_SIDE = 8192
+_MAX_DENOMINATOR = 1_000_000
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ConfigError(message)
+
+
+def _require_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    _require(value in choices, f"{name} is {value!r}; choose one of {', '.join(choices)}")
+
+
+def _require_range(name: str, value: float, low: float, high: float) -> None:
+    _require(
+        math.isfinite(value) and low <= value <= high,
+        f"{name} is {value:g}; it must lie in {low:g}..{high:g}",
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockSpec:
+    """One row of an architecture table: a block and how often it repeats.
+
+    Attributes:
+        type: ``cn`` convolution-BN-activation; ``ds`` depthwise separable with a linear pointwise convolution;
+            ``dsa`` the same with an activation after it and no shortcut (MobileNetV1); ``ir`` inverted residual
+            (MobileNetV2, MixNet); ``lb`` ReXNet's linear bottleneck.
+        repeats: how many blocks; only the first has the stride.
+        kernel_sizes: one odd size for each kernel group of the (depthwise) convolution.
+        stride: 1 or 2.
+        expansion: width of the expanded part over that of the input. None for blocks without an expansion.
+        channels: output channels before the width multiplier. None where a `ChannelSchedule` gives them.
+        expand_groups: groups of the pointwise expansion, project_groups of the projection (``a1.1``, ``p1.1``).
+        se_ratio: squeeze-and-excitation channels over the block's input (``ir``) or expanded (``lb``) channels.
+        activation: overrides the model's.
+        exponential: split channels over the kernel groups 1/2, 1/4, … instead of equally (MixConv, section 3.1).
+        dilated: stand in for a k×k kernel with a 3×3 kernel of dilation (k-1)/2 wherever the stride is 1.
+        shortcut: None lets the shapes decide; False takes the residual connection away; True asks for one
+            (``cn``, which otherwise has none).
+    """
+
+    type: BlockType
+    repeats: int = 1
+    kernel_sizes: tuple[int, ...] = (3,)
+    stride: int = 1
+    expansion: float | None = None
+    channels: int | None = None
+    expand_groups: int = 1
+    project_groups: int = 1
+    se_ratio: Fraction | None = None
+    activation: Activation | None = None
+    exponential: bool = False
+    dilated: bool = False
+    shortcut: bool | None = None
+
+    def __post_init__(self) -> None:
+        _require_choice("block type", self.type, get_args(BlockType))
+        _require_range("repeats r", self.repeats, 1, _MAX_REPEATS)
+        _require(bool(self.kernel_sizes), "kernel sizes k are empty; write at least one, such as k3")
+        _require(
+            len(self.kernel_sizes) <= _MAX_KERNEL_GROUPS,
+            f"kernel sizes k: at most {_MAX_KERNEL_GROUPS} kernel groups",
+        )
+        for kernel_size in self.kernel_sizes:
+            _require_range("kernel size k", kernel_size, 1, _MAX_KERNEL)
+            _require(
+                kernel_size % 2 == 1,
+                f"kernel size k is {kernel_size}; kernels are odd, so that they have a centre",
+            )
+        _require(self.stride in (1, 2), f"stride s is {self.stride}; it must be 1 or 2")
+        if self.expansion is not None:
+            _require_range("expansion e", self.expansion, 0.01, 64)
+        else:
+            _require(self.type not in ("ir", "lb"), f"{self.type} needs an expansion e; write e1 for none")
+        if self.channels is not None:
+            _require_range("channels c", self.channels, 1, _MAX_CHANNELS)
+        _require_range("expansion groups a", self.expand_groups, 1, _MAX_KERNEL_GROUPS)
+        _require_range("projection groups p", self.project_groups, 1, _MAX_KERNEL_GROUPS)
+        if self.se_ratio is not None:
+            _require(
+                0 < self.se_ratio <= 1,
+                f"squeeze ratio se is {self.se_ratio}; it must lie above 0 and up to 1",
+            )
+            _require(
+                self.se_ratio.denominator <= _MAX_DENOMINATOR,
+                f"squeeze ratio se is {self.se_ratio}; write it with fewer digits, such as 0.25 or 1/12",
+            )
+        if self.activation is not None:
+            _require_choice("activation n", self.activation, ACTIVATIONS)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChannelSchedule:
+    """Output channels that grow linearly with the block's index (ReXNet, arXiv:2007.00992, section 4.2).
+
+    Block i of n has ``start + i · growth / steps`` channels, where `steps` is n, or n-1 so that the last
+    block reaches ``start + growth`` exactly; the width multiplier α then multiplies it (not `start`, for α < 1).
+    """
+
+    start: int
+    growth: int
+    inclusive: bool = False
+
+    def __post_init__(self) -> None:
+        _require_range("channels.start", self.start, 1, _MAX_CHANNELS)
+        _require_range("channels.growth", self.growth, 0, _MAX_CHANNELS)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreprocessSpec:
+    """How a photograph becomes the network's input; it belongs to the weights and travels with them.
+
+    Attributes:
+        input_size: side of the square input, in pixels.
+        crop_pct: the centre crop's share of the resized image's side.
+        interpolation: of the resize.
+        mean, std: per channel, of RGB values in 0..1.
+        test_input_size, test_crop_pct: where the weights do better at another size than they were trained at.
+    """
+
+    input_size: int = 224
+    crop_pct: float = 0.875
+    interpolation: Interpolation = "bicubic"
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+    test_input_size: int | None = None
+    test_crop_pct: float | None = None
+
+    def __post_init__(self) -> None:
+        _require_range("input_size", self.input_size, 1, _MAX_PIXELS_PER_SIDE)
+        _require_range("crop_pct", self.crop_pct, 0.05, 1)
+        _require_choice("interpolation", self.interpolation, get_args(Interpolation))
+        _require(
+            len(self.mean) == len(self.std) and len(self.mean) > 0,
+            f"mean has {len(self.mean)} numbers and std {len(self.std)}; give one of each per channel",
+        )
+        for mean, std in zip(self.mean, self.std, strict=True):
+            _require_range("mean", mean, -1e3, 1e3)
+            _require_range("std", std, 1e-6, 1e3)
+        if self.test_input_size is not None:
+            _require_range("test_input_size", self.test_input_size, 1, _MAX_PIXELS_PER_SIDE)
+        if self.test_crop_pct is not None:
+            _require_range("test_crop_pct", self.test_crop_pct, 0.05, 1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSpec:
+    """A whole network, with its multipliers not yet applied (see `effnets.plan`).
+
+    Attributes:
+        name, family: ``mixnet_m`` and ``mixnet``.
+        stem: channels of the first 3×3 convolution; `stem_scaling` says how α acts on them: ``fixed`` not at
+            all, ``width`` multiplies, ``up`` multiplies where α > 1.
+        stem_stride: 2, or 1 for small images.
+        blocks: the rows of the table, in order.
+        channels: ReXNet's linear schedule, for rows that state no channels.
+        head: channels of the 1×1 convolution after the last block; 0 for none. `head_scaling` as for the stem.
+        head_hidden: channels of a further 1×1 convolution after pooling (ReXNet-lite); 0 for none.
+        width: the width multiplier α. depth: multiplier of the repeats, rounded by `depth_rounding` in each
+            stage (a run of rows at one width), save the first and last stage with `depth_fixed_ends`.
+        divisor: channels are rounded to a multiple of this, never below 0.9 of the exact figure.
+        activation: default of every block. padding: ``symmetric`` (PyTorch) or ``same`` (TensorFlow).
+        bn_eps, bn_momentum: of every batch normalisation, in PyTorch's meaning.
+        drop_rate: dropout before the classifier while training.
+        num_classes: outputs of the classifier.
+        preprocess: of the weights trained for this network.
+    """
+
+    name: str
+    family: str
+    stem: int
+    blocks: tuple[BlockSpec, ...]
+    stem_stride: int = 2
+    stem_scaling: Scaling = "width"
+    channels: ChannelSchedule | None = None
+    head: int = 0
+    head_scaling: Scaling = "fixed"
+    head_hidden: int = 0
+    width: float = 1.0
+    depth: float = 1.0
+    depth_rounding: DepthRounding = "up"
+    depth_fixed_ends: bool = False
+    divisor: int = 8
+    activation: Activation = "relu"
+    padding: Padding = "symmetric"
+    bn_eps: float = 1e-5
+    bn_momentum: float = 0.1
+    drop_rate: float = 0.0
+    num_classes: int = 1000
+    preprocess: PreprocessSpec = field(default_factory=PreprocessSpec)
+
+    def __post_init__(self) -> None:
+        _require(bool(self.blocks), "blocks is empty; list at least one block string")
+        _require_range("stem", self.stem, 1, _MAX_CHANNELS)
+        _require(self.stem_stride in (1, 2), f"stem_stride is {self.stem_stride}; it must be 1 or 2")
+        _require_choice("stem_scaling", self.stem_scaling, get_args(Scaling))
+        _require_range("head", self.head, 0, _MAX_CHANNELS)
+        _require_choice("head_scaling", self.head_scaling, get_args(Scaling))
+        _require_range("head_hidden", self.head_hidden, 0, _MAX_CHANNELS)
+        _require_range("width", self.width, 0.01, 64)
+        _require_range("depth", self.depth, 0.01, 64)
+        _require_choice("depth_rounding", self.depth_rounding, get_args(DepthRounding))
+        _require_range("divisor", self.divisor, 1, 1024)
+        _require_choice("activation", self.activation, ACTIVATIONS)
+        _require_choice("padding", self.padding, get_args(Padding))
+        _require_range("bn_eps", self.bn_eps, 1e-12, 1)
+        _require_range("bn_momentum", self.bn_momentum, 1e-6, 1)
+        _require_range("drop_rate", self.drop_rate, 0, 0.99)
+        _require_range("num_classes", self.num_classes, 0, 1_000_000)
+        for number, block in enumerate(self.blocks, start=1):
+            _require(
+                (block.channels is None) == (self.channels is not None),
+                f"block {number}: a block states its channels c exactly when the model has no 'channels' schedule",
+            )
+
+    @property
+    def input_size(self) -> int:
+        """Side of the square input in pixels that the network was made for."""
+        return self.preprocess.input_size

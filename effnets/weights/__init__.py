@@ -1,0 +1,1 @@
+"""Weights: files, the dialects of other frameworks, and the strict merge into a network."""

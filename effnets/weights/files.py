@@ -1,0 +1,146 @@
+"""Checkpoint files → named tensors. Nothing in a file is ever executed."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pickle
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from effnets.errors import MissingFileError, WeightsError
+
+__all__ = ["Checkpoint", "read_checkpoint", "write_checkpoint"]
+
+_PICKLE_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".tar")
+# Where training programs put the weights, the averaged ones first, as these are the ones that are evaluated.
+_WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model_state_dict", "model")
+_WRAPPER_PREFIXES = ("module.", "_orig_mod.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint:
+    """The tensors of a file under the names they have there.
+
+    `header` is the metadata that a safetensors file carries; `notes` say what was unwrapped on the way.
+    """
+
+    path: Path
+    sha256: str
+    tensors: Mapping[str, Tensor]
+    header: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
+    """Read a ``.safetensors`` file, or a pickled one (``.pth``, ``.pt``, ``.bin``) as tensors only.
+
+    Raises:
+        MissingFileError: no such file.
+        WeightsError: a folder, an unknown suffix, a damaged file, or a pickle with more in it than tensors.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise MissingFileError(f"{path}: no such weights file")
+    if path.is_dir():
+        raise WeightsError(f"{path}: is a folder; name the weights file in it")
+    header: dict[str, str] = {}
+    notes: tuple[str, ...] = ()
+    if path.suffix == ".safetensors":
+        tensors, header = _read_safetensors(path)
+    elif path.suffix in _PICKLE_SUFFIXES:
+        tensors, notes = _unwrap(path, _read_pickle(path))
+    else:
+        known = ", ".join((".safetensors", *_PICKLE_SUFFIXES))
+        raise WeightsError(f"{path}: unknown kind of weights file {path.suffix!r}; known are {known}")
+    if not tensors:
+        raise WeightsError(f"{path}: holds no tensors")
+    tensors, prefix_notes = _strip_prefixes(tensors)
+    with path.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    return Checkpoint(path=path, sha256=sha256, tensors=tensors, header=header, notes=(*notes, *prefix_notes))
+
+
+def write_checkpoint(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> None:
+    """Write a safetensors file whole or not at all.
+
+    Raises:
+        WeightsError: the suffix is not ``.safetensors``, or the disk refuses.
+    """
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        raise WeightsError(f"{path}: weights are written as .safetensors; give the file that suffix")
+    data = safetensors.torch.save({name: tensor.contiguous() for name, tensor in tensors.items()}, dict(header))
+    try:
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+            temporary = Path(file.name)
+            try:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+                temporary.replace(path)
+            except BaseException:
+                temporary.unlink(missing_ok=True)
+                raise
+    except OSError as error:
+        raise WeightsError(f"{path}: cannot be written ({error.strerror or error})") from None
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+            return {name: file.get_tensor(name) for name in file.keys()}, header  # noqa: SIM118 (no mapping)
+    except (safetensors.SafetensorError, OSError, ValueError) as error:
+        raise WeightsError(f"{path}: not a whole safetensors file ({error}); fetch it again") from None
+
+
+def _read_pickle(path: Path) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        reason = str(error).split("\n", 1)[0]
+        raise WeightsError(
+            f"{path}: refused, since it is no file of plain tensors and its code will not be run ({reason}); "
+            "convert it to safetensors where you trust it"
+        ) from None
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        reason = str(error).split("\n", 1)[0]
+        raise WeightsError(f"{path}: not a whole PyTorch file ({reason}); fetch it again") from None
+
+
+def _unwrap(path: Path, content: Any) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """The state dict in what a training program pickled."""
+    notes: tuple[str, ...] = ()
+    if isinstance(content, dict):
+        for wrapper in _WRAPPERS:
+            if isinstance(content.get(wrapper), dict):
+                content = content[wrapper]
+                notes = (f"weights taken from {wrapper!r} of the file",)
+                break
+    if not isinstance(content, dict):
+        raise WeightsError(f"{path}: holds a {type(content).__name__}, not a state dict; save model.state_dict()")
+    strangers = [
+        str(name) for name, value in content.items() if not (isinstance(name, str) and isinstance(value, Tensor))
+    ]
+    if strangers:
+        shown = ", ".join(strangers[:5])
+        raise WeightsError(f"{path}: not a state dict: {shown} are not tensors; save model.state_dict()")
+    return dict(content), notes
+
+
+def _strip_prefixes(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """Names without what DistributedDataParallel and torch.compile put before all of them."""
+    notes = []
+    while prefix := next((p for p in _WRAPPER_PREFIXES if all(name.startswith(p) for name in tensors)), None):
+        tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+        notes.append(f"prefix {prefix!r} taken off every name")
+    return tensors, tuple(notes)

@@ -1,0 +1,205 @@
+"""Weights into a network: strict, all or nothing, and every decision reported."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from effnets.errors import ArgumentError, WeightsError
+from effnets.nn.classifier import Classifier
+from effnets.nn.features import FeaturePyramid
+from effnets.nn.init import initialise
+from effnets.plan import make_plan
+from effnets.spec import ModelSpec
+from effnets.weights.dialects import detect_dialect, from_native, get_dialect, to_native
+from effnets.weights.files import Checkpoint, read_checkpoint, write_checkpoint
+from effnets.weights.header import apply_header, make_header
+from effnets.weights.report import LoadReport
+
+__all__ = ["NativeWeights", "load_weights", "merge_weights", "prepare_weights", "save_weights"]
+
+_HEAD_CHOICES = ("auto", "strict", "drop")
+_HEAD_PARTS = ("head.", "hidden.", "classifier.")
+_DIFF_LINES = 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NativeWeights:
+    """A checkpoint's tensors under native names, and the network they were trained for."""
+
+    checkpoint: Checkpoint
+    dialect: str
+    spec: ModelSpec
+    tensors: Mapping[str, Tensor]
+    notes: tuple[str, ...]
+
+    @property
+    def num_classes(self) -> int | None:
+        """Outputs of the checkpoint's classifier; None if it has none."""
+        weight = self.tensors.get("classifier.weight")
+        return None if weight is None or weight.ndim == 0 else weight.shape[0]
+
+
+def prepare_weights(path: str | os.PathLike[str], spec: ModelSpec, dialect: str = "auto") -> NativeWeights:
+    """Read a file and name its tensors natively; its header's statements are applied to `spec`.
+
+    Raises:
+        MissingFileError, WeightsError: as `read_checkpoint`, `detect_dialect` and `apply_header`.
+    """
+    checkpoint = read_checkpoint(path)
+    source = str(checkpoint.path)
+    chosen = detect_dialect(checkpoint.tensors.keys(), source) if dialect == "auto" else get_dialect(dialect)
+    spec, notes = apply_header(spec, checkpoint.header, source)
+    return NativeWeights(
+        checkpoint=checkpoint,
+        dialect=chosen.name,
+        spec=spec,
+        tensors=to_native(checkpoint.tensors, chosen, make_plan(spec)),
+        notes=(*checkpoint.notes, *notes),
+    )
+
+
+def load_weights(
+    model: Classifier | FeaturePyramid, path: str | os.PathLike[str], *, dialect: str = "auto", head: str = "auto"
+) -> LoadReport:
+    """Load a weights file into a network: every tensor fits, or nothing is changed.
+
+    Args:
+        model: the network.
+        path: a ``.safetensors``, ``.pth``, ``.pt`` or ``.bin`` file.
+        dialect: whose names the file has; ``auto`` tells by its keys.
+        head: what to do with the classifier. ``auto`` loads it if it has the network's size, and else (or if the
+            file has none) initialises a new one; ``strict`` wants it to fit; ``drop`` always initialises a new one.
+
+    Returns:
+        What was done; also kept as ``model.load_report``.
+
+    Raises:
+        MissingFileError: no such file.
+        WeightsError: damaged, of unknown dialect, trained for another padding, epsilon or activation, or with names
+            or shapes that are not this network's; then the message is a diff of ``-`` missing and ``+`` unexpected.
+        ArgumentError: an unknown dialect or head.
+    """
+    weights = prepare_weights(path, model.spec, dialect)
+    for field in ("padding", "bn_eps", "activation"):
+        wanted, present = getattr(weights.spec, field), getattr(model.spec, field)
+        if wanted != present:
+            raise WeightsError(
+                f"{path}: these weights were trained with {field} {wanted}, and the model is built with {present}; "
+                f"build it for them: create_model({model.spec.name!r}, weights={str(path)!r})"
+            )
+    return merge_weights(model, weights, head=head)
+
+
+def merge_weights(model: Classifier | FeaturePyramid, weights: NativeWeights, *, head: str = "auto") -> LoadReport:
+    """Copy prepared weights into a network, by the rules of `load_weights`."""
+    if head not in _HEAD_CHOICES:
+        raise ArgumentError(f"head is {head!r}; choose one of {', '.join(_HEAD_CHOICES)}")
+    targets = model.state_dict()
+    if any(target.is_meta for target in targets.values()):
+        raise ArgumentError("a model on the meta device has no values to load weights into; choose a real device")
+    offered = dict(weights.tensors)
+    notes = list(weights.notes)
+    dropped = _drop_by_rule(model, offered)
+    reinitialised = _reinitialise_by_rule(targets, offered, head)
+    dropped += [name for name in reinitialised if offered.pop(name, None) is not None]
+    notes += _adapt_input_channels(targets, offered)
+    wanted = {name: target for name, target in targets.items() if name not in reinitialised}
+    uncounted = [name for name in wanted if name.endswith("num_batches_tracked") and name not in offered]
+    if uncounted:
+        notes.append(f"{len(uncounted)} batch counters are not in the file and stay as they are")
+    wanted = {name: target for name, target in wanted.items() if name not in uncounted}
+    _require_match(model.spec, weights, wanted, offered)
+
+    for name, target in wanted.items():
+        target.copy_(offered[name])
+    if reinitialised and isinstance(model, Classifier):
+        initialise(model.classifier)
+        had = weights.num_classes
+        warnings.warn(
+            f"{model.spec.name}: the classifier of {model.num_classes} classes is newly initialised and needs training "
+            f"({weights.checkpoint.path.name} has {'none' if had is None else f'one of {had}'})",
+            stacklevel=3,
+        )
+    model.spec = weights.spec
+    model.load_report = LoadReport(
+        source=str(weights.checkpoint.path),
+        dialect=weights.dialect,
+        sha256=weights.checkpoint.sha256,
+        loaded=tuple(wanted),
+        reinitialised=tuple(reinitialised),
+        dropped=tuple(dropped),
+        notes=tuple(notes),
+    )
+    return model.load_report
+
+
+def save_weights(model: Classifier, path: str | os.PathLike[str], *, dialect: str = "effnets") -> None:
+    """Write a network's weights as safetensors in the names of `dialect`, with a header of what belongs to them.
+
+    Raises:
+        ArgumentError: unknown dialect. WeightsError: the framework has no such network, or the file cannot be written.
+    """
+    chosen = get_dialect(dialect)
+    tensors = from_native({name: tensor.cpu() for name, tensor in model.state_dict().items()}, chosen, model.plan)
+    header = {"model": model.spec.name, "dialect": dialect, "num_classes": str(model.num_classes)}
+    write_checkpoint(path, tensors, header | make_header(model.spec))
+
+
+def _drop_by_rule(model: Classifier | FeaturePyramid, offered: dict[str, Tensor]) -> list[str]:
+    """Take from `offered` what this network leaves out by design: the head of a backbone, the classifier of a body."""
+    if isinstance(model, FeaturePyramid):
+        present = len(model.plan.stages)
+        whole = len(make_plan(model.spec).stages)
+        unused = _HEAD_PARTS + tuple(f"stages.{index}." for index in range(present, whole))
+    else:
+        unused = () if model.num_classes else ("classifier.",)
+    dropped = [name for name in offered if name.startswith(unused)]
+    for name in dropped:
+        del offered[name]
+    return dropped
+
+
+def _reinitialise_by_rule(targets: Mapping[str, Tensor], offered: Mapping[str, Tensor], head: str) -> list[str]:
+    """Names of the classifier's parameters if it is to be initialised anew."""
+    names = [name for name in targets if name.startswith("classifier.")]
+    fits = all(name in offered and offered[name].shape[:1] == targets[name].shape[:1] for name in names)
+    return names if names and (head == "drop" or (head == "auto" and not fits)) else []
+
+
+def _adapt_input_channels(targets: Mapping[str, Tensor], offered: dict[str, Tensor]) -> list[str]:
+    """Let the stem see another number of channels, at the same scale: the sum over channels is kept."""
+    name = "stem.conv.weight"
+    stem, target = offered.get(name), targets[name]
+    if stem is None or stem.ndim != 4 or stem.shape == target.shape or stem.shape[0] != target.shape[0]:
+        return []
+    had, wanted = stem.shape[1], target.shape[1]
+    if wanted == 1:
+        offered[name] = stem.float().sum(dim=1, keepdim=True)
+        return [f"the stem's {had} input channels were summed into 1"]
+    repeated = stem.float()[:, [index % had for index in range(wanted)]]
+    offered[name] = repeated * (had / wanted)
+    return [f"the stem's {had} input channels were repeated to {wanted} and scaled by {had}/{wanted}"]
+
+
+def _require_match(
+    spec: ModelSpec, weights: NativeWeights, wanted: Mapping[str, Tensor], offered: Mapping[str, Tensor]
+) -> None:
+    """Raise a readable diff unless names and shapes are the same."""
+    lines = []
+    for name in sorted(wanted.keys() | offered.keys()):
+        ours, theirs = wanted.get(name), offered.get(name)
+        if ours is not None and theirs is not None and ours.shape == theirs.shape:
+            continue
+        lines += [f"  - {name} {list(ours.shape)}"] if ours is not None else []
+        lines += [f"  + {name} {list(theirs.shape)}"] if theirs is not None else []
+    if lines:
+        more = [f"  … and {len(lines) - _DIFF_LINES} more"] if len(lines) > _DIFF_LINES else []
+        raise WeightsError(
+            f"{weights.checkpoint.path} ({weights.dialect} names) does not fit {spec.name}; "
+            "the network's own (-) beside the file's (+):\n" + "\n".join([*lines[:_DIFF_LINES], *more])
+        )

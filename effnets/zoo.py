@@ -1,0 +1,105 @@
+"""The front door: a name, a file or a spec → a network, with or without weights."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+import torch
+
+from effnets.config import list_weights, load_spec
+from effnets.errors import ArgumentError, UnknownModelError
+from effnets.nn.build import build_classifier, build_features
+from effnets.nn.classifier import Classifier
+from effnets.nn.features import FeaturePyramid
+from effnets.spec import ModelSpec
+from effnets.weights.load import merge_weights, prepare_weights
+
+__all__ = ["create_model"]
+
+
+def create_model(
+    name: str | os.PathLike[str] | ModelSpec,
+    pretrained: bool = False,
+    *,
+    weights: str | os.PathLike[str] | None = None,
+    num_classes: int | None = None,
+    in_chans: int = 3,
+    drop_rate: float | None = None,
+    drop_path_rate: float = 0.0,
+    global_pool: str = "avg",
+    features_only: bool = False,
+    out_indices: Sequence[int] | None = None,
+    output_stride: int = 32,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | None = None,
+) -> Classifier | FeaturePyramid:
+    """Build a network, in training mode like any new module; call ``.eval()`` before judging images with it.
+
+    Args:
+        name: a model of the zoo (`effnets.list_models`), a YAML file of your own, or a `ModelSpec`.
+        pretrained: load the model's published weights.
+        weights: a weights file to load instead (safetensors, pth, pt, bin; this library's names or timm's). What its
+            header states (padding, bn_eps, activation, input_size, mean, std, …) overrides the model's.
+        num_classes: outputs; None takes the weights' number, or the model's; 0 leaves the classifier out. Another
+            number than the weights': the classifier is freshly initialised, which is reported and warned about.
+        in_chans: channels of the input; a loaded stem is adapted at the same scale.
+        drop_rate: dropout before the classifier; None takes the model's.
+        drop_path_rate: stochastic depth, rising to this at the last block.
+        global_pool: ``avg``, ``max``, ``avgmax`` or ``none``.
+        features_only: return the feature pyramid instead of the classifier.
+        out_indices: with `features_only`, which levels; None for all.
+        output_stride: 8, 16 or 32; below 32, strides become dilation.
+        device, dtype: of the parameters.
+
+    Returns:
+        A `Classifier`, or a `FeaturePyramid` with `features_only`. Its `load_report` tells what was loaded.
+
+    Raises:
+        UnknownModelError, ConfigError: as `effnets.load_spec`.
+        MissingFileError, WeightsError: as `effnets.load_weights`.
+        ArgumentError: arguments that contradict each other or are out of range.
+    """
+    spec = load_spec(name)
+    if pretrained and weights is not None:
+        raise ArgumentError("pretrained=True and weights= both say which weights to load; give one of them")
+    if pretrained:
+        tags = ", ".join(list_weights(spec.name)) or "none"
+        raise UnknownModelError(f"{spec.name} has no published weights registered (tags: {tags}); give weights=FILE")
+    if out_indices is not None and not features_only:
+        raise ArgumentError("out_indices picks levels of the feature pyramid; give it with features_only=True")
+
+    prepared = None if weights is None else prepare_weights(weights, spec)
+    if prepared is not None:
+        spec = prepared.spec
+        if num_classes is None:
+            num_classes = prepared.num_classes
+    device = torch.device(device) if isinstance(device, str) else device
+    model: Classifier | FeaturePyramid
+    if features_only:
+        model = build_features(
+            spec,
+            out_indices=out_indices,
+            in_chans=in_chans,
+            drop_path_rate=drop_path_rate,
+            output_stride=output_stride,
+            device=device,
+            dtype=dtype,
+            initialised=prepared is None,
+        )
+    else:
+        model = build_classifier(
+            spec,
+            num_classes=num_classes,
+            in_chans=in_chans,
+            drop_rate=drop_rate,
+            drop_path_rate=drop_path_rate,
+            global_pool=global_pool,
+            output_stride=output_stride,
+            device=device,
+            dtype=dtype,
+            initialised=prepared is None,
+        )
+    if prepared is not None:
+        merge_weights(model, prepared)
+    return model
