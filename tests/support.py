@@ -1,0 +1,42 @@
+"""What several tests share: where the project's material lies, and networks that are not blind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+ROOT = Path(__file__).resolve().parent.parent
+SHARED = ROOT.parent / "shared"
+
+needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="../shared is not here: it holds real weights and photos")
+
+
+def shake(model: nn.Module, *, bn_high: float = 2.0, size: int = 224, seed: int = 0) -> nn.Module:
+    """Make a fresh network see: a new one has logits of 0.01 and no activation near 6, so errors would go unseen.
+
+    BN weights are drawn from U(1, bn_high), biases from N(0, 1), and the running statistics come from one batch.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    in_channels = next(p for p in model.parameters() if p.ndim == 4).shape[1]
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 1.0, bn_high, generator=generator)
+            nn.init.normal_(module.bias, 0.0, 1.0, generator=generator)
+            module.momentum = 1.0
+    model.train()
+    with torch.no_grad():
+        model(torch.randn(4, in_channels, size, size, generator=generator))
+    return model.eval()
+
+
+def images(*shape: int, seed: int = 1) -> torch.Tensor:
+    """Reproducible normal noise of `shape`."""
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def error_between(a: torch.Tensor, b: torch.Tensor) -> float:
+    """max|a-b| / max(1, max|a|)."""
+    return ((a - b).abs().max() / a.abs().max().clamp(min=1.0)).item()
