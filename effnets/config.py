@@ -27,6 +27,7 @@ __all__ = ["list_models", "list_weights", "load_spec", "split_tag"]
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,99}")
 _YAML_SUFFIXES = (".yaml", ".yml")
+_MAX_CHAIN = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +69,8 @@ def list_weights(model: str) -> list[str]:
 
 def split_tag(name: str) -> tuple[str, str | None]:
     """``mixnet_m.ft_in1k`` → ``("mixnet_m", "ft_in1k")``; without a tag, None."""
-    model, _, tag = name.partition(".")
-    return model, tag or None
+    model, dot, tag = name.partition(".")
+    return model, tag if dot else None
 
 
 def load_spec(name_or_path: str | os.PathLike[str] | ModelSpec) -> ModelSpec:
@@ -144,15 +145,20 @@ def _read_entries(path: Path) -> list[_Entry]:
 
 
 def _resolve(entry: _Entry, namespace: Mapping[str, _Entry]) -> ModelSpec:
-    """Follow `base` to the root, then lay each entry over the one it builds on."""
+    """Follow `base` to the root, then lay each entry over the one it builds on.
+
+    A model of the zoo builds on the zoo's, also where the user's file has another of the same name.
+    """
     chain = [entry]
     while (base := _base_of(chain[-1])) is not None:
-        parent = namespace.get(base)
+        parent = (namespace if chain[-1].path == entry.path else _zoo()).get(base)
         if parent is None:
             raise chain[-1].error(f"base {base!r} is not a model{_nearest(base, namespace)}")
         if parent in chain:
             circle = " → ".join(link.name for link in (*chain, parent))
             raise entry.error(f"base goes in a circle: {circle}; let one of them stand on its own")
+        if len(chain) == _MAX_CHAIN:
+            raise entry.error(f"base leads through more than {_MAX_CHAIN} models; shorten the chain")
         chain.append(parent)
     values: dict[str, Any] = {"family": chain[-1].path.stem}
     for link in reversed(chain):
@@ -177,15 +183,26 @@ def _base_of(entry: _Entry) -> str | None:
 def _find(name: str, namespace: Mapping[str, _Entry], where: str) -> _Entry:
     if (entry := namespace.get(name)) is not None:
         return entry
-    if Path(name).exists():
+    if namespace is _zoo() and name and _exists(name):
         raise UnknownModelError(f"{name!r} is no model's name; a file of your own must end in .yaml")
     raise UnknownModelError(f"no model named {name!r} in {where}{_nearest(name, namespace)}")
+
+
+def _exists(path: str) -> bool:
+    try:
+        return Path(path).exists()
+    except OSError:  # a name too long for any file
+        return False
 
 
 def _nearest(name: str, namespace: Mapping[str, _Entry]) -> str:
     public = [other for other, entry in namespace.items() if not entry.is_template]
     near = difflib.get_close_matches(name, public, n=3)
-    return f"; did you mean {' or '.join(near)}?" if near else "; list_models() has all names"
+    if near:
+        return f"; did you mean {' or '.join(near)}?"
+    if public and not _zoo().keys() <= namespace.keys():
+        return f"; it has {', '.join(public[:10])}"
+    return "; list_models() has all names"
 
 
 def clear_cache() -> None:

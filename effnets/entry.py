@@ -12,6 +12,7 @@ from effnets.errors import ConfigError
 from effnets.grammar import decode_block, override_block
 from effnets.spec import (
     ACTIVATIONS,
+    MAX_BLOCKS,
     BlockSpec,
     ChannelSchedule,
     DepthRounding,
@@ -106,9 +107,13 @@ def decode_entry(path: Path, name: str, node: Node, inherited: Mapping[str, Any]
     values = {**inherited, **{key: value for key, value in own.items() if key not in ("base", "every_block")}}
     if "every_block" in own:
         line = node.value["every_block"].line
+        if not values.get("blocks"):
+            raise ConfigError(
+                f"{path}:{line}: {name}: every_block has no rows to act on; state 'blocks', or a 'base' that does"
+            )
         values["blocks"] = tuple(
             _at(path, line, f"{name}: every_block", override_block, block, own["every_block"])
-            for block in values.get("blocks", ())
+            for block in values["blocks"]
         )
     return values
 
@@ -164,6 +169,11 @@ def _decode_value(where: str, path: Path, node: Node, key: EntryKey) -> Any:
         case "block" if isinstance(value, str):
             return value
         case "blocks" if isinstance(value, list):
+            if len(value) > MAX_BLOCKS:
+                raise ConfigError(
+                    f"{path}:{node.line}:{node.column}: {where}: {len(value):,} rows are too many; "
+                    f"the limit is {MAX_BLOCKS:,}, and a row repeats with r"
+                )
             return tuple(_decode_row(where, path, number, row) for number, row in enumerate(value, start=1))
         case "numbers" if isinstance(value, int | float) and not isinstance(value, bool):
             return (float(value),) * 3

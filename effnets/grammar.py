@@ -186,7 +186,7 @@ def override_block(block: BlockSpec, text: str) -> BlockSpec:
     """
     block_type, values = _read(text)
     kept = {field: getattr(block, field) for field in _DEFAULTS if field != "type"}
-    return _make_block(text, block_type or block.type, kept | values)
+    return _make_block(text, block_type or block.type, values, kept)
 
 
 def encode_block(block: BlockSpec) -> str:
@@ -195,6 +195,8 @@ def encode_block(block: BlockSpec) -> str:
     tokens: list[str] = [block.type]
     for name, key in KEYS.items():
         value = getattr(block, key.field)
+        if value is None and name in grammar.required:
+            raise ConfigError(f"{block.type} needs {name} ({key.field}); without, it has no block string")
         if name in grammar.required or value != _DEFAULTS[key.field]:
             tokens.append(name + key.encode(value))
     tokens += [flag for flag, (field, value) in FLAGS.items() if getattr(block, field) is value]
@@ -211,7 +213,7 @@ def _read(text: str) -> tuple[BlockType | None, dict[str, Any]]:
     for token in tokens:
         field, value = _read_token(text, token)
         if field in values:
-            raise _error(text, f"{token!r} sets {field} a second time; keep one")
+            raise _error(text, f"{_shown(token)} sets {field} a second time; keep one")
         values[field] = value
     return block_type, values
 
@@ -224,24 +226,28 @@ def _read_token(text: str, token: str) -> tuple[str, Any]:
             key = KEYS[name]
             value = token.removeprefix(name)
             if re.fullmatch(key.pattern, value) is None:
-                raise _error(text, f"{token!r} is no value for {key.field}; write {key.example}")
+                raise _error(text, f"{_shown(token)} is no value for {key.field}; write {key.example}")
             return key.field, _quoting(text, key.decode, value)
     raise _error(
         text,
-        f"{token!r} is not known; blocks are {', '.join(BLOCKS)}, keys {', '.join(KEYS)}, flags {', '.join(FLAGS)}",
+        f"{_shown(token)} is not known; blocks are {', '.join(BLOCKS)}, keys {', '.join(KEYS)}, "
+        f"flags {', '.join(FLAGS)}",
     )
 
 
-def _make_block(text: str, block_type: BlockType, values: dict[str, Any]) -> BlockSpec:
+def _make_block(
+    text: str, block_type: BlockType, stated: dict[str, Any], kept: Mapping[str, Any] = MappingProxyType({})
+) -> BlockSpec:
     grammar = BLOCKS[block_type]
+    values = {**kept, **stated}
     allowed = grammar.required + grammar.optional
     for name in grammar.required:
-        if KEYS[name].field not in values:
+        if values.get(KEYS[name].field) is None:
             raise _error(text, f"{block_type} needs {name} ({KEYS[name].field}); write {KEYS[name].example}")
     settable = {KEYS[name].field for name in allowed if name in KEYS}
     settable |= {FLAGS[name][0] for name in allowed if name in FLAGS}
     for field, value in values.items():
-        if field not in settable and value != _DEFAULTS[field]:
+        if field not in settable and (field in stated or value != _DEFAULTS[field]):
             raise _error(text, f"{block_type} has no {field}; its keys are {', '.join(allowed)}")
     block = _quoting(text, lambda: BlockSpec(type=block_type, **values))
     if block_type in ("ds", "dsa") and block.expansion not in (None, 1):
@@ -260,5 +266,8 @@ def _quoting(text: str, make: Callable[..., Result], *args: str) -> Result:
 
 
 def _error(text: str, problem: str) -> ConfigError:
-    shown = text if len(text) <= 120 else text[:117] + "..."
-    return ConfigError(f"block string {shown!r}: {problem}")
+    return ConfigError(f"block string {_shown(text)}: {problem}")
+
+
+def _shown(text: str) -> str:
+    return repr(text if len(text) <= 120 else text[:117] + "...")

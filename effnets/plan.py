@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from effnets.errors import ArgumentError, ConfigError
-from effnets.spec import Activation, BlockSpec, BlockType, ModelSpec, Scaling
+from effnets.spec import MAX_BLOCKS, Activation, BlockSpec, BlockType, ModelSpec, Scaling
 
 __all__ = [
     "BlockPlan",
@@ -46,10 +46,12 @@ ConvGroups = tuple[ConvPlan, ...]
 class BlockPlan:
     """One block: its convolutions in the order in which they run; `expand` is empty where there is none.
 
-    `cn` blocks have only `convolution`, a full one; in the others it is the depthwise convolution.
+    `cn` blocks have only `convolution`, a full one; in the others it is the depthwise convolution. `row` is the index
+    in ``ModelSpec.blocks`` of the row that the block came from.
     """
 
     type: BlockType
+    row: int
     in_channels: int
     out_channels: int
     expand: ConvGroups
@@ -118,7 +120,8 @@ def make_plan(
         output_stride: 8, 16 or 32: from there on strides become dilation (DeepLab, arXiv:1606.00915).
 
     Raises:
-        ConfigError: channels cannot be split as a row asks; the message names model and row.
+        ConfigError: channels cannot be split as a row asks, or there are too many blocks; the message names model and
+            row.
         ArgumentError: an argument out of range.
     """
     num_classes = spec.num_classes if num_classes is None else num_classes
@@ -208,13 +211,24 @@ def _scale_depth(repeats: list[int], spec: ModelSpec) -> list[int]:
 
 
 def _unroll(spec: ModelSpec) -> list[list[tuple[int, BlockSpec]]]:
-    """Rows → blocks, stage by stage, each with its row's index: depth applied, the stride kept by the first only."""
+    """Rows → blocks, stage by stage, each with its row's index: depth applied, the stride kept by the first only.
+
+    Raises:
+        ConfigError: more blocks than any network has: a slip that would fill the memory.
+    """
     rows = _group_stages(spec.blocks)
     stages = []
+    total = 0
     for number, indices in enumerate(rows):
         repeats = [spec.blocks[index].repeats for index in indices]
         if not (spec.depth_fixed_ends and number in (0, len(rows) - 1)):
             repeats = _scale_depth(repeats, spec)
+        total += sum(repeats)
+        if total > MAX_BLOCKS:
+            raise ConfigError(
+                f"{spec.name}: block row {indices[-1] + 1}: over {MAX_BLOCKS:,} blocks in all; "
+                "lower the repeats r, or the depth multiplier"
+            )
         stage = []
         for index, count in zip(indices, repeats, strict=True):
             first = replace(spec.blocks[index], repeats=1)
@@ -295,6 +309,7 @@ def _plan_block(
             project = _pointwise(expanded, out_channels, block.project_groups)
         return BlockPlan(
             type=block.type,
+            row=row,
             in_channels=in_channels,
             out_channels=out_channels,
             expand=expand,

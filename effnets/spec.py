@@ -17,6 +17,7 @@ __all__ = [
     "ACTIVATIONS",
     "IMAGENET_MEAN",
     "IMAGENET_STD",
+    "MAX_BLOCKS",
     "Activation",
     "BlockSpec",
     "BlockType",
@@ -41,6 +42,7 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 # Above this a number is a slip of the pen, not a network: it would only run the machine out of memory.
+MAX_BLOCKS = 1024
 _MAX_CHANNELS = 65_536
 _MAX_REPEATS = 256
 _MAX_KERNEL = 63

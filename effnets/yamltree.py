@@ -49,16 +49,20 @@ def read_yaml(path: Path) -> Node:
             tags, a key twice, several documents); the message has file, line and column.
     """
     try:
-        size = path.stat().st_size
-        if size > _MAX_BYTES:
-            raise ConfigError(f"{path}: {size:,} bytes are too many for a config; the limit is {_MAX_BYTES:,}")
-        text = path.read_bytes().decode("utf-8")
+        with path.open("rb") as file:
+            data = file.read(_MAX_BYTES + 1)
     except FileNotFoundError:
         raise MissingFileError(f"{path}: no such file") from None
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8") from None
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror or error})") from None
+    except ValueError as error:  # a NUL or half a surrogate pair
+        raise ConfigError(f"{str(path)!r}: no file can have this name ({error})") from None
+    if len(data) > _MAX_BYTES:
+        raise ConfigError(f"{path}: too long for a config; the limit is {_MAX_BYTES:,} bytes")
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8") from None
     return _Reader(path, text).read()
 
 
@@ -79,6 +83,10 @@ class _Reader:
             raise ConfigError(f"{where}: not valid YAML: {error.problem or error.context}") from None
         except yaml.YAMLError as error:
             raise ConfigError(f"{self.path}: not valid YAML: {' '.join(str(error).split())}") from None
+        except ConfigError:
+            raise
+        except (OverflowError, ValueError) as error:  # from PyYAML without libyaml, at "\\UFFFFFFFF"
+            raise ConfigError(f"{self.path}: not valid YAML: an escape is no Unicode character ({error})") from None
 
     def _read_stream(self, events: Iterator[yaml.Event]) -> Node:
         root: Node | None = None

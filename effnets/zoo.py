@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from typing import Literal, overload
 
 import torch
 
@@ -16,6 +17,44 @@ from effnets.spec import ModelSpec
 from effnets.weights.load import merge_weights, prepare_weights
 
 __all__ = ["create_model"]
+
+
+@overload
+def create_model(
+    name: str | os.PathLike[str] | ModelSpec,
+    pretrained: bool = False,
+    *,
+    weights: str | os.PathLike[str] | None = None,
+    num_classes: int | None = None,
+    in_chans: int = 3,
+    drop_rate: float | None = None,
+    drop_path_rate: float = 0.0,
+    global_pool: str = "avg",
+    features_only: Literal[False] = False,
+    out_indices: None = None,
+    output_stride: int = 32,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | None = None,
+) -> Classifier: ...
+
+
+@overload
+def create_model(
+    name: str | os.PathLike[str] | ModelSpec,
+    pretrained: bool = False,
+    *,
+    weights: str | os.PathLike[str] | None = None,
+    num_classes: int | None = None,
+    in_chans: int = 3,
+    drop_rate: float | None = None,
+    drop_path_rate: float = 0.0,
+    global_pool: str = "avg",
+    features_only: Literal[True],
+    out_indices: Sequence[int] | None = None,
+    output_stride: int = 32,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | None = None,
+) -> FeaturePyramid: ...
 
 
 def create_model(
@@ -65,7 +104,9 @@ def create_model(
         raise ArgumentError("pretrained=True and weights= both say which weights to load; give one of them")
     if pretrained:
         tags = ", ".join(list_weights(spec.name)) or "none"
-        raise UnknownModelError(f"{spec.name} has no published weights registered (tags: {tags}); give weights=FILE")
+        raise UnknownModelError(
+            f"{spec.name} has no published weights registered (tags: {tags}); give a file: weights= or --weights"
+        )
     if out_indices is not None and not features_only:
         raise ArgumentError("out_indices picks levels of the feature pyramid; give it with features_only=True")
 

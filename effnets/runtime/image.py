@@ -161,11 +161,12 @@ def _upright_in_mode(image: Image.Image, mode: str) -> Image.Image:
     if 0 in image.size:
         raise ImageError(f"{_name_of(image)} has no pixels: its size is {image.width}×{image.height}")
     turn = _turn(image)
-    image = _to_8_bits(image).convert(mode)
+    upright = _to_8_bits(image).convert(mode)
     if turn is not None:
-        image = image.transpose(turn)
-        image.info.clear()  # Its EXIF would have the picture turned once more.
-    return image
+        upright = upright.transpose(turn)
+        upright.info.clear()  # Its EXIF would have the picture turned once more.
+    setattr(upright, "filename", getattr(image, "filename", ""))  # noqa: B010 (for later errors; Pillow's stubs lack it)
+    return upright
 
 
 def _turn(image: Image.Image) -> Image.Transpose | None:
@@ -223,8 +224,8 @@ def _resize_to_cover(image: Image.Image, height: int, width: int, preprocess: Pr
         new_height = round(image.height / ratio)
     if new_width * new_height > _MAX_RESIZED_PIXELS:
         raise ImageError(
-            f"image of {image.width}×{image.height} pixels would be resized to {new_width}×{new_height}, above "
-            f"the limit of {_MAX_RESIZED_PIXELS}; crop it to a less elongated shape, or choose a smaller size"
+            f"{_name_of(image)} of {image.width}×{image.height} pixels would be resized to {new_width}×{new_height}, "
+            f"above the limit of {_MAX_RESIZED_PIXELS}; crop it to a less elongated shape, or choose a smaller size"
         )
     return image.resize((new_width, new_height), Image.Resampling[preprocess.interpolation.upper()])
 

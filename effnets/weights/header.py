@@ -43,9 +43,9 @@ def apply_header(spec: ModelSpec, header: Mapping[str, str], source: str) -> tup
         changed = replace(spec, **model, preprocess=replace(spec.preprocess, **preprocess))
     except ConfigError as error:
         raise WeightsError(f"{source}: its header cannot be followed: {error}") from None
-    notes = [f"the file's header sets {key} to {value} (model: {getattr(spec, key)})" for key, value in model.items()]
+    notes = [f"its header sets {key} to {value} (the model has {getattr(spec, key)})" for key, value in model.items()]
     notes += [
-        f"the file's header sets {key} to {value} (model: {getattr(spec.preprocess, key)})"
+        f"its header sets {key} to {value} (the model has {getattr(spec.preprocess, key)})"
         for key, value in preprocess.items()
     ]
     return changed, tuple(notes)

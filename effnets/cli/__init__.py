@@ -1,0 +1,50 @@
+"""The command ``effnets``. Each command is a file of its own, imported when it is called for."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import click
+
+from effnets import __version__
+from effnets.errors import EffnetsError
+
+__all__ = ["main"]
+
+# Command → (module, one line for --help, so that help imports none of them).
+_COMMANDS = {
+    "list": ("effnets.cli.list_command", "List models with their parameters, multiply-adds and input size."),
+    "predict": ("effnets.cli.predict_command", "Classify photographs."),
+    "show": ("effnets.cli.show_command", "Show a model's stages: shapes, kernels, costs, block strings."),
+}
+
+
+class _LazyGroup(click.Group):
+    """A group that knows its commands' names and imports a command only to run it."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        return sorted(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        if cmd_name not in _COMMANDS:
+            return None
+        command = importlib.import_module(_COMMANDS[cmd_name][0]).command
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, _COMMANDS[name][1]) for name in self.list_commands(ctx)])
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except EffnetsError as error:
+            raise click.ClickException(str(error)) from None
+
+
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="effnets")
+def main() -> None:
+    """Efficient image classifiers: MobileNetV1, MobileNetV2, MixNet, ReXNet."""

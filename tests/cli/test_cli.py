@@ -1,0 +1,159 @@
+"""The commands, run as a user runs them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+from support import SHARED, needs_shared, shake
+
+import effnets
+from effnets.cli import main
+
+
+def run(*arguments: object, status: int = 0):
+    result = CliRunner().invoke(main, [str(argument) for argument in arguments])
+    assert result.exit_code == status, result.output + repr(result.exception)
+    return result
+
+
+def test_list_shows_names_and_costs():
+    output = run("list", "mixnet_?").stdout
+    assert [line.split()[0] for line in output.splitlines()[2:]] == ["mixnet_l", "mixnet_m", "mixnet_s"]
+    assert "4.13 M" in output
+    assert "239.17 M" in output
+
+
+def test_list_as_json():
+    rows = json.loads(run("list", "--json").stdout)
+    assert [row["model"] for row in rows] == effnets.list_models()
+    assert next(row for row in rows if row["model"] == "rexnet_090")["params"] == 4_091_257
+
+
+def test_list_of_nothing():
+    assert "no model matches 'resnet*'" in run("list", "resnet*", status=1).stderr
+
+
+def test_show_is_the_table_of_the_network():
+    output = run("show", "mixnet_m").stdout
+    assert "ir_r1_k3.5.7.9_s2_e6_c40_se0.5_nsw" in output
+    assert "3×3:48 5×5:48 7×7:48 9×9:48" in output
+    assert "40×28×28" in output
+    total = output.splitlines()[-1]
+    assert "5.01 M" in total
+    assert "339.18 M" in total
+
+
+def test_show_as_json_at_another_size(tmp_path):
+    path = tmp_path / "my.yaml"
+    path.write_text("tiny: {stem: 8, blocks: [dsa_r1_k3.5_s2_c16]}\n")
+    shown = json.loads(run("show", path, "--image-size", "32", "--json").stdout)
+    cost = effnets.count(str(path), 32)
+    assert (shown["params"], shown["madds"]) == (cost.params, cost.madds)
+    assert shown["stages"][1]["output"] == [16, 8, 8]
+    assert shown["stages"][1]["rows"] == [{"block": "dsa_r1_k3.5_s2_c16", "kernel_groups": "3×3:4 5×5:4"}]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("show", "mixnet_z"), "Error: no model named 'mixnet_z' in effnets; did you mean"),
+        (("predict", "a.jpg", "--model", "mixnet_s"), "Error: mixnet_s has no published weights registered"),
+        (("predict", "a.jpg", "--model", "mixnet_s", "--weights", "gone.pth"), "gone.pth: no such weights file"),
+    ],
+)
+def test_mistakes_end_in_a_line_not_a_traceback(arguments, message):
+    assert message in run(*arguments, status=1).stderr
+
+
+@pytest.mark.parametrize("arguments", [("predict",), ("predict", "a.jpg"), ("list", "a", "b"), ("shw", "mixnet_s")])
+def test_usage(arguments):
+    assert "Usage:" in run(*arguments, status=2).stderr
+
+
+def test_help_names_every_command():
+    output = run("--help").stdout
+    for command in ("list", "predict", "show"):
+        assert command in output
+        assert "Usage:" in run(command, "--help").stdout
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    effnets.save_weights(shake(effnets.create_model("mobilenetv1_025"), size=64), path)
+    return path
+
+
+@pytest.fixture
+def photos(tmp_path):
+    folder = tmp_path / "photos"
+    (folder / "inner").mkdir(parents=True)
+    Image.new("RGB", (60, 50), "red").save(folder / "red.png")
+    Image.new("L", (60, 50), 90).save(folder / "inner" / "grey.jpg")
+    return folder
+
+
+def predict(*arguments: object, status: int = 0):
+    return run("predict", *arguments, "--model", "mobilenetv1_025", "--image-size", "64", status=status)
+
+
+def test_predict_a_folder(photos, weights):
+    output = predict(photos, "--weights", weights, "--topk", "2").stdout
+    lines = [line for line in output.splitlines() if "%" in line]
+    assert len(lines) == 4
+    assert "grey.jpg" in lines[0]
+    assert "red.png" in lines[2]
+
+
+def test_predict_as_json_equals_python(photos, weights):
+    rows = json.loads(predict(photos / "red.png", photos / "inner", "--weights", weights, "--json").stdout)
+    assert [row["path"] for row in rows] == [str(photos / "red.png"), str(photos / "inner" / "grey.jpg")]
+    model = effnets.create_model("mobilenetv1_025", weights=weights)
+    expected = effnets.predict(model, photos / "red.png", input_size=64)[0]
+    assert [p["label"] for p in rows[0]["predictions"]] == [p.label for p in expected]
+    assert rows[0]["predictions"][0]["probability"] == pytest.approx(expected[0].probability, abs=1e-6)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 16])
+def test_unreadable_photos_are_reported_and_the_rest_classified(photos, weights, batch_size):
+    (photos / "notes.jpg").write_text("not a picture")
+    (photos / "empty.png").write_bytes(b"")
+    Image.new("RGB", (1, 40_000)).save(photos / "strip.png")
+    gone = photos / "gone.jpg"
+    result = predict(photos, gone, "--weights", weights, "--json", "--batch-size", batch_size, status=1)
+    rows = {row["path"].rsplit("/", 1)[1]: row for row in json.loads(result.stdout)}
+    assert {name for name, row in rows.items() if "error" in row} == {"notes.jpg", "empty.png", "strip.png", "gone.jpg"}
+    assert len(rows["red.png"]["predictions"]) == 5
+    assert "4 of 6 could not be classified" in result.stderr
+    for name in ("notes.jpg", "empty.png", "strip.png", "gone.jpg"):
+        assert f"not classified: {photos / name}" in result.stderr
+
+
+def test_other_files_in_a_folder_are_mentioned(photos, weights):
+    (photos / "LICENCE").write_text("free")
+    assert (
+        "passed over 1 that are no image files by their names: LICENCE" in predict(photos, "--weights", weights).stderr
+    )
+
+
+def test_a_folder_without_photos(tmp_path, weights):
+    assert "no image file in this folder" in predict(tmp_path, "--weights", weights, status=1).stderr
+
+
+@needs_shared
+def test_real_photographs_as_a_process():
+    command = [sys.executable, "-m", "effnets", "predict", SHARED / "data" / "photos", "--model", "tf_mobilenetv1_050"]
+    command += ["--weights", SHARED / "weights" / "tf_mobilenetv1_050_160.timm.safetensors", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "its header sets input_size to 160" in done.stderr
+    found = {row["path"].rsplit("/", 1)[1]: row["predictions"][0]["label"] for row in json.loads(done.stdout)}
+    golden = json.loads((SHARED / "golden" / "photos.json").read_text())["tf_mobilenetv1_050_160.timm.safetensors"]
+    assert len(found) == 10
+    for photo, expected in golden.items():
+        if expected["top3"][0][2] - expected["top3"][1][2] >= 0.03:
+            assert found[photo] == expected["top3"][0][1], photo

@@ -1,0 +1,179 @@
+"""Checkpoint files: what is read, and what is refused without harm."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pickle
+import subprocess
+import sys
+from collections import OrderedDict
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from effnets.errors import MissingFileError, WeightsError
+from effnets.weights.files import read_checkpoint, write_checkpoint
+
+TENSORS = {"a.weight": torch.arange(6.0).reshape(2, 3), "a.bias": torch.ones(2, dtype=torch.float16)}
+
+
+def test_safetensors_with_header(tmp_path):
+    path = tmp_path / "w.safetensors"
+    save_file(TENSORS, path, metadata={"padding": "same"})
+    checkpoint = read_checkpoint(path)
+    assert checkpoint.header == {"padding": "same"}
+    assert checkpoint.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert checkpoint.tensors["a.bias"].dtype == torch.float16
+    torch.testing.assert_close(dict(checkpoint.tensors), TENSORS, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".pt", ".bin"])
+def test_pickled_state_dict(tmp_path, suffix):
+    path = tmp_path / f"w{suffix}"
+    torch.save(OrderedDict(TENSORS), path)
+    checkpoint = read_checkpoint(str(path))
+    torch.testing.assert_close(dict(checkpoint.tensors), TENSORS, rtol=0, atol=0)
+    assert checkpoint.notes == ()
+
+
+@pytest.mark.parametrize("wrapper", ["state_dict", "model", "model_state_dict", "state_dict_ema"])
+def test_training_checkpoints_are_unwrapped_and_say_so(tmp_path, wrapper):
+    path = tmp_path / "w.pth"
+    torch.save({wrapper: TENSORS, "epoch": 3}, path)
+    checkpoint = read_checkpoint(path)
+    assert set(checkpoint.tensors) == set(TENSORS)
+    assert wrapper in checkpoint.notes[0]
+
+
+def test_averaged_weights_come_before_the_last_ones(tmp_path):
+    path = tmp_path / "w.pth"
+    averaged = {name: tensor + 1 for name, tensor in TENSORS.items()}
+    torch.save({"state_dict": TENSORS, "state_dict_ema": averaged}, path)
+    torch.testing.assert_close(dict(read_checkpoint(path).tensors), averaged)
+
+
+def test_prefixes_of_wrapping_modules_are_taken_off(tmp_path):
+    path = tmp_path / "w.safetensors"
+    save_file({f"_orig_mod.module.{name}": tensor for name, tensor in TENSORS.items()}, path)
+    checkpoint = read_checkpoint(path)
+    assert set(checkpoint.tensors) == set(TENSORS)
+    assert len(checkpoint.notes) == 2
+
+
+class _Payload:
+    """Runs a command when unpickled without care."""
+
+    def __init__(self, witness):
+        self.witness = witness
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.witness}",)
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+@pytest.mark.parametrize("dump", [torch.save, lambda content, path: path.write_bytes(pickle.dumps(content))])
+def test_code_in_a_pickle_is_refused_and_not_run(tmp_path, dump):
+    path, witness = tmp_path / "evil.pth", tmp_path / "ran"
+    dump({"a.weight": TENSORS["a.weight"], "extra": _Payload(witness)}, path)
+    with pytest.raises(WeightsError, match=r"evil\.pth: refused.*convert it to safetensors"):
+        read_checkpoint(path)
+    assert not witness.exists()
+
+
+def test_a_whole_pickled_module_is_refused(tmp_path):
+    path = tmp_path / "module.pth"
+    torch.save(torch.nn.Linear(2, 2), path)
+    with pytest.raises(WeightsError, match=r"module\.pth: refused"):
+        read_checkpoint(path)
+
+
+def test_missing_file(tmp_path):
+    with pytest.raises(MissingFileError, match=r"gone\.pth: no such weights file"):
+        read_checkpoint(tmp_path / "gone.pth")
+
+
+def test_folder(tmp_path):
+    with pytest.raises(WeightsError, match="is a folder; name the weights file in it"):
+        read_checkpoint(tmp_path)
+
+
+def test_unknown_suffix(tmp_path):
+    path = tmp_path / "w.npz"
+    path.write_bytes(b"x")
+    with pytest.raises(WeightsError, match=r"unknown kind of weights file '\.npz'; known are \.safetensors"):
+        read_checkpoint(path)
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+@pytest.mark.parametrize("kept", [0, 7, 100, -1])
+def test_cut_files_are_refused(tmp_path, suffix, kept):
+    path = tmp_path / f"w{suffix}"
+    save_file(TENSORS, path) if suffix == ".safetensors" else torch.save(TENSORS, path)
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(WeightsError, match=r"w\.(safetensors|pth): (not a whole|refused)"):
+        read_checkpoint(path)
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+def test_text_is_refused(tmp_path, suffix):
+    path = tmp_path / f"w{suffix}"
+    path.write_text("<html>404: not found</html>")
+    with pytest.raises(WeightsError, match=r"w\.(safetensors|pth): (not a whole|refused)"):
+        read_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ([1, 2], "holds a list, not a state dict"),
+        ({"a": 1, "b": "c"}, "not a state dict: a, b are not tensors"),
+        ({}, "holds no tensors"),
+    ],
+)
+def test_what_is_no_state_dict(tmp_path, content, message):
+    path = tmp_path / "w.pth"
+    torch.save(content, path)
+    with pytest.raises(WeightsError, match=message):
+        read_checkpoint(path)
+
+
+def test_writing_replaces_whole_files_only(tmp_path):
+    path = tmp_path / "w.safetensors"
+    write_checkpoint(path, TENSORS, {"model": "x"})
+    write_checkpoint(path, {"b": torch.zeros(3)}, {})
+    assert set(read_checkpoint(path).tensors) == {"b"}
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_full_disk_leaves_the_old_file(tmp_path):
+    """The process may write 1 MB at most; the file it was to replace stays as it was, and nothing else is left."""
+    path = tmp_path / "w.safetensors"
+    write_checkpoint(path, TENSORS, {})
+    before = path.read_bytes()
+    program = (
+        "import resource, signal, sys, torch\n"
+        "from effnets.errors import WeightsError\n"
+        "from effnets.weights.files import write_checkpoint\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))\n"
+        "try:\n"
+        "    write_checkpoint(sys.argv[1], {'big': torch.zeros(1 << 20)}, {})\n"
+        "except WeightsError as error:\n"
+        "    print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program, str(path)], capture_output=True, text=True, check=True)
+    assert "w.safetensors: cannot be written (File too large)" in done.stdout
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_writing_into_a_missing_folder(tmp_path):
+    with pytest.raises(WeightsError, match="cannot be written"):
+        write_checkpoint(tmp_path / "gone" / "w.safetensors", TENSORS, {})
+
+
+def test_writing_wants_the_suffix(tmp_path):
+    with pytest.raises(WeightsError, match=r"written as \.safetensors"):
+        write_checkpoint(tmp_path / "w.pth", TENSORS, {})
