@@ -115,11 +115,11 @@ def _strided(size: tuple[int, int], stride: int) -> tuple[int, int]:
 
 def _conv_bn(convs: Iterable[ConvPlan], size: tuple[int, int]) -> Cost:
     """Convolutions that write an output of `size`, and the batch normalisation after them."""
-    cost = Cost()
+    weights = channels = 0
     for conv in convs:
-        weights = conv.out_channels * conv.in_channels // conv.groups * conv.kernel_size**2
-        cost += Cost(weights, weights * size[0] * size[1]) + _bn(conv.out_channels)
-    return cost
+        weights += conv.out_channels * conv.in_channels // conv.groups * conv.kernel_size**2
+        channels += conv.out_channels
+    return Cost(weights, weights * size[0] * size[1]) + _bn(channels)
 
 
 def _bn(channels: int) -> Cost:

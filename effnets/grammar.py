@@ -15,6 +15,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from fractions import Fraction
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, TypeVar, cast
 
@@ -165,6 +166,7 @@ _KEYS_LONGEST_FIRST = sorted(KEYS, key=len, reverse=True)
 _DEFAULTS = {field.name: field.default for field in fields(BlockSpec)}
 
 
+@lru_cache(maxsize=4096)  # variants share most of their rows
 def decode_block(text: str) -> BlockSpec:
     """Read one block string, such as ``ir_r2_k3.5_s2_e6_c40``.
 

@@ -155,7 +155,7 @@ def round_channels(channels: float, divisor: int) -> int:
 
 
 def split_channels(channels: int, groups: int, exponential: bool = False) -> tuple[int, ...]:
-    """Channels of each kernel group (MixConv, section 3.1).
+    """Channels of each kernel group (MixConv, arXiv:1907.09595, section 3.2).
 
     Equal shares, the remainder to the first group, as in the official TensorFlow code; or exponential ones: a half,
     a quarter, …, and the last group what is left.
@@ -231,8 +231,9 @@ def _unroll(spec: ModelSpec) -> list[list[tuple[int, BlockSpec]]]:
             )
         stage = []
         for index, count in zip(indices, repeats, strict=True):
-            first = replace(spec.blocks[index], repeats=1)
-            stage += [(index, first), *[(index, replace(first, stride=1))] * (count - 1)]
+            first = spec.blocks[index]
+            rest = first if first.stride == 1 else replace(first, stride=1)
+            stage += [(index, first), *[(index, rest)] * (count - 1)]
         stages.append(stage)
     return stages
 

@@ -83,7 +83,7 @@ class BlockSpec:
         expand_groups: groups of the pointwise expansion, project_groups of the projection (``a1.1``, ``p1.1``).
         se_ratio: squeeze-and-excitation channels over the block's input (``ir``) or expanded (``lb``) channels.
         activation: overrides the model's.
-        exponential: split channels over the kernel groups 1/2, 1/4, … instead of equally (MixConv, section 3.1).
+        exponential: split channels over the kernel groups 1/2, 1/4, … instead of equally (MixConv, section 3.2).
         dilated: stand in for a k×k kernel with a 3×3 kernel of dilation (k-1)/2 wherever the stride is 1.
         shortcut: None lets the shapes decide; False takes the residual connection away; True asks for one
             (``cn``, which otherwise has none).
@@ -141,7 +141,7 @@ class BlockSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChannelSchedule:
-    """Output channels that grow linearly with the block's index (ReXNet, arXiv:2007.00992, section 4.2).
+    """Output channels that grow linearly with the block's index (ReXNet, arXiv:2007.00992).
 
     Block i of n has ``start + i · growth / steps`` channels, where `steps` is n, or n-1 so that the last
     block reaches ``start + growth`` exactly; the width multiplier α then multiplies it (not `start`, for α < 1).

@@ -7,6 +7,7 @@ from dataclasses import asdict
 
 import click
 
+from effnets.cli.numbers import short
 from effnets.config import list_models, load_spec
 from effnets.cost import count
 
@@ -29,13 +30,11 @@ def command(pattern: str, as_json: bool) -> None:
         ]
         click.echo(json.dumps(rows, indent=1))
         return
-
-    from effnets.cli.tables import make_table, print_table, short
-
-    table = make_table(
-        ["model", "family", "parameters", "multiply-adds", "input"], right=["parameters", "multiply-adds", "input"]
-    )
+    # Plain text: a table of rich's would take longer than all the counting.
+    name_width = max(len(name) for name in names)
+    family_width = max(len(spec.family) for spec, _ in models)
+    click.echo(f"{'model':{name_width}}  {'family':{family_width}}  parameters  multiply-adds    input")
     for spec, cost in models:
+        costs = f"{short(cost.params):>10}  {short(cost.madds):>13}"
         size = f"{spec.input_size}×{spec.input_size}"
-        table.add_row(spec.name, spec.family, short(cost.params), short(cost.madds), size)
-    print_table(table)
+        click.echo(f"{spec.name:{name_width}}  {spec.family:{family_width}}  {costs}  {size:>7}")

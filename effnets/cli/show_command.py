@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from effnets.cli.numbers import short
 from effnets.config import load_spec
 from effnets.cost import StageCost, stage_costs, sum_costs
 from effnets.grammar import encode_block
@@ -38,7 +39,7 @@ def command(model: str, image_size: int | None, as_json: bool) -> None:
         click.echo(json.dumps(summary | {"params": total.params, "madds": total.madds, "stages": parts}, indent=1))
         return
 
-    from effnets.cli.tables import make_table, print_table, short
+    from effnets.cli.tables import make_table, print_table
 
     right = ["output", "parameters", "multiply-adds"]
     table = make_table(["part", "blocks", "kernel groups", *right], right=right, title=_title(spec, size))

@@ -1,4 +1,4 @@
-"""What the commands' output has in common: tables and numbers."""
+"""Tables in the terminal."""
 
 from __future__ import annotations
 
@@ -8,15 +8,10 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-__all__ = ["make_table", "print_table", "short"]
+__all__ = ["make_table", "print_table"]
 
 # Where nobody watches, a line is as long as it needs to be.
 _UNBOUNDED = 1000
-
-
-def short(number: int) -> str:
-    """``4231976`` → ``4.23 M``, ``864`` → ``0.9 k``."""
-    return f"{number / 1e6:,.2f} M" if number >= 100_000 else f"{number / 1e3:.1f} k"
 
 
 def make_table(columns: Iterable[str], *, right: Sequence[str] = (), title: str | None = None) -> Table:

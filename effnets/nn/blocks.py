@@ -81,7 +81,7 @@ class InvertedResidual(nn.Module):
 
 
 class LinearBottleneck(nn.Module):
-    """ReXNet's block (``lb``): arXiv:2007.00992, section 4, and the official code.
+    """ReXNet's block (``lb``): arXiv:2007.00992, and the official code.
 
     Squeeze-and-excite sits between the depthwise convolution and its activation. The output may have more channels
     than the input; the shortcut adds onto the first of them.

@@ -1,0 +1,10 @@
+"""Large numbers as people read them."""
+
+from __future__ import annotations
+
+__all__ = ["short"]
+
+
+def short(number: int) -> str:
+    """``4231976`` → ``4.23 M``, ``864`` → ``0.9 k``."""
+    return f"{number / 1e6:,.2f} M" if number >= 100_000 else f"{number / 1e3:.1f} k"

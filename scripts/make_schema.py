@@ -1,0 +1,29 @@
+"""Write configs/schema.json, by which editors check the architecture tables; run it after a change of their keys.
+
+python scripts/make_schema.py           # writes
+python scripts/make_schema.py --check   # exit status 1 when the file is stale
+"""
+
+import argparse
+import json
+import sys
+
+from effnets.paths import configs_dir
+from effnets.schema import make_schema
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Write configs/schema.json.")
+    parser.add_argument("--check", action="store_true", help="write nothing; fail when the file is stale")
+    arguments = parser.parse_args()
+    path = configs_dir() / "schema.json"
+    text = json.dumps(make_schema(), indent=2, ensure_ascii=False) + "\n"
+    if not arguments.check:
+        path.write_text(text, encoding="utf-8")
+        print(f"wrote {path}")
+    elif not path.is_file() or path.read_text(encoding="utf-8") != text:
+        sys.exit(f"{path} is stale; run: python scripts/make_schema.py")
+
+
+if __name__ == "__main__":
+    main()
