@@ -1,4 +1,4 @@
-"""Write docs/costs.md: parameters and multiply-adds of the models beside the figures of their publications.
+"""Write docs/costs.md, costs beside the publications' figures, and the table of models in README.md.
 
 uv run scripts/cost_table.py [--check]
 """
@@ -14,7 +14,9 @@ import yaml
 import effnets
 
 ROOT = Path(__file__).resolve().parent.parent
-TARGET = ROOT / "docs" / "costs.md"
+COSTS = ROOT / "docs" / "costs.md"
+README = ROOT / "README.md"
+BEGIN, END = "<!-- models: made by `uv run scripts/cost_table.py` -->\n", "<!-- /models -->"
 COMMAND = "uv run scripts/cost_table.py"
 WORTH_A_NOTE = 2.0  # per cent
 
@@ -37,6 +39,18 @@ Parameters that larger depthwise kernels add to the 3×3 network, beside table 1
 |---|---:|---:|---:|
 """
 
+README_ROWS = {
+    "MobileNetV1": "mobilenetv1_025 mobilenetv1_050 mobilenetv1_075 mobilenetv1_100 mobilenetv1_100h mobilenetv1_125",
+    "MobileNetV2": "mobilenetv2_035 mobilenetv2_050 mobilenetv2_075 mobilenetv2_100 mobilenetv2_110d mobilenetv2_120d "
+    "mobilenetv2_130 mobilenetv2_140",
+    "MixNet": "mixnet_s mixnet_m mixnet_l mixnet_xl mixnet_xxl",
+    "ReXNet": "rexnet_090 rexnet_100 rexnet_130 rexnet_150 rexnet_200 rexnet_220 rexnet_300",
+    "ReXNetR": "rexnetr_100 rexnetr_130 rexnetr_150 rexnetr_200 rexnetr_300",
+    "ReXNet-lite": "rexnet_lite_100 rexnet_lite_130 rexnet_lite_150 rexnet_lite_200",
+    "as TensorFlow trains them": "tf_mobilenetv1_100 tf_mobilenetv2_100 tf_mixnet_s tf_mixnet_m tf_mixnet_l",
+    "others": "mnasnet_a1 fbnet_c proxylessnas_mobile efficientnet_lite0",
+}
+
 KERNEL_STUDY = {
     "mobilenetv1_100": {"k5": 0.08, "k7": 0.20, "k3_5": 0.04, "k3_5_7": 0.10},
     "mobilenetv2_100": {"k5": 0.12, "k7": 0.29, "k3_5": 0.06, "k3_5_7": 0.14},
@@ -44,11 +58,11 @@ KERNEL_STUDY = {
 
 
 def main() -> None:
-    text = make_page()
-    if "--check" not in sys.argv:
-        TARGET.write_text(text, encoding="utf-8")
-    elif not TARGET.exists() or TARGET.read_text(encoding="utf-8") != text:
-        sys.exit(f"{TARGET.relative_to(ROOT)} is out of date: run {COMMAND}")
+    for path, text in ((COSTS, make_page()), (README, make_readme(README.read_text(encoding="utf-8")))):
+        if "--check" not in sys.argv:
+            path.write_text(text, encoding="utf-8")
+        elif not path.exists() or path.read_text(encoding="utf-8") != text:
+            sys.exit(f"{path.relative_to(ROOT)} is out of date: run {COMMAND}")
 
 
 def make_page() -> str:
@@ -57,6 +71,20 @@ def make_page() -> str:
     rows = "".join(make_row(figure, notes) for figure in figures)
     numbered = "".join(f"{number}. {note}\n" for number, note in enumerate(notes, start=1))
     return INTRODUCTION + rows + "\n" + numbered + KERNELS + make_kernel_rows()
+
+
+def make_readme(text: str) -> str:
+    """The README with its table of models made anew."""
+    before, _, rest = text.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    rows = "| family | models | parameters (M) | multiply-adds (M) |\n|---|---|---:|---:|\n"
+    for family, names in README_ROWS.items():
+        costs = [effnets.count(name) for name in names.split()]
+        models = " · ".join(f"`{name}`" for name in names.split())
+        params = " · ".join(f"{cost.params / 1e6:.1f}" for cost in costs)
+        madds = " · ".join(f"{cost.madds / 1e6:.0f}" for cost in costs)
+        rows += f"| {family} | {models} | {params} | {madds} |\n"
+    return before + BEGIN + rows + END + after
 
 
 def make_row(figure: dict[str, Any], notes: list[str]) -> str:

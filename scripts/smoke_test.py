@@ -1,0 +1,31 @@
+"""What an installed effnets must be able to do with its core dependencies alone; run it outside of the repository."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import torch
+
+import effnets
+
+
+def main() -> None:
+    home = Path(effnets.__file__).parent
+    assert (home / "configs" / "models" / "mixnet.yaml").is_file(), f"{home} has no configs"
+    assert (home / "configs" / "schema.json").is_file(), f"{home} has no schema"
+    assert (home / "py.typed").is_file(), f"{home} is not marked as typed"
+    assert importlib.util.find_spec("timm") is None, "timm is installed: this is no core environment"
+    names = effnets.list_models()
+    for name in names:
+        effnets.create_model(name, device="meta")
+    model = effnets.create_model("mixnet_s")
+    effnets.save_weights(model, "mixnet_s.safetensors")
+    again = effnets.create_model("mixnet_s", weights="mixnet_s.safetensors").eval()
+    pixels = torch.zeros(64, 64, 3, dtype=torch.uint8).numpy()
+    assert len(effnets.predict(again, pixels)[0]) == 5
+    print(f"{len(names)} models built from {home}, one saved, loaded and run")
+
+
+if __name__ == "__main__":
+    main()
