@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import runpy
 from pathlib import Path
 
 import jsonschema
@@ -16,6 +17,7 @@ from effnets.schema import block_pattern, fragment_pattern, make_schema
 from effnets.yamltree import Node, read_yaml
 
 MODEL_FILES = sorted((configs_dir() / "models").glob("*.yaml"))
+SCRIPT = Path(__file__).resolve().parent.parent / "scripts" / "make_schema.py"
 VALIDATOR = jsonschema.Draft202012Validator(make_schema())
 
 GOOD = "net: {stem: 16, blocks: [ds_r1_k3_s1_c16]}"
@@ -37,6 +39,24 @@ def read_plain(path: Path, text: str) -> object:
 def test_schema_file_is_in_step():
     stored = json.loads((configs_dir() / "schema.json").read_text(encoding="utf-8"))
     assert stored == make_schema(), "configs/schema.json is stale; run: python scripts/make_schema.py"
+
+
+def test_script_checks_and_writes(tmp_path, monkeypatch, capsys):
+    main = runpy.run_path(str(SCRIPT))["main"]
+    monkeypatch.setitem(main.__globals__, "configs_dir", lambda: tmp_path)
+    stored = tmp_path / "schema.json"
+    for content in (None, "{}"):
+        if content is not None:
+            stored.write_text(content)
+        monkeypatch.setattr("sys.argv", ["make_schema.py", "--check"])
+        with pytest.raises(SystemExit, match=r"schema\.json is stale; run: python scripts/make_schema\.py"):
+            main()
+    monkeypatch.setattr("sys.argv", ["make_schema.py"])
+    main()
+    assert stored.read_bytes() == (configs_dir() / "schema.json").read_bytes()
+    assert "wrote" in capsys.readouterr().out
+    monkeypatch.setattr("sys.argv", ["make_schema.py", "--check"])
+    main()
 
 
 def test_schema_is_a_schema():
