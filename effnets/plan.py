@@ -1,19 +1,20 @@
 """`ModelSpec` → every convolution of the network with its numbers, by arithmetic alone. Free of torch.
 
-Here the multipliers act: the width multiplier and its rounding, depth scaling, ReXNet's channel schedule, the split
-of channels over kernel groups, and dilation in place of stride. Counting (`effnets.cost`) sums over a plan and
-`effnets.nn.build` makes a module of each piece, so that both see the same network.
+The multipliers of `effnets.scaling` act here; channels are split over kernel groups, and strides become dilation where
+asked for. Counting (`effnets.cost`) sums over a plan and `effnets.nn.build` makes a module of each piece, so that both
+see the same network.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fractions import Fraction
 
 from effnets.errors import ArgumentError, ConfigError
-from effnets.spec import MAX_BLOCKS, Activation, BlockSpec, BlockType, ModelSpec, Scaling
+from effnets.scaling import out_channels, round_channels, scale_channels, unroll_blocks
+from effnets.spec import Activation, BlockSpec, BlockType, ModelSpec
 
 __all__ = [
     "BlockPlan",
@@ -21,7 +22,6 @@ __all__ = [
     "FeaturePlan",
     "NetworkPlan",
     "make_plan",
-    "round_channels",
     "split_channels",
 ]
 
@@ -117,7 +117,7 @@ def make_plan(
         spec: the network.
         in_chans: channels of the input.
         num_classes: outputs of the classifier, 0 for none; None takes the spec's.
-        output_stride: 8, 16 or 32: from there on strides become dilation (DeepLab, arXiv:1606.00915).
+        output_stride: 8 or 16: from there on strides become dilation (DeepLab, arXiv:1606.00915); 32 leaves them all.
 
     Raises:
         ConfigError: channels cannot be split as a row asks, or there are too many blocks; the message names model and
@@ -131,13 +131,15 @@ def make_plan(
         raise ArgumentError(f"num_classes is {num_classes}; it must be 0 (no classifier) or more")
     if output_stride not in (8, 16, 32):
         raise ArgumentError(f"output_stride is {output_stride}; it must be 8, 16 or 32")
-    stem_channels = _scale(spec.stem, spec.stem_scaling, spec)
+    stem_channels = scale_channels(spec.stem, spec.stem_scaling, spec)
     stem = ConvPlan(in_channels=in_chans, out_channels=stem_channels, kernel_size=3, stride=spec.stem_stride)
     stages, features = _plan_stages(spec, stem, output_stride)
     channels = stages[-1][-1].out_channels
     head = None
     if spec.head:
-        head = ConvPlan(in_channels=channels, out_channels=_scale(spec.head, spec.head_scaling, spec), kernel_size=1)
+        head = ConvPlan(
+            in_channels=channels, out_channels=scale_channels(spec.head, spec.head_scaling, spec), kernel_size=1
+        )
     return NetworkPlan(
         stem=stem,
         stages=stages,
@@ -146,12 +148,6 @@ def make_plan(
         num_classes=num_classes,
         features=features,
     )
-
-
-def round_channels(channels: float, divisor: int) -> int:
-    """The nearest multiple of `divisor`, one more where that would lose over a tenth (MobileNetV2's reference code)."""
-    rounded = max(divisor, int(channels + divisor / 2) // divisor * divisor)
-    return rounded if rounded >= 0.9 * channels else rounded + divisor
 
 
 def split_channels(channels: int, groups: int, exponential: bool = False) -> tuple[int, ...]:
@@ -174,86 +170,12 @@ def split_channels(channels: int, groups: int, exponential: bool = False) -> tup
     return tuple(shares)
 
 
-def _scale(channels: int, scaling: Scaling, spec: ModelSpec) -> int:
-    if scaling == "fixed":
-        return channels
-    return round_channels(channels * (max(1.0, spec.width) if scaling == "up" else spec.width), spec.divisor)
-
-
-def _group_stages(blocks: tuple[BlockSpec, ...]) -> list[list[int]]:
-    """Indices of the rows of each stage: a new one begins where the width changes, or the stride is not 1."""
-    stages: list[list[int]] = []
-    for index, block in enumerate(blocks):
-        same = bool(index) and block.stride == 1 and block.channels is not None
-        if same and block.channels == blocks[index - 1].channels:
-            stages[-1].append(index)
-        else:
-            stages.append([index])
-    return stages
-
-
-def _scale_depth(repeats: list[int], spec: ModelSpec) -> list[int]:
-    """Repeats of the rows of one stage times the depth multiplier, rounded for the stage as a whole.
-
-    The rows share the total in proportion, from the last to the first, which so is the last to grow: it usually
-    holds the stride (the scaling of EfficientNet and timm).
-    """
-    left = sum(repeats)
-    exact = left * spec.depth
-    left_scaled = max(1, round(exact) if spec.depth_rounding == "nearest" else math.ceil(exact))
-    scaled: list[int] = []
-    for count in reversed(repeats):
-        share = max(1, round(count / left * left_scaled))
-        scaled.insert(0, share)
-        left -= count
-        left_scaled -= share
-    return scaled
-
-
-def _unroll(spec: ModelSpec) -> list[list[tuple[int, BlockSpec]]]:
-    """Rows → blocks, stage by stage, each with its row's index: depth applied, the stride kept by the first only.
-
-    Raises:
-        ConfigError: more blocks than any network has: a slip that would fill the memory.
-    """
-    rows = _group_stages(spec.blocks)
-    stages = []
-    total = 0
-    for number, indices in enumerate(rows):
-        repeats = [spec.blocks[index].repeats for index in indices]
-        if not (spec.depth_fixed_ends and number in (0, len(rows) - 1)):
-            repeats = _scale_depth(repeats, spec)
-        total += sum(repeats)
-        if total > MAX_BLOCKS:
-            raise ConfigError(
-                f"{spec.name}: block row {indices[-1] + 1}: over {MAX_BLOCKS:,} blocks in all; "
-                "lower the repeats r, or the depth multiplier"
-            )
-        stage = []
-        for index, count in zip(indices, repeats, strict=True):
-            first = spec.blocks[index]
-            rest = first if first.stride == 1 else replace(first, stride=1)
-            stage += [(index, first), *[(index, rest)] * (count - 1)]
-        stages.append(stage)
-    return stages
-
-
-def _out_channels(spec: ModelSpec, block: BlockSpec, index: int, total: int) -> int:
-    """Channels of block `index` of `total`."""
-    if spec.channels is None:
-        assert block.channels is not None, "ModelSpec checks this"
-        return round_channels(block.channels * spec.width, spec.divisor)
-    ramp = spec.channels
-    steps = max(1, total - 1) if ramp.inclusive else total
-    # Below α = 1 the official code divides the start by α first, so that only the growth shrinks.
-    exact = (ramp.start / min(spec.width, 1.0) + index * ramp.growth / steps) * spec.width
-    return round_channels(round(exact), spec.divisor)
-
-
 def _plan_stages(
     spec: ModelSpec, stem: ConvPlan, output_stride: int
 ) -> tuple[tuple[tuple[BlockPlan, ...], ...], tuple[FeaturePlan, ...]]:
-    unrolled = _unroll(spec)
+    unrolled = unroll_blocks(spec)
+    # 32 is the default and means the network as its table states it, also if that goes below a 32nd.
+    limit = output_stride if output_stride < 32 else math.inf
     total = sum(len(stage) for stage in unrolled)
     channels, reduction, dilation = stem.out_channels, stem.stride, 1
     here = FeaturePlan(stage=-1, channels=channels, reduction=reduction)
@@ -265,14 +187,14 @@ def _plan_stages(
         for row, block in stage:
             if block.stride > 1:
                 features.append(here)
-            strided = block.stride > 1 and reduction * block.stride <= output_stride
+            strided = block.stride > 1 and reduction * block.stride <= limit
             blocks.append(
                 _plan_block(
                     spec,
                     block,
                     row=row,
                     in_channels=channels,
-                    out_channels=_out_channels(spec, block, index, total),
+                    out_channels=out_channels(spec, block, index, total),
                     stride=block.stride if strided else 1,
                     dilation=dilation,
                 )
@@ -302,7 +224,7 @@ def _plan_block(
     expand: ConvGroups = ()
     project: ConvGroups = ()
     try:
-        # An lb of expansion 1 has no expansion; an ir of expansion 1 has one all the same, as in FBNet's code.
+        # An lb of expansion 1 has no expansion; an ir of expansion 1 has one all the same, as in timm's FBNet.
         if block.type == "ir" or (block.type == "lb" and block.expansion != 1):
             expanded = round_channels(in_channels * (block.expansion or 1), spec.divisor)
             expand = _pointwise(in_channels, expanded, block.expand_groups)

@@ -10,7 +10,8 @@ import effnets
 from effnets.config import load_spec
 from effnets.errors import ArgumentError, ConfigError
 from effnets.grammar import decode_block
-from effnets.plan import NetworkPlan, make_plan, round_channels, split_channels
+from effnets.plan import NetworkPlan, make_plan, split_channels
+from effnets.scaling import round_channels
 from effnets.spec import ModelSpec
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 
 import torch
@@ -66,7 +66,7 @@ def build_classifier(
         spec=spec,
         plan=plan,
         stem=parts.conv_bn_act((plan.stem,), spec.activation),
-        stages=_build_stages(plan, parts, _check_rate("drop_path_rate", drop_path_rate)),
+        stages=_build_stages(plan, parts, _drop_path_rates(plan, drop_path_rate)),
         head=head,
         hidden=hidden,
         classifier=classifier,
@@ -96,13 +96,14 @@ def build_features(
     """
     plan = make_plan(spec, in_chans=in_chans, num_classes=0, output_stride=output_stride)
     levels = select_levels(plan.features, out_indices)
+    drop_path_rates = _drop_path_rates(plan, drop_path_rate)
     plan = replace(plan, stages=plan.stages[: levels[-1].stage + 1], head=None, hidden_channels=0, features=levels)
     parts = _Parts(spec, device, dtype)
     model = FeaturePyramid(
         spec=spec,
         plan=plan,
         stem=parts.conv_bn_act((plan.stem,), spec.activation),
-        stages=_build_stages(plan, parts, _check_rate("drop_path_rate", drop_path_rate)),
+        stages=_build_stages(plan, parts, drop_path_rates),
     )
     if initialised:
         initialise(model)
@@ -153,17 +154,18 @@ class _Parts:
         )
 
 
-def _build_stages(plan: NetworkPlan, parts: _Parts, drop_path_rate: float) -> nn.Sequential:
-    total = sum(len(stage) for stage in plan.stages)
-    index = 0
-    stages = nn.Sequential()
-    for blocks in plan.stages:
-        stage = nn.Sequential()
-        for block in blocks:
-            stage.append(_build_block(block, parts, drop_path_rate * index / max(1, total - 1)))
-            index += 1
-        stages.append(stage)
-    return stages
+def _drop_path_rates(plan: NetworkPlan, last: float) -> list[float]:
+    """Stochastic depth of each block of the whole network, from 0 at the first to `last`."""
+    last = _check_rate("drop_path_rate", last)
+    steps = max(1, sum(1 for _ in plan.blocks) - 1)
+    return [last * index / steps for index, _ in enumerate(plan.blocks)]
+
+
+def _build_stages(plan: NetworkPlan, parts: _Parts, drop_path_rates: Iterable[float]) -> nn.Sequential:
+    rates = iter(drop_path_rates)
+    return nn.Sequential(
+        *(nn.Sequential(*(_build_block(block, parts, next(rates)) for block in blocks)) for blocks in plan.stages)
+    )
 
 
 def _build_block(plan: BlockPlan, parts: _Parts, drop_path_rate: float) -> Block:

@@ -78,7 +78,10 @@ class Classifier(nn.Module):
         return self.head(self.stages(self.stem(x)))
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """The last feature map to logits; with `pre_logits`, to what enters the classifier, ``[N, C]``."""
+        """The last feature map to logits; with `pre_logits`, to what enters the classifier, ``[N, C]``.
+
+        Without pooling both are maps, ``[N, C, H / 32, W / 32]``.
+        """
         x = self.dropout(self.hidden(self.pool(x)))
         if self.pool.kind != "none":
             x = self._classify(x.flatten(1), pre_logits)
