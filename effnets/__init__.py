@@ -11,7 +11,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from effnets.config import list_models, list_weights, load_spec
     from effnets.cost import Cost, count
+    from effnets.errors import (
+        ArgumentError,
+        ConfigError,
+        EffnetsError,
+        ImageError,
+        MissingFileError,
+        UnknownModelError,
+        WeightsError,
+    )
     from effnets.inference import predict
+    from effnets.nn.classifier import Classifier
+    from effnets.nn.features import FeaturePyramid
     from effnets.preprocess import create_transform
     from effnets.runtime.predictions import Prediction
     from effnets.spec import BlockSpec, ModelSpec, PreprocessSpec
@@ -22,12 +33,21 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "ArgumentError": "effnets.errors",
     "BlockSpec": "effnets.spec",
+    "Classifier": "effnets.nn.classifier",
+    "ConfigError": "effnets.errors",
     "Cost": "effnets.cost",
+    "EffnetsError": "effnets.errors",
+    "FeaturePyramid": "effnets.nn.features",
+    "ImageError": "effnets.errors",
     "LoadReport": "effnets.weights.report",
+    "MissingFileError": "effnets.errors",
     "ModelSpec": "effnets.spec",
     "Prediction": "effnets.runtime.predictions",
     "PreprocessSpec": "effnets.spec",
+    "UnknownModelError": "effnets.errors",
+    "WeightsError": "effnets.errors",
     "count": "effnets.cost",
     "create_model": "effnets.zoo",
     "create_transform": "effnets.preprocess",
@@ -40,12 +60,21 @@ _HOMES = {
 }
 
 __all__ = [
+    "ArgumentError",
     "BlockSpec",
+    "Classifier",
+    "ConfigError",
     "Cost",
+    "EffnetsError",
+    "FeaturePyramid",
+    "ImageError",
     "LoadReport",
+    "MissingFileError",
     "ModelSpec",
     "Prediction",
     "PreprocessSpec",
+    "UnknownModelError",
+    "WeightsError",
     "count",
     "create_model",
     "create_transform",
@@ -67,4 +96,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOMES])
+    return sorted(["__version__", *_HOMES])

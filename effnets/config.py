@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from effnets.entry import decode_entry, make_spec
-from effnets.errors import ConfigError, UnknownModelError
+from effnets.errors import ArgumentError, ConfigError, UnknownModelError
 from effnets.paths import configs_dir
+from effnets.plan import make_plan
 from effnets.spec import ModelSpec
 from effnets.yamltree import Node, read_yaml
 
@@ -87,11 +88,13 @@ def load_spec(name_or_path: str | os.PathLike[str] | ModelSpec) -> ModelSpec:
     """
     if isinstance(name_or_path, ModelSpec):
         return name_or_path
+    if not isinstance(name_or_path, str | os.PathLike):
+        raise ArgumentError(f"name is {name_or_path!r}; give a model's name, a YAML file, or a ModelSpec")
     text = os.fspath(name_or_path)
     path, colon, wanted = text.rpartition(":")
-    if colon and path.endswith(_YAML_SUFFIXES):
+    if colon and path.lower().endswith(_YAML_SUFFIXES):
         return _load_from_file(Path(path), wanted)
-    if text.endswith(_YAML_SUFFIXES):
+    if text.lower().endswith(_YAML_SUFFIXES):
         return _load_from_file(Path(text), None)
     return _load_from_zoo(text)
 
@@ -114,10 +117,16 @@ def _load_from_file(path: Path, wanted: str | None) -> ModelSpec:
     public = [name for name, entry in entries.items() if not entry.is_template]
     if wanted is None and len(public) != 1:
         choices = ", ".join(f"'{path}:{name}'" for name in public[:10])
-        raise ConfigError(f"{path}: holds {len(public)} models; " + (f"name one: {choices}" if public else "add one"))
+        fix = f"name one: {choices}" if public else "add one (a name with an underscore in front is a template)"
+        raise ConfigError(f"{path}: holds {len(public)} models; {fix}")
     entry = _find(public[0] if wanted is None else wanted, entries, str(path))
     # A file of the user's is a room of its own: its names come before the zoo's.
-    return _resolve(entry, {**_zoo(), **entries})
+    spec = _resolve(entry, {**_zoo(), **entries})
+    try:
+        make_plan(spec)  # what is wrong with the numbers shows only here; say so while the file is known
+    except ConfigError as error:
+        raise ConfigError(f"{entry.path}:{entry.node.line}: {error}") from None
+    return spec
 
 
 @lru_cache(maxsize=1)
@@ -147,11 +156,14 @@ def _read_entries(path: Path) -> list[_Entry]:
 def _resolve(entry: _Entry, namespace: Mapping[str, _Entry]) -> ModelSpec:
     """Follow `base` to the root, then lay each entry over the one it builds on.
 
-    A model of the zoo builds on the zoo's, also where the user's file has another of the same name.
+    A model of the zoo builds on the zoo's, also where the user's file has another of the same name; so does an entry
+    of the user's that has its base's own name.
     """
     chain = [entry]
     while (base := _base_of(chain[-1])) is not None:
-        parent = (namespace if chain[-1].path == entry.path else _zoo()).get(base)
+        shadowed = base == chain[-1].name and base in _zoo()
+        own_room = chain[-1].path == entry.path and not shadowed
+        parent = (namespace if own_room else _zoo()).get(base)
         if parent is None:
             raise chain[-1].error(f"base {base!r} is not a model{_nearest(base, namespace)}")
         if parent in chain:

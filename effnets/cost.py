@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
+from effnets.checks import check_size
 from effnets.config import load_spec
-from effnets.errors import ArgumentError
 from effnets.plan import BlockPlan, ConvPlan, NetworkPlan, make_plan
 from effnets.spec import ModelSpec
 
@@ -61,7 +61,7 @@ def count(
         input_size: side of the input in pixels, or (height, width); None takes the network's own.
 
     Raises:
-        UnknownModelError, ConfigError: as `load_spec`. ArgumentError: `input_size` is not positive.
+        UnknownModelError, ConfigError: as `load_spec`. ArgumentError: `input_size` is none.
     """
     if isinstance(model_or_name, Planned):
         spec, plan = model_or_name.spec, model_or_name.plan
@@ -77,35 +77,30 @@ def sum_costs(stages: Iterable[StageCost]) -> Cost:
 
 
 def stage_costs(plan: NetworkPlan, input_size: int | tuple[int, int]) -> list[StageCost]:
-    """The cost of each part of a network, in the order in which they run."""
-    size = input_size if isinstance(input_size, tuple) else (input_size, input_size)
-    if min(size) < 1:
-        raise ArgumentError(f"input_size is {input_size}; both sides must be at least 1 pixel")
-    stages: list[StageCost] = []
+    """The cost of each part of a network, in the order in which they run.
 
-    def add(name: str, channels: int, cost: Cost) -> None:
-        stages.append(StageCost(name=name, channels=channels, size=size, cost=cost))
-
-    size = _strided(size, plan.stem.stride)
-    add("stem", plan.stem.out_channels, _conv_bn((plan.stem,), size))
+    Raises:
+        ArgumentError: `input_size` is no side and no (height, width).
+    """
+    size = _strided(check_size(input_size, "input_size"), plan.stem.stride)
+    stages = [_stage("stem", plan.stem.out_channels, size, _conv_bn((plan.stem,), size))]
     for index, blocks in enumerate(plan.stages):
         cost = Cost()
         for block in blocks:
             cost += _block(block, size)
             size = _strided(size, block.stride)
-        add(f"stages.{index}", blocks[-1].out_channels, cost)
+        stages.append(_stage(f"stages.{index}", blocks[-1].out_channels, size, cost))
     if plan.head:
-        add("head", plan.head.out_channels, _conv_bn((plan.head,), size))
-    size = (1, 1)
-    if plan.hidden_channels:
-        add(
-            "hidden",
-            plan.hidden_channels,
-            _linear(plan.num_features, plan.hidden_channels) + _bn(plan.hidden_channels),
-        )
-    if plan.num_classes:
-        add("classifier", plan.num_classes, _linear(plan.pre_logits_channels, plan.num_classes))
+        stages.append(_stage("head", plan.head.out_channels, size, _conv_bn((plan.head,), size)))
+    if hidden := plan.hidden_channels:
+        stages.append(_stage("hidden", hidden, (1, 1), _linear(plan.num_features, hidden) + _bn(hidden)))
+    if classes := plan.num_classes:
+        stages.append(_stage("classifier", classes, (1, 1), _linear(plan.pre_logits_channels, classes)))
     return stages
+
+
+def _stage(name: str, channels: int, size: tuple[int, int], cost: Cost) -> StageCost:
+    return StageCost(name=name, channels=channels, size=size, cost=cost)
 
 
 def _strided(size: tuple[int, int], stride: int) -> tuple[int, int]:
@@ -117,7 +112,7 @@ def _conv_bn(convs: Iterable[ConvPlan], size: tuple[int, int]) -> Cost:
     """Convolutions that write an output of `size`, and the batch normalisation after them."""
     weights = channels = 0
     for conv in convs:
-        weights += conv.out_channels * conv.in_channels // conv.groups * conv.kernel_size**2
+        weights += conv.weights
         channels += conv.out_channels
     return Cost(weights, weights * size[0] * size[1]) + _bn(channels)
 

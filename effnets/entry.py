@@ -78,6 +78,8 @@ ENTRY_KEYS: Mapping[str, EntryKey] = MappingProxyType(
         "resolution": EntryKey(kind="number", doc="Resolution multiplier ρ of the input size."),
         "crop_pct": EntryKey(kind="number", doc="The centre crop's share of the resized image's side."),
         "interpolation": EntryKey(kind="text", doc="Of the resize.", choices=get_args(Interpolation)),
+        "test_input_size": EntryKey(kind="integer", doc="Input size at which the weights do best, if another."),
+        "test_crop_pct": EntryKey(kind="number", doc="Crop share at which the weights do best, if another."),
         "mean": EntryKey(kind="numbers", doc="Mean of each input channel, of values in 0..1."),
         "std": EntryKey(kind="numbers", doc="Standard deviation of each input channel."),
     }

@@ -12,9 +12,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 
+from effnets.checks import check_integer
 from effnets.errors import ArgumentError, ConfigError
 from effnets.scaling import out_channels, round_channels, scale_channels, unroll_blocks
-from effnets.spec import Activation, BlockSpec, BlockType, ModelSpec
+from effnets.spec import MAX_PARAMETERS, Activation, BlockSpec, BlockType, ModelSpec
 
 __all__ = [
     "BlockPlan",
@@ -36,6 +37,11 @@ class ConvPlan:
     stride: int = 1
     dilation: int = 1
     groups: int = 1
+
+    @property
+    def weights(self) -> int:
+        """Number of weights."""
+        return self.out_channels * self.in_channels // self.groups * self.kernel_size**2
 
 
 # A mixed convolution is several, each on its own slice of the channels; a plain one is a group of one.
@@ -107,6 +113,15 @@ class NetworkPlan:
         """All blocks in order."""
         return (block for stage in self.stages for block in stage)
 
+    @property
+    def convolutions(self) -> Iterator[ConvPlan]:
+        """All convolutions of stem, blocks and head; those of squeeze-and-excite left out."""
+        yield self.stem
+        for block in self.blocks:
+            yield from (*block.expand, *block.convolution, *block.project)
+        if self.head:
+            yield self.head
+
 
 def make_plan(
     spec: ModelSpec, *, in_chans: int = 3, num_classes: int | None = None, output_stride: int = 32
@@ -125,10 +140,8 @@ def make_plan(
         ArgumentError: an argument out of range.
     """
     num_classes = spec.num_classes if num_classes is None else num_classes
-    if in_chans < 1:
-        raise ArgumentError(f"in_chans is {in_chans}; an image has at least 1 channel")
-    if num_classes < 0:
-        raise ArgumentError(f"num_classes is {num_classes}; it must be 0 (no classifier) or more")
+    in_chans = check_integer("in_chans", in_chans, 1, "an image has at least 1 channel")
+    num_classes = check_integer("num_classes", num_classes, 0, "it must be 0 (no classifier) or more")
     if output_stride not in (8, 16, 32):
         raise ArgumentError(f"output_stride is {output_stride}; it must be 8, 16 or 32")
     stem_channels = scale_channels(spec.stem, spec.stem_scaling, spec)
@@ -140,7 +153,7 @@ def make_plan(
         head = ConvPlan(
             in_channels=channels, out_channels=scale_channels(spec.head, spec.head_scaling, spec), kernel_size=1
         )
-    return NetworkPlan(
+    plan = NetworkPlan(
         stem=stem,
         stages=stages,
         head=head,
@@ -148,6 +161,12 @@ def make_plan(
         num_classes=num_classes,
         features=features,
     )
+    if (weights := sum(conv.weights for conv in plan.convolutions)) > MAX_PARAMETERS:
+        raise ConfigError(
+            f"{spec.name}: {weights:,} weights are over the limit of {MAX_PARAMETERS:,}; "
+            "lower the width multiplier, or channels and kernel sizes"
+        )
+    return plan
 
 
 def split_channels(channels: int, groups: int, exponential: bool = False) -> tuple[int, ...]:

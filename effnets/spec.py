@@ -6,7 +6,6 @@ every channel number from them, and `effnets.nn.build` turns the plan into modul
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Literal, get_args
@@ -18,6 +17,7 @@ __all__ = [
     "IMAGENET_MEAN",
     "IMAGENET_STD",
     "MAX_BLOCKS",
+    "MAX_PARAMETERS",
     "Activation",
     "BlockSpec",
     "BlockType",
@@ -43,6 +43,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 # Above this a number is a slip of the pen, not a network: it would only run the machine out of memory.
 MAX_BLOCKS = 1024
+MAX_PARAMETERS = 2_000_000_000
 _MAX_CHANNELS = 65_536
 _MAX_REPEATS = 256
 _MAX_KERNEL = 63
@@ -61,10 +62,12 @@ def _require_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
 
 
 def _require_range(name: str, value: float, low: float, high: float) -> None:
-    _require(
-        math.isfinite(value) and low <= value <= high,
-        f"{name} is {value:g}; it must lie in {low:g}..{high:g}",
-    )
+    if not low <= value <= high:  # true of NaN as well
+        try:
+            shown = f"{value:g}"
+        except OverflowError:
+            shown = "too large for a float"
+        raise ConfigError(f"{name} is {shown}; it must lie in {low:g}..{high:g}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

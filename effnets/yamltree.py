@@ -8,6 +8,7 @@ YAML 1.2 says, and nothing else; what is left out is refused by name.
 from __future__ import annotations
 
 import re
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,14 +50,16 @@ def read_yaml(path: Path) -> Node:
             tags, a key twice, several documents); the message has file, line and column.
     """
     try:
-        with path.open("rb") as file:
-            data = file.read(_MAX_BYTES + 1)
+        special = stat.S_IFMT(path.stat().st_mode) not in (stat.S_IFREG, stat.S_IFDIR)
+        data = b"" if special else _read_bytes(path)  # a pipe would be waited for
     except FileNotFoundError:
         raise MissingFileError(f"{path}: no such file") from None
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror or error})") from None
     except ValueError as error:  # a NUL or half a surrogate pair
         raise ConfigError(f"{str(path)!r}: no file can have this name ({error})") from None
+    if special:
+        raise ConfigError(f"{path}: is not a regular file; name a YAML file")
     if len(data) > _MAX_BYTES:
         raise ConfigError(f"{path}: too long for a config; the limit is {_MAX_BYTES:,} bytes")
     try:
@@ -64,6 +67,11 @@ def read_yaml(path: Path) -> Node:
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8") from None
     return _Reader(path, text).read()
+
+
+def _read_bytes(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(_MAX_BYTES + 1)
 
 
 class _Reader:

@@ -50,11 +50,30 @@ def create_model(
     drop_path_rate: float = 0.0,
     global_pool: str = "avg",
     features_only: Literal[True],
-    out_indices: Sequence[int] | None = None,
+    out_indices: int | Sequence[int] | None = None,
     output_stride: int = 32,
     device: str | torch.device | None = None,
     dtype: torch.dtype | None = None,
 ) -> FeaturePyramid: ...
+
+
+@overload
+def create_model(
+    name: str | os.PathLike[str] | ModelSpec,
+    pretrained: bool = False,
+    *,
+    weights: str | os.PathLike[str] | None = None,
+    num_classes: int | None = None,
+    in_chans: int = 3,
+    drop_rate: float | None = None,
+    drop_path_rate: float = 0.0,
+    global_pool: str = "avg",
+    features_only: bool,
+    out_indices: int | Sequence[int] | None = None,
+    output_stride: int = 32,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | None = None,
+) -> Classifier | FeaturePyramid: ...
 
 
 def create_model(
@@ -68,7 +87,7 @@ def create_model(
     drop_path_rate: float = 0.0,
     global_pool: str = "avg",
     features_only: bool = False,
-    out_indices: Sequence[int] | None = None,
+    out_indices: int | Sequence[int] | None = None,
     output_stride: int = 32,
     device: str | torch.device | None = None,
     dtype: torch.dtype | None = None,
@@ -87,7 +106,7 @@ def create_model(
         drop_path_rate: stochastic depth, rising to this at the last block.
         global_pool: ``avg``, ``max``, ``avgmax`` or ``none``.
         features_only: return the feature pyramid instead of the classifier.
-        out_indices: with `features_only`, which levels; None for all.
+        out_indices: with `features_only`, which levels, or how many of the coarsest; None for all.
         output_stride: 8, 16 or 32; below 32, strides become dilation.
         device, dtype: of the parameters.
 
@@ -109,13 +128,15 @@ def create_model(
         )
     if out_indices is not None and not features_only:
         raise ArgumentError("out_indices picks levels of the feature pyramid; give it with features_only=True")
+    if features_only and (num_classes or drop_rate or global_pool != "avg"):
+        raise ArgumentError("num_classes, drop_rate and global_pool are a classifier's; features_only=True has none")
+    device, dtype = _check_device(device), _check_dtype(dtype)
 
     prepared = None if weights is None else prepare_weights(weights, spec)
     if prepared is not None:
         spec = prepared.spec
         if num_classes is None:
             num_classes = prepared.num_classes
-    device = torch.device(device) if isinstance(device, str) else device
     model: Classifier | FeaturePyramid
     if features_only:
         model = build_features(
@@ -144,3 +165,16 @@ def create_model(
     if prepared is not None:
         merge_weights(model, prepared)
     return model
+
+
+def _check_device(device: str | torch.device | None) -> torch.device | None:
+    try:
+        return None if device is None else torch.device(device)
+    except (RuntimeError, TypeError):
+        raise ArgumentError(f"device is {device!r}; give one of torch's, such as 'cpu', 'cuda:0' or 'meta'") from None
+
+
+def _check_dtype(dtype: torch.dtype | None) -> torch.dtype | None:
+    if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+        raise ArgumentError(f"dtype is {dtype!r}; give a floating-point one of torch's, such as torch.bfloat16")
+    return dtype

@@ -6,10 +6,14 @@ uv run scripts/cost_table.py [--check]
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
+from torch import nn
 
 import effnets
 
@@ -73,6 +77,49 @@ def make_page() -> str:
     return INTRODUCTION + rows + "\n" + numbered + KERNELS + make_kernel_rows()
 
 
+class Computed(dict[str, float]):
+    """Figures of models by name, computed when a note asks for them."""
+
+    def __init__(self, compute: Callable[[str], float]) -> None:
+        super().__init__()
+        self.compute = compute
+
+    def __missing__(self, name: str) -> float:
+        return self.compute(name) / 1e6
+
+
+def bn_parameters(name: str) -> int:
+    model = effnets.create_model(name, device="meta")
+    return sum(2 * part.num_features for part in model.modules() if isinstance(part, nn.BatchNorm2d))
+
+
+def bn_elements(name: str) -> int:
+    """What all batch normalisations write for one image: one multiply-add each."""
+    model = effnets.create_model(name, device="meta").eval()
+    sizes: list[int] = []
+    for part in model.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            part.register_forward_hook(lambda _part, _inputs, output: sizes.append(output.numel()))
+    size = model.spec.input_size
+    model(torch.empty(1, 3, size, size, device="meta"))
+    return sum(sizes)
+
+
+def madds_without_expansion_of_1(name: str) -> int:
+    spec = effnets.load_spec(name)
+    blocks = (replace(b, type="ds") if b.type == "ir" and b.expansion == 1 else b for b in spec.blocks)
+    return effnets.count(replace(spec, blocks=tuple(blocks))).madds
+
+
+FIGURES = {
+    "params": Computed(lambda name: effnets.count(name).params),
+    "madds": Computed(lambda name: effnets.count(name).madds),
+    "bn_free": Computed(lambda name: effnets.count(name).params - bn_parameters(name)),
+    "bn_madds": Computed(bn_elements),
+    "madds_without_expansion_of_1": Computed(madds_without_expansion_of_1),
+}
+
+
 def make_readme(text: str) -> str:
     """The README with its table of models made anew."""
     before, _, rest = text.partition(BEGIN)
@@ -96,7 +143,7 @@ def make_row(figure: dict[str, Any], notes: list[str]) -> str:
         difference = 100 * (counted / stated - 1)
         large |= abs(difference) > WORTH_A_NOTE
         cells += [f"{counted:,.2f}", f"{stated:,}", f"{difference:+.1f} %"]
-    note = figure.get("note")
+    note = figure.get("note", "").format_map(FIGURES)
     if large and not note:
         sys.exit(f"{figure['model']} at {size}: differs by over {WORTH_A_NOTE} %, and paper_figures.yaml says not why")
     if note and note not in notes:

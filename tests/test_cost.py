@@ -190,9 +190,9 @@ def test_costs_add():
     assert sum_costs([]) == Cost(0, 0)
 
 
-@pytest.mark.parametrize("size", [0, -1, (0, 224), (224, 0)], ids=str)
+@pytest.mark.parametrize("size", [0, -1, (0, 224), (224, 0), (3, 224, 224), 224.5, "224", True, 8193], ids=str)
 def test_sizes_without_pixels_are_refused(size):
-    with pytest.raises(ArgumentError, match=r"input_size is .*; both sides must be at least 1 pixel"):
+    with pytest.raises(ArgumentError, match=r"input_size is .*; give a side or \(height, width\), each from 1 to 8192"):
         effnets.count("mobilenetv1_100", size)
     with pytest.raises(ArgumentError, match=r"input_size is "):
         stage_costs(make_plan(load_spec("mobilenetv1_100")), size)

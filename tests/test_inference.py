@@ -9,7 +9,7 @@ from PIL import Image
 from support import shake
 
 import effnets
-from effnets.errors import ArgumentError, ImageError
+from effnets.errors import ArgumentError, ImageError, WeightsError
 from effnets.runtime.labels import imagenet1k
 from effnets.runtime.predictions import rank
 
@@ -62,6 +62,36 @@ def test_the_mode_stays_as_it_was(model):
         assert torch.equal(before, model.stem.bn.running_mean)
 
 
+def test_parts_that_are_frozen_stay_so():
+    """A backbone whose batch normalisation is kept in evaluation mode while its head trains."""
+    model = effnets.create_model("mobilenetv1_025").train()
+    model.stem.bn.eval()
+    model.stages[0].eval()
+    before = {name: module.training for name, module in model.named_modules()}
+    effnets.predict(model, picture(0), input_size=32)
+    assert {name: module.training for name, module in model.named_modules()} == before
+
+
+def test_wrapped_networks(model):
+    expected = effnets.predict(model, picture(0), input_size=64)
+    for wrapped in (torch.compile(model, backend="eager"), torch.nn.DataParallel(model)):
+        assert effnets.predict(wrapped, picture(0), input_size=64) == expected
+
+
+def test_weights_that_overflow_are_not_taken_for_an_answer():
+    model = effnets.create_model("mobilenetv1_025")
+    torch.nn.init.constant_(model.classifier.bias, torch.nan)
+    with pytest.raises(WeightsError, match="logits are not finite: the weights hold NaN"):
+        effnets.predict(model, picture(0), input_size=32)
+
+
+def test_too_few_names():
+    model = effnets.create_model("mobilenetv1_025", num_classes=3)
+    model.class_names = ("cat", "dog")
+    with pytest.raises(ArgumentError, match="class_names has 2 names for 3 classes"):
+        effnets.predict(model, picture(0), input_size=32)
+
+
 def test_names_of_other_classes():
     small = effnets.create_model("mobilenetv1_025", num_classes=3)
     assert effnets.predict(small, picture(0), input_size=32)[0][0].label.startswith("class ")
@@ -84,6 +114,7 @@ def test_an_unreadable_image_is_named(model, tmp_path):
     ("arguments", "options", "message"),
     [
         ({}, {"topk": 0}, "topk is 0; ask for at least 1"),
+        ({}, {"topk": 2.5}, "topk is 2.5; ask for"),
         ({}, {"batch_size": 0}, "batch_size is 0"),
         ({}, {"input_size": 0}, "input_size is 0"),
         ({"num_classes": 0}, {}, "no classifier; build it without features_only"),
@@ -100,3 +131,14 @@ def test_rank_is_stable_and_survives_large_logits():
     logits = np.array([[1000.0, 1000.0, -1000.0]], dtype=np.float32)
     best = rank(logits, ("a", "b", "c"), 3)[0]
     assert [(p.label, p.probability) for p in best] == [("a", 0.5), ("b", 0.5), ("c", 0.0)]
+
+
+@pytest.mark.parametrize("nothing", [None, 5])
+def test_what_is_no_image(model, nothing):
+    with pytest.raises(ArgumentError, match=f"images is {nothing}; give a path"):
+        effnets.predict(model, nothing)
+
+
+def test_what_is_no_model_of_ours():
+    with pytest.raises(ArgumentError, match="model is a Linear; give one that create_model built"):
+        effnets.predict(torch.nn.Linear(2, 2), picture(0))

@@ -58,6 +58,20 @@ def test_seeds_decide_the_weights():
         ({"num_classes": -1}, ArgumentError, "num_classes is -1"),
         ({"in_chans": 0}, ArgumentError, "in_chans is 0"),
         ({"output_stride": 4}, ArgumentError, "output_stride is 4; it must be 8, 16 or 32"),
+        ({"name": None}, ArgumentError, "name is None; give a model's name"),
+        ({"name": 5}, ArgumentError, "name is 5; give a model's name"),
+        ({"num_classes": "10"}, ArgumentError, "num_classes is '10'; it must be 0"),
+        ({"num_classes": True}, ArgumentError, "num_classes is True; it must be 0"),
+        ({"in_chans": 3.0}, ArgumentError, "in_chans is 3.0; an image has"),
+        ({"device": "gpu"}, ArgumentError, "device is 'gpu'; give one of torch's"),
+        ({"dtype": "bfloat16"}, ArgumentError, "dtype is 'bfloat16'; give a floating-point one"),
+        ({"dtype": torch.int8}, ArgumentError, "dtype is torch.int8; give a floating-point one"),
+        ({"global_pool": None}, ArgumentError, "global_pool is None; choose one of"),
+        ({"drop_rate": "0.5"}, ArgumentError, "drop_rate is '0.5'"),
+        ({"features_only": True, "num_classes": 5}, ArgumentError, "are a classifier's; features_only=True has none"),
+        ({"features_only": True, "global_pool": "max"}, ArgumentError, "are a classifier's"),
+        ({"features_only": True, "out_indices": 9}, ArgumentError, "out_indices is 9; as a number it says how many"),
+        ({"features_only": True, "out_indices": "01"}, ArgumentError, "out_indices has '0'"),
         ({"drop_rate": 1.5}, ArgumentError, "drop_rate is 1.5"),
         ({"drop_path_rate": -0.1}, ArgumentError, "drop_path_rate is -0.1"),
         ({"global_pool": "sum"}, ArgumentError, "global_pool is 'sum'; choose one of avg, max, avgmax, none"),
@@ -74,8 +88,25 @@ def test_refusals(arguments, error, message):
 def test_channels_that_do_not_divide(tmp_path):
     path = tmp_path / "thin.yaml"
     path.write_text("thin:\n  divisor: 1\n  stem: 4\n  blocks:\n    - dsa_r1_k3.5.7.9.11_s1_c8\n")
-    with pytest.raises(ConfigError, match="thin: block row 1: 4 channels do not divide into 5 groups; take fewer"):
+    with pytest.raises(ConfigError, match=r"thin\.yaml:1: thin: block row 1: 4 channels do not divide into 5"):
         effnets.create_model(path)
+
+
+def test_errors_and_classes_are_names_of_the_package():
+    assert issubclass(effnets.ImageError, effnets.EffnetsError)
+    assert isinstance(effnets.create_model("mobilenetv1_025"), effnets.Classifier)
+    assert effnets.__all__ == sorted(effnets.__all__) == list(effnets._HOMES)
+    pyramid = effnets.create_model("mobilenetv1_025", features_only=True, out_indices=2)
+    assert isinstance(pyramid, effnets.FeaturePyramid)
+    assert pyramid.feature_info.reduction() == [16, 32]
+
+
+def test_the_spec_of_a_model_builds_it_again():
+    model = effnets.create_model("rexnet_lite_100", num_classes=7)
+    assert effnets.create_model(model.spec).num_classes == 7
+    model.reset_classifier(3)
+    assert (model.spec.num_classes, model.get_classifier().out_features) == (3, 3)
+    assert (model.num_features, model.head_hidden_size) == (1280, 1024)
 
 
 def test_unknown_names_of_the_package():

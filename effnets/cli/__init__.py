@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
+import errno
 import importlib
+import io
+import sys
 from typing import Any
 
 import click
@@ -33,6 +37,14 @@ class _LazyGroup(click.Group):
         assert isinstance(command, click.Command)
         return command
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        near = difflib.get_close_matches(args[0], _COMMANDS, n=1)
+        if args[0] not in _COMMANDS and near:
+            ctx.fail(f"no command {args[0]!r}; did you mean {near[0]!r}?")
+        return super().resolve_command(ctx, args)
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([(name, _COMMANDS[name][1]) for name in self.list_commands(ctx)])
@@ -42,9 +54,16 @@ class _LazyGroup(click.Group):
             return super().invoke(ctx)
         except EffnetsError as error:
             raise click.ClickException(str(error)) from None
+        except OSError as error:
+            if error.errno == errno.EPIPE:  # whoever read the output has enough: click's business
+                raise
+            raise click.ClickException(f"output or input failed: {error.strerror or error}") from None
 
 
 @click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="effnets")
 def main() -> None:
     """Efficient image classifiers: MobileNetV1, MobileNetV2, MixNet, ReXNet."""
+    # A terminal or pipe that cannot write × gets its code rather than an error.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")

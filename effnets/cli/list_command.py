@@ -7,7 +7,7 @@ from dataclasses import asdict
 
 import click
 
-from effnets.cli.numbers import short
+from effnets.cli.text import short
 from effnets.config import list_models, load_spec
 from effnets.cost import count
 
@@ -21,7 +21,9 @@ def command(pattern: str, as_json: bool) -> None:
     """List the models whose name matches PATTERN, such as 'mixnet_*'; quote it, or the shell may expand it."""
     names = list_models(pattern)
     if not names:
-        raise click.ClickException(f"no model matches {pattern!r}; 'effnets list' shows all")
+        wider = f"*{pattern}*"
+        hint = f"try {wider!r}" if list_models(wider) else "'effnets list' shows all"
+        raise click.ClickException(f"no model matches {pattern!r}; {hint}")
     models = [(load_spec(name), count(name)) for name in names]
     if as_json:
         rows = [

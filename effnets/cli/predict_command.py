@@ -3,99 +3,95 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import click
 
+from effnets.cli.photos import PhotoResult, find_photos
+from effnets.cli.text import printable
 from effnets.errors import ImageError, MissingFileError
 
 if TYPE_CHECKING:
     from effnets.nn.classifier import Classifier
     from effnets.preprocess import Transform
-    from effnets.runtime.predictions import Prediction
 
 __all__ = ["command"]
 
-
-@dataclass(slots=True)
-class _Result:
-    """What became of one photograph: predictions, or the reason why there are none."""
-
-    path: Path
-    predictions: Sequence[Prediction] = ()
-    error: str | None = None
+_BATCH = 16
+_BATCH_PIXELS = 1 << 22  # of inputs at a time, where the user names no batch size
+_INTERRUPTED = 130
 
 
 @click.command(name="predict")
-@click.argument("photos", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="PHOTO|FOLDER…")
+@click.argument("photos", nargs=-1, required=True, metavar="PHOTO|FOLDER…")
 @click.option("--model", required=True, help="A model of the zoo, or a YAML file of your own.")
-@click.option("--weights", type=click.Path(path_type=Path), help="A weights file [default: the published weights].")
+@click.option("--weights", help="A weights file.")
 @click.option("--topk", type=click.IntRange(1), default=5, show_default=True, help="Predictions for each photo.")
 @click.option("--image-size", type=click.IntRange(1, 8192), help="Side of the input in pixels [default: the weights'].")
-@click.option("--batch-size", type=click.IntRange(1), default=16, show_default=True, help="Photos at a time.")
+@click.option("--batch-size", type=click.IntRange(1), help=f"Photos at a time [default: {_BATCH}, fewer large ones].")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 def command(
-    photos: tuple[Path, ...],
+    photos: tuple[str, ...],
     model: str,
-    weights: Path | None,
+    weights: str | None,
     topk: int,
     image_size: int | None,
-    batch_size: int,
+    batch_size: int | None,
     as_json: bool,
 ) -> None:
     """Name what each PHOTO shows, and each photo in a FOLDER and its subfolders.
 
     A photo that cannot be read is reported, the others are classified all the same, and the exit status is 1.
     """
-    results = list(_find_photos(photos))
+    results = list(find_photos(photos))
 
     # Imported here: torch takes seconds, and neither --help nor a mistyped option should wait for it.
     from effnets.preprocess import create_transform
-    from effnets.zoo import create_model
 
-    network = create_model(model, pretrained=weights is None, weights=weights)
-    for note in network.load_report.notes if network.load_report else ():
-        click.echo(f"{weights}: {note}", err=True)
+    network = _load(model, weights)
     transform = create_transform(network, input_size=image_size)
-    for batch in _with_progress(results, batch_size):
-        _classify(batch, network, transform, topk)
+    if batch_size is None:
+        batch_size = max(1, min(_BATCH, _BATCH_PIXELS // (image_size or network.spec.input_size) ** 2))
+    status = 0
+    try:
+        for batch in _with_progress(results, batch_size):
+            _classify(batch, network, transform, topk)
+    except KeyboardInterrupt:
+        results = [result for result in results if result.predictions or result.error]
+        click.echo(f"interrupted: {len(results)} photos were looked at", err=True)
+        status = _INTERRUPTED
 
     if as_json:
-        click.echo(json.dumps([_as_json(result) for result in results], indent=1, ensure_ascii=False))
+        # As ASCII, so that a file name of any bytes comes back the same.
+        click.echo(json.dumps([_as_json(result) for result in results], indent=1))
     else:
         _print_table([result for result in results if not result.error])
     failures = [result for result in results if result.error]
     for result in failures:
-        click.echo(f"not classified: {result.error}", err=True)
+        click.echo(printable(f"not classified: {result.error}"), err=True)
     if failures:
         click.echo(f"{len(failures)} of {len(results)} could not be classified", err=True)
-        sys.exit(1)
+    click.get_current_context().exit(status or (1 if failures else 0))
 
 
-def _find_photos(paths: Iterable[Path]) -> Iterator[_Result]:
-    """Every path that is not a folder, and the image files in those that are; what else they hold is mentioned."""
-    from PIL import Image
+def _load(model: str, weights: str | None) -> Classifier:
+    from effnets.zoo import create_model
 
-    suffixes = Image.registered_extensions()
-    for path in paths:
-        if not path.is_dir():
-            yield _Result(path)
-            continue
-        files = sorted(file for file in path.rglob("*") if file.is_file())
-        images = [file for file in files if file.suffix.lower() in suffixes]
-        if not images:
-            yield _Result(path, error=f"{path}: no image file in this folder")
-        if others := [file.name for file in files if file not in set(images)]:
-            shown = ", ".join(others[:3]) + (", …" if len(others) > 3 else "")
-            click.echo(f"{path}: passed over {len(others)} that are no image files by their names: {shown}", err=True)
-        yield from map(_Result, images)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what the loader warns of is an error here
+        network = create_model(model, pretrained=weights is None, weights=weights)
+    report = network.load_report
+    if report and report.reinitialised:
+        raise click.ClickException(f"{weights}: has no classifier, so that predictions would be chance")
+    for note in report.notes if report else ():
+        click.echo(printable(f"{weights}: {note}"), err=True)
+    return network
 
 
-def _with_progress(results: Sequence[_Result], batch_size: int) -> Iterator[Sequence[_Result]]:
+def _with_progress(results: Sequence[PhotoResult], batch_size: int) -> Iterator[Sequence[PhotoResult]]:
     """The batches, with a bar on the error stream where there is more than one photo and somebody watches."""
     from rich.console import Console
     from rich.progress import Progress
@@ -109,7 +105,7 @@ def _with_progress(results: Sequence[_Result], batch_size: int) -> Iterator[Sequ
             progress.advance(task, len(batch))
 
 
-def _classify(batch: Sequence[_Result], network: Classifier, transform: Transform, topk: int) -> None:
+def _classify(batch: Sequence[PhotoResult], network: Classifier, transform: Transform, topk: int) -> None:
     """Fill in predictions or errors."""
     import torch
 
@@ -129,13 +125,13 @@ def _classify(batch: Sequence[_Result], network: Classifier, transform: Transfor
             result.predictions = predictions
 
 
-def _as_json(result: _Result) -> dict[str, object]:
+def _as_json(result: PhotoResult) -> dict[str, object]:
     if result.error:
-        return {"path": str(result.path), "error": result.error}
-    return {"path": str(result.path), "predictions": [asdict(prediction) for prediction in result.predictions]}
+        return {"path": result.path, "error": result.error}
+    return {"path": result.path, "predictions": [asdict(prediction) for prediction in result.predictions]}
 
 
-def _print_table(results: Sequence[_Result]) -> None:
+def _print_table(results: Sequence[PhotoResult]) -> None:
     if not results:
         return
 
@@ -144,7 +140,7 @@ def _print_table(results: Sequence[_Result]) -> None:
     table = make_table(["photo", "class", "probability"], right=["probability"])
     for result in results:
         for rank, prediction in enumerate(result.predictions):
-            photo = str(result.path) if rank == 0 else ""
+            photo = printable(result.path) if rank == 0 else ""
             table.add_row(photo, prediction.label, f"{100 * prediction.probability:.1f} %")
         table.add_section()
     print_table(table)

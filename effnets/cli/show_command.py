@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from effnets.cli.numbers import short
+from effnets.cli.text import short
 from effnets.config import load_spec
 from effnets.cost import StageCost, stage_costs, sum_costs
 from effnets.grammar import encode_block
@@ -42,7 +42,9 @@ def command(model: str, image_size: int | None, as_json: bool) -> None:
     from effnets.cli.tables import make_table, print_table
 
     right = ["output", "parameters", "multiply-adds"]
-    table = make_table(["part", "blocks", "kernel groups", *right], right=right, title=_title(spec, size))
+    table = make_table(
+        ["part", "blocks", "kernel groups", *right], right=right, whole=["part", "blocks"], title=_title(spec, size)
+    )
     for part in parts:
         blocks, kernels = [row["block"] for row in part["rows"]], [row["kernel_groups"] for row in part["rows"]]
         channels, height, width = part["output"]

@@ -84,7 +84,8 @@ class LinearBottleneck(nn.Module):
     """ReXNet's block (``lb``): arXiv:2007.00992, and the official code.
 
     Squeeze-and-excite sits between the depthwise convolution and its activation. The output may have more channels
-    than the input; the shortcut adds onto the first of them.
+    than the input; the shortcut adds onto the first of them: `splits` is how many there are of each kind, the input's
+    and the new ones.
     """
 
     def __init__(
@@ -96,6 +97,7 @@ class LinearBottleneck(nn.Module):
         project: ConvBNAct,
         *,
         shortcut: bool,
+        splits: tuple[int, int],
         drop_path: DropPath | None = None,
     ) -> None:
         super().__init__()
@@ -105,6 +107,7 @@ class LinearBottleneck(nn.Module):
         self.act = act
         self.project = project
         self.shortcut = shortcut
+        self.splits = list(splits)
         self.drop_path = drop_path or nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -112,8 +115,10 @@ class LinearBottleneck(nn.Module):
         if not self.shortcut:
             return y
         y = self.drop_path(y)
-        kept, new = torch.split(y, [x.shape[1], y.shape[1] - x.shape[1]], dim=1)
-        return torch.cat([kept + x, new], dim=1)
+        if not self.splits[1]:
+            return x + y
+        kept, new = torch.split(y, self.splits, dim=1)
+        return torch.cat([x + kept, new], dim=1)
 
 
 Block = ConvBlock | DepthwiseSeparable | InvertedResidual | LinearBottleneck

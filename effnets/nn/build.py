@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 
@@ -40,7 +39,8 @@ def build_classifier(
         spec: the network.
         num_classes, in_chans, output_stride: as `effnets.plan.make_plan`.
         drop_rate: dropout before the classifier; None takes the spec's.
-        drop_path_rate: stochastic depth, rising linearly from 0 at the first block to this at the last.
+        drop_path_rate: stochastic depth, rising linearly from 0 at the first block to this at the last (as the paper,
+            arXiv:1603.09382, has it; timm's EfficientNet stops a step short of it).
         global_pool: ``avg``, ``max``, ``avgmax`` or ``none``.
         device, dtype: of the parameters; None takes torch's defaults.
         initialised: False leaves the weights unset, for weights that follow.
@@ -50,6 +50,7 @@ def build_classifier(
     """
     drop_rate = _check_rate("drop_rate", spec.drop_rate if drop_rate is None else drop_rate)
     plan = make_plan(spec, in_chans=in_chans, num_classes=num_classes, output_stride=output_stride)
+    spec = replace(spec, num_classes=plan.num_classes)
     parts = _Parts(spec, device, dtype)
     head = hidden = classifier = None
     if plan.head:
@@ -81,7 +82,7 @@ def build_classifier(
 def build_features(
     spec: ModelSpec,
     *,
-    out_indices: Sequence[int] | None = None,
+    out_indices: int | Sequence[int] | None = None,
     in_chans: int = 3,
     drop_path_rate: float = 0.0,
     output_stride: int = 32,
@@ -111,8 +112,8 @@ def build_features(
 
 
 def _check_rate(name: str, rate: float) -> float:
-    if not (math.isfinite(rate) and 0 <= rate < 1):
-        raise ArgumentError(f"{name} is {rate:g}; it must be at least 0 and below 1")
+    if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 <= rate < 1:
+        raise ArgumentError(f"{name} is {rate!r}; it must be a number from 0 to below 1")
     return rate
 
 
@@ -203,5 +204,6 @@ def _build_linear_bottleneck(plan: BlockPlan, parts: _Parts, drop_path: DropPath
         activation("relu6"),
         parts.conv_bn_act(plan.project, None),
         shortcut=plan.shortcut,
+        splits=(plan.in_channels, plan.out_channels - plan.in_channels),
         drop_path=drop_path,
     )

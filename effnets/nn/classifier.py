@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
+from effnets.checks import check_integer
 from effnets.errors import ArgumentError
 from effnets.nn.features import FeatureInfo
 from effnets.nn.init import initialise
 from effnets.nn.layers import ConvBNAct, GlobalPool, Linear
 from effnets.plan import NetworkPlan
 from effnets.spec import ModelSpec
-from effnets.weights.report import LoadReport
+
+if TYPE_CHECKING:
+    from effnets.weights.report import LoadReport
 
 __all__ = ["Classifier", "check_global_pool"]
 
@@ -23,7 +27,7 @@ def check_global_pool(kind: str) -> str:
     Raises:
         ArgumentError: any other.
     """
-    if kind and kind not in GlobalPool.KINDS:
+    if kind not in (*GlobalPool.KINDS, ""):
         raise ArgumentError(f"global_pool is {kind!r}; choose one of {', '.join(GlobalPool.KINDS)}")
     return kind or "none"
 
@@ -31,17 +35,23 @@ def check_global_pool(kind: str) -> str:
 class Classifier(nn.Module):
     """A whole network: images ``[N, in_chans, H, W]`` to logits ``[N, num_classes]``.
 
-    Without pooling (``global_pool="none"``) the classifier judges every place by itself and the logits are a map
-    ``[N, num_classes, H / 32, W / 32]``. With ``num_classes=0`` the output is what would enter the classifier.
+    Without pooling (``global_pool="none"``) the classifier judges every place by itself and the logits are a map,
+    ``[N, num_classes, H / 32, W / 32]`` at the usual output stride. With ``num_classes=0`` the output is what would
+    enter the classifier.
 
     Attributes:
         spec, plan: what the network is, and every convolution of it with its numbers.
         num_features: channels of `forward_features`.
         num_classes, in_chans: outputs and input channels.
         feature_info: channels and reductions of the feature maps.
+        head_hidden_size: channels of what enters the classifier (those of `num_features`, save for ReXNet-lite).
         load_report: what loading weights did, None before any.
-        class_names: of the outputs, where the weights brought them.
+        class_names: of the outputs, where a file's header brought them or you set them; saved with the weights.
     """
+
+    if TYPE_CHECKING:
+        # Module's own returns Any.
+        def __call__(self, x: Tensor) -> Tensor: ...
 
     def __init__(
         self,
@@ -61,6 +71,7 @@ class Classifier(nn.Module):
         self.plan = plan
         self.in_chans = plan.stem.in_channels
         self.num_features = plan.num_features
+        self.head_hidden_size = plan.pre_logits_channels
         self.num_classes = plan.num_classes
         self.feature_info = FeatureInfo(plan.features)
         self.load_report: LoadReport | None = None
@@ -95,18 +106,22 @@ class Classifier(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return self.forward_head(self.forward_features(x))
 
+    def get_classifier(self) -> nn.Module:
+        """The classifier: a `Linear`, or an identity without classes."""
+        return self.classifier
+
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """Put a freshly initialised classifier of `num_classes` outputs in place (0: none), perhaps other pooling.
 
         Raises:
             ArgumentError: `num_classes` is negative, or the pooling unknown.
         """
-        if num_classes < 0:
-            raise ArgumentError(f"num_classes is {num_classes}; it must be 0 (no classifier) or more")
+        num_classes = check_integer("num_classes", num_classes, 0, "it must be 0 (no classifier) or more")
         if global_pool is not None:
             self.pool = GlobalPool(check_global_pool(global_pool))
         weight = next(self.stem.parameters())
         self.plan = replace(self.plan, num_classes=num_classes)
+        self.spec = replace(self.spec, num_classes=num_classes)
         self.num_classes = num_classes
         self.class_names = None
         self.classifier = nn.Identity()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
@@ -11,7 +12,9 @@ from effnets.errors import ArgumentError
 from effnets.nn.layers import ConvBNAct
 from effnets.plan import FeaturePlan, NetworkPlan
 from effnets.spec import ModelSpec
-from effnets.weights.report import LoadReport
+
+if TYPE_CHECKING:
+    from effnets.weights.report import LoadReport
 
 __all__ = ["FeatureInfo", "FeaturePyramid", "select_levels"]
 
@@ -35,8 +38,10 @@ class FeatureInfo:
         return ["stem" if level.stage < 0 else f"stages.{level.stage}" for level in self.levels]
 
 
-def select_levels(levels: tuple[FeaturePlan, ...], indices: Sequence[int] | None) -> tuple[FeaturePlan, ...]:
+def select_levels(levels: tuple[FeaturePlan, ...], indices: int | Sequence[int] | None) -> tuple[FeaturePlan, ...]:
     """The levels of a pyramid that `indices` names, in ascending order; negative ones count from the coarsest.
+
+    A single number n means the n coarsest, None all.
 
     Raises:
         ArgumentError: an index that does not exist, or the same level twice, or none.
@@ -44,9 +49,13 @@ def select_levels(levels: tuple[FeaturePlan, ...], indices: Sequence[int] | None
     if indices is None:
         return levels
     count = len(levels)
+    if isinstance(indices, int):
+        if not 1 <= indices <= count:
+            raise ArgumentError(f"out_indices is {indices}; as a number it says how many levels, 1 to {count}")
+        return levels[-indices:]
     for index in indices:
-        if not -count <= index < count:
-            raise ArgumentError(f"out_indices has {index}; this network's levels are 0 to {count - 1}")
+        if not isinstance(index, int) or not -count <= index < count:
+            raise ArgumentError(f"out_indices has {index!r}; this network's levels are 0 to {count - 1}")
     places = [index % count for index in indices]
     if not places or sorted(set(places)) != places:
         raise ArgumentError(f"out_indices is {tuple(indices)}; give each level once, from the finest to the coarsest")
@@ -59,6 +68,10 @@ class FeaturePyramid(nn.Module):
     Parameters have the names they have in `effnets.nn.classifier.Classifier`. Stages below the coarsest level asked
     for are not there.
     """
+
+    if TYPE_CHECKING:
+        # Module's own returns Any.
+        def __call__(self, x: Tensor) -> list[Tensor]: ...
 
     def __init__(self, *, spec: ModelSpec, plan: NetworkPlan, stem: ConvBNAct, stages: nn.Sequential) -> None:
         super().__init__()

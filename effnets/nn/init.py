@@ -12,11 +12,13 @@ __all__ = ["initialise"]
 def initialise(module: nn.Module) -> None:
     """Draw the weights of every convolution and linear layer in `module`, from torch's generator.
 
-    Convolutions as the reference code of MobileNet and MixNet does, normal with variance 2 / fan-out; the classifier
-    narrow, so that a new one of few classes begins without an opinion. Batch normalisation has its neutral values
-    from construction. Does nothing to modules on the meta device, which have no weights.
+    Convolutions as MixNet's reference code does, normal with variance 2 / fan-out; the classifier narrow, so that a new
+    one of few classes begins without an opinion; batch normalisation neutral. Does nothing to modules on the meta
+    device, which have no weights.
     """
     for part in module.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            part.reset_parameters()
         if not isinstance(part, nn.Conv2d | nn.Linear) or part.weight.is_meta:
             continue
         if isinstance(part, nn.Conv2d):

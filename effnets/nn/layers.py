@@ -74,10 +74,10 @@ class Conv2d(nn.Conv2d):
 
 
 def _same_padding(size: int, reach: int, stride: int) -> tuple[int, int]:
-    """Pixels before and after one side, so that ceil(size / stride) outputs fit; `reach` is the kernel's size - 1.
+    """Pixels before and after one side, so that ceil(size / stride) outputs fit.
 
-    Odd kernels above 1 reach further than a stride of 2 leaps, so the sum is never negative. The ceiling is written
-    with a sum: negated floor division exports to ONNX wrongly at odd sizes.
+    `reach` is dilation · (kernel size - 1). Odd kernels above 1 reach further than a stride of 2 leaps, so the sum is
+    never negative. The ceiling is written with a sum: negated floor division exports to ONNX wrongly at odd sizes.
     """
     total = ((size + stride - 1) // stride - 1) * stride + reach + 1 - size
     return total // 2, total - total // 2
@@ -97,7 +97,8 @@ class MixedConv(nn.ModuleList):
 
     def forward(self, x: Tensor) -> Tensor:
         slices = torch.split(x, self.splits, dim=1)
-        return torch.cat([conv(part) for conv, part in zip(self, slices, strict=True)], dim=1)
+        # By index, which symbolic tracing (torch.fx) can follow.
+        return torch.cat([conv(slices[index]) for index, conv in enumerate(self)], dim=1)
 
 
 class Linear(nn.Linear):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import os
-import warnings
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,14 +19,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
+from effnets.checks import check_size
 from effnets.errors import ArgumentError, EffnetsError, ImageError, MissingFileError
 from effnets.spec import PreprocessSpec
 
-__all__ = ["ImageSource", "check_size", "color_mode", "image_to_array", "load_rgb"]
+__all__ = ["ImageSource", "color_mode", "image_to_array", "load_rgb"]
 
 ImageSource: TypeAlias = Image.Image | NDArray[Any] | str | os.PathLike[str]
 
-_MAX_SIDE = 8192
 _MAX_RESIZED_PIXELS = 89_478_485  # Pillow's default of what is worth decoding
 
 # EXIF 2.32, tag Orientation: what turns the stored pixels upright.
@@ -49,7 +49,8 @@ def load_rgb(source: ImageSource, channels: int = 3) -> Image.Image:
     Pillow's 32-bit mode I passes for 16 bits while its values fit. Of an animation the first frame counts.
 
     A file whose header claims more than twice ``PIL.Image.MAX_IMAGE_PIXELS`` (179 megapixels by default) is
-    refused undecoded; up to there it is read, without the warning that Pillow gives from half of that.
+    refused undecoded; from half of that on Pillow warns (DecompressionBombWarning), and a program that turns this
+    warning into an error has the file refused too.
 
     Args:
         source: a path; a PIL image; or an array, uint8 or uint16, of shape [H, W], [H, W, 1], [H, W, 3] (RGB)
@@ -104,14 +105,6 @@ def image_to_array(
     return np.ascontiguousarray((pixels / np.float32(255) - mean) / std)
 
 
-def check_size(size: int | tuple[int, int], argument: str = "size") -> tuple[int, int]:
-    """Return (height, width) in pixels, of a square if one side is given, or raise an ArgumentError."""
-    height, width = size if isinstance(size, tuple | list) and len(size) == 2 else (size, size)
-    if all(isinstance(side, int) and 1 <= side <= _MAX_SIDE for side in (height, width)):
-        return height, width
-    raise ArgumentError(f"{argument} is {size!r}; give a side or (height, width), each from 1 to {_MAX_SIDE}")
-
-
 def color_mode(channels: int) -> str:
     """Return Pillow's mode for a network with 3 or 1 input channels, or raise an ArgumentError."""
     modes = {3: "RGB", 1: "L"}
@@ -122,11 +115,14 @@ def color_mode(channels: int) -> str:
 
 def _load_file(path: Path, mode: str) -> Image.Image:
     with _pillow_at_work(str(path)):
-        if not path.exists():
+        if not os.path.lexists(path):
             raise MissingFileError(f"{path} does not exist; check its spelling and the current folder")
-        if path.is_dir():
+        status = path.stat()
+        if stat.S_ISDIR(status.st_mode):
             raise ImageError(f"{path} is a folder; name an image file in it")
-        if path.stat().st_size == 0:
+        if not stat.S_ISREG(status.st_mode):
+            raise ImageError(f"{path} is not a regular file; name an image file")
+        if status.st_size == 0:
             raise ImageError(f"{path} is empty (0 bytes); copy or download it again")
         with Image.open(path) as image:
             return _upright_in_mode(image, mode)
@@ -134,12 +130,9 @@ def _load_file(path: Path, mode: str) -> Image.Image:
 
 @contextmanager
 def _pillow_at_work(name: str) -> Iterator[None]:
-    """Silence Pillow's warnings, and turn what it raises into an ImageError about the image of that name."""
+    """Turn what Pillow raises into an ImageError about the image of that name."""
     try:
-        with warnings.catch_warnings():
-            # Filters belong to the process, and threads may restore them out of order: touch Pillow's alone.
-            warnings.filterwarnings("ignore", module=r"PIL\.")
-            yield
+        yield
     except EffnetsError:
         raise
     except UnidentifiedImageError as error:
@@ -149,11 +142,19 @@ def _pillow_at_work(name: str) -> Iterator[None]:
             f"{name} was not decoded, because of the size it claims: {error} "
             "Scale it down, or raise PIL.Image.MAX_IMAGE_PIXELS if you trust it"
         ) from error
+    except OSError as error:
+        if error.errno is None:  # Pillow's own, about the content
+            raise _damaged(name, error) from error
+        raise ImageError(f"{name} cannot be opened ({error.strerror})") from error
     except Exception as error:  # Over damaged files Pillow stumbles in any way: struct.error, KeyError, …
-        raise ImageError(
-            f"{name} cannot be read as an image ({str(error) or type(error).__name__}); "
-            "it may be damaged or cut short: copy it again, or save it anew as JPEG or PNG"
-        ) from error
+        raise _damaged(name, error) from error
+
+
+def _damaged(name: str, error: Exception) -> ImageError:
+    return ImageError(
+        f"{name} cannot be read as an image ({str(error) or type(error).__name__}); "
+        "it may be damaged or cut short: copy it again, or save it anew as JPEG or PNG"
+    )
 
 
 def _upright_in_mode(image: Image.Image, mode: str) -> Image.Image:
@@ -181,6 +182,8 @@ def _to_8_bits(image: Image.Image) -> Image.Image:
     """Convert the modes for which Pillow's ``convert`` is wrong or lacking to one for which it is right."""
     if image.mode in ("La", "LAB"):
         return image.convert("LA" if image.mode == "La" else "RGB")
+    if image.mode == "P" and isinstance(image.info.get("transparency"), bytes):
+        return image.convert("RGBA")  # The same colours; Pillow warns of the direct way.
     if image.mode != "F" and not image.mode.startswith("I"):
         return image
     values = np.asarray(image)

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from effnets.errors import ArgumentError
+from effnets.checks import check_integer
+from effnets.errors import ArgumentError, WeightsError
 
 __all__ = ["Prediction", "rank"]
 
@@ -26,10 +27,14 @@ def rank(logits: NDArray[np.float32], names: Sequence[str], topk: int) -> list[l
     """The `topk` likeliest classes of each row of logits ``[N, C]``, the likeliest first; all of them if C is less.
 
     Raises:
-        ArgumentError: `topk` is below 1.
+        ArgumentError: `topk` is no number of predictions, or names are too many or too few.
+        WeightsError: the logits are not all finite.
     """
-    if topk < 1:
-        raise ArgumentError(f"topk is {topk}; ask for at least 1 prediction")
+    topk = check_integer("topk", topk, 1, "ask for at least 1 prediction")
+    if len(names) != logits.shape[1]:
+        raise ArgumentError(f"class_names has {len(names)} names for {logits.shape[1]} classes; give one for each")
+    if not np.isfinite(logits).all():
+        raise WeightsError("the logits are not finite: the weights hold NaN or infinity, or the precision overflows")
     shifted = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
     probabilities = shifted / shifted.sum(axis=1, keepdims=True)
     best = np.argsort(-probabilities, axis=1, kind="stable")[:, :topk]

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import os
 import pickle
-import tempfile
+import re
+import stat
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -48,15 +50,13 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
         WeightsError: a folder, an unknown suffix, a damaged file, or a pickle with more in it than tensors.
     """
     path = Path(path)
-    if not path.exists():
-        raise MissingFileError(f"{path}: no such weights file")
-    if path.is_dir():
-        raise WeightsError(f"{path}: is a folder; name the weights file in it")
+    _require_file(path)
     header: dict[str, str] = {}
     notes: tuple[str, ...] = ()
-    if path.suffix == ".safetensors":
+    sha256 = _hash(path)
+    if path.suffix.lower() == ".safetensors":
         tensors, header = _read_safetensors(path)
-    elif path.suffix in _PICKLE_SUFFIXES:
+    elif path.suffix.lower() in _PICKLE_SUFFIXES:
         tensors, notes = _unwrap(path, _read_pickle(path))
     else:
         known = ", ".join((".safetensors", *_PICKLE_SUFFIXES))
@@ -64,8 +64,6 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     if not tensors:
         raise WeightsError(f"{path}: holds no tensors")
     tensors, prefix_notes = _strip_prefixes(tensors)
-    with path.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     return Checkpoint(path=path, sha256=sha256, tensors=tensors, header=header, notes=(*notes, *prefix_notes))
 
 
@@ -76,22 +74,43 @@ def write_checkpoint(path: str | os.PathLike[str], tensors: Mapping[str, Tensor]
         WeightsError: the suffix is not ``.safetensors``, or the disk refuses.
     """
     path = Path(path)
-    if path.suffix != ".safetensors":
+    if path.suffix.lower() != ".safetensors":
         raise WeightsError(f"{path}: weights are written as .safetensors; give the file that suffix")
     data = safetensors.torch.save({name: tensor.contiguous() for name, tensor in tensors.items()}, dict(header))
+    # Not tempfile's: that would be readable for its owner alone.
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-            temporary = Path(file.name)
-            try:
+        try:
+            with temporary.open("xb") as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-                temporary.replace(path)
-            except BaseException:
-                temporary.unlink(missing_ok=True)
-                raise
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
     except OSError as error:
         raise WeightsError(f"{path}: cannot be written ({error.strerror or error})") from None
+
+
+def _require_file(path: Path) -> None:
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, ValueError):
+        raise MissingFileError(f"{path}: no such weights file") from None
+    except OSError as error:
+        raise WeightsError(f"{path}: cannot be read ({error.strerror or error})") from None
+    if stat.S_ISDIR(mode):
+        raise WeightsError(f"{path}: is a folder; name the weights file in it")
+    if not stat.S_ISREG(mode):
+        raise WeightsError(f"{path}: is not a regular file; name a weights file")
+
+
+def _hash(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise WeightsError(f"{path}: cannot be read ({error.strerror or error})") from None
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -107,13 +126,15 @@ def _read_pickle(path: Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        reason = str(error).split("\n", 1)[0]
+        # Not torch's own words: they recommend to run what is in the file.
+        found = re.search(r"GLOBAL ([\w.]+)", str(error))
+        reason = f" ({found[1]})" if found else ""
         raise WeightsError(
-            f"{path}: refused, since it is no file of plain tensors and its code will not be run ({reason}); "
+            f"{path}: refused, since it is no file of plain tensors{reason} and its code will not be run; "
             "convert it to safetensors where you trust it"
         ) from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        reason = str(error).split("\n", 1)[0]
+    except Exception as error:  # over damaged files the unpickler stumbles in any way: IndexError, AssertionError, …
+        reason = f"{type(error).__name__}: {error}".split("\n", 1)[0][:200]
         raise WeightsError(f"{path}: not a whole PyTorch file ({reason}); fetch it again") from None
 
 
@@ -134,6 +155,10 @@ def _unwrap(path: Path, content: Any) -> tuple[dict[str, Tensor], tuple[str, ...
     if strangers:
         shown = ", ".join(strangers[:5])
         raise WeightsError(f"{path}: not a state dict: {shown} are not tensors; save model.state_dict()")
+    for name, tensor in content.items():
+        if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta or tensor.is_complex():
+            kind = "meta" if tensor.is_meta else f"{tensor.dtype} {tensor.layout}".replace("torch.", "")
+            raise WeightsError(f"{path}: {name} is a {kind} tensor; save plain dense real tensors")
     return dict(content), notes
 
 

@@ -10,15 +10,16 @@ from typing import Any
 from effnets.errors import ConfigError, WeightsError
 from effnets.spec import ModelSpec
 
-__all__ = ["apply_header", "make_header"]
+__all__ = ["apply_header", "make_header", "read_class_names"]
 
 
 def _numbers(text: str) -> tuple[float, ...]:
     """``0.5`` (for every channel) or ``[0.485, 0.456, 0.406]``."""
     values = json.loads(text)
-    if isinstance(values, list):
-        return tuple(float(value) for value in values)
-    return (float(values),) * 3
+    numbers = values if isinstance(values, list) else [values] * 3
+    if not all(isinstance(number, int | float) and not isinstance(number, bool) for number in numbers):
+        raise ValueError("not numbers")
+    return tuple(float(number) for number in numbers)
 
 
 _MODEL_FIELDS: Mapping[str, Callable[[str], Any]] = {"padding": str, "activation": str, "bn_eps": float}
@@ -28,6 +29,8 @@ _PREPROCESS_FIELDS: Mapping[str, Callable[[str], Any]] = {
     "interpolation": str,
     "mean": _numbers,
     "std": _numbers,
+    "test_input_size": int,
+    "test_crop_pct": float,
 }
 
 
@@ -55,7 +58,28 @@ def make_header(spec: ModelSpec) -> dict[str, str]:
     """A header from which `apply_header` restores what belongs to the weights."""
     values = {key: getattr(spec, key) for key in _MODEL_FIELDS}
     values |= {key: getattr(spec.preprocess, key) for key in _PREPROCESS_FIELDS}
-    return {key: json.dumps(value) if isinstance(value, tuple) else str(value) for key, value in values.items()}
+    return {
+        key: json.dumps(value) if isinstance(value, tuple) else str(value)
+        for key, value in values.items()
+        if value is not None
+    }
+
+
+def read_class_names(header: Mapping[str, str], source: str) -> tuple[str, ...] | None:
+    """Names of the classifier's outputs, where the header has them.
+
+    Raises:
+        WeightsError: it has something else in their place.
+    """
+    if "class_names" not in header:
+        return None
+    try:
+        names = json.loads(header["class_names"])
+    except (ValueError, RecursionError):
+        names = None
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise WeightsError(f"{source}: class_names in its header are no JSON list of names")
+    return tuple(names)
 
 
 def _read(
@@ -68,8 +92,9 @@ def _read(
             continue
         try:
             value = parse(header[key])
-        except (ValueError, TypeError):
-            raise WeightsError(f"{source}: its header says {key} = {header[key]!r}, which is no such value") from None
+        except (ValueError, TypeError, RecursionError, OverflowError):
+            shown = header[key][:40]
+            raise WeightsError(f"{source}: its header says {key} = {shown!r}, which is no such value") from None
         if value != getattr(target, key):
             values[key] = value
     return values

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import os
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from effnets.errors import ArgumentError, WeightsError
 from effnets.nn.classifier import Classifier
 from effnets.nn.features import FeaturePyramid
 from effnets.nn.init import initialise
+from effnets.nn.unwrap import unwrap
 from effnets.plan import make_plan
 from effnets.spec import ModelSpec
 from effnets.weights.dialects import detect_dialect, from_native, get_dialect, to_native
 from effnets.weights.files import Checkpoint, read_checkpoint, write_checkpoint
-from effnets.weights.header import apply_header, make_header
+from effnets.weights.header import apply_header, make_header, read_class_names
 from effnets.weights.report import LoadReport
 
 __all__ = ["NativeWeights", "load_weights", "merge_weights", "prepare_weights", "save_weights"]
@@ -35,6 +38,7 @@ class NativeWeights:
     dialect: str
     spec: ModelSpec
     tensors: Mapping[str, Tensor]
+    class_names: tuple[str, ...] | None
     notes: tuple[str, ...]
 
     @property
@@ -54,22 +58,30 @@ def prepare_weights(path: str | os.PathLike[str], spec: ModelSpec, dialect: str 
     source = str(checkpoint.path)
     chosen = detect_dialect(checkpoint.tensors.keys(), source) if dialect == "auto" else get_dialect(dialect)
     spec, notes = apply_header(spec, checkpoint.header, source)
+    try:
+        tensors = to_native(checkpoint.tensors, chosen, make_plan(spec))
+    except WeightsError as error:
+        raise WeightsError(f"{source} cannot be of {spec.name}: {error}") from None
     return NativeWeights(
         checkpoint=checkpoint,
         dialect=chosen.name,
         spec=spec,
-        tensors=to_native(checkpoint.tensors, chosen, make_plan(spec)),
+        tensors=tensors,
+        class_names=read_class_names(checkpoint.header, source),
         notes=(*checkpoint.notes, *notes),
     )
 
 
 def load_weights(
-    model: Classifier | FeaturePyramid, path: str | os.PathLike[str], *, dialect: str = "auto", head: str = "auto"
+    model: nn.Module, path: str | os.PathLike[str], *, dialect: str = "auto", head: str = "auto"
 ) -> LoadReport:
     """Load a weights file into a network: every tensor fits, or nothing is changed.
 
+    Preprocessing and class names that the file's header states become the model's; of what it does not state the model
+    keeps what it has.
+
     Args:
-        model: the network.
+        model: the network, also inside of torch.compile or DataParallel.
         path: a ``.safetensors``, ``.pth``, ``.pt`` or ``.bin`` file.
         dialect: whose names the file has; ``auto`` tells by its keys.
         head: what to do with the classifier. ``auto`` loads it if it has the network's size, and else (or if the
@@ -84,6 +96,7 @@ def load_weights(
             or shapes that are not this network's; then the message is a diff of ``-`` missing and ``+`` unexpected.
         ArgumentError: an unknown dialect or head.
     """
+    model = _network(model)
     weights = prepare_weights(path, model.spec, dialect)
     for field in ("padding", "bn_eps", "activation"):
         wanted, present = getattr(weights.spec, field), getattr(model.spec, field)
@@ -95,13 +108,26 @@ def load_weights(
     return merge_weights(model, weights, head=head)
 
 
+def _network(model: nn.Module) -> Classifier | FeaturePyramid:
+    inner = unwrap(model)
+    if isinstance(inner, Classifier | FeaturePyramid):
+        return inner
+    raise ArgumentError(f"model is a {type(inner).__name__}; give one that create_model built")
+
+
+def _require_values(model: Classifier | FeaturePyramid) -> None:
+    if any(parameter.is_meta for parameter in model.parameters()):
+        raise ArgumentError("a model on the meta device has no values; build it on a real device")
+
+
 def merge_weights(model: Classifier | FeaturePyramid, weights: NativeWeights, *, head: str = "auto") -> LoadReport:
     """Copy prepared weights into a network, by the rules of `load_weights`."""
     if head not in _HEAD_CHOICES:
         raise ArgumentError(f"head is {head!r}; choose one of {', '.join(_HEAD_CHOICES)}")
     targets = model.state_dict()
-    if any(target.is_meta for target in targets.values()):
-        raise ArgumentError("a model on the meta device has no values to load weights into; choose a real device")
+    _require_values(model)
+    if head == "strict" and isinstance(model, FeaturePyramid):
+        raise ArgumentError("head='strict' wants a classifier to fit, and a feature pyramid has none; leave head out")
     offered = dict(weights.tensors)
     notes = list(weights.notes)
     dropped = _drop_by_rule(model, offered)
@@ -114,6 +140,7 @@ def merge_weights(model: Classifier | FeaturePyramid, weights: NativeWeights, *,
         notes.append(f"{len(uncounted)} batch counters are not in the file and stay as they are")
     wanted = {name: target for name, target in wanted.items() if name not in uncounted}
     _require_match(model.spec, weights, wanted, offered)
+    notes += _casts(wanted, offered)
 
     for name, target in wanted.items():
         target.copy_(offered[name])
@@ -125,7 +152,9 @@ def merge_weights(model: Classifier | FeaturePyramid, weights: NativeWeights, *,
             f"({weights.checkpoint.path.name} has {'none' if had is None else f'one of {had}'})",
             stacklevel=3,
         )
-    model.spec = weights.spec
+    if isinstance(model, Classifier):
+        _take_class_names(model, weights.class_names, fresh=bool(reinitialised))
+    model.spec = replace(weights.spec, num_classes=model.spec.num_classes)
     model.load_report = LoadReport(
         source=str(weights.checkpoint.path),
         dialect=weights.dialect,
@@ -138,15 +167,39 @@ def merge_weights(model: Classifier | FeaturePyramid, weights: NativeWeights, *,
     return model.load_report
 
 
-def save_weights(model: Classifier, path: str | os.PathLike[str], *, dialect: str = "effnets") -> None:
+def _casts(wanted: Mapping[str, Tensor], offered: Mapping[str, Tensor]) -> list[str]:
+    """A note on each change of precision."""
+    pairs = {(_name(offered[name].dtype), _name(target.dtype)) for name, target in wanted.items()}
+    return [f"tensors of {theirs} were cast to {ours}" for theirs, ours in sorted(pairs) if theirs != ours]
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _take_class_names(model: Classifier, names: tuple[str, ...] | None, fresh: bool) -> None:
+    """The file's names if the classifier is the file's; none for a fresh one; else those the model has, if they fit."""
+    if fresh:
+        names = None
+    elif names is None:
+        names = model.class_names
+    model.class_names = names if names is not None and len(names) == model.num_classes else None
+
+
+def save_weights(model: nn.Module, path: str | os.PathLike[str], *, dialect: str = "effnets") -> None:
     """Write a network's weights as safetensors in the names of `dialect`, with a header of what belongs to them.
 
     Raises:
-        ArgumentError: unknown dialect. WeightsError: the framework has no such network, or the file cannot be written.
+        ArgumentError: unknown dialect, or a model without values.
+        WeightsError: the framework has no such network, or the file cannot be written.
     """
+    model = _network(model)
+    _require_values(model)
     chosen = get_dialect(dialect)
     tensors = from_native({name: tensor.cpu() for name, tensor in model.state_dict().items()}, chosen, model.plan)
-    header = {"model": model.spec.name, "dialect": dialect, "num_classes": str(model.num_classes)}
+    header = {"model": model.spec.name, "dialect": dialect, "num_classes": str(model.spec.num_classes)}
+    if isinstance(model, Classifier) and model.class_names:
+        header["class_names"] = json.dumps(model.class_names, ensure_ascii=False)
     write_checkpoint(path, tensors, header | make_header(model.spec))
 
 
@@ -191,15 +244,25 @@ def _require_match(
 ) -> None:
     """Raise a readable diff unless names and shapes are the same."""
     lines = []
-    for name in sorted(wanted.keys() | offered.keys()):
+    both = wanted.keys() & offered.keys()
+    # What only one side has says most, then the shapes of convolutions; those of batch normalisation follow from them.
+    for name in sorted(wanted.keys() | offered.keys(), key=lambda n: (n in both, n in both and wanted[n].ndim < 2, n)):
         ours, theirs = wanted.get(name), offered.get(name)
-        if ours is not None and theirs is not None and ours.shape == theirs.shape:
+        if ours is not None and theirs is not None and _fits(ours, theirs):
             continue
-        lines += [f"  - {name} {list(ours.shape)}"] if ours is not None else []
-        lines += [f"  + {name} {list(theirs.shape)}"] if theirs is not None else []
+        kinds = ours is not None and theirs is not None and ours.shape == theirs.shape
+        for sign, tensor in (("-", ours), ("+", theirs)):
+            if tensor is not None:
+                dtype = f" {_name(tensor.dtype)}" if kinds else ""
+                lines.append(f"  {sign} {name} {list(tensor.shape)}{dtype}")
     if lines:
         more = [f"  … and {len(lines) - _DIFF_LINES} more"] if len(lines) > _DIFF_LINES else []
         raise WeightsError(
             f"{weights.checkpoint.path} ({weights.dialect} names) does not fit {spec.name}; "
             "the network's own (-) beside the file's (+):\n" + "\n".join([*lines[:_DIFF_LINES], *more])
         )
+
+
+def _fits(ours: Tensor, theirs: Tensor) -> bool:
+    """The same shape, and numbers of the same kind: a file's integers are no weights, nor its fractions a counter."""
+    return ours.shape == theirs.shape and ours.is_floating_point() == theirs.is_floating_point()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -106,8 +108,8 @@ def test_predict_a_folder(photos, weights):
     output = predict(photos, "--weights", weights, "--topk", "2").stdout
     lines = [line for line in output.splitlines() if "%" in line]
     assert len(lines) == 4
-    assert "grey.jpg" in lines[0]
-    assert "red.png" in lines[2]
+    assert "red.png" in lines[0]
+    assert "grey.jpg" in lines[2]
 
 
 def test_predict_as_json_equals_python(photos, weights):
@@ -139,6 +141,58 @@ def test_other_files_in_a_folder_are_mentioned(photos, weights):
     assert (
         "passed over 1 that are no image files by their names: LICENCE" in predict(photos, "--weights", weights).stderr
     )
+
+
+def test_what_a_folder_may_hold_besides(photos, weights):
+    os.mkfifo(photos / "pipe.jpg")
+    (photos / "broken.jpg").symlink_to(photos / "gone")
+    (photos / "again").symlink_to(photos / "inner")
+    for name in ("paper.pdf", "film.mpg", "w.h5"):
+        (photos / name).write_bytes(b"x")
+    result = predict(photos, "--weights", weights, "--json", status=1)
+    rows = {row["path"].rsplit("/", 1)[1]: row.get("error", "") for row in json.loads(result.stdout)}
+    assert rows["pipe.jpg"].endswith("pipe.jpg is not a regular file; name an image file")
+    assert "broken.jpg" in rows["broken.jpg"]
+    assert rows["red.png"] == rows["grey.jpg"] == ""
+    assert "passed over 4 that are no image files by their names: again (a link to a folder), " in result.stderr
+
+
+def test_odd_names(photos, weights):
+    """A file name steers no terminal, becomes no emoji, and comes back from JSON as it is."""
+    odd = os.fsdecode(b"\xff :cat: \x1b[31m\n.png")
+    Image.new("RGB", (60, 50)).save(photos / odd)
+    path = str(photos / odd)
+    output = predict(path, "--weights", weights, "--topk", 1).stdout
+    assert ":cat: \\x1b[31m\\n.png" in output
+    rows = json.loads(predict(path, "--weights", weights, "--json").stdout)
+    assert rows[0]["path"] == path
+
+
+@pytest.mark.parametrize("path", ["", "a" * 300 + ".jpg"])
+def test_paths_that_no_file_has(weights, path):
+    assert "not classified: " in predict(path, "--weights", weights, status=1).stderr
+
+
+def test_weights_without_classifier_predict_nothing(photos, tmp_path):
+    path = tmp_path / "body.safetensors"
+    effnets.save_weights(effnets.create_model("mobilenetv1_025", features_only=True), path)
+    assert (
+        "has no classifier, so that predictions would be chance" in predict(photos, "--weights", path, status=1).stderr
+    )
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_a_full_output_is_a_line():
+    command = f"{sys.executable} -m effnets list > /dev/full"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert "No space left on device" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_slips_of_the_pen():
+    assert "did you mean 'list'?" in run("lst", status=2).stderr
+    assert "no model matches 'mixnet'; try '*mixnet*'" in run("list", "mixnet", status=1).stderr
 
 
 def test_a_folder_without_photos(tmp_path, weights):

@@ -127,9 +127,9 @@ BAD = {
     "num_classes": ({"num_classes": -1}, "num_classes is -1; it must be 0 (no classifier) or more"),
     "in_chans": ({"in_chans": 0}, "in_chans is 0; an image has at least 1 channel"),
     "output_stride": ({"output_stride": 4}, "output_stride is 4; it must be 8, 16 or 32"),
-    "drop_rate": ({"drop_rate": 1.0}, "drop_rate is 1; it must be at least 0 and below 1"),
-    "drop_rate-nan": ({"drop_rate": math.nan}, "drop_rate is nan; it must be at least 0 and below 1"),
-    "drop_path_rate": ({"drop_path_rate": -0.1}, "drop_path_rate is -0.1; it must be at least 0 and below 1"),
+    "drop_rate": ({"drop_rate": 1.0}, "drop_rate is 1.0; it must be a number from 0 to below 1"),
+    "drop_rate-nan": ({"drop_rate": math.nan}, "drop_rate is nan; it must be a number from 0 to below 1"),
+    "drop_path_rate": ({"drop_path_rate": -0.1}, "drop_path_rate is -0.1; it must be a number from 0 to below 1"),
     "out_indices": ({"out_indices": (1,)}, "out_indices picks levels of the feature pyramid"),
 }
 

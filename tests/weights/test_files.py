@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import pickle
+import random
 import subprocess
 import sys
 from collections import OrderedDict
@@ -77,7 +78,7 @@ class _Payload:
 def test_code_in_a_pickle_is_refused_and_not_run(tmp_path, dump):
     path, witness = tmp_path / "evil.pth", tmp_path / "ran"
     dump({"a.weight": TENSORS["a.weight"], "extra": _Payload(witness)}, path)
-    with pytest.raises(WeightsError, match=r"evil\.pth: refused.*convert it to safetensors"):
+    with pytest.raises(WeightsError, match=r"evil\.pth: refused.*will not be run; convert it to safetensors"):
         read_checkpoint(path)
     assert not witness.exists()
 
@@ -87,6 +88,58 @@ def test_a_whole_pickled_module_is_refused(tmp_path):
     torch.save(torch.nn.Linear(2, 2), path)
     with pytest.raises(WeightsError, match=r"module\.pth: refused"):
         read_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    ("tensor", "kind"),
+    [
+        (lambda: torch.zeros(2, 3).to_sparse(), "float32 sparse_coo"),
+        (lambda: torch.empty(2, 3, device="meta"), "meta"),
+        (lambda: torch.quantize_per_tensor(torch.ones(2, 3), 0.1, 0, torch.qint8), "qint8"),
+        (lambda: torch.zeros(2, 3, dtype=torch.complex64), "complex64"),
+    ],
+    ids=["sparse", "meta", "quantised", "complex"],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_tensors_that_hold_no_plain_numbers(tmp_path, tensor, kind):
+    path = tmp_path / "w.pth"
+    torch.save({"a.weight": tensor()}, path)
+    with pytest.raises(WeightsError, match=f"a.weight is a {kind}.* tensor; save plain dense real|refused"):
+        read_checkpoint(path)
+
+
+def test_what_is_no_regular_file_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.safetensors")
+    with pytest.raises(WeightsError, match=r"pipe\.safetensors: is not a regular file"):
+        read_checkpoint(tmp_path / "pipe.safetensors")
+    with pytest.raises(WeightsError, match=r"cannot be read \(File name too long\)"):
+        read_checkpoint(tmp_path / ("a" * 300 + ".pth"))
+
+
+def test_the_suffix_may_be_large(tmp_path):
+    write_checkpoint(tmp_path / "W.SAFETENSORS", TENSORS, {})
+    assert set(read_checkpoint(tmp_path / "W.SAFETENSORS").tensors) == set(TENSORS)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
+def test_damaged_pickles_end_in_the_project_s_own_error(tmp_path, legacy):
+    good = tmp_path / "good.pth"
+    torch.save(TENSORS, good, _use_new_zipfile_serialization=not legacy)
+    content = good.read_bytes()
+    draw = random.Random(7)
+    path = tmp_path / "bad.pth"
+    refused = 0
+    for _ in range(400):
+        damaged = bytearray(content)
+        for _ in range(draw.randint(1, 8)):
+            damaged[draw.randrange(len(damaged))] = draw.randrange(256)
+        path.write_bytes(damaged)
+        try:
+            read_checkpoint(path)
+        except WeightsError:
+            refused += 1
+    assert refused > 50
 
 
 def test_missing_file(tmp_path):
@@ -167,6 +220,17 @@ def test_a_full_disk_leaves_the_old_file(tmp_path):
     assert "w.safetensors: cannot be written (File too large)" in done.stdout
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o077])
+def test_others_may_read_what_the_umask_lets_them(tmp_path, umask):
+    path = tmp_path / "w.safetensors"
+    before = os.umask(umask)
+    try:
+        write_checkpoint(path, TENSORS, {})
+    finally:
+        os.umask(before)
+    assert path.stat().st_mode & 0o777 == 0o666 & ~umask
 
 
 def test_writing_into_a_missing_folder(tmp_path):

@@ -8,7 +8,7 @@ import pytest
 
 from effnets import load_spec
 from effnets.errors import WeightsError
-from effnets.weights.header import apply_header, make_header
+from effnets.weights.header import apply_header, make_header, read_class_names
 
 
 def test_statements_override_the_model_and_are_noted():
@@ -33,8 +33,19 @@ def test_other_keys_are_nobody_s_business():
 
 @pytest.mark.parametrize(
     "header",
-    [{"bn_eps": "small"}, {"input_size": "big"}, {"input_size": "2.5"}, {"mean": "grey"}, {"std": '{"r": 1}'}],
-    ids=lambda header: next(iter(header)),
+    [
+        {"bn_eps": "small"},
+        {"input_size": "big"},
+        {"input_size": "2.5"},
+        {"mean": "grey"},
+        {"std": '{"r": 1}'},
+        {"mean": "true"},
+        {"mean": '"0.5"'},
+        {"mean": "[" * 100_000},
+        {"std": "1" + "0" * 400},
+        {"input_size": "9" * 5000},
+    ],
+    ids=lambda header: " ".join(f"{key}={value[:12]}" for key, value in header.items()),
 )
 def test_values_that_are_none(header):
     with pytest.raises(WeightsError, match=r"w\.safetensors: its header says .* no such value"):
@@ -54,3 +65,9 @@ def test_a_header_restores_what_belongs_to_the_weights(name):
     restored, _ = apply_header(plain, make_header(spec), "w")
     assert restored.preprocess == spec.preprocess
     assert (restored.padding, restored.bn_eps, restored.activation) == (spec.padding, spec.bn_eps, spec.activation)
+
+
+@pytest.mark.parametrize("text", ["cat", "3", '{"a": 1}', "[1, 2]", "[" * 100_000])
+def test_names_that_are_none(text):
+    with pytest.raises(WeightsError, match=r"w: class_names in its header are no JSON list of names"):
+        read_class_names({"class_names": text}, "w")

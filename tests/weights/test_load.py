@@ -140,7 +140,7 @@ def test_a_long_diff_is_cut(trained):
 def test_a_key_of_no_module_is_shown_as_it_is(trained, tmp_path):
     _, files = trained
     save_file(load_file(files["timm"]) | {"teacher.weight": torch.zeros(2)}, tmp_path / "odd.safetensors")
-    with pytest.raises(WeightsError, match=r"\+ teacher\.weight \[2\]"):
+    with pytest.raises(WeightsError, match=r"\+ teacher\.weight \(no timm name\) \[2\]"):
         effnets.create_model("mixnet_s", weights=tmp_path / "odd.safetensors")
 
 
@@ -191,6 +191,7 @@ def test_half_precision_files(trained, tmp_path):
     loaded = effnets.create_model("mixnet_s", weights=tmp_path / "half.safetensors")
     assert loaded.stem.conv.weight.dtype == torch.float32
     assert torch.equal(loaded.stem.conv.weight, model.stem.conv.weight.half().float())
+    assert "tensors of float16 were cast to float32" in loaded.load_report.notes
 
 
 @pytest.mark.parametrize(
@@ -207,6 +208,62 @@ def test_meta_models_hold_no_values(trained):
     _, files = trained
     with pytest.raises(ArgumentError, match="meta device has no values"):
         effnets.create_model("mixnet_s", weights=files["timm"], device="meta")
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.bool])
+def test_integers_are_no_weights(trained, tmp_path, dtype):
+    model, files = trained
+    tensors = load_file(files["timm"])
+    tensors["conv_stem.weight"] = tensors["conv_stem.weight"].to(dtype)
+    save_file(tensors, tmp_path / "odd.safetensors")
+    kind = str(dtype).removeprefix("torch.")
+    with pytest.raises(WeightsError, match=rf"- stem\.conv\.weight \[16, 3, 3, 3\] float32\n  \+ stem\.conv.* {kind}"):
+        effnets.load_weights(model, tmp_path / "odd.safetensors")
+
+
+def test_a_native_name_in_another_dialect_is_refused(trained, tmp_path):
+    _, files = trained
+    tensors = load_file(files["timm"])
+    save_file(tensors | {"stem.conv.weight": torch.full((16, 3, 3, 3), 7.0)}, tmp_path / "odd.safetensors")
+    with pytest.raises(WeightsError, match=r"\+ stem\.conv\.weight \(no timm name\)"):
+        effnets.create_model("mixnet_s", weights=tmp_path / "odd.safetensors")
+
+
+def test_class_names_travel_with_the_weights(tmp_path):
+    model = effnets.create_model("mobilenetv1_025", num_classes=2)
+    model.class_names = ("Kätzchen", "owl")
+    effnets.save_weights(model, tmp_path / "w.safetensors")
+    again = effnets.create_model("mobilenetv1_025", weights=tmp_path / "w.safetensors")
+    assert again.class_names == ("Kätzchen", "owl")
+    with pytest.warns(UserWarning, match="newly initialised"):
+        other = effnets.create_model("mobilenetv1_025", weights=tmp_path / "w.safetensors", num_classes=3)
+    assert other.class_names is None
+    other.class_names = ("a", "b", "c")
+    other.reset_classifier(4)
+    assert other.class_names is None
+
+
+@pytest.mark.parametrize("features_only", [False, True])
+def test_wrapped_networks_and_backbones_are_saved_and_loaded(tmp_path, features_only):
+    model = effnets.create_model("mobilenetv1_025", features_only=features_only)
+    other = effnets.create_model("mobilenetv1_025", features_only=features_only)
+    effnets.save_weights(torch.compile(model), tmp_path / "w.safetensors")
+    effnets.load_weights(torch.nn.DataParallel(other), tmp_path / "w.safetensors")
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters(), strict=True))
+
+
+def test_what_is_no_network_of_ours(tmp_path):
+    for call in (effnets.save_weights, effnets.load_weights):
+        with pytest.raises(ArgumentError, match="model is a Linear; give one that create_model built"):
+            call(torch.nn.Linear(2, 2), tmp_path / "w.safetensors")
+    with pytest.raises(ArgumentError, match="meta device has no values"):
+        effnets.save_weights(effnets.create_model("mixnet_s", device="meta"), tmp_path / "w.safetensors")
+
+
+def test_a_backbone_has_no_head_to_be_strict_about(trained):
+    _, files = trained
+    with pytest.raises(ArgumentError, match="a feature pyramid has none"):
+        effnets.load_weights(effnets.create_model("mixnet_s", features_only=True), files["timm"], head="strict")
 
 
 def test_networks_timm_has_not_are_not_written_for_it(tmp_path):

@@ -64,9 +64,9 @@ def detect_dialect(keys: Collection[str], source: str) -> Dialect:
 
 
 def to_native(tensors: Mapping[str, Tensor], dialect: Dialect, plan: NetworkPlan) -> dict[str, Tensor]:
-    """Tensors under native names; one whose name the dialect does not have keeps it, for the merge to refuse."""
+    """Tensors under native names; one whose name the dialect does not have is marked, for the merge to refuse."""
     names = {foreign: own for own, foreign in dialect.module_names(plan).items()}
-    return {_rename(key, names) or key: tensor for key, tensor in tensors.items()}
+    return {_rename(key, names) or f"{key} (no {dialect.name} name)": tensor for key, tensor in tensors.items()}
 
 
 def from_native(tensors: Mapping[str, Tensor], dialect: Dialect, plan: NetworkPlan) -> dict[str, Tensor]:

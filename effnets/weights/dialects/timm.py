@@ -71,7 +71,7 @@ def module_names(plan: NetworkPlan) -> Mapping[str, str]:
     """
     types = {block.type for block in plan.blocks}
     if plan.hidden_channels or ("lb" in types and types != {"lb"}):
-        raise WeightsError("timm has no network with these blocks; save the weights in dialect effnets")
+        raise WeightsError("timm has no network with these blocks; its weights have the names of dialect effnets")
     return _rexnet(plan) if "lb" in types else _efficientnet(plan)
 
 
