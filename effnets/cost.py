@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-from effnets.checks import check_size
+from effnets.arguments import check_size
 from effnets.config import load_spec
 from effnets.plan import BlockPlan, ConvPlan, NetworkPlan, make_plan
 from effnets.spec import ModelSpec

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from effnets.checks import check_integer
+from effnets.arguments import check_integer
 from effnets.errors import ArgumentError
 from effnets.nn.classifier import Classifier
 from effnets.nn.features import FeaturePyramid

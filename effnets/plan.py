@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 
-from effnets.checks import check_integer
+from effnets.arguments import check_integer
 from effnets.errors import ArgumentError, ConfigError
 from effnets.scaling import out_channels, round_channels, scale_channels, unroll_blocks
 from effnets.spec import MAX_PARAMETERS, Activation, BlockSpec, BlockType, ModelSpec

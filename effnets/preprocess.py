@@ -10,7 +10,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from effnets.checks import check_size
+from effnets.arguments import check_size
 from effnets.errors import ArgumentError, ConfigError
 from effnets.runtime.image import ImageSource, color_mode, image_to_array, load_rgb
 from effnets.spec import Interpolation, ModelSpec, PreprocessSpec

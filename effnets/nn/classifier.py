@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
-from effnets.checks import check_integer
+from effnets.arguments import check_integer
 from effnets.errors import ArgumentError
 from effnets.nn.features import FeatureInfo
 from effnets.nn.init import initialise

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from effnets.checks import check_size
+from effnets.arguments import check_size
 from effnets.errors import ArgumentError, EffnetsError, ImageError, MissingFileError
 from effnets.spec import PreprocessSpec
 

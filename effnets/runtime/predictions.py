@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from effnets.checks import check_integer
+from effnets.arguments import check_integer
 from effnets.errors import ArgumentError, WeightsError
 
 __all__ = ["Prediction", "rank"]
