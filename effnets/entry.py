@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar, get_args
 
 from effnets.errors import ConfigError
-from effnets.grammar import decode_block, override_block
+from effnets.grammar import decode_block, encode_block, override_block
 from effnets.spec import (
     ACTIVATIONS,
     MAX_BLOCKS,
@@ -26,7 +26,7 @@ from effnets.yamltree import Node
 
 Result = TypeVar("Result")
 
-__all__ = ["ENTRY_KEYS", "SCHEDULE_KEYS", "EntryKey", "decode_entry", "make_spec"]
+__all__ = ["ENTRY_KEYS", "SCHEDULE_KEYS", "EntryKey", "decode_entry", "encode_entry", "make_spec"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,6 +135,20 @@ def make_spec(name: str, values: Mapping[str, Any]) -> ModelSpec:
         preprocess["input_size"] = _scale_input(nominal, values["resolution"])
     model = {key: value for key, value in values.items() if key not in _PREPROCESS_FIELDS and key not in _DIRECTIVES}
     return ModelSpec(name=name, preprocess=PreprocessSpec(**preprocess), **model)
+
+
+def encode_entry(spec: ModelSpec) -> dict[str, Any]:
+    """The entry, in plain data, that decodes to `spec`: what it states without a base, defaults left out."""
+    entry: dict[str, Any] = {"family": spec.family, "stem": spec.stem}
+    entry["blocks"] = [encode_block(block) for block in spec.blocks]
+    if spec.channels is not None:
+        entry["channels"] = asdict(spec.channels)
+    for part in (spec, spec.preprocess):
+        for field in fields(part):
+            value = getattr(part, field.name)
+            if field.name in ENTRY_KEYS and field.name not in entry and value != field.default and value is not None:
+                entry[field.name] = list(value) if isinstance(value, tuple) else value
+    return entry
 
 
 def _scale_input(nominal: int, resolution: float) -> int:

@@ -1,0 +1,100 @@
+"""Networks in folders: what save_pretrained writes makes the same network again, here and in timm."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+import timm
+import torch
+import yaml
+from support import images, shake
+
+import effnets
+from effnets.entry import encode_entry
+from effnets.errors import ArgumentError, ConfigError, MissingFileError, WeightsError
+from effnets.weights.folder import read_folder, save_pretrained
+
+
+@pytest.mark.parametrize("name", effnets.list_models())
+def test_every_spec_comes_back_from_its_table(name, tmp_path):
+    spec = effnets.load_spec(name)
+    path = tmp_path / "model.yaml"
+    path.write_text(yaml.safe_dump({name: encode_entry(spec)}, sort_keys=False))
+    assert effnets.load_spec(path) == spec
+
+
+def test_a_folder_holds_the_whole_network(tmp_path):
+    spec = effnets.load_spec("tf_mixnet_s")
+    spec = replace(spec, preprocess=replace(spec.preprocess, input_size=96, test_input_size=128, test_crop_pct=1.0))
+    model = shake(effnets.create_model(spec, num_classes=3), size=64)
+    model.class_names = ("Kätzchen", "dog: brown", "owl")
+    save_pretrained(torch.compile(model), tmp_path / "new" / "folder")
+    saved = read_folder(tmp_path / "new" / "folder")
+    assert saved.spec == model.spec
+    again = effnets.create_model(saved.spec, weights=saved.weights).eval()
+    assert again.class_names == model.class_names
+    assert again.spec == model.spec
+    assert torch.equal(again(images(2, 3, 64, 64)), model(images(2, 3, 64, 64)))
+    card = (tmp_path / "new" / "folder" / "README.md").read_text()
+    assert "Kätzchen, dog: brown, owl" in card
+    assert "96×96" in card
+
+
+def test_timm_loads_what_is_saved_in_its_dialect(tmp_path):
+    model = shake(effnets.create_model("mixnet_s", num_classes=7), size=64)
+    save_pretrained(model, tmp_path, dialect="timm")
+    theirs = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
+    assert theirs.num_classes == 7
+    assert torch.equal(theirs(images(2, 3, 64, 64)), model(images(2, 3, 64, 64)))
+    assert timm.data.resolve_model_data_config(theirs)["mean"] == [0.485, 0.456, 0.406]
+
+
+@pytest.mark.parametrize("safe", [True, False], ids=["safetensors", "bin"])
+def test_what_timm_saved_is_read(tmp_path, safe):
+    theirs = shake(timm.create_model("rexnet_100", num_classes=4), size=64)
+    timm.models.save_for_hf(
+        theirs, tmp_path, model_config={"label_names": ["a", "b", "c", "d"]}, safe_serialization=safe
+    )
+    saved = read_folder(tmp_path)
+    assert (saved.spec.name, saved.spec.num_classes, saved.class_names) == ("rexnet_100", 4, ("a", "b", "c", "d"))
+    ours = effnets.create_model(saved.spec, weights=saved.weights).eval()
+    assert torch.equal(ours(images(2, 3, 64, 64)), theirs(images(2, 3, 64, 64)))
+
+
+def test_folders_that_hold_no_network(tmp_path):
+    with pytest.raises(MissingFileError, match=r"holds no weights; looked for model\.safetensors"):
+        read_folder(tmp_path)
+    effnets.save_weights(effnets.create_model("mobilenetv1_025", num_classes=2), tmp_path / "model.safetensors")
+    with pytest.raises(MissingFileError, match=r"holds neither model\.yaml nor config\.json"):
+        read_folder(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ("{", "is no config of timm's"),
+        ("[]", "is no config of timm's"),
+        ("{}", "is no config of timm's"),
+        ("[" * 100_000, "is no config of timm's"),
+        (json.dumps({"architecture": "mixnet_s", "num_classes": "many"}), "is no config of timm's"),
+        (json.dumps({"architecture": "resnet50", "num_classes": 5}), "no model named 'resnet50'"),
+        (json.dumps({"architecture": "mixnet_s", "pretrained_cfg": {"crop_pct": 7}}), "crop_pct is 7"),
+        (json.dumps({"architecture": "mixnet_s", "model_args": {"act_layer": "mish"}}), "model_args act_layer have no"),
+    ],
+    ids=["cut", "list", "empty", "deep", "classes", "stranger", "crop", "arguments"],
+)
+def test_configs_that_are_none(tmp_path, config, message):
+    (tmp_path / "model.safetensors").touch()
+    (tmp_path / "config.json").write_text(config)
+    with pytest.raises((ConfigError, effnets.UnknownModelError), match=message):
+        read_folder(tmp_path)
+
+
+def test_what_cannot_be_saved(tmp_path):
+    with pytest.raises(ArgumentError, match="model is a FeaturePyramid; give a classifier"):
+        save_pretrained(effnets.create_model("mobilenetv1_025", features_only=True), tmp_path)
+    (tmp_path / "file").touch()
+    with pytest.raises(WeightsError, match="cannot be written"):
+        save_pretrained(effnets.create_model("mobilenetv1_025"), tmp_path / "file")
