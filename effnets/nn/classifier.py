@@ -41,6 +41,7 @@ class Classifier(nn.Module):
         feature_info: channels and reductions of the feature maps.
         load_report: what loading weights did, None before any.
         class_names: of the outputs, where the weights brought them.
+        background: whether the first output stands for none of the classes, as in TensorFlow's 1001.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class Classifier(nn.Module):
         self.feature_info = FeatureInfo(plan.features)
         self.load_report: LoadReport | None = None
         self.class_names: tuple[str, ...] | None = None
+        self.background = False
         self.stem = stem
         self.stages = stages
         self.head = head or nn.Identity()
@@ -109,6 +111,7 @@ class Classifier(nn.Module):
         self.plan = replace(self.plan, num_classes=num_classes)
         self.num_classes = num_classes
         self.class_names = None
+        self.background = False
         self.classifier = nn.Identity()
         if num_classes:
             self.classifier = Linear(

@@ -10,7 +10,7 @@ from typing import Any
 from effnets.errors import ConfigError, WeightsError
 from effnets.spec import ModelSpec
 
-__all__ = ["apply_header", "make_header"]
+__all__ = ["apply_header", "make_header", "stated_background"]
 
 
 def _numbers(text: str) -> tuple[float, ...]:
@@ -56,6 +56,19 @@ def make_header(spec: ModelSpec) -> dict[str, str]:
     values = {key: getattr(spec, key) for key in _MODEL_FIELDS}
     values |= {key: getattr(spec.preprocess, key) for key in _PREPROCESS_FIELDS}
     return {key: json.dumps(value) if isinstance(value, tuple) else str(value) for key, value in values.items()}
+
+
+def stated_background(header: Mapping[str, str], source: str) -> bool | None:
+    """Whether the first output stands for none of the classes; None where the header does not say.
+
+    Raises:
+        WeightsError: it says neither true nor false.
+    """
+    if "background" not in header:
+        return None
+    if header["background"] not in ("true", "false"):
+        raise WeightsError(f"{source}: its header says background = {header['background']!r}; it must be true or false")
+    return header["background"] == "true"
 
 
 def _read(
