@@ -26,8 +26,9 @@ if TYPE_CHECKING:
     from effnets.preprocess import create_transform
     from effnets.runtime.predictions import Prediction
     from effnets.spec import BlockSpec, ModelSpec, PreprocessSpec
-    from effnets.weights.load import load_weights, save_weights
+    from effnets.weights.load import load_weights
     from effnets.weights.report import LoadReport
+    from effnets.weights.save import save_weights
     from effnets.zoo import create_model
 
 __version__ = "0.1.0"
@@ -56,7 +57,7 @@ _HOMES = {
     "load_spec": "effnets.config",
     "load_weights": "effnets.weights.load",
     "predict": "effnets.inference",
-    "save_weights": "effnets.weights.load",
+    "save_weights": "effnets.weights.save",
 }
 
 __all__ = [

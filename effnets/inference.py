@@ -16,7 +16,7 @@ from effnets.arguments import check_integer
 from effnets.errors import ArgumentError
 from effnets.nn.classifier import Classifier
 from effnets.nn.features import FeaturePyramid
-from effnets.nn.unwrap import unwrap
+from effnets.nn.unwrap import network_of
 from effnets.preprocess import create_transform
 from effnets.runtime.image import ImageSource
 from effnets.runtime.labels import class_names
@@ -74,9 +74,7 @@ def classify(model: nn.Module, batch: Tensor, topk: int = 5) -> list[list[Predic
 
 
 def _classifier(model: nn.Module) -> Classifier:
-    network = unwrap(model)
-    if not isinstance(network, Classifier | FeaturePyramid):
-        raise ArgumentError(f"model is a {type(network).__name__}; give one that create_model built")
+    network = network_of(model)
     if isinstance(network, FeaturePyramid) or not network.num_classes:
         raise ArgumentError("this model has no classifier; build it without features_only and with num_classes above 0")
     return network

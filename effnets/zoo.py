@@ -97,10 +97,11 @@ def create_model(
     Args:
         name: a model of the zoo (`effnets.list_models`), a YAML file of your own, or a `ModelSpec`.
         pretrained: load the model's published weights.
-        weights: a weights file to load instead (safetensors, pth, pt, bin; this library's names or timm's). What its
-            header states (padding, bn_eps, activation, input_size, mean, std, …) overrides the model's.
+        weights: a weights file to load instead (safetensors, pth, pt, bin, Keras' h5), in the names of any dialect.
+            What its header states (padding, bn_eps, activation, input_size, mean, std, …) overrides the model's.
         num_classes: outputs; None takes the weights' number, or the model's; 0 leaves the classifier out. Another
             number than the weights': the classifier is freshly initialised, which is reported and warned about.
+            TensorFlow's 1001 outputs become 1000, without background, unless all 1001 are asked for.
         in_chans: channels of the input; a loaded stem is adapted at the same scale.
         drop_rate: dropout before the classifier; None takes the model's.
         drop_path_rate: stochastic depth, rising to this at the last block.
@@ -132,7 +133,7 @@ def create_model(
         raise ArgumentError("num_classes, drop_rate and global_pool are a classifier's; features_only=True has none")
     device, dtype = _check_device(device), _check_dtype(dtype)
 
-    prepared = None if weights is None else prepare_weights(weights, spec)
+    prepared = None if weights is None else prepare_weights(weights, spec, num_classes=num_classes)
     if prepared is not None:
         spec = prepared.spec
         if num_classes is None:

@@ -18,6 +18,7 @@ __all__ = ["main"]
 
 # Command → (module, one line for --help, so that help imports none of them).
 _COMMANDS = {
+    "convert": ("effnets.cli.convert_command", "Write a weights file for another framework."),
     "list": ("effnets.cli.list_command", "List models with their parameters, multiply-adds and input size."),
     "predict": ("effnets.cli.predict_command", "Classify photographs."),
     "show": ("effnets.cli.show_command", "Show a model's stages: shapes, kernels, costs, block strings."),

@@ -47,6 +47,7 @@ class Classifier(nn.Module):
         head_hidden_size: channels of what enters the classifier (those of `num_features`, save for ReXNet-lite).
         load_report: what loading weights did, None before any.
         class_names: of the outputs, where a file's header brought them or you set them; saved with the weights.
+        background: whether the first output stands for none of the classes, as in TensorFlow's 1001.
     """
 
     if TYPE_CHECKING:
@@ -76,6 +77,7 @@ class Classifier(nn.Module):
         self.feature_info = FeatureInfo(plan.features)
         self.load_report: LoadReport | None = None
         self.class_names: tuple[str, ...] | None = None
+        self.background = False
         self.stem = stem
         self.stages = stages
         self.head = head or nn.Identity()
@@ -124,6 +126,7 @@ class Classifier(nn.Module):
         self.spec = replace(self.spec, num_classes=num_classes)
         self.num_classes = num_classes
         self.class_names = None
+        self.background = False
         self.classifier = nn.Identity()
         if num_classes:
             self.classifier = Linear(

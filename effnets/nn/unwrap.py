@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from torch import nn
 
-__all__ = ["unwrap"]
+from effnets.errors import ArgumentError
+from effnets.nn.classifier import Classifier
+from effnets.nn.features import FeaturePyramid
+
+__all__ = ["network_of", "require_values", "unwrap"]
 
 
 def unwrap(model: nn.Module) -> nn.Module:
@@ -15,3 +19,25 @@ def unwrap(model: nn.Module) -> nn.Module:
         if not isinstance(inner, nn.Module):
             return model
         model = inner
+
+
+def network_of(model: nn.Module) -> Classifier | FeaturePyramid:
+    """The network of this library within `model`.
+
+    Raises:
+        ArgumentError: there is none.
+    """
+    inner = unwrap(model)
+    if isinstance(inner, Classifier | FeaturePyramid):
+        return inner
+    raise ArgumentError(f"model is a {type(inner).__name__}; give one that create_model built")
+
+
+def require_values(model: nn.Module) -> None:
+    """Refuse a model on the meta device.
+
+    Raises:
+        ArgumentError: it is there.
+    """
+    if any(parameter.is_meta for parameter in model.parameters()):
+        raise ArgumentError("a model on the meta device has no values; build it on a real device")

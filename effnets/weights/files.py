@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import pickle
 import re
@@ -19,10 +20,12 @@ import torch
 from torch import Tensor
 
 from effnets.errors import MissingFileError, WeightsError
+from effnets.weights.hdf5 import decode_hdf5, encode_hdf5
 
 __all__ = ["Checkpoint", "read_checkpoint", "write_checkpoint"]
 
 _PICKLE_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".tar")
+_HDF5_SUFFIXES = (".h5", ".hdf5")
 # Where training programs put the weights, the averaged ones first, as these are the ones that are evaluated.
 _WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model_state_dict", "model")
 _WRAPPER_PREFIXES = ("module.", "_orig_mod.")
@@ -43,7 +46,7 @@ class Checkpoint:
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
-    """Read a ``.safetensors`` file, or a pickled one (``.pth``, ``.pt``, ``.bin``) as tensors only.
+    """Read a ``.safetensors`` file, a pickled one (``.pth``, ``.pt``, ``.bin``) as tensors only, or Keras' ``.h5``.
 
     Raises:
         MissingFileError: no such file.
@@ -58,8 +61,10 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
         tensors, header = _read_safetensors(path)
     elif path.suffix.lower() in _PICKLE_SUFFIXES:
         tensors, notes = _unwrap(path, _read_pickle(path))
+    elif path.suffix.lower() in _HDF5_SUFFIXES:
+        tensors = decode_hdf5(path)
     else:
-        known = ", ".join((".safetensors", *_PICKLE_SUFFIXES))
+        known = ", ".join((".safetensors", *_PICKLE_SUFFIXES, *_HDF5_SUFFIXES))
         raise WeightsError(f"{path}: unknown kind of weights file {path.suffix!r}; known are {known}")
     if not tensors:
         raise WeightsError(f"{path}: holds no tensors")
@@ -68,15 +73,13 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
 
 
 def write_checkpoint(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> None:
-    """Write a safetensors file whole or not at all.
+    """Write a file, whole or not at all: safetensors with `header`, a pickled state dict or Keras' HDF5 by its suffix.
 
     Raises:
-        WeightsError: the suffix is not ``.safetensors``, or the disk refuses.
+        WeightsError: another suffix, or the disk refuses.
     """
     path = Path(path)
-    if path.suffix.lower() != ".safetensors":
-        raise WeightsError(f"{path}: weights are written as .safetensors; give the file that suffix")
-    data = safetensors.torch.save({name: tensor.contiguous() for name, tensor in tensors.items()}, dict(header))
+    data = _encode(path, {name: tensor.contiguous() for name, tensor in tensors.items()}, header)
     # Not tempfile's: that would be readable for its owner alone.
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
@@ -111,6 +114,19 @@ def _hash(path: Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise WeightsError(f"{path}: cannot be read ({error.strerror or error})") from None
+
+
+def _encode(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> bytes:
+    if path.suffix.lower() == ".safetensors":
+        # transformers wants the format stated.
+        return safetensors.torch.save(dict(tensors), {"format": "pt", **header})
+    if path.suffix.lower() in _PICKLE_SUFFIXES:
+        buffer = io.BytesIO()
+        torch.save(dict(tensors), buffer)
+        return buffer.getvalue()
+    if path.suffix.lower() in _HDF5_SUFFIXES:
+        return encode_hdf5(path, tensors)
+    raise WeightsError(f"{path}: weights are written as .safetensors; give the file that suffix")
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -24,7 +24,7 @@ from effnets.errors import ArgumentError, ConfigError, MissingFileError, Weights
 from effnets.nn.classifier import Classifier
 from effnets.nn.unwrap import unwrap
 from effnets.spec import ModelSpec, PreprocessSpec
-from effnets.weights.load import save_weights
+from effnets.weights.save import save_weights
 
 __all__ = ["SavedModel", "push_to_hub", "read_folder", "save_pretrained"]
 
@@ -165,7 +165,7 @@ def _read_preprocess(config: Mapping[str, Any]) -> PreprocessSpec:
 
 def _model_card(model: Classifier) -> str:
     spec, preprocess = model.spec, model.spec.preprocess
-    names = model.class_names or ()
+    size, names = preprocess.input_size, model.class_names or ()
     classes = f"\nClasses: {', '.join(names[:20])}{', …' if len(names) > 20 else ''}\n" if names else ""
     return f"""---
 library_name: effnets
@@ -178,7 +178,10 @@ tags:
 # {spec.name}
 
 An image classifier of {model.num_classes} classes, saved by effnets.
-Input {preprocess.input_size}×{preprocess.input_size} pixels, crop share {preprocess.crop_pct:g}, {preprocess.interpolation}, mean {preprocess.mean}, std {preprocess.std}.
+
+| input | crop share | interpolation | mean | std |
+|---|---|---|---|---|
+| {size}×{size} | {preprocess.crop_pct:g} | {preprocess.interpolation} | {preprocess.mean} | {preprocess.std} |
 {classes}
 ```python
 import effnets

@@ -10,7 +10,7 @@ from typing import Any
 from effnets.errors import ConfigError, WeightsError
 from effnets.spec import ModelSpec
 
-__all__ = ["apply_header", "make_header", "read_class_names"]
+__all__ = ["apply_header", "make_header", "read_class_names", "stated_background"]
 
 
 def _numbers(text: str) -> tuple[float, ...]:
@@ -80,6 +80,19 @@ def read_class_names(header: Mapping[str, str], source: str) -> tuple[str, ...] 
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise WeightsError(f"{source}: class_names in its header are no JSON list of names")
     return tuple(names)
+
+
+def stated_background(header: Mapping[str, str], source: str) -> bool | None:
+    """Whether the first output stands for none of the classes; None where the header does not say.
+
+    Raises:
+        WeightsError: it says neither true nor false.
+    """
+    if "background" not in header:
+        return None
+    if header["background"] not in ("true", "false"):
+        raise WeightsError(f"{source}: its header says background = {header['background']!r}; it must be true or false")
+    return header["background"] == "true"
 
 
 def _read(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import warnings
 from collections.abc import Mapping
@@ -15,59 +14,75 @@ from effnets.errors import ArgumentError, WeightsError
 from effnets.nn.classifier import Classifier
 from effnets.nn.features import FeaturePyramid
 from effnets.nn.init import initialise
-from effnets.nn.unwrap import unwrap
+from effnets.nn.unwrap import network_of, require_values
 from effnets.plan import make_plan
 from effnets.spec import ModelSpec
-from effnets.weights.dialects import detect_dialect, from_native, get_dialect, to_native
-from effnets.weights.files import Checkpoint, read_checkpoint, write_checkpoint
-from effnets.weights.header import apply_header, make_header, read_class_names
+from effnets.weights.dialects import Dialect, detect_dialect, get_dialect
+from effnets.weights.files import Checkpoint, read_checkpoint
+from effnets.weights.header import apply_header, read_class_names, stated_background
 from effnets.weights.report import LoadReport
 
-__all__ = ["NativeWeights", "load_weights", "merge_weights", "prepare_weights", "save_weights"]
+__all__ = ["NativeWeights", "load_weights", "merge_weights", "prepare_weights"]
 
 _HEAD_CHOICES = ("auto", "strict", "drop")
 _HEAD_PARTS = ("head.", "hidden.", "classifier.")
+_CLASSIFIER = ("classifier.weight", "classifier.bias")
 _DIFF_LINES = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NativeWeights:
-    """A checkpoint's tensors under native names, and the network they were trained for."""
+    """A checkpoint's tensors under native names, and the network they were trained for.
+
+    `background` tells whether the first output stands for none of the classes.
+    """
 
     checkpoint: Checkpoint
     dialect: str
     spec: ModelSpec
     tensors: Mapping[str, Tensor]
     class_names: tuple[str, ...] | None
+    background: bool
     notes: tuple[str, ...]
 
     @property
     def num_classes(self) -> int | None:
         """Outputs of the checkpoint's classifier; None if it has none."""
-        weight = self.tensors.get("classifier.weight")
-        return None if weight is None or weight.ndim == 0 else weight.shape[0]
+        return _count_outputs(self.tensors)
 
 
-def prepare_weights(path: str | os.PathLike[str], spec: ModelSpec, dialect: str = "auto") -> NativeWeights:
+def prepare_weights(
+    path: str | os.PathLike[str], spec: ModelSpec, dialect: str = "auto", num_classes: int | None = None
+) -> NativeWeights:
     """Read a file and name its tensors natively; its header's statements are applied to `spec`.
 
+    An output for background is left out, unless `num_classes` counts it in.
+
     Raises:
-        MissingFileError, WeightsError: as `read_checkpoint`, `detect_dialect` and `apply_header`.
+        MissingFileError, WeightsError: as `read_checkpoint`, `detect_dialect` and `apply_header`; or the framework has
+            no such network.
     """
     checkpoint = read_checkpoint(path)
     source = str(checkpoint.path)
     chosen = detect_dialect(checkpoint.tensors.keys(), source) if dialect == "auto" else get_dialect(dialect)
     spec, notes = apply_header(spec, checkpoint.header, source)
+    notes += chosen.differences(spec)
     try:
-        tensors = to_native(checkpoint.tensors, chosen, make_plan(spec))
+        tensors = chosen.to_native(checkpoint.tensors, make_plan(spec))
     except WeightsError as error:
-        raise WeightsError(f"{source} cannot be of {spec.name}: {error}") from None
+        raise WeightsError(f"{source} ({chosen.name} names), for {spec.name}: {error}") from None
+    background = _has_background(checkpoint, chosen, _count_outputs(tensors))
+    if background and num_classes != _count_outputs(tensors):
+        notes += (f"of {_count_outputs(tensors)} outputs the first, background, was dropped",)
+        tensors |= {name: tensors[name][1:] for name in _CLASSIFIER if name in tensors}
+        background = False
     return NativeWeights(
         checkpoint=checkpoint,
         dialect=chosen.name,
         spec=spec,
         tensors=tensors,
         class_names=read_class_names(checkpoint.header, source),
+        background=background,
         notes=(*checkpoint.notes, *notes),
     )
 
@@ -82,7 +97,7 @@ def load_weights(
 
     Args:
         model: the network, also inside of torch.compile or DataParallel.
-        path: a ``.safetensors``, ``.pth``, ``.pt`` or ``.bin`` file.
+        path: a ``.safetensors``, ``.pth``, ``.pt``, ``.bin`` or ``.h5`` file.
         dialect: whose names the file has; ``auto`` tells by its keys.
         head: what to do with the classifier. ``auto`` loads it if it has the network's size, and else (or if the
             file has none) initialises a new one; ``strict`` wants it to fit; ``drop`` always initialises a new one.
@@ -96,8 +111,8 @@ def load_weights(
             or shapes that are not this network's; then the message is a diff of ``-`` missing and ``+`` unexpected.
         ArgumentError: an unknown dialect or head.
     """
-    model = _network(model)
-    weights = prepare_weights(path, model.spec, dialect)
+    model = network_of(model)
+    weights = prepare_weights(path, model.spec, dialect, model.plan.num_classes)
     for field in ("padding", "bn_eps", "activation"):
         wanted, present = getattr(weights.spec, field), getattr(model.spec, field)
         if wanted != present:
@@ -108,24 +123,12 @@ def load_weights(
     return merge_weights(model, weights, head=head)
 
 
-def _network(model: nn.Module) -> Classifier | FeaturePyramid:
-    inner = unwrap(model)
-    if isinstance(inner, Classifier | FeaturePyramid):
-        return inner
-    raise ArgumentError(f"model is a {type(inner).__name__}; give one that create_model built")
-
-
-def _require_values(model: Classifier | FeaturePyramid) -> None:
-    if any(parameter.is_meta for parameter in model.parameters()):
-        raise ArgumentError("a model on the meta device has no values; build it on a real device")
-
-
 def merge_weights(model: Classifier | FeaturePyramid, weights: NativeWeights, *, head: str = "auto") -> LoadReport:
     """Copy prepared weights into a network, by the rules of `load_weights`."""
     if head not in _HEAD_CHOICES:
         raise ArgumentError(f"head is {head!r}; choose one of {', '.join(_HEAD_CHOICES)}")
     targets = model.state_dict()
-    _require_values(model)
+    require_values(model)
     if head == "strict" and isinstance(model, FeaturePyramid):
         raise ArgumentError("head='strict' wants a classifier to fit, and a feature pyramid has none; leave head out")
     offered = dict(weights.tensors)
@@ -154,6 +157,7 @@ def merge_weights(model: Classifier | FeaturePyramid, weights: NativeWeights, *,
         )
     if isinstance(model, Classifier):
         _take_class_names(model, weights.class_names, fresh=bool(reinitialised))
+        model.background = weights.background and not reinitialised
     model.spec = replace(weights.spec, num_classes=model.spec.num_classes)
     model.load_report = LoadReport(
         source=str(weights.checkpoint.path),
@@ -186,21 +190,15 @@ def _take_class_names(model: Classifier, names: tuple[str, ...] | None, fresh: b
     model.class_names = names if names is not None and len(names) == model.num_classes else None
 
 
-def save_weights(model: nn.Module, path: str | os.PathLike[str], *, dialect: str = "effnets") -> None:
-    """Write a network's weights as safetensors in the names of `dialect`, with a header of what belongs to them.
+def _count_outputs(tensors: Mapping[str, Tensor]) -> int | None:
+    weight = tensors.get("classifier.weight")
+    return None if weight is None or weight.ndim == 0 else weight.shape[0]
 
-    Raises:
-        ArgumentError: unknown dialect, or a model without values.
-        WeightsError: the framework has no such network, or the file cannot be written.
-    """
-    model = _network(model)
-    _require_values(model)
-    chosen = get_dialect(dialect)
-    tensors = from_native({name: tensor.cpu() for name, tensor in model.state_dict().items()}, chosen, model.plan)
-    header = {"model": model.spec.name, "dialect": dialect, "num_classes": str(model.spec.num_classes)}
-    if isinstance(model, Classifier) and model.class_names:
-        header["class_names"] = json.dumps(model.class_names, ensure_ascii=False)
-    write_checkpoint(path, tensors, header | make_header(model.spec))
+
+def _has_background(checkpoint: Checkpoint, dialect: Dialect, outputs: int | None) -> bool:
+    """Whether the first output stands for none of the classes: as the header says, or else by their number."""
+    stated = stated_background(checkpoint.header, str(checkpoint.path))
+    return outputs is not None and (outputs == dialect.background_outputs if stated is None else stated)
 
 
 def _drop_by_rule(model: Classifier | FeaturePyramid, offered: dict[str, Tensor]) -> list[str]:

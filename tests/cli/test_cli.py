@@ -79,7 +79,7 @@ def test_usage(arguments):
 
 def test_help_names_every_command():
     output = run("--help").stdout
-    for command in ("list", "predict", "show"):
+    for command in ("convert", "list", "predict", "show"):
         assert command in output
         assert "Usage:" in run(command, "--help").stdout
 

@@ -240,4 +240,13 @@ def test_writing_into_a_missing_folder(tmp_path):
 
 def test_writing_wants_the_suffix(tmp_path):
     with pytest.raises(WeightsError, match=r"written as \.safetensors"):
-        write_checkpoint(tmp_path / "w.pth", TENSORS, {})
+        write_checkpoint(tmp_path / "w.npz", TENSORS, {})
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".pt", ".bin"])
+def test_written_pickles_are_plain_state_dicts(tmp_path, suffix):
+    path = tmp_path / f"w{suffix}"
+    write_checkpoint(path, TENSORS, {"model": "x"})
+    content = torch.load(path, weights_only=True)
+    assert type(content) is dict
+    torch.testing.assert_close(content, TENSORS, rtol=0, atol=0)

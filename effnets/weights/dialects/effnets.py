@@ -5,21 +5,20 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 
 from effnets.plan import BlockPlan, NetworkPlan
+from effnets.weights.dialects.interface import Dialect, block_places, by_renaming
 
-__all__ = ["block_modules", "claims", "module_names"]
+__all__ = ["DIALECT", "block_modules"]
 
 
-def claims(keys: Collection[str]) -> bool:
-    """Whether these are native names."""
+def _claims(keys: Collection[str]) -> bool:
     return "stem.conv.weight" in keys and any(key.startswith("stages.") for key in keys)
 
 
-def module_names(plan: NetworkPlan) -> Mapping[str, str]:
+def _module_names(plan: NetworkPlan) -> Mapping[str, str]:
     """Every module with parameters, under its own name."""
     names = ["stem.conv", "stem.bn", "head.conv", "head.bn", "hidden.conv", "hidden.bn", "classifier"]
-    for stage_index, stage in enumerate(plan.stages):
-        for block_index, block in enumerate(stage):
-            names += [f"stages.{stage_index}.{block_index}.{part}" for part in block_modules(block)]
+    for place, block in block_places(plan):
+        names += [f"{place}.{part}" for part in block_modules(block)]
     return {name: name for name in names}
 
 
@@ -36,3 +35,15 @@ def block_modules(block: BlockPlan) -> Iterator[str]:
         yield "se.expand"
         if block.type == "lb":
             yield "se.bn"
+
+
+_to_native, _from_native = by_renaming(_module_names)
+
+# What a network needs beside its weights stands in the header, which only safetensors have.
+DIALECT = Dialect(
+    name="effnets",
+    claims=_claims,
+    to_native=_to_native,
+    from_native=_from_native,
+    suffixes=(".safetensors",),
+)

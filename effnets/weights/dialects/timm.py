@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
-from effnets.errors import WeightsError
 from effnets.plan import NetworkPlan
 from effnets.spec import BlockType
 from effnets.weights.dialects.effnets import block_modules
+from effnets.weights.dialects.interface import Dialect, block_places, by_renaming
+from effnets.weights.dialects.structure import no_such_network
 
-__all__ = ["claims", "module_names"]
+__all__ = ["DIALECT"]
 
 _SQUEEZE_EXCITE = {"se.reduce": "se.conv_reduce", "se.expand": "se.conv_expand"}
 
@@ -56,32 +57,24 @@ _EFFICIENTNET = {
 }
 
 
-def claims(keys: Collection[str]) -> bool:
-    """Whether these are names of timm's EfficientNet or RexNet."""
+def _claims(keys: Collection[str]) -> bool:
     efficientnet = "conv_stem.weight" in keys and any(key.startswith("blocks.") for key in keys)
     rexnet = "stem.conv.weight" in keys and any(key.startswith("features.") for key in keys)
     return efficientnet or rexnet
 
 
-def module_names(plan: NetworkPlan) -> Mapping[str, str]:
-    """Native module names to timm's.
-
-    Raises:
-        WeightsError: timm has no such network.
-    """
+def _module_names(plan: NetworkPlan) -> Mapping[str, str]:
     types = {block.type for block in plan.blocks}
     if plan.hidden_channels or ("lb" in types and types != {"lb"}):
-        raise WeightsError("timm has no network with these blocks; its weights have the names of dialect effnets")
+        raise no_such_network("timm", "those of EfficientNet's blocks, or of ReXNet's without a layer behind pooling")
     return _rexnet(plan) if "lb" in types else _efficientnet(plan)
 
 
 def _efficientnet(plan: NetworkPlan) -> Mapping[str, str]:
     names = dict(_EFFICIENTNET)
-    for stage_index, stage in enumerate(plan.stages):
-        for block_index, block in enumerate(stage):
-            place = f"{stage_index}.{block_index}"
-            for part in block_modules(block):
-                names[f"stages.{place}.{part}"] = f"blocks.{place}.{_BLOCKS[block.type][part]}"
+    for place, block in block_places(plan):
+        foreign = place.replace("stages.", "blocks.")
+        names |= {f"{place}.{part}": f"{foreign}.{_BLOCKS[block.type][part]}" for part in block_modules(block)}
     return names
 
 
@@ -89,10 +82,12 @@ def _rexnet(plan: NetworkPlan) -> Mapping[str, str]:
     """RexNet counts its blocks through, and the head convolution is the last of them."""
     names = {"stem.conv": "stem.conv", "stem.bn": "stem.bn", "classifier": "head.fc"}
     number = 0
-    for stage_index, stage in enumerate(plan.stages):
-        for block_index, block in enumerate(stage):
-            for part in block_modules(block):
-                names[f"stages.{stage_index}.{block_index}.{part}"] = f"features.{number}.{_BLOCKS['lb'][part]}"
-            number += 1
-    names |= {"head.conv": f"features.{number}.conv", "head.bn": f"features.{number}.bn"}
-    return names
+    for place, block in block_places(plan):
+        names |= {f"{place}.{part}": f"features.{number}.{_BLOCKS['lb'][part]}" for part in block_modules(block)}
+        number += 1
+    return names | {"head.conv": f"features.{number}.conv", "head.bn": f"features.{number}.bn"}
+
+
+_to_native, _from_native = by_renaming(_module_names)
+
+DIALECT = Dialect(name="timm", claims=_claims, to_native=_to_native, from_native=_from_native)

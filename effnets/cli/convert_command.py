@@ -1,0 +1,29 @@
+"""``effnets convert``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+__all__ = ["command"]
+
+
+@click.command(name="convert")
+@click.argument("source", type=click.Path(path_type=Path), metavar="IN")
+@click.argument("target", type=click.Path(path_type=Path), metavar="OUT")
+@click.option("--model", required=True, help="A model of the zoo, or a YAML file of your own.")
+@click.option("--to", required=True, metavar="DIALECT", help="The framework whose names and layout OUT gets.")
+@click.option("--from", "dialect", default="auto", metavar="DIALECT", help="That of IN [default: told by its keys].")
+def command(source: Path, target: Path, model: str, to: str, dialect: str) -> None:
+    """Write the weights file IN as OUT, for another framework to load.
+
+    DIALECT is effnets, timm, torchvision, transformers, keras or clovaai. OUT is a .safetensors file, for frameworks
+    that read them a .pth, .pt or .bin one, and for keras an .h5 one. Outputs for background are dropped.
+    """
+    # Imported here: torch takes seconds, and neither --help nor a mistyped option should wait for it.
+    from effnets.weights.convert import convert_weights
+
+    report = convert_weights(source, target, model=model, to=to, dialect=dialect)
+    click.echo(report)
+    click.echo(f"{target} ({to} names): written")

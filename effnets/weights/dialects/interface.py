@@ -1,0 +1,121 @@
+"""What a dialect is, and the renaming by module that is all, or most, of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from effnets.errors import WeightsError
+from effnets.plan import BlockPlan, NetworkPlan
+from effnets.spec import ModelSpec
+
+__all__ = ["Dialect", "block_places", "by_renaming", "collect", "rename_from_native", "rename_to_native"]
+
+Convert = Callable[[Mapping[str, Tensor], NetworkPlan], dict[str, Tensor]]
+ModuleNames = Callable[[NetworkPlan], Mapping[str, str]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dialect:
+    """One framework's names and layout of the parameters.
+
+    Attributes:
+        name: what users call it.
+        claims: tells from a file's keys that they are this dialect's.
+        to_native: a file's tensors under native names and in native layout, for one network. A tensor that the
+            framework's network does not have is marked, for the merge to refuse. Raises `WeightsError` where the
+            framework has no such network.
+        from_native: the way back; raises the same where the framework has no place for the network or a tensor.
+        suffixes: of the files that the framework reads.
+        settings: fields of `ModelSpec` whose values the framework's own network fixes: with other values the file
+            would load there, and give other logits.
+        background_outputs: so many outputs mean that the first stands for none of the classes; None: no number does.
+    """
+
+    name: str
+    claims: Callable[[Collection[str]], bool]
+    to_native: Convert
+    from_native: Convert
+    suffixes: tuple[str, ...] = (".safetensors", ".pth", ".pt", ".bin")
+    settings: Mapping[str, str | float] = field(default_factory=dict)
+    background_outputs: int | None = None
+
+    def differences(self, spec: ModelSpec) -> tuple[str, ...]:
+        """A sentence on each of `settings` that `spec` has otherwise."""
+        return tuple(
+            f"{self.name}'s own network has {name} {value}, this one {getattr(spec, name)}"
+            for name, value in self.settings.items()
+            if getattr(spec, name) != value
+        )
+
+
+def by_renaming(module_names: ModuleNames) -> tuple[Convert, Convert]:
+    """`to_native` and `from_native` of a dialect that differs in names alone.
+
+    `module_names` maps native module names to the framework's, for one network.
+    """
+
+    def to_native(tensors: Mapping[str, Tensor], plan: NetworkPlan) -> dict[str, Tensor]:
+        return rename_to_native(tensors, module_names(plan))
+
+    def from_native(tensors: Mapping[str, Tensor], plan: NetworkPlan) -> dict[str, Tensor]:
+        return rename_from_native(tensors, module_names(plan))
+
+    return to_native, from_native
+
+
+def rename_to_native(tensors: Mapping[str, Tensor], module_names: Mapping[str, str]) -> dict[str, Tensor]:
+    """Tensors under native names; one whose module has no name is marked, for the merge to refuse.
+
+    Going by module, weights, biases and statistics, and the groups of a mixed convolution, follow along.
+
+    Raises:
+        WeightsError: two tensors come to the same name.
+    """
+    names = {foreign: own for own, foreign in module_names.items()}
+    return collect((_rename(key, names) or f"{key} (unknown name)", tensor) for key, tensor in tensors.items())
+
+
+def rename_from_native(tensors: Mapping[str, Tensor], module_names: Mapping[str, str]) -> dict[str, Tensor]:
+    """Tensors under the framework's names.
+
+    Raises:
+        WeightsError: it has no name for one of them.
+    """
+    renamed = {key: _rename(key, module_names) for key in tensors}
+    if homeless := [key for key, name in renamed.items() if name is None]:
+        raise WeightsError(f"the dialect has no name for {', '.join(homeless[:5])}; save in dialect effnets")
+    return collect((name, tensors[key]) for key, name in renamed.items() if name is not None)
+
+
+def collect(pairs: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
+    """A dict of `pairs`, none of which may hide another.
+
+    Raises:
+        WeightsError: two have the same name.
+    """
+    collected: dict[str, Tensor] = {}
+    for name, tensor in pairs:
+        if name in collected:
+            raise WeightsError(f"two tensors are both {name}; the file is a mixture, write it anew")
+        collected[name] = tensor
+    return collected
+
+
+def block_places(plan: NetworkPlan) -> Iterator[tuple[str, BlockPlan]]:
+    """Every block in order, with its native module name."""
+    for stage_index, stage in enumerate(plan.stages):
+        for block_index, block in enumerate(stage):
+            yield f"stages.{stage_index}.{block_index}", block
+
+
+def _rename(key: str, names: Mapping[str, str]) -> str | None:
+    """`key` with the module it belongs to renamed: the shortest of its dotted beginnings that has a name."""
+    end = key.find(".")
+    while end > 0:
+        if (module := names.get(key[:end])) is not None:
+            return module + key[end:]
+        end = key.find(".", end + 1)
+    return None
