@@ -6,7 +6,9 @@ import math
 from unittest.mock import Mock
 
 import pytest
+from support import error_between, images, shake
 
+import effnets
 from effnets.config import list_models, load_spec
 from effnets.registry import find_weights, list_weights
 from effnets.weights_spec import WeightsSpec
@@ -77,6 +79,23 @@ def test_timm_builds_the_same_network_for_them(weights, monkeypatch):
     if spec.activation == "relu6":
         assert any(isinstance(module, torch.nn.ReLU6) for module in modules)
     assert model.num_classes == spec.num_classes
+
+
+@pytest.mark.parametrize("name", ["efficientnet_lite0.tf_in1k", "fbnet_c.rmsp_in1k", "rexnetr_200.sw_in12k"])
+def test_overrides_give_timms_logits(name, monkeypatch, tmp_path):
+    torch = pytest.importorskip("torch")
+    timm = pytest.importorskip("timm")
+    monkeypatch.setattr("timm.models._builder.load_pretrained", Mock())
+    theirs = shake(timm.create_model(timm_name(find_weights(name)), pretrained=True), size=128)
+    torch.save(theirs.state_dict(), tmp_path / "w.pth")
+    ours = effnets.create_model(name, weights=tmp_path / "w.pth").eval()
+    x = images(1, 3, 161, 160)
+    with torch.no_grad():
+        assert error_between(theirs(x), ours(x)) <= 1e-4
+    bare = effnets.create_model(load_spec(name).name, weights=tmp_path / "w.pth").eval()
+    with torch.no_grad():  # without the tag's overrides the network is another, where there are any
+        seen = error_between(theirs(x), bare(x)) > 1e-3
+    assert seen == (find_weights(name).bn_eps is not None)
 
 
 @pytest.mark.parametrize(("tag", "member"), [("tv_in1k", "IMAGENET1K_V1"), ("tv2_in1k", "IMAGENET1K_V2")])
