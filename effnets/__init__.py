@@ -9,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from effnets.config import list_models, list_weights, load_spec
+    from effnets.config import list_models, load_spec
     from effnets.cost import Cost, count
     from effnets.errors import (
         ArgumentError,
@@ -24,11 +24,13 @@ if TYPE_CHECKING:
     from effnets.nn.classifier import Classifier
     from effnets.nn.features import FeaturePyramid
     from effnets.preprocess import create_transform
+    from effnets.registry import list_weights
     from effnets.runtime.predictions import Prediction
     from effnets.spec import BlockSpec, ModelSpec, PreprocessSpec
     from effnets.weights.load import load_weights
     from effnets.weights.report import LoadReport
     from effnets.weights.save import save_weights
+    from effnets.weights_spec import WeightsSpec
     from effnets.zoo import create_model
 
 __version__ = "0.1.0"
@@ -49,11 +51,12 @@ _HOMES = {
     "PreprocessSpec": "effnets.spec",
     "UnknownModelError": "effnets.errors",
     "WeightsError": "effnets.errors",
+    "WeightsSpec": "effnets.weights_spec",
     "count": "effnets.cost",
     "create_model": "effnets.zoo",
     "create_transform": "effnets.preprocess",
     "list_models": "effnets.config",
-    "list_weights": "effnets.config",
+    "list_weights": "effnets.registry",
     "load_spec": "effnets.config",
     "load_weights": "effnets.weights.load",
     "predict": "effnets.inference",
@@ -76,6 +79,7 @@ __all__ = [
     "PreprocessSpec",
     "UnknownModelError",
     "WeightsError",
+    "WeightsSpec",
     "count",
     "create_model",
     "create_transform",

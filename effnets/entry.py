@@ -26,7 +26,15 @@ from effnets.yamltree import Node
 
 Result = TypeVar("Result")
 
-__all__ = ["ENTRY_KEYS", "SCHEDULE_KEYS", "EntryKey", "decode_entry", "encode_entry", "make_spec"]
+__all__ = [
+    "ENTRY_KEYS",
+    "SCHEDULE_KEYS",
+    "EntryKey",
+    "decode_entry",
+    "decode_mapping",
+    "encode_entry",
+    "make_spec",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,7 +113,7 @@ def decode_entry(path: Path, name: str, node: Node, inherited: Mapping[str, Any]
         ConfigError: unknown key, wrong type or bad block string, with file, line, model and the fix.
     """
     assert isinstance(node.value, dict), "effnets.config checks this"
-    own = _decode_mapping(f"{name}", path, node.value, ENTRY_KEYS)
+    own = decode_mapping(f"{name}", path, node.value, ENTRY_KEYS)
     values = {**inherited, **{key: value for key, value in own.items() if key not in ("base", "every_block")}}
     if "every_block" in own:
         line = node.value["every_block"].line
@@ -157,9 +165,14 @@ def _scale_input(nominal: int, resolution: float) -> int:
     return round(nominal * resolution)
 
 
-def _decode_mapping(
+def decode_mapping(
     where: str, path: Path, mapping: Mapping[str, Node], known: Mapping[str, EntryKey]
 ) -> dict[str, Any]:
+    """The values of a mapping whose keys must be among the `known` ones.
+
+    Raises:
+        ConfigError: unknown key or wrong type, with file, line, `where` and what belongs there.
+    """
     values = {}
     for key, node in mapping.items():
         if key not in known:
@@ -225,7 +238,7 @@ def _decode_row(where: str, path: Path, number: int, row: Node) -> BlockSpec:
 
 
 def _decode_schedule(where: str, path: Path, node: Node, mapping: Mapping[str, Node]) -> ChannelSchedule:
-    values = _decode_mapping(where, path, mapping, SCHEDULE_KEYS)
+    values = decode_mapping(where, path, mapping, SCHEDULE_KEYS)
     for key in ("start", "growth"):
         if key not in values:
             raise ConfigError(f"{path}:{node.line}: {where}: {key!r} is missing; write {{start: 16, growth: 180}}")

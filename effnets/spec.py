@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Literal, get_args
 
-from effnets.errors import ConfigError
+from effnets.checks import require, require_choice, require_range
 
 __all__ = [
     "ACTIVATIONS",
@@ -52,24 +52,6 @@ _MAX_PIXELS_PER_SIDE = 8192
 _MAX_DENOMINATOR = 1_000_000
 
 
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise ConfigError(message)
-
-
-def _require_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
-    _require(value in choices, f"{name} is {value!r}; choose one of {', '.join(choices)}")
-
-
-def _require_range(name: str, value: float, low: float, high: float) -> None:
-    if not low <= value <= high:  # true of NaN as well
-        try:
-            shown = f"{value:g}"
-        except OverflowError:
-            shown = "too large for a float"
-        raise ConfigError(f"{name} is {shown}; it must lie in {low:g}..{high:g}")
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlockSpec:
     """One row of an architecture table: a block and how often it repeats.
@@ -107,39 +89,39 @@ class BlockSpec:
     shortcut: bool | None = None
 
     def __post_init__(self) -> None:
-        _require_choice("block type", self.type, get_args(BlockType))
-        _require_range("repeats r", self.repeats, 1, _MAX_REPEATS)
-        _require(bool(self.kernel_sizes), "kernel sizes k are empty; write at least one, such as k3")
-        _require(
+        require_choice("block type", self.type, get_args(BlockType))
+        require_range("repeats r", self.repeats, 1, _MAX_REPEATS)
+        require(bool(self.kernel_sizes), "kernel sizes k are empty; write at least one, such as k3")
+        require(
             len(self.kernel_sizes) <= _MAX_KERNEL_GROUPS,
             f"kernel sizes k: at most {_MAX_KERNEL_GROUPS} kernel groups",
         )
         for kernel_size in self.kernel_sizes:
-            _require_range("kernel size k", kernel_size, 1, _MAX_KERNEL)
-            _require(
+            require_range("kernel size k", kernel_size, 1, _MAX_KERNEL)
+            require(
                 kernel_size % 2 == 1,
                 f"kernel size k is {kernel_size}; kernels are odd, so that they have a centre",
             )
-        _require(self.stride in (1, 2), f"stride s is {self.stride}; it must be 1 or 2")
+        require(self.stride in (1, 2), f"stride s is {self.stride}; it must be 1 or 2")
         if self.expansion is not None:
-            _require_range("expansion e", self.expansion, 0.01, 64)
+            require_range("expansion e", self.expansion, 0.01, 64)
         else:
-            _require(self.type not in ("ir", "lb"), f"{self.type} needs an expansion e; write e1 for none")
+            require(self.type not in ("ir", "lb"), f"{self.type} needs an expansion e; write e1 for none")
         if self.channels is not None:
-            _require_range("channels c", self.channels, 1, _MAX_CHANNELS)
-        _require_range("expansion groups a", self.expand_groups, 1, _MAX_KERNEL_GROUPS)
-        _require_range("projection groups p", self.project_groups, 1, _MAX_KERNEL_GROUPS)
+            require_range("channels c", self.channels, 1, _MAX_CHANNELS)
+        require_range("expansion groups a", self.expand_groups, 1, _MAX_KERNEL_GROUPS)
+        require_range("projection groups p", self.project_groups, 1, _MAX_KERNEL_GROUPS)
         if self.se_ratio is not None:
-            _require(
+            require(
                 0 < self.se_ratio <= 1,
                 f"squeeze ratio se is {self.se_ratio}; it must lie above 0 and up to 1",
             )
-            _require(
+            require(
                 self.se_ratio.denominator <= _MAX_DENOMINATOR,
                 f"squeeze ratio se is {self.se_ratio}; write it with fewer digits, such as 0.25 or 1/12",
             )
         if self.activation is not None:
-            _require_choice("activation n", self.activation, ACTIVATIONS)
+            require_choice("activation n", self.activation, ACTIVATIONS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,8 +137,8 @@ class ChannelSchedule:
     inclusive: bool = False
 
     def __post_init__(self) -> None:
-        _require_range("channels.start", self.start, 1, _MAX_CHANNELS)
-        _require_range("channels.growth", self.growth, 0, _MAX_CHANNELS)
+        require_range("channels.start", self.start, 1, _MAX_CHANNELS)
+        require_range("channels.growth", self.growth, 0, _MAX_CHANNELS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -180,20 +162,20 @@ class PreprocessSpec:
     test_crop_pct: float | None = None
 
     def __post_init__(self) -> None:
-        _require_range("input_size", self.input_size, 1, _MAX_PIXELS_PER_SIDE)
-        _require_range("crop_pct", self.crop_pct, 0.05, 1)
-        _require_choice("interpolation", self.interpolation, get_args(Interpolation))
-        _require(
+        require_range("input_size", self.input_size, 1, _MAX_PIXELS_PER_SIDE)
+        require_range("crop_pct", self.crop_pct, 0.05, 1)
+        require_choice("interpolation", self.interpolation, get_args(Interpolation))
+        require(
             len(self.mean) == len(self.std) and len(self.mean) > 0,
             f"mean has {len(self.mean)} numbers and std {len(self.std)}; give one of each per channel",
         )
         for mean, std in zip(self.mean, self.std, strict=True):
-            _require_range("mean", mean, -1e3, 1e3)
-            _require_range("std", std, 1e-6, 1e3)
+            require_range("mean", mean, -1e3, 1e3)
+            require_range("std", std, 1e-6, 1e3)
         if self.test_input_size is not None:
-            _require_range("test_input_size", self.test_input_size, 1, _MAX_PIXELS_PER_SIDE)
+            require_range("test_input_size", self.test_input_size, 1, _MAX_PIXELS_PER_SIDE)
         if self.test_crop_pct is not None:
-            _require_range("test_crop_pct", self.test_crop_pct, 0.05, 1)
+            require_range("test_crop_pct", self.test_crop_pct, 0.05, 1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -243,25 +225,25 @@ class ModelSpec:
     preprocess: PreprocessSpec = field(default_factory=PreprocessSpec)
 
     def __post_init__(self) -> None:
-        _require(bool(self.blocks), "blocks is empty; list at least one block string")
-        _require_range("stem", self.stem, 1, _MAX_CHANNELS)
-        _require(self.stem_stride in (1, 2), f"stem_stride is {self.stem_stride}; it must be 1 or 2")
-        _require_choice("stem_scaling", self.stem_scaling, get_args(Scaling))
-        _require_range("head", self.head, 0, _MAX_CHANNELS)
-        _require_choice("head_scaling", self.head_scaling, get_args(Scaling))
-        _require_range("head_hidden", self.head_hidden, 0, _MAX_CHANNELS)
-        _require_range("width", self.width, 0.01, 64)
-        _require_range("depth", self.depth, 0.01, 64)
-        _require_choice("depth_rounding", self.depth_rounding, get_args(DepthRounding))
-        _require_range("divisor", self.divisor, 1, 1024)
-        _require_choice("activation", self.activation, ACTIVATIONS)
-        _require_choice("padding", self.padding, get_args(Padding))
-        _require_range("bn_eps", self.bn_eps, 1e-12, 1)
-        _require_range("bn_momentum", self.bn_momentum, 1e-6, 1)
-        _require_range("drop_rate", self.drop_rate, 0, 0.99)
-        _require_range("num_classes", self.num_classes, 0, 1_000_000)
+        require(bool(self.blocks), "blocks is empty; list at least one block string")
+        require_range("stem", self.stem, 1, _MAX_CHANNELS)
+        require(self.stem_stride in (1, 2), f"stem_stride is {self.stem_stride}; it must be 1 or 2")
+        require_choice("stem_scaling", self.stem_scaling, get_args(Scaling))
+        require_range("head", self.head, 0, _MAX_CHANNELS)
+        require_choice("head_scaling", self.head_scaling, get_args(Scaling))
+        require_range("head_hidden", self.head_hidden, 0, _MAX_CHANNELS)
+        require_range("width", self.width, 0.01, 64)
+        require_range("depth", self.depth, 0.01, 64)
+        require_choice("depth_rounding", self.depth_rounding, get_args(DepthRounding))
+        require_range("divisor", self.divisor, 1, 1024)
+        require_choice("activation", self.activation, ACTIVATIONS)
+        require_choice("padding", self.padding, get_args(Padding))
+        require_range("bn_eps", self.bn_eps, 1e-12, 1)
+        require_range("bn_momentum", self.bn_momentum, 1e-6, 1)
+        require_range("drop_rate", self.drop_rate, 0, 0.99)
+        require_range("num_classes", self.num_classes, 0, 1_000_000)
         for number, block in enumerate(self.blocks, start=1):
-            _require(
+            require(
                 (block.channels is None) == (self.channels is not None),
                 f"block {number}: a block states its channels c exactly when the model has no 'channels' schedule",
             )

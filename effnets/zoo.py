@@ -8,11 +8,12 @@ from typing import Literal, overload
 
 import torch
 
-from effnets.config import list_weights, load_spec
+from effnets.config import load_spec, split_tag
 from effnets.errors import ArgumentError, UnknownModelError
 from effnets.nn.build import build_classifier, build_features
 from effnets.nn.classifier import Classifier
 from effnets.nn.features import FeaturePyramid
+from effnets.registry import find_weights
 from effnets.spec import ModelSpec
 from effnets.weights.load import merge_weights, prepare_weights
 
@@ -123,9 +124,11 @@ def create_model(
     if pretrained and weights is not None:
         raise ArgumentError("pretrained=True and weights= both say which weights to load; give one of them")
     if pretrained:
-        tags = ", ".join(list_weights(spec.name)) or "none"
+        tagged = isinstance(name, str) and split_tag(name)[0] == spec.name
+        found = find_weights(str(name) if tagged else spec.name)
         raise UnknownModelError(
-            f"{spec.name} has no published weights registered (tags: {tags}); give a file: weights= or --weights"
+            f"the weights {found.name} are not fetched yet: download {found.url()} and give the file: weights= or "
+            "--weights"
         )
     if out_indices is not None and not features_only:
         raise ArgumentError("out_indices picks levels of the feature pyramid; give it with features_only=True")

@@ -1,7 +1,8 @@
-"""Write configs/schema.json, by which editors check the architecture tables; run it after a change of their keys.
+"""Write configs/schema.json and configs/weights-schema.json, by which editors check the tables of architectures and of
+weights; run it after a change of their keys.
 
 python scripts/make_schema.py           # writes
-python scripts/make_schema.py --check   # exit status 1 when the file is stale
+python scripts/make_schema.py --check   # exit status 1 when a file is stale
 """
 
 import argparse
@@ -9,20 +10,23 @@ import json
 import sys
 
 from effnets.paths import configs_dir
-from effnets.schema import make_schema
+from effnets.schema import make_schema, make_weights_schema
+
+SCHEMAS = {"schema.json": make_schema, "weights-schema.json": make_weights_schema}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Write configs/schema.json.")
-    parser.add_argument("--check", action="store_true", help="write nothing; fail when the file is stale")
+    parser = argparse.ArgumentParser(description="Write configs/schema.json and configs/weights-schema.json.")
+    parser.add_argument("--check", action="store_true", help="write nothing; fail when a file is stale")
     arguments = parser.parse_args()
-    path = configs_dir() / "schema.json"
-    text = json.dumps(make_schema(), indent=2, ensure_ascii=False) + "\n"
-    if not arguments.check:
-        path.write_text(text, encoding="utf-8")
-        print(f"wrote {path}")
-    elif not path.is_file() or path.read_text(encoding="utf-8") != text:
-        sys.exit(f"{path} is stale; run: python scripts/make_schema.py")
+    for name, make in SCHEMAS.items():
+        path = configs_dir() / name
+        text = json.dumps(make(), indent=2, ensure_ascii=False) + "\n"
+        if not arguments.check:
+            path.write_text(text, encoding="utf-8")
+            print(f"wrote {path}")
+        elif not path.is_file() or path.read_text(encoding="utf-8") != text:
+            sys.exit(f"{path} is stale; run: python scripts/make_schema.py")
 
 
 if __name__ == "__main__":

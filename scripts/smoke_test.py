@@ -8,15 +8,18 @@ from pathlib import Path
 import torch
 
 import effnets
+from effnets.runtime.labels import class_names
 
 
 def main() -> None:
     home = Path(effnets.__file__).parent
     assert (home / "configs" / "models" / "mixnet.yaml").is_file(), f"{home} has no configs"
     assert (home / "configs" / "schema.json").is_file(), f"{home} has no schema"
+    assert (home / "configs" / "weights" / "pins.yaml").is_file(), f"{home} has no registry of weights"
     assert (home / "py.typed").is_file(), f"{home} is not marked as typed"
     assert importlib.util.find_spec("timm") is None, "timm is installed: this is no core environment"
     names = effnets.list_models()
+    assert effnets.load_spec("rexnetr_200.sw_in12k").num_classes == len(class_names(11821)) == 11821
     for name in names:
         effnets.create_model(name, device="meta")
     model = effnets.create_model("mixnet_s")

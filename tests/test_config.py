@@ -78,6 +78,31 @@ def test_pretrained_names_are_model_and_tag():
         assert tag in list_weights(model)
 
 
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ("mixnet_s", ["mixnet_s.ft_in1k"]),
+        ("*mixnet_s", ["mixnet_s.ft_in1k", "tf_mixnet_s.in1k"]),
+        ("rexnetr_200.sw_in12k", ["rexnetr_200.sw_in12k"]),
+        ("rexnetr_200.*", ["rexnetr_200.sw_in12k", "rexnetr_200.sw_in12k_ft_in1k"]),
+        ("*.tv2*", ["mobilenetv2_100.tv2_in1k"]),
+        ("mixnet_xxl", []),
+    ],
+)
+def test_list_models_pretrained_pattern(pattern, expected):
+    assert list_models(pattern, pretrained=True) == expected
+
+
+def test_a_tag_brings_what_its_weights_ask_of_the_network():
+    spec = load_spec("rexnetr_200.sw_in12k")
+    assert (spec.name, spec.num_classes, spec.preprocess.test_input_size) == ("rexnetr_200", 11821, 288)
+    assert load_spec("rexnetr_200").num_classes == 1000
+    assert load_spec("fbnet_c.rmsp_in1k").bn_eps == 1e-3
+    assert load_spec("fbnet_c").bn_eps == 1e-5
+    assert load_spec("tf_mobilenetv1_050.keras_r160_in1k").input_size == 160
+    assert effnets.count("tf_mobilenetv1_050.keras_r160_in1k") == effnets.count("tf_mobilenetv1_050", 160)
+
+
 def test_list_weights_of_an_unknown_model():
     with pytest.raises(UnknownModelError, match=r"no model named 'mixnet_q'.*did you mean mixnet_"):
         list_weights("mixnet_q")
@@ -127,7 +152,8 @@ def test_clear_cache_reads_again():
 def test_specs_and_counts_need_no_heavy_imports():
     program = (
         "import json, sys, effnets; effnets.list_models(); effnets.load_spec('mixnet_s'); effnets.count('mixnet_s');"
-        "import effnets.schema; print(json.dumps(sorted({name.partition('.')[0] for name in sys.modules})))"
+        "import effnets.schema; effnets.list_models(pretrained=True); effnets.load_spec('mixnet_s.ft_in1k');"
+        "print(json.dumps(sorted({name.partition('.')[0] for name in sys.modules})))"
     )
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     loaded = set(json.loads(result.stdout))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from effnets import config
+from effnets import catalogue
 from effnets.config import load_spec
 from effnets.errors import ConfigError, MissingFileError, UnknownModelError
 
@@ -157,6 +157,6 @@ def test_a_name_in_two_files_of_the_zoo(tmp_path, monkeypatch):
     (tmp_path / "models").mkdir()
     for name in ("one", "two"):
         (tmp_path / "models" / f"{name}.yaml").write_text("# first\n" + NET)
-    monkeypatch.setattr(config, "configs_dir", lambda: tmp_path)
+    monkeypatch.setattr(catalogue, "configs_dir", lambda: tmp_path)
     with pytest.raises(ConfigError, match=r"two\.yaml:2: net: this name stands in .*one\.yaml:2 too; rename one"):
-        config._zoo.__wrapped__()
+        catalogue.catalogue.__wrapped__()

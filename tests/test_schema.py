@@ -1,4 +1,4 @@
-"""configs/schema.json: generated, in step, and as strict about typical slips as the reader itself."""
+"""The schemas in configs: generated, in step, and as strict about typical slips as the readers themselves."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from effnets.config import load_spec
 from effnets.errors import ConfigError
 from effnets.grammar import BLOCKS, decode_block
 from effnets.paths import configs_dir
-from effnets.schema import block_pattern, fragment_pattern, make_schema
+from effnets.schema import block_pattern, fragment_pattern, make_schema, make_weights_schema
 from effnets.yamltree import Node, read_yaml
 
 MODEL_FILES = sorted((configs_dir() / "models").glob("*.yaml"))
@@ -36,9 +36,10 @@ def read_plain(path: Path, text: str) -> object:
     return to_plain(read_yaml(path))
 
 
-def test_schema_file_is_in_step():
-    stored = json.loads((configs_dir() / "schema.json").read_text(encoding="utf-8"))
-    assert stored == make_schema(), "configs/schema.json is stale; run: python scripts/make_schema.py"
+@pytest.mark.parametrize(("name", "make"), [("schema.json", make_schema), ("weights-schema.json", make_weights_schema)])
+def test_schema_file_is_in_step(name, make):
+    stored = json.loads((configs_dir() / name).read_text(encoding="utf-8"))
+    assert stored == make(), f"configs/{name} is stale; run: python scripts/make_schema.py"
 
 
 def test_script_checks_and_writes(tmp_path, monkeypatch, capsys):
@@ -53,14 +54,19 @@ def test_script_checks_and_writes(tmp_path, monkeypatch, capsys):
             main()
     monkeypatch.setattr("sys.argv", ["make_schema.py"])
     main()
-    assert stored.read_bytes() == (configs_dir() / "schema.json").read_bytes()
+    for name in ("schema.json", "weights-schema.json"):
+        assert (tmp_path / name).read_bytes() == (configs_dir() / name).read_bytes()
     assert "wrote" in capsys.readouterr().out
     monkeypatch.setattr("sys.argv", ["make_schema.py", "--check"])
     main()
+    (tmp_path / "weights-schema.json").unlink()
+    with pytest.raises(SystemExit, match=r"weights-schema\.json is stale"):
+        main()
 
 
 def test_schema_is_a_schema():
     jsonschema.Draft202012Validator.check_schema(make_schema())
+    jsonschema.Draft202012Validator.check_schema(make_weights_schema())
 
 
 def test_there_are_model_files():

@@ -52,7 +52,7 @@ def test_seeds_decide_the_weights():
         ({"name": "gone.yaml"}, MissingFileError, "gone.yaml: no such file"),
         ({"name": "mixnet_s.in1k"}, UnknownModelError, "mixnet_s has no weights tagged 'in1k'"),
         ({"name": "_mobilenetv2_deep"}, UnknownModelError, "is a template for other models"),
-        ({"pretrained": True}, UnknownModelError, "mixnet_s has no published weights registered"),
+        ({"pretrained": True}, UnknownModelError, "the weights mixnet_s.ft_in1k are not fetched yet"),
         ({"pretrained": True, "weights": "w.pth"}, ArgumentError, "give one of them"),
         ({"weights": "gone.safetensors"}, MissingFileError, "gone.safetensors: no such weights file"),
         ({"num_classes": -1}, ArgumentError, "num_classes is -1"),

@@ -40,6 +40,31 @@ def test_list_of_nothing():
     assert "no model matches 'resnet*'" in run("list", "resnet*", status=1).stderr
 
 
+def test_list_pretrained_shows_weights_and_where_they_are_from():
+    lines = run("list", "--pretrained", "mobilenetv2_100").stdout.splitlines()
+    assert [line.split()[0] for line in lines[1:]] == [
+        "mobilenetv2_100.ra_in1k",
+        "mobilenetv2_100.tv2_in1k",
+        "mobilenetv2_100.tv_in1k",
+    ]
+    assert lines[1].split()[1:] == ["73.0", "224×224", "apache-2.0", "hf-hub:timm/mobilenetv2_100.ra_in1k"]
+
+
+def test_list_pretrained_without_a_figure():
+    assert run("list", "--pretrained", "rexnetr_200.sw_in12k").stdout.splitlines()[1].split()[1] == "–"
+
+
+def test_list_pretrained_as_json():
+    rows = json.loads(run("list", "--pretrained", "--json").stdout)
+    assert [row["name"] for row in rows] == effnets.list_models(pretrained=True)
+    row = next(row for row in rows if row["name"] == "rexnetr_200.sw_in12k_ft_in1k")
+    assert (row["top1"], row["accuracy_size"], row["preprocess"]["test_input_size"]) == (83.136, 288, 288)
+
+
+def test_list_pretrained_of_nothing():
+    assert "no published weights match 'mixnet_xxl'" in run("list", "--pretrained", "mixnet_xxl", status=1).stderr
+
+
 def test_show_is_the_table_of_the_network():
     output = run("show", "mixnet_m").stdout
     assert "ir_r1_k3.5.7.9_s2_e6_c40_se0.5_nsw" in output
@@ -64,7 +89,7 @@ def test_show_as_json_at_another_size(tmp_path):
     ("arguments", "message"),
     [
         (("show", "mixnet_z"), "Error: no model named 'mixnet_z' in effnets; did you mean"),
-        (("predict", "a.jpg", "--model", "mixnet_s"), "Error: mixnet_s has no published weights registered"),
+        (("predict", "a.jpg", "--model", "mixnet_s"), "Error: the weights mixnet_s.ft_in1k are not fetched yet"),
         (("predict", "a.jpg", "--model", "mixnet_s", "--weights", "gone.pth"), "gone.pth: no such weights file"),
     ],
 )
