@@ -43,13 +43,23 @@ VERIFIED = {
         "the network's logits with the same random weights in both, and its parameters' names "
         "(tests/nn/test_parity.py); all of the entry but accuracy (tests/test_weights_peers.py)",
     ),
-    "torchvision": ("entry", "all of the entry but the licence, against torchvision (tests/test_weights_peers.py)"),
-    "transformers": (
-        "preprocessing",
-        "interpolation, mean, std, ε, padding and activation, against transformers' classes "
-        "(tests/test_weights_peers.py)",
+    "torchvision": (
+        "network, names, entry",
+        "the network's logits with the same random weights in both, both ways "
+        "(tests/weights/dialects/test_torchvision.py); all of the entry but the licence (tests/test_weights_peers.py)",
     ),
-    "keras": ("address", "the address, against the rule in Keras' source (tests/test_weights_peers.py)"),
+    "transformers": (
+        "network, names, preprocessing",
+        "the network's logits with the same random weights in both, both ways "
+        "(tests/weights/dialects/test_transformers.py); interpolation, mean, std, ε, padding and activation, against "
+        "transformers' classes (tests/test_weights_peers.py)",
+    ),
+    "keras": (
+        "layout, address",
+        "for `tf_mobilenetv1_025.keras_r224_in1k`, logits of Keras' weights, saved as a whole model, on ten photographs; for the others the "
+        "layout of their files (tests/weights/dialects/test_keras.py), and the address against the rule in Keras' "
+        "source (tests/test_weights_peers.py)",
+    ),
 }
 
 INTRODUCTION = f"""# Published weights
@@ -95,7 +105,8 @@ NOTES = """
   at odd ones MobileNetV2's still is, MobileNetV1's is not. Keras leaves the resize to its user, so crop and
   interpolation are this library's usual ones. The files are HDF5, which needs the extra `keras`.
 - Keras' own figures (source 4, input 224) are stated as errors: accuracy is 100 less those. Its MobileNetV1 weights are
-  older than TF-slim's present checkpoints, so at the other sizes they have the figures of June 2017 (source 5).
+  older than TF-slim's present checkpoints, so at the other sizes they most likely are those of June 2017, whose figures
+  stand here (source 5).
 - `….google_…` were converted to transformers from TF-slim's checkpoints. They have 1001 outputs, whose first is
   "background"; it is dropped unless asked for. Most of these repositories hold a PyTorch file and no safetensors.
 - ImageNet-12k (`….sw_in12k`) has 11,821 classes; no accuracy is published for them.
