@@ -57,8 +57,8 @@ VERIFIED = {
     "keras": (
         "layout, address",
         "for `tf_mobilenetv1_025.keras_r224_in1k`, logits of Keras' weights, saved as a whole model, on ten "
-        "photographs; for the others the layout of their files (tests/weights/dialects/test_keras.py), and the address against the rule in Keras' "
-        "source (tests/test_weights_peers.py)",
+        "photographs; for the others the layout of their files (tests/weights/dialects/test_keras.py), and the "
+        "address against the rule in Keras' source (tests/test_weights_peers.py)",
     ),
 }
 
