@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from effnets.errors import (
         ArgumentError,
         ConfigError,
+        DownloadError,
         EffnetsError,
         ImageError,
         MissingFileError,
@@ -40,6 +41,7 @@ _HOMES = {
     "Classifier": "effnets.nn.classifier",
     "ConfigError": "effnets.errors",
     "Cost": "effnets.cost",
+    "DownloadError": "effnets.errors",
     "EffnetsError": "effnets.errors",
     "FeaturePyramid": "effnets.nn.features",
     "ImageError": "effnets.errors",
@@ -68,6 +70,7 @@ __all__ = [
     "Classifier",
     "ConfigError",
     "Cost",
+    "DownloadError",
     "EffnetsError",
     "FeaturePyramid",
     "ImageError",

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from effnets.errors import MissingFileError, WeightsError
 
-__all__ = ["Checkpoint", "read_checkpoint", "write_checkpoint"]
+__all__ = ["Checkpoint", "hash_file", "read_checkpoint", "write_checkpoint"]
 
 _PICKLE_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".tar")
 # Where training programs put the weights, the averaged ones first, as these are the ones that are evaluated.
@@ -42,8 +42,10 @@ class Checkpoint:
     notes: tuple[str, ...] = ()
 
 
-def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
+def read_checkpoint(path: str | os.PathLike[str], *, sha256: str | None = None) -> Checkpoint:
     """Read a ``.safetensors`` file, or a pickled one (``.pth``, ``.pt``, ``.bin``) as tensors only.
+
+    `sha256` is the file's, where the caller has verified it already; None: it is computed.
 
     Raises:
         MissingFileError: no such file.
@@ -53,7 +55,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     _require_file(path)
     header: dict[str, str] = {}
     notes: tuple[str, ...] = ()
-    sha256 = _hash(path)
+    sha256 = sha256 or hash_file(path)
     if path.suffix.lower() == ".safetensors":
         tensors, header = _read_safetensors(path)
     elif path.suffix.lower() in _PICKLE_SUFFIXES:
@@ -105,7 +107,12 @@ def _require_file(path: Path) -> None:
         raise WeightsError(f"{path}: is not a regular file; name a weights file")
 
 
-def _hash(path: Path) -> str:
+def hash_file(path: Path) -> str:
+    """The sha256 of a file, in hex.
+
+    Raises:
+        WeightsError: it cannot be read.
+    """
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()

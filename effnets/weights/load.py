@@ -32,9 +32,13 @@ _DIFF_LINES = 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NativeWeights:
-    """A checkpoint's tensors under native names, and the network they were trained for."""
+    """A checkpoint's tensors under native names, and the network they were trained for.
+
+    `source` says where they came from.
+    """
 
     checkpoint: Checkpoint
+    source: str
     dialect: str
     spec: ModelSpec
     tensors: Mapping[str, Tensor]
@@ -48,13 +52,17 @@ class NativeWeights:
         return None if weight is None or weight.ndim == 0 else weight.shape[0]
 
 
-def prepare_weights(path: str | os.PathLike[str], spec: ModelSpec, dialect: str = "auto") -> NativeWeights:
+def prepare_weights(
+    path: str | os.PathLike[str], spec: ModelSpec, dialect: str = "auto", *, sha256: str | None = None
+) -> NativeWeights:
     """Read a file and name its tensors natively; its header's statements are applied to `spec`.
+
+    `sha256` is the file's, where it is known.
 
     Raises:
         MissingFileError, WeightsError: as `read_checkpoint`, `detect_dialect` and `apply_header`.
     """
-    checkpoint = read_checkpoint(path)
+    checkpoint = read_checkpoint(path, sha256=sha256)
     source = str(checkpoint.path)
     chosen = detect_dialect(checkpoint.tensors.keys(), source) if dialect == "auto" else get_dialect(dialect)
     spec, notes = apply_header(spec, checkpoint.header, source)
@@ -64,6 +72,7 @@ def prepare_weights(path: str | os.PathLike[str], spec: ModelSpec, dialect: str 
         raise WeightsError(f"{source} cannot be of {spec.name}: {error}") from None
     return NativeWeights(
         checkpoint=checkpoint,
+        source=source,
         dialect=chosen.name,
         spec=spec,
         tensors=tensors,
@@ -156,7 +165,7 @@ def merge_weights(model: Classifier | FeaturePyramid, weights: NativeWeights, *,
         _take_class_names(model, weights.class_names, fresh=bool(reinitialised))
     model.spec = replace(weights.spec, num_classes=model.spec.num_classes)
     model.load_report = LoadReport(
-        source=str(weights.checkpoint.path),
+        source=weights.source,
         dialect=weights.dialect,
         sha256=weights.checkpoint.sha256,
         loaded=tuple(wanted),
