@@ -32,7 +32,7 @@ def command(patterns: tuple[str, ...], as_json: bool) -> None:
             )
         names += matching
 
-    from effnets.weights.fetch import fetch  # brings torch, which --help should not wait for
+    from effnets.weights.fetch import fetch  # brings the client, which --help should not wait for
 
     rows: list[dict[str, str | None]] = []
     for name in dict.fromkeys(names):

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from effnets.errors import DownloadError, EffnetsError, MissingFileError, WeightsError
-from effnets.weights.files import hash_file
-from effnets.weights.integrity import expected_hash, is_intact, mismatch
+from effnets.weights.integrity import expected_hash, hash_file, is_intact, mismatch
 from effnets.weights_spec import HUB_SCHEME, WeightsSpec
 
 __all__ = ["FOLDER_VARIABLE", "FetchedFile", "fetch"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import pickle
 import re
@@ -19,8 +18,9 @@ import torch
 from torch import Tensor
 
 from effnets.errors import MissingFileError, WeightsError
+from effnets.weights.integrity import hash_file
 
-__all__ = ["Checkpoint", "hash_file", "read_checkpoint", "write_checkpoint"]
+__all__ = ["Checkpoint", "read_checkpoint", "write_checkpoint"]
 
 _PICKLE_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".tar")
 # Where training programs put the weights, the averaged ones first, as these are the ones that are evaluated.
@@ -105,19 +105,6 @@ def _require_file(path: Path) -> None:
         raise WeightsError(f"{path}: is a folder; name the weights file in it")
     if not stat.S_ISREG(mode):
         raise WeightsError(f"{path}: is not a regular file; name a weights file")
-
-
-def hash_file(path: Path) -> str:
-    """The sha256 of a file, in hex.
-
-    Raises:
-        WeightsError: it cannot be read.
-    """
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise WeightsError(f"{path}: cannot be read ({error.strerror or error})") from None
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
+from huggingface_hub import constants, get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
 
 from effnets.errors import WeightsError
-from effnets.weights.files import hash_file
-from effnets.weights.integrity import expected_hash, is_intact, mismatch
+from effnets.weights.integrity import expected_hash, hash_file, is_intact, mismatch
 from effnets.weights.network import Patience
 from effnets.weights_spec import WeightsSpec
 
@@ -43,8 +42,8 @@ def fetch_from_hub(weights: WeightsSpec) -> tuple[Path, str]:
             return path, announced or weights.sha256 or hash_file(path)
         _remove(path, problem)
     raise WeightsError(
-        f"{weights.name}: {weights.url()}: refused: {problem} ({_TRIES} tries). Somebody on the way changes the file, "
-        "or it is another one than the pin is for (scripts/pin_weights.py); nothing of it is kept"
+        f"{weights.name}: {weights.url(constants.ENDPOINT)}: refused: {problem} ({_TRIES} tries). Somebody on the way changes the file, "
+        "or it is another one than the pin is for (scripts/pin_weights.py); nothing is kept"
     )
 
 

@@ -1,8 +1,8 @@
 """How long to bear with a server, and what to tell the user when it is of no use.
 
 huggingface_hub repeats requests by rules of its own, some of them without end: a `Retry-After` of an hour is waited
-for, a connection that is cut again and again is opened again and again. So its client gets hooks for the time of a download,
-and the decisions are made here: at most `_TRIES` of anything, and under a minute of waiting for nothing.
+for, a connection that is cut again and again is opened again and again. So its client gets hooks for the time of a
+download, and the decisions are made here: at most `_TRIES` of anything, and under a minute of waiting for nothing.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from huggingface_hub import constants
-from huggingface_hub.errors import (
+from huggingface_hub.errors import (  # type: ignore[attr-defined]
     HfHubHTTPError,
-    HTTPError,  # type: ignore[attr-defined]
+    HTTPError,
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
     RevisionNotFoundError,

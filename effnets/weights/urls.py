@@ -13,8 +13,7 @@ from huggingface_hub.utils import WeakFileLock  # type: ignore[attr-defined]
 
 from effnets.errors import WeightsError
 from effnets.paths import home_dir
-from effnets.weights.files import hash_file
-from effnets.weights.integrity import is_intact, mismatch
+from effnets.weights.integrity import hash_file, is_intact, mismatch, remember
 from effnets.weights.network import Patience
 from effnets.weights_spec import WeightsSpec
 
@@ -73,13 +72,14 @@ def _download(path: Path, weights: WeightsSpec) -> str:
                 # The note first: without its file it says nothing, and a file without its note is fetched again.
                 _note(path).write_text(f"{sha256}\n", encoding="ascii")
                 temporary.replace(path)
+                remember(path, sha256)
                 return sha256
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
     raise WeightsError(
         f"{weights.name}: {weights.source}: refused: {mismatch(weights, None, sha256)} ({_TRIES} tries). Somebody on "
-        "the way changes the file, or it is another one than the pin is for (scripts/pin_weights.py); nothing of it is kept"
+        "the way changes the file, or it is another one than the pin is for (scripts/pin_weights.py); nothing is kept"
     )
 
 

@@ -10,7 +10,6 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-# Without torch's import a process takes a third of the time.
 PROGRAM = """
 import json, sys, time
 from effnets.errors import EffnetsError
