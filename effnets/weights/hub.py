@@ -42,8 +42,8 @@ def fetch_from_hub(weights: WeightsSpec) -> tuple[Path, str]:
             return path, announced or weights.sha256 or hash_file(path)
         _remove(path, problem)
     raise WeightsError(
-        f"{weights.name}: {weights.url(constants.ENDPOINT)}: refused: {problem} ({_TRIES} tries). Somebody on the way changes the file, "
-        "or it is another one than the pin is for (scripts/pin_weights.py); nothing is kept"
+        f"{weights.name}: {weights.url(constants.ENDPOINT)}: refused: {problem} ({_TRIES} tries). Somebody on the way "
+        "changes the file, or it is another one than the pin is for (scripts/pin_weights.py); nothing is kept"
     )
 
 
