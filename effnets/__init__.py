@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from effnets.errors import (
         ArgumentError,
         ConfigError,
+        DownloadError,
         EffnetsError,
         ImageError,
         MissingFileError,
@@ -41,6 +42,7 @@ _HOMES = {
     "Classifier": "effnets.nn.classifier",
     "ConfigError": "effnets.errors",
     "Cost": "effnets.cost",
+    "DownloadError": "effnets.errors",
     "EffnetsError": "effnets.errors",
     "FeaturePyramid": "effnets.nn.features",
     "ImageError": "effnets.errors",
@@ -69,6 +71,7 @@ __all__ = [
     "Classifier",
     "ConfigError",
     "Cost",
+    "DownloadError",
     "EffnetsError",
     "FeaturePyramid",
     "ImageError",

@@ -3,6 +3,7 @@
 __all__ = [
     "ArgumentError",
     "ConfigError",
+    "DownloadError",
     "EffnetsError",
     "ImageError",
     "MissingFileError",
@@ -29,6 +30,10 @@ class UnknownModelError(EffnetsError, ValueError):
 
 class WeightsError(EffnetsError, ValueError):
     """A weights file is unreadable, or its tensors are not this network's."""
+
+
+class DownloadError(EffnetsError, OSError):
+    """Published weights could not be fetched: no network, no permission, no such file any more, or no room."""
 
 
 class ImageError(EffnetsError, ValueError):

@@ -1,18 +1,20 @@
-"""Where the tables of architectures lie: at the repository's top level in a checkout, inside the package in a wheel."""
+"""Where things lie: the tables of architectures, and what is kept between runs."""
 
 from __future__ import annotations
 
+import os
+import sys
 from functools import cache
 from pathlib import Path
 
 from effnets.errors import MissingFileError
 
-__all__ = ["configs_dir"]
+__all__ = ["configs_dir", "home_dir"]
 
 
 @cache
 def configs_dir() -> Path:
-    """The folder ``configs``.
+    """The folder ``configs``: at the repository's top level in a checkout, inside the package in a wheel.
 
     Raises:
         MissingFileError: if neither place has it, which means a broken installation.
@@ -24,3 +26,16 @@ def configs_dir() -> Path:
     raise MissingFileError(
         f"effnets is installed without its configs (looked in {package} and {package.parent}); reinstall it"
     )
+
+
+def home_dir() -> Path:
+    """The folder of what effnets keeps between runs: ``EFFNETS_HOME``, or one among the user's caches."""
+    if named := os.environ.get("EFFNETS_HOME"):
+        return Path(named).expanduser()
+    if sys.platform == "win32":
+        caches = os.environ.get("LOCALAPPDATA") or "~/AppData/Local"
+    elif sys.platform == "darwin":
+        caches = "~/Library/Caches"
+    else:
+        caches = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(caches).expanduser() / "effnets"

@@ -8,14 +8,17 @@ from typing import Literal, overload
 
 import torch
 
+from effnets.catalogue import model_names
 from effnets.config import load_spec, split_tag
-from effnets.errors import ArgumentError, UnknownModelError
+from effnets.errors import ArgumentError
 from effnets.nn.build import build_classifier, build_features
 from effnets.nn.classifier import Classifier
 from effnets.nn.features import FeaturePyramid
-from effnets.registry import find_weights
+from effnets.registry import find_weights, list_weights
 from effnets.spec import ModelSpec
 from effnets.weights.load import merge_weights, prepare_weights
+from effnets.weights.published import prepare_published
+from effnets.weights_spec import WeightsSpec
 
 __all__ = ["create_model"]
 
@@ -96,10 +99,12 @@ def create_model(
     """Build a network, in training mode like any new module; call ``.eval()`` before judging images with it.
 
     Args:
-        name: a model of the zoo (`effnets.list_models`), a YAML file of your own, or a `ModelSpec`.
-        pretrained: load the model's published weights.
-        weights: a weights file to load instead (safetensors, pth, pt, bin, Keras' h5), in the names of any dialect.
-            What its header states (padding, bn_eps, activation, input_size, mean, std, …) overrides the model's.
+        name: a model of the zoo (`effnets.list_models`), a YAML file of your own, or a `ModelSpec`. With a tag
+            (``mixnet_m.ft_in1k``) it is built as those weights need it; they are loaded only with `pretrained`.
+        pretrained: load the model's published weights, those of the tag or the default ones; fetched and cached.
+        weights: what to load instead: the tag of published weights (``ft_in1k``, ``mixnet_m.ft_in1k``), or a file
+            (safetensors, pth, pt, bin, Keras' h5; in the names of any dialect). What a file's header states (padding,
+            bn_eps, activation, input_size, mean, std, …) overrides the model's.
         num_classes: outputs; None takes the weights' number, or the model's; 0 leaves the classifier out. Another
             number than the weights': the classifier is freshly initialised, which is reported and warned about.
             TensorFlow's 1001 outputs become 1000, without background, unless all 1001 are asked for.
@@ -117,26 +122,23 @@ def create_model(
 
     Raises:
         UnknownModelError, ConfigError: as `effnets.load_spec`.
-        MissingFileError, WeightsError: as `effnets.load_weights`.
+        MissingFileError, WeightsError: as `effnets.load_weights`; also published weights that arrive damaged.
+        DownloadError: published weights are not here and cannot be fetched; says why and what helps.
         ArgumentError: arguments that contradict each other or are out of range.
     """
     spec = load_spec(name)
-    if pretrained and weights is not None:
-        raise ArgumentError("pretrained=True and weights= both say which weights to load; give one of them")
-    if pretrained:
-        tagged = isinstance(name, str) and split_tag(name)[0] == spec.name
-        found = find_weights(str(name) if tagged else spec.name)
-        raise UnknownModelError(
-            f"the weights {found.name} are not fetched yet: download {found.url()} and give the file: weights= or "
-            "--weights"
-        )
+    published = _find_published(name, spec, pretrained, weights)
     if out_indices is not None and not features_only:
         raise ArgumentError("out_indices picks levels of the feature pyramid; give it with features_only=True")
     if features_only and (num_classes or drop_rate or global_pool != "avg"):
         raise ArgumentError("num_classes, drop_rate and global_pool are a classifier's; features_only=True has none")
     device, dtype = _check_device(device), _check_dtype(dtype)
 
-    prepared = None if weights is None else prepare_weights(weights, spec, num_classes=num_classes)
+    prepared = None
+    if published is not None:
+        prepared = prepare_published(published, spec, num_classes)
+    elif weights is not None:
+        prepared = prepare_weights(weights, spec, num_classes=num_classes)
     if prepared is not None:
         spec = prepared.spec
         if num_classes is None:
@@ -169,6 +171,29 @@ def create_model(
     if prepared is not None:
         merge_weights(model, prepared)
     return model
+
+
+def _find_published(
+    name: object, spec: ModelSpec, pretrained: bool, weights: str | os.PathLike[str] | None
+) -> WeightsSpec | None:
+    """The registered weights that are asked for, by `pretrained` or by a tag; None where it is a file, or nothing."""
+    tagged = isinstance(name, str) and split_tag(name) != (spec.name, None) and split_tag(name)[0] == spec.name
+    if weights is None:
+        return find_weights(str(name) if tagged else spec.name) if pretrained else None
+    if pretrained:
+        raise ArgumentError("pretrained=True and weights= both say which weights to load; give one of them")
+    if tagged:
+        raise ArgumentError(f"name {name!r} and weights= both say which weights are meant; take the tag off the name")
+    if not isinstance(weights, str) or os.path.lexists(weights):
+        return None
+    model, tag = split_tag(weights)
+    if tag is None and weights.isidentifier():
+        return find_weights(f"{spec.name}.{weights}")
+    if tag is None or model not in model_names() or tag not in list_weights(model):
+        return None
+    if model != spec.name:
+        raise ArgumentError(f"weights {weights!r} are of another model than {spec.name}; name one of its own")
+    return find_weights(weights)
 
 
 def _check_device(device: str | torch.device | None) -> torch.device | None:

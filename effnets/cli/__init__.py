@@ -21,6 +21,7 @@ _COMMANDS = {
     "convert": ("effnets.cli.convert_command", "Write a weights file for another framework."),
     "list": ("effnets.cli.list_command", "List models with their parameters, multiply-adds and input size."),
     "predict": ("effnets.cli.predict_command", "Classify photographs."),
+    "prefetch": ("effnets.cli.prefetch_command", "Fetch published weights into the cache, for use without network."),
     "show": ("effnets.cli.show_command", "Show a model's stages: shapes, kernels, costs, block strings."),
 }
 

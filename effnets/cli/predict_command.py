@@ -28,7 +28,7 @@ _INTERRUPTED = 130
 @click.command(name="predict")
 @click.argument("photos", nargs=-1, required=True, metavar="PHOTO|FOLDER…")
 @click.option("--model", required=True, help="A model of the zoo, or a YAML file of your own.")
-@click.option("--weights", help="A weights file.")
+@click.option("--weights", help="A weights file, or a tag [default: the published weights].")
 @click.option("--topk", type=click.IntRange(1), default=5, show_default=True, help="Predictions for each photo.")
 @click.option("--image-size", type=click.IntRange(1, 8192), help="Side of the input in pixels [default: the weights'].")
 @click.option("--batch-size", type=click.IntRange(1), help=f"Photos at a time [default: {_BATCH}, fewer large ones].")
@@ -85,9 +85,10 @@ def _load(model: str, weights: str | None) -> Classifier:
         network = create_model(model, pretrained=weights is None, weights=weights)
     report = network.load_report
     if report and report.reinitialised:
-        raise click.ClickException(f"{weights}: has no classifier, so that predictions would be chance")
-    for note in report.notes if report else ():
-        click.echo(printable(f"{weights}: {note}"), err=True)
+        raise click.ClickException(f"{report.source}: has no classifier, so that predictions would be chance")
+    if report:
+        for note in report.notes:
+            click.echo(printable(f"{weights or report.source}: {note}"), err=True)
     return network
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import os
 import pickle
@@ -21,6 +20,7 @@ from torch import Tensor
 
 from effnets.errors import MissingFileError, WeightsError
 from effnets.weights.hdf5 import decode_hdf5, encode_hdf5
+from effnets.weights.integrity import hash_file
 
 __all__ = ["Checkpoint", "read_checkpoint", "write_checkpoint"]
 
@@ -45,8 +45,10 @@ class Checkpoint:
     notes: tuple[str, ...] = ()
 
 
-def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
+def read_checkpoint(path: str | os.PathLike[str], *, sha256: str | None = None) -> Checkpoint:
     """Read a ``.safetensors`` file, a pickled one (``.pth``, ``.pt``, ``.bin``) as tensors only, or Keras' ``.h5``.
+
+    `sha256` is the file's, where the caller has verified it already; None: it is computed.
 
     Raises:
         MissingFileError: no such file.
@@ -56,7 +58,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     _require_file(path)
     header: dict[str, str] = {}
     notes: tuple[str, ...] = ()
-    sha256 = _hash(path)
+    sha256 = sha256 or hash_file(path)
     if path.suffix.lower() == ".safetensors":
         tensors, header = _read_safetensors(path)
     elif path.suffix.lower() in _PICKLE_SUFFIXES:
@@ -106,14 +108,6 @@ def _require_file(path: Path) -> None:
         raise WeightsError(f"{path}: is a folder; name the weights file in it")
     if not stat.S_ISREG(mode):
         raise WeightsError(f"{path}: is not a regular file; name a weights file")
-
-
-def _hash(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise WeightsError(f"{path}: cannot be read ({error.strerror or error})") from None
 
 
 def _encode(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> bytes:

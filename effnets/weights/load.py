@@ -34,10 +34,11 @@ _DIFF_LINES = 20
 class NativeWeights:
     """A checkpoint's tensors under native names, and the network they were trained for.
 
-    `background` tells whether the first output stands for none of the classes.
+    `source` says where they came from, `background` whether the first output stands for none of the classes.
     """
 
     checkpoint: Checkpoint
+    source: str
     dialect: str
     spec: ModelSpec
     tensors: Mapping[str, Tensor]
@@ -52,17 +53,22 @@ class NativeWeights:
 
 
 def prepare_weights(
-    path: str | os.PathLike[str], spec: ModelSpec, dialect: str = "auto", num_classes: int | None = None
+    path: str | os.PathLike[str],
+    spec: ModelSpec,
+    dialect: str = "auto",
+    num_classes: int | None = None,
+    *,
+    sha256: str | None = None,
 ) -> NativeWeights:
     """Read a file and name its tensors natively; its header's statements are applied to `spec`.
 
-    An output for background is left out, unless `num_classes` counts it in.
+    An output for background is left out, unless `num_classes` counts it in. `sha256` is the file's, where it is known.
 
     Raises:
         MissingFileError, WeightsError: as `read_checkpoint`, `detect_dialect` and `apply_header`; or the framework has
             no such network.
     """
-    checkpoint = read_checkpoint(path)
+    checkpoint = read_checkpoint(path, sha256=sha256)
     source = str(checkpoint.path)
     chosen = detect_dialect(checkpoint.tensors.keys(), source) if dialect == "auto" else get_dialect(dialect)
     spec, notes = apply_header(spec, checkpoint.header, source)
@@ -78,6 +84,7 @@ def prepare_weights(
         background = False
     return NativeWeights(
         checkpoint=checkpoint,
+        source=source,
         dialect=chosen.name,
         spec=spec,
         tensors=tensors,
@@ -160,7 +167,7 @@ def merge_weights(model: Classifier | FeaturePyramid, weights: NativeWeights, *,
         model.background = weights.background and not reinitialised
     model.spec = replace(weights.spec, num_classes=model.spec.num_classes)
     model.load_report = LoadReport(
-        source=str(weights.checkpoint.path),
+        source=weights.source,
         dialect=weights.dialect,
         sha256=weights.checkpoint.sha256,
         loaded=tuple(wanted),

@@ -89,7 +89,7 @@ def test_show_as_json_at_another_size(tmp_path):
     ("arguments", "message"),
     [
         (("show", "mixnet_z"), "Error: no model named 'mixnet_z' in effnets; did you mean"),
-        (("predict", "a.jpg", "--model", "mixnet_s"), "Error: the weights mixnet_s.ft_in1k are not fetched yet"),
+        (("prefetch", "resnet*"), "Error: no published weights match 'resnet*'"),
         (("predict", "a.jpg", "--model", "mixnet_s", "--weights", "gone.pth"), "gone.pth: no such weights file"),
     ],
 )

@@ -1,0 +1,139 @@
+"""A Hub on this machine that answers as the real one does, until it is told to misbehave."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+COMMIT = "0123456789" * 4
+TOKEN = "hf_good"
+
+
+@dataclass
+class Fault:
+    """What goes wrong with requests of `method`, `times` times.
+
+    `kind` is a status (500), or ``cut``, ``flip``, ``short``, ``crawl``, ``stall``. `headers` go with a status.
+    """
+
+    kind: int | str
+    times: int = 1_000_000
+    method: str = "GET"
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class Hub:
+    """`files` by ``org/repo/name`` on the Hub and by path as plain URLs; `private` repositories want the token."""
+
+    files: dict[str, bytes] = field(default_factory=dict)
+    faults: list[Fault] = field(default_factory=list)
+    private: set[str] = field(default_factory=set)
+    requests: list[str] = field(default_factory=list)
+    slowness: float = 0.0
+    url: str = ""
+
+    def fault(self, method: str) -> Fault | None:
+        """The fault that this request has to suffer."""
+        for fault in self.faults:
+            if fault.method == method and fault.times > 0:
+                fault.times -= 1
+                return fault
+        return None
+
+
+@contextmanager
+def serve() -> Iterator[Hub]:
+    hub = Hub()
+    closing = threading.Event()
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            self.close_connection = True
+            hub.requests.append(f"{self.command} {self.path}")
+            fault = hub.fault(self.command)
+            if fault is not None and isinstance(fault.kind, int):
+                self.refuse(fault.kind, fault.headers)
+                return
+            path = self.path.partition("?")[0].removeprefix("/")
+            repo, resolve, rest = path.partition("/resolve/")
+            if repo in hub.private and self.headers.get("Authorization") != f"Bearer {TOKEN}":
+                self.refuse(401, {"X-Error-Message": "Invalid credentials in Authorization header"})
+                return
+            content = hub.files.get(f"{repo}/{rest.partition('/')[2]}" if resolve else path)
+            if content is None:
+                known = any(name.startswith(f"{repo}/") for name in hub.files)
+                self.refuse(404, {"X-Error-Code": "EntryNotFound" if known else "RepoNotFound"} if resolve else {})
+                return
+            self.send(content, fault.kind if fault else None, linked=bool(resolve))
+
+        do_HEAD = do_GET  # noqa: N815
+
+        def refuse(self, status: int, headers: dict[str, str]) -> None:
+            self.send_response(status)
+            for name, value in {"Content-Length": "0", "Connection": "close", **headers}.items():
+                self.send_header(name, value)
+            self.end_headers()
+
+        def send(self, content: bytes, fault: int | str | None, linked: bool) -> None:
+            announced = hashlib.sha256(content).hexdigest()
+            length, start = len(content), 0
+            asked = self.headers.get("Range", "")
+            if fault == "flip":
+                content = content[:-1] + bytes([content[-1] ^ 1])
+            if fault == "short":
+                content = content[: length // 2]
+            if asked.startswith("bytes="):
+                start = int(asked.removeprefix("bytes=").partition("-")[0])
+            self.send_response(206 if asked else 200)
+            if linked:
+                self.send_header("X-Repo-Commit", COMMIT)
+                self.send_header("X-Linked-Etag", f'"{announced}"')
+                self.send_header("X-Linked-Size", str(length))
+            if asked:
+                self.send_header("Content-Range", f"bytes {start}-{length - 1}/{length}")
+            self.send_header("Content-Length", str(len(content) - start))
+            self.send_header("Connection", "close")
+            self.end_headers()
+            if self.command == "GET":
+                self.send_body(content[start:], fault)
+
+        def send_body(self, content: bytes, fault: int | str | None) -> None:
+            try:
+                if fault == "stall":
+                    closing.wait(60)
+                elif fault == "cut":
+                    self.wfile.write(content[: len(content) // 2])
+                elif fault == "crawl":
+                    for index in range(len(content)):
+                        self.wfile.write(content[index : index + 1])
+                        if closing.wait(0.5):
+                            break
+                else:
+                    time.sleep(hub.slowness)
+                    self.wfile.write(content)
+            except OSError:
+                pass  # the client has gone
+
+        def log_message(self, *arguments: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    hub.url = f"http://127.0.0.1:{server.server_address[1]}"
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+    thread.start()
+    try:
+        yield hub
+    finally:
+        closing.set()
+        server.shutdown()
+        server.server_close()
+        thread.join()

@@ -1,0 +1,84 @@
+"""create_model with published weights, files written by timm, from a Hub on this machine."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from clients import Machine
+from faulty_hub import COMMIT, serve
+from safetensors.torch import load_file, save
+from support import error_between, images, shake
+
+import effnets
+from effnets.registry import find_weights
+
+timm = pytest.importorskip("timm", reason="timm, the reference, is not installed")
+
+FAMILIES = ("mixnet_*", "tf_mixnet_*", "rexnet_*", "rexnetr_*", "mobilenetv1_*", "mobilenetv2_*")
+TAGS = [
+    name
+    for pattern in FAMILIES
+    for name in effnets.list_models(pattern, pretrained=True)
+    if find_weights(name).source.startswith("hf-hub:timm/")
+]
+CHEAP = ("mixnet_s.ft_in1k", "tf_mixnet_s.in1k", "mobilenetv2_050.lamb_in1k", "rexnetr_200.sw_in12k")
+
+PROGRAM = """
+import sys, torch, effnets
+from safetensors.torch import save_file
+name, inputs, output = sys.argv[1:]
+from safetensors.torch import load_file
+model = effnets.create_model(name, pretrained=True).eval()
+with torch.no_grad():
+    save_file({"logits": model(load_file(inputs)["images"])}, output)
+report = model.load_report
+print(report.source, model.num_classes, model.spec.preprocess == effnets.load_spec(name).preprocess, report.notes[0])
+"""
+
+
+def test_all_of_timm_s_tags_are_here():
+    assert len(TAGS) == 24
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=() if name in CHEAP else pytest.mark.full) for name in TAGS])
+def test_pretrained_is_timm_s_network(name, tmp_path):
+    weights = find_weights(name)
+    torch.manual_seed(0)
+    theirs = shake(timm.create_model(weights.repo.removeprefix("timm/"), num_classes=weights.num_classes), size=64)
+    inputs = tmp_path / "inputs.safetensors"
+    inputs.write_bytes(save({"images": images(2, 3, 64, 64)}))
+    with torch.no_grad():
+        expected = theirs(images(2, 3, 64, 64))
+    with serve() as hub:
+        hub.files[f"{weights.repo}/{weights.file}"] = save(theirs.state_dict())
+        machine = Machine(tmp_path, hub.url)
+        asked = []
+        for environment in ({}, {}, {"HF_HUB_OFFLINE": "1"}):
+            process = machine.start(PROGRAM, name, str(inputs), str(tmp_path / "logits"), **environment)
+            output, errors = process.communicate(timeout=120)
+            assert process.returncode == 0, errors
+            assert output.split(maxsplit=3) == [
+                f"{weights.source}@{COMMIT}/{weights.file}",
+                str(weights.num_classes),
+                "True",
+                f"published weights {name}\n",
+            ]
+            assert error_between(expected, load_file(tmp_path / "logits")["logits"]) <= 1e-4
+            asked.append(len(hub.requests))
+        assert asked[0] == asked[1] == asked[2]
+
+
+def test_prefetch_goes_on_after_a_failure(tmp_path):
+    with serve() as hub:
+        hub.files["timm/mixnet_s.ft_in1k/model.safetensors"] = b"weights"
+        machine = Machine(tmp_path, hub.url)
+        program = "from effnets.cli import main; main()"
+        process = machine.start(program, "prefetch", "mixnet_l", "mixnet_s", "--json")
+        output, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    failed, fetched = json.loads(output)
+    assert "no such repository (404)" in failed["error"]
+    assert fetched["source"] == f"hf-hub:timm/mixnet_s.ft_in1k@{COMMIT}/model.safetensors"
+    assert "1 of 2 could not be fetched" in errors
