@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from effnets.registry import list_weights
     from effnets.runtime.predictions import Prediction
     from effnets.spec import BlockSpec, ModelSpec, PreprocessSpec
+    from effnets.weights.folder import save_pretrained
     from effnets.weights.load import load_weights
     from effnets.weights.report import LoadReport
     from effnets.weights.save import save_weights
@@ -62,6 +63,7 @@ _HOMES = {
     "load_spec": "effnets.config",
     "load_weights": "effnets.weights.load",
     "predict": "effnets.inference",
+    "save_pretrained": "effnets.weights.folder",
     "save_weights": "effnets.weights.save",
 }
 
@@ -91,6 +93,7 @@ __all__ = [
     "load_spec",
     "load_weights",
     "predict",
+    "save_pretrained",
     "save_weights",
 ]
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Literal, overload
+from dataclasses import replace
+from typing import Literal, TypeGuard, overload
 
 import torch
 
@@ -16,6 +17,7 @@ from effnets.nn.classifier import Classifier
 from effnets.nn.features import FeaturePyramid
 from effnets.registry import find_weights, list_weights
 from effnets.spec import ModelSpec
+from effnets.weights.folder import read_folder
 from effnets.weights.load import merge_weights, prepare_weights
 from effnets.weights.published import prepare_published
 from effnets.weights_spec import WeightsSpec
@@ -99,11 +101,13 @@ def create_model(
     """Build a network, in training mode like any new module; call ``.eval()`` before judging images with it.
 
     Args:
-        name: a model of the zoo (`effnets.list_models`), a YAML file of your own, or a `ModelSpec`. With a tag
+        name: a model of the zoo (`effnets.list_models`), a YAML file of your own, a folder of
+            `effnets.save_pretrained`'s or of timm's, or a `ModelSpec`. With a tag
             (``mixnet_m.ft_in1k``) it is built as those weights need it; they are loaded only with `pretrained`.
-        pretrained: load the model's published weights, those of the tag or the default ones; fetched and cached.
-        weights: what to load instead: the tag of published weights (``ft_in1k``, ``mixnet_m.ft_in1k``), or a file
-            (safetensors, pth, pt, bin, Keras' h5; in the names of any dialect). What a file's header states (padding,
+        pretrained: load the model's published weights, those of the tag or the default ones, fetched and cached; or
+            those in the folder.
+        weights: what to load instead: the tag of published weights (``ft_in1k``, ``mixnet_m.ft_in1k``), a folder, or a
+            file (safetensors, pth, pt, bin, Keras' h5; in the names of any dialect). What a file's header states (padding,
             bn_eps, activation, input_size, mean, std, …) overrides the model's.
         num_classes: outputs; None takes the weights' number, or the model's; 0 leaves the classifier out. Another
             number than the weights': the classifier is freshly initialised, which is reported and warned about.
@@ -126,7 +130,12 @@ def create_model(
         DownloadError: published weights are not here and cannot be fetched; says why and what helps.
         ArgumentError: arguments that contradict each other or are out of range.
     """
-    spec = load_spec(name)
+    saved = read_folder(name) if _is_folder(name) else None
+    spec = saved.spec if saved else load_spec(name)
+    if saved and pretrained and weights is None:
+        weights, pretrained = saved.weights, False
+    elif weights is not None and _is_folder(weights):
+        weights = read_folder(weights).weights
     published = _find_published(name, spec, pretrained, weights)
     if out_indices is not None and not features_only:
         raise ArgumentError("out_indices picks levels of the feature pyramid; give it with features_only=True")
@@ -169,8 +178,15 @@ def create_model(
             initialised=prepared is None,
         )
     if prepared is not None:
+        if saved and saved.class_names and prepared.class_names is None:
+            prepared = replace(prepared, class_names=saved.class_names)
         merge_weights(model, prepared)
     return model
+
+
+def _is_folder(name: object) -> TypeGuard[str | os.PathLike[str]]:
+    """Whether this is a folder, and no model of the zoo that a folder happens to be called after."""
+    return isinstance(name, str | os.PathLike) and os.fspath(name) not in model_names() and os.path.isdir(name)  # noqa: PTH112
 
 
 def _find_published(

@@ -1,7 +1,7 @@
-"""A network in a folder: its table, weights, preprocessing, labels and a model card, to keep, send, or put on the Hub.
+"""A network in a folder: its table, weights, preprocessing, labels and a model card, to keep or send.
 
 ``model.yaml`` is an architecture table with one model, ``model.safetensors`` its weights with a header of what belongs
-to them, and ``config.json`` says the same in timm's words, for the Hub and for timm. A folder that timm wrote, with
+to them, and ``config.json`` says the same in timm's words, for timm. A folder that timm wrote, with
 ``config.json`` and weights alone, is read as well.
 """
 
@@ -12,7 +12,6 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import yaml
@@ -26,7 +25,7 @@ from effnets.nn.unwrap import unwrap
 from effnets.spec import ModelSpec, PreprocessSpec
 from effnets.weights.save import save_weights
 
-__all__ = ["SavedModel", "push_to_hub", "read_folder", "save_pretrained"]
+__all__ = ["SavedModel", "read_folder", "save_pretrained"]
 
 TABLE, WEIGHTS, CONFIG, CARD = "model.yaml", "model.safetensors", "config.json", "README.md"
 _TIMM_WEIGHTS = (WEIGHTS, "pytorch_model.bin")
@@ -70,24 +69,6 @@ def save_pretrained(model: nn.Module, folder: str | os.PathLike[str], *, dialect
             (folder / name).write_text(text, encoding="utf-8")
     except OSError as error:
         raise WeightsError(f"{folder}: cannot be written ({error.strerror or error})") from None
-
-
-def push_to_hub(
-    model: nn.Module, repo_id: str, *, dialect: str = "effnets", private: bool = False, token: str | None = None
-) -> str:
-    """Put what `save_pretrained` writes into the repository ``user/name`` on the Hub, made if need be; its URL.
-
-    Raises:
-        ArgumentError, WeightsError: as `save_pretrained`. Errors of the Hub's client come through as they are.
-    """
-    from huggingface_hub import HfApi
-
-    api = HfApi(token=token, library_name="effnets")
-    with TemporaryDirectory() as folder:
-        save_pretrained(model, folder, dialect=dialect)
-        repository = api.create_repo(repo_id, private=private, exist_ok=True)
-        api.upload_folder(repo_id=repository.repo_id, folder_path=folder, commit_message="Add model")
-    return str(repository)
 
 
 def read_folder(folder: str | os.PathLike[str]) -> SavedModel:
@@ -186,7 +167,7 @@ An image classifier of {model.num_classes} classes, saved by effnets.
 ```python
 import effnets
 
-model = effnets.create_model("hf-hub:<user>/<name of this repository>", pretrained=True)
+model = effnets.create_model("<this folder>", pretrained=True)
 effnets.predict(model, "photo.jpg")
 ```
 """

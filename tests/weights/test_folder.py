@@ -33,8 +33,11 @@ def test_a_folder_holds_the_whole_network(tmp_path):
     save_pretrained(torch.compile(model), tmp_path / "new" / "folder")
     saved = read_folder(tmp_path / "new" / "folder")
     assert saved.spec == model.spec
-    again = effnets.create_model(saved.spec, weights=saved.weights).eval()
+    again = effnets.create_model(tmp_path / "new" / "folder", pretrained=True).eval()
     assert again.class_names == model.class_names
+    other = effnets.create_model("tf_mixnet_s", weights=str(tmp_path / "new" / "folder")).eval()
+    assert torch.equal(other(images(1, 3, 64, 64)), model(images(1, 3, 64, 64)))
+    assert effnets.create_model(tmp_path / "new" / "folder").load_report is None
     assert again.spec == model.spec
     assert torch.equal(again(images(2, 3, 64, 64)), model(images(2, 3, 64, 64)))
     card = (tmp_path / "new" / "folder" / "README.md").read_text()
@@ -59,7 +62,8 @@ def test_what_timm_saved_is_read(tmp_path, safe):
     )
     saved = read_folder(tmp_path)
     assert (saved.spec.name, saved.spec.num_classes, saved.class_names) == ("rexnet_100", 4, ("a", "b", "c", "d"))
-    ours = effnets.create_model(saved.spec, weights=saved.weights).eval()
+    ours = effnets.create_model(str(tmp_path), pretrained=True).eval()
+    assert ours.class_names == ("a", "b", "c", "d")
     assert torch.equal(ours(images(2, 3, 64, 64)), theirs(images(2, 3, 64, 64)))
 
 
