@@ -107,7 +107,7 @@ def create_model(
         pretrained: load the model's published weights, those of the tag or the default ones, fetched and cached; or
             those in the folder.
         weights: what to load instead: the tag of published weights (``ft_in1k``, ``mixnet_m.ft_in1k``), a folder, or a
-            file (safetensors, pth, pt, bin, Keras' h5; in the names of any dialect). What a file's header states (padding,
+            file (safetensors, pth, pt, bin, Keras' h5; in any dialect's names). What a file's header states (padding,
             bn_eps, activation, input_size, mean, std, …) overrides the model's.
         num_classes: outputs; None takes the weights' number, or the model's; 0 leaves the classifier out. Another
             number than the weights': the classifier is freshly initialised, which is reported and warned about.

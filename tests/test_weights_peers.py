@@ -88,7 +88,7 @@ def test_overrides_give_timms_logits(name, monkeypatch, tmp_path):
     monkeypatch.setattr("timm.models._builder.load_pretrained", Mock())
     theirs = shake(timm.create_model(timm_name(find_weights(name)), pretrained=True), size=128)
     torch.save(theirs.state_dict(), tmp_path / "w.pth")
-    ours = effnets.create_model(name, weights=tmp_path / "w.pth").eval()
+    ours = effnets.create_model(load_spec(name), weights=tmp_path / "w.pth").eval()
     x = images(1, 3, 161, 160)
     with torch.no_grad():
         assert error_between(theirs(x), ours(x)) <= 1e-4
