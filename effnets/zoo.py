@@ -18,7 +18,8 @@ from effnets.nn.features import FeaturePyramid
 from effnets.registry import find_weights, list_weights
 from effnets.spec import ModelSpec
 from effnets.weights.folder import read_folder
-from effnets.weights.load import merge_weights, prepare_weights
+from effnets.weights.merge import merge_weights
+from effnets.weights.prepare import prepare_weights
 from effnets.weights.published import prepare_published
 from effnets.weights_spec import WeightsSpec
 

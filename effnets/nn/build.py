@@ -8,13 +8,14 @@ from dataclasses import asdict, dataclass, replace
 import torch
 from torch import nn
 
+from effnets.block_plan import BlockPlan, ConvGroups, ConvPlan
 from effnets.errors import ArgumentError
 from effnets.nn.blocks import Block, ConvBlock, DepthwiseSeparable, InvertedResidual, LinearBottleneck
 from effnets.nn.classifier import Classifier
 from effnets.nn.features import FeaturePyramid, select_levels
 from effnets.nn.init import initialise
 from effnets.nn.layers import Conv2d, ConvBNAct, DropPath, Linear, MixedConv, SqueezeExcite, activation
-from effnets.plan import BlockPlan, ConvGroups, ConvPlan, NetworkPlan, make_plan
+from effnets.plan import NetworkPlan, make_plan
 from effnets.spec import Activation, ModelSpec
 
 __all__ = ["build_classifier", "build_features"]

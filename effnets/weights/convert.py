@@ -9,7 +9,8 @@ from effnets.config import load_spec
 from effnets.errors import ArgumentError
 from effnets.nn.build import build_classifier
 from effnets.spec import ModelSpec
-from effnets.weights.load import merge_weights, prepare_weights
+from effnets.weights.merge import merge_weights
+from effnets.weights.prepare import prepare_weights
 from effnets.weights.report import LoadReport
 from effnets.weights.save import save_weights
 

@@ -9,7 +9,7 @@ from effnets.registry import apply_weights
 from effnets.spec import ModelSpec
 from effnets.weights.dialects import DIALECTS
 from effnets.weights.fetch import fetch
-from effnets.weights.load import NativeWeights, prepare_weights
+from effnets.weights.prepare import NativeWeights, prepare_weights
 from effnets.weights_spec import WeightsSpec
 
 __all__ = ["prepare_published"]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 
-from effnets.plan import BlockPlan, NetworkPlan
+from effnets.block_plan import BlockPlan
+from effnets.plan import NetworkPlan
 from effnets.weights.dialects.interface import Dialect, block_places, by_renaming
 
 __all__ = ["DIALECT", "block_modules"]

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from effnets.block_plan import BlockPlan
 from effnets.errors import WeightsError
-from effnets.plan import BlockPlan, NetworkPlan
+from effnets.plan import NetworkPlan
 
 __all__ = ["is_mobilenet_v1", "is_mobilenet_v2", "is_rexnet", "is_rexnet_lite", "no_such_network"]
 

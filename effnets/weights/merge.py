@@ -1,0 +1,158 @@
+"""Native tensors into a network: all of them or none, by declared rules, every decision reported."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from effnets.errors import ArgumentError, WeightsError
+from effnets.nn.classifier import Classifier
+from effnets.nn.features import FeaturePyramid
+from effnets.nn.init import initialise
+from effnets.nn.unwrap import require_values
+from effnets.plan import make_plan
+from effnets.spec import ModelSpec
+from effnets.weights.prepare import NativeWeights
+from effnets.weights.report import LoadReport
+
+__all__ = ["merge_weights"]
+
+_HEAD_CHOICES = ("auto", "strict", "drop")
+_HEAD_PARTS = ("head.", "hidden.", "classifier.")
+_DIFF_LINES = 20
+
+
+def merge_weights(model: Classifier | FeaturePyramid, weights: NativeWeights, *, head: str = "auto") -> LoadReport:
+    """Copy prepared weights into a network, by the rules of `load_weights`."""
+    if head not in _HEAD_CHOICES:
+        raise ArgumentError(f"head is {head!r}; choose one of {', '.join(_HEAD_CHOICES)}")
+    targets = model.state_dict()
+    require_values(model)
+    if head == "strict" and isinstance(model, FeaturePyramid):
+        raise ArgumentError("head='strict' wants a classifier to fit, and a feature pyramid has none; leave head out")
+    offered = dict(weights.tensors)
+    notes = list(weights.notes)
+    dropped = _drop_by_rule(model, offered)
+    reinitialised = _reinitialise_by_rule(targets, offered, head)
+    dropped += [name for name in reinitialised if offered.pop(name, None) is not None]
+    notes += _adapt_input_channels(targets, offered)
+    wanted = {name: target for name, target in targets.items() if name not in reinitialised}
+    uncounted = [name for name in wanted if name.endswith("num_batches_tracked") and name not in offered]
+    if uncounted:
+        notes.append(f"{len(uncounted)} batch counters are not in the file and stay as they are")
+    wanted = {name: target for name, target in wanted.items() if name not in uncounted}
+    _require_match(model.spec, weights, wanted, offered)
+    notes += _casts(wanted, offered)
+
+    for name, target in wanted.items():
+        target.copy_(offered[name])
+    if reinitialised and isinstance(model, Classifier):
+        initialise(model.classifier)
+        had = weights.num_classes
+        warnings.warn(
+            f"{model.spec.name}: the classifier of {model.num_classes} classes is newly initialised and needs training "
+            f"({weights.checkpoint.path.name} has {'none' if had is None else f'one of {had}'})",
+            stacklevel=3,
+        )
+    if isinstance(model, Classifier):
+        _take_class_names(model, weights.class_names, fresh=bool(reinitialised))
+        model.background = weights.background and not reinitialised
+    model.spec = replace(weights.spec, num_classes=model.spec.num_classes)
+    model.load_report = LoadReport(
+        source=weights.source,
+        dialect=weights.dialect,
+        sha256=weights.checkpoint.sha256,
+        loaded=tuple(wanted),
+        reinitialised=tuple(reinitialised),
+        dropped=tuple(dropped),
+        notes=tuple(notes),
+    )
+    return model.load_report
+
+
+def _casts(wanted: Mapping[str, Tensor], offered: Mapping[str, Tensor]) -> list[str]:
+    """A note on each change of precision."""
+    pairs = {(_name(offered[name].dtype), _name(target.dtype)) for name, target in wanted.items()}
+    return [f"tensors of {theirs} were cast to {ours}" for theirs, ours in sorted(pairs) if theirs != ours]
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _take_class_names(model: Classifier, names: tuple[str, ...] | None, fresh: bool) -> None:
+    """The file's names if the classifier is the file's; none for a fresh one; else those the model has, if they fit."""
+    if fresh:
+        names = None
+    elif names is None:
+        names = model.class_names
+    model.class_names = names if names is not None and len(names) == model.num_classes else None
+
+
+def _drop_by_rule(model: Classifier | FeaturePyramid, offered: dict[str, Tensor]) -> list[str]:
+    """Take from `offered` what this network leaves out by design: the head of a backbone, the classifier of a body."""
+    if isinstance(model, FeaturePyramid):
+        present = len(model.plan.stages)
+        whole = len(make_plan(model.spec).stages)
+        unused = _HEAD_PARTS + tuple(f"stages.{index}." for index in range(present, whole))
+    else:
+        unused = () if model.num_classes else ("classifier.",)
+    dropped = [name for name in offered if name.startswith(unused)]
+    for name in dropped:
+        del offered[name]
+    return dropped
+
+
+def _reinitialise_by_rule(targets: Mapping[str, Tensor], offered: Mapping[str, Tensor], head: str) -> list[str]:
+    """Names of the classifier's parameters if it is to be initialised anew."""
+    names = [name for name in targets if name.startswith("classifier.")]
+    fits = all(name in offered and offered[name].shape[:1] == targets[name].shape[:1] for name in names)
+    return names if names and (head == "drop" or (head == "auto" and not fits)) else []
+
+
+def _adapt_input_channels(targets: Mapping[str, Tensor], offered: dict[str, Tensor]) -> list[str]:
+    """Let the stem see another number of channels, at the same scale: the sum over channels is kept."""
+    name = "stem.conv.weight"
+    stem, target = offered.get(name), targets[name]
+    if stem is None or stem.ndim != 4 or stem.shape == target.shape or stem.shape[0] != target.shape[0]:
+        return []
+    had, wanted = stem.shape[1], target.shape[1]
+    if wanted == 1:
+        offered[name] = stem.float().sum(dim=1, keepdim=True)
+        return [f"the stem's {had} input channels were summed into 1"]
+    repeated = stem.float()[:, [index % had for index in range(wanted)]]
+    offered[name] = repeated * (had / wanted)
+    return [f"the stem's {had} input channels were repeated to {wanted} and scaled by {had}/{wanted}"]
+
+
+def _require_match(
+    spec: ModelSpec, weights: NativeWeights, wanted: Mapping[str, Tensor], offered: Mapping[str, Tensor]
+) -> None:
+    """Raise a readable diff unless names and shapes are the same."""
+    lines = []
+    both = wanted.keys() & offered.keys()
+    # What only one side has says most, then the shapes of convolutions; those of batch normalisation follow from them.
+    for name in sorted(wanted.keys() | offered.keys(), key=lambda n: (n in both, n in both and wanted[n].ndim < 2, n)):
+        ours, theirs = wanted.get(name), offered.get(name)
+        if ours is not None and theirs is not None and _fits(ours, theirs):
+            continue
+        kinds = ours is not None and theirs is not None and ours.shape == theirs.shape
+        for sign, tensor in (("-", ours), ("+", theirs)):
+            if tensor is not None:
+                dtype = f" {_name(tensor.dtype)}" if kinds else ""
+                lines.append(f"  {sign} {name} {list(tensor.shape)}{dtype}")
+    if lines:
+        more = [f"  … and {len(lines) - _DIFF_LINES} more"] if len(lines) > _DIFF_LINES else []
+        raise WeightsError(
+            f"{weights.checkpoint.path} ({weights.dialect} names) does not fit {spec.name}; "
+            "the network's own (-) beside the file's (+):\n" + "\n".join([*lines[:_DIFF_LINES], *more])
+        )
+
+
+def _fits(ours: Tensor, theirs: Tensor) -> bool:
+    """The same shape, and numbers of the same kind: a file's integers are no weights, nor its fractions a counter."""
+    return ours.shape == theirs.shape and ours.is_floating_point() == theirs.is_floating_point()
