@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 import effnets
 import effnets.plan
+from effnets import block_plan
 from effnets.errors import WeightsError
 from effnets.nn.blocks import InvertedResidual, LinearBottleneck
 from effnets.nn.layers import Conv2d, MixedConv, SqueezeExcite
@@ -172,8 +173,8 @@ def test_kernel_studies_equal_timms_builder(name, tmp_path):
 def test_the_remainder_in_the_last_group_is_refused(tmp_path, monkeypatch):
     """A split with other sizes has weights of other shapes: it is not judged by logits, it does not load."""
     path = save(timm_kernel_study("mobilenetv1_100_k3_5_7"), tmp_path)
-    right = effnets.plan.split_channels
-    monkeypatch.setattr(effnets.plan, "split_channels", lambda *arguments: right(*arguments)[::-1])
+    right = block_plan.split_channels
+    monkeypatch.setattr(block_plan, "split_channels", lambda *arguments: right(*arguments)[::-1])
     with pytest.raises(WeightsError, match=r"does not fit mobilenetv1_100_k3_5_7(.|\n)*depthwise\.conv\.0\.weight"):
         effnets.create_model("mobilenetv1_100_k3_5_7", weights=path)
 
