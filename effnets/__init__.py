@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         ImageError,
         MissingFileError,
         UnknownModelError,
+        UploadError,
         WeightsError,
     )
     from effnets.inference import predict
@@ -28,8 +29,8 @@ if TYPE_CHECKING:
     from effnets.registry import list_weights
     from effnets.runtime.predictions import Prediction
     from effnets.spec import BlockSpec, ModelSpec, PreprocessSpec
-    from effnets.weights.folder import save_pretrained
     from effnets.weights.load import load_weights
+    from effnets.weights.pretrained import push_to_hub, save_pretrained
     from effnets.weights.report import LoadReport
     from effnets.weights.save import save_weights
     from effnets.weights_spec import WeightsSpec
@@ -53,6 +54,7 @@ _HOMES = {
     "Prediction": "effnets.runtime.predictions",
     "PreprocessSpec": "effnets.spec",
     "UnknownModelError": "effnets.errors",
+    "UploadError": "effnets.errors",
     "WeightsError": "effnets.errors",
     "WeightsSpec": "effnets.weights_spec",
     "count": "effnets.cost",
@@ -63,7 +65,8 @@ _HOMES = {
     "load_spec": "effnets.config",
     "load_weights": "effnets.weights.load",
     "predict": "effnets.inference",
-    "save_pretrained": "effnets.weights.folder",
+    "push_to_hub": "effnets.weights.pretrained",
+    "save_pretrained": "effnets.weights.pretrained",
     "save_weights": "effnets.weights.save",
 }
 
@@ -83,6 +86,7 @@ __all__ = [
     "Prediction",
     "PreprocessSpec",
     "UnknownModelError",
+    "UploadError",
     "WeightsError",
     "WeightsSpec",
     "count",
@@ -93,6 +97,7 @@ __all__ = [
     "load_spec",
     "load_weights",
     "predict",
+    "push_to_hub",
     "save_pretrained",
     "save_weights",
 ]

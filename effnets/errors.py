@@ -8,6 +8,7 @@ __all__ = [
     "ImageError",
     "MissingFileError",
     "UnknownModelError",
+    "UploadError",
     "WeightsError",
 ]
 
@@ -34,6 +35,10 @@ class WeightsError(EffnetsError, ValueError):
 
 class DownloadError(EffnetsError, OSError):
     """Published weights could not be fetched: no network, no permission, no such file any more, or no room."""
+
+
+class UploadError(EffnetsError, OSError):
+    """A network could not be uploaded: no network, no permission, or the Hub refuses it."""
 
 
 class ImageError(EffnetsError, ValueError):

@@ -16,7 +16,7 @@ from effnets.spec import ModelSpec
 from effnets.weights_spec import WeightsSpec
 from effnets.weights_table import read_weights
 
-__all__ = ["apply_weights", "find_weights", "list_weights"]
+__all__ = ["apply_weights", "find_source", "find_weights", "list_weights"]
 
 _PINS_FILE = "pins.yaml"
 
@@ -58,6 +58,15 @@ def find_weights(name: str) -> WeightsSpec:
             f"{model} has no weights tagged {tag!r}; registered tags: {', '.join(tags) or 'none'}{hint}"
         )
     return _pinned(tags[tag])
+
+
+def find_source(source: str) -> str | None:
+    """The name of the weights that are published there (``hf-hub:org/repo``, a URL); None if there are none."""
+    for tags in _tables().values():
+        for weights in tags.values():
+            if weights.source == source:
+                return weights.name
+    return None
 
 
 def apply_weights(spec: ModelSpec, weights: WeightsSpec) -> ModelSpec:

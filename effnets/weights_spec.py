@@ -11,18 +11,17 @@ from typing import Literal, get_args
 from urllib.parse import urlsplit
 
 from effnets.checks import require, require_choice, require_range
+from effnets.remote import HUB_SCHEME, REPOSITORY, RemoteFile
 from effnets.spec import ACTIVATIONS, Activation, Padding, PreprocessSpec
 
-__all__ = ["HUB_SCHEME", "WEIGHTS_DIALECTS", "WeightsDialect", "WeightsSpec"]
+__all__ = ["WEIGHTS_DIALECTS", "WeightsDialect", "WeightsSpec"]
 
 WeightsDialect = Literal["effnets", "timm", "torchvision", "transformers", "keras", "clovaai"]
 WEIGHTS_DIALECTS: tuple[WeightsDialect, ...] = get_args(WeightsDialect)
 
-HUB_SCHEME = "hf-hub:"
 _HUB_FILE = "model.safetensors"
 
 _TAG = re.compile(r"[a-z0-9][a-z0-9_]{0,63}")
-_HUB_SOURCE = re.compile(rf"{HUB_SCHEME}[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
 _FILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*(?:/[A-Za-z0-9_][A-Za-z0-9._-]*)*")
 _LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
 
@@ -85,7 +84,7 @@ class WeightsSpec:
 
     def _check_source(self) -> None:
         if self.source.startswith(HUB_SCHEME):
-            _require_match("source", self.source, _HUB_SOURCE, f"{HUB_SCHEME}organisation/repository")
+            _require_match("source", self.source, REPOSITORY, f"{HUB_SCHEME}organisation/repository")
             default = _HUB_FILE
         else:
             url = urlsplit(self.source)
@@ -140,15 +139,26 @@ class WeightsSpec:
         return f"{self.model}.{self.tag}"
 
     @property
+    def remote(self) -> RemoteFile:
+        """The file, for `effnets.weights.fetch`."""
+        return RemoteFile(
+            label=self.name,
+            source=self.source,
+            file=self.file,
+            revision=self.revision,
+            sha256=self.sha256,
+            sha256_prefix=self.sha256_prefix,
+            if_gone="the registry may be out of date: scripts/check_sources.py tells",
+        )
+
+    @property
     def repo(self) -> str | None:
         """``organisation/repository`` on the Hub; None for a URL."""
-        return self.source.removeprefix(HUB_SCHEME) if self.source.startswith(HUB_SCHEME) else None
+        return self.remote.repo
 
     def url(self, endpoint: str = "https://huggingface.co") -> str:
         """Where a browser finds the file; `endpoint` is the Hub, or a mirror of it."""
-        if self.repo is None:
-            return self.source
-        return f"{endpoint.rstrip('/')}/{self.repo}/resolve/{self.revision or 'main'}/{self.file}"
+        return self.remote.url(endpoint)
 
     @property
     def measured_size(self) -> int:

@@ -4,24 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import Literal, TypeGuard, overload
+from typing import Literal, overload
 
 import torch
 
-from effnets.catalogue import model_names
-from effnets.config import load_spec, split_tag
 from effnets.errors import ArgumentError
 from effnets.nn.build import build_classifier, build_features
 from effnets.nn.classifier import Classifier
 from effnets.nn.features import FeaturePyramid
-from effnets.registry import find_weights, list_weights
 from effnets.spec import ModelSpec
-from effnets.weights.folder import read_folder
 from effnets.weights.merge import merge_weights
-from effnets.weights.prepare import prepare_weights
-from effnets.weights.published import prepare_published
-from effnets.weights_spec import WeightsSpec
+from effnets.weights.resolve import resolve
 
 __all__ = ["create_model"]
 
@@ -103,13 +96,15 @@ def create_model(
 
     Args:
         name: a model of the zoo (`effnets.list_models`), a YAML file of your own, a folder of
-            `effnets.save_pretrained`'s or of timm's, or a `ModelSpec`. With a tag
-            (``mixnet_m.ft_in1k``) it is built as those weights need it; they are loaded only with `pretrained`.
+            `effnets.save_pretrained`'s or of timm's, such a repository on the Hub (``hf-hub:user/repo``, or with
+            ``@revision``), or a `ModelSpec`. With a tag (``mixnet_m.ft_in1k``) it is built as those weights need it;
+            they are loaded only with `pretrained`.
         pretrained: load the model's published weights, those of the tag or the default ones, fetched and cached; or
-            those in the folder.
-        weights: what to load instead: the tag of published weights (``ft_in1k``, ``mixnet_m.ft_in1k``), a folder, or a
-            file (safetensors, pth, pt, bin, Keras' h5; in any dialect's names). What a file's header states (padding,
-            bn_eps, activation, input_size, mean, std, …) overrides the model's.
+            those in the folder or the repository.
+        weights: what to load instead: the tag of published weights (``ft_in1k``, ``mixnet_m.ft_in1k``), a folder, a
+            repository on the Hub, or a file (safetensors, pth, pt, bin, Keras' h5; in any dialect's names). What a
+            file's header or a folder's config states (padding, bn_eps, activation, input_size, mean, std, …)
+            overrides the model's.
         num_classes: outputs; None takes the weights' number, or the model's; 0 leaves the classifier out. Another
             number than the weights': the classifier is freshly initialised, which is reported and warned about.
             TensorFlow's 1001 outputs become 1000, without background, unless all 1001 are asked for.
@@ -131,28 +126,15 @@ def create_model(
         DownloadError: published weights are not here and cannot be fetched; says why and what helps.
         ArgumentError: arguments that contradict each other or are out of range.
     """
-    saved = read_folder(name) if _is_folder(name) else None
-    spec = saved.spec if saved else load_spec(name)
-    if saved and pretrained and weights is None:
-        weights, pretrained = saved.weights, False
-    elif weights is not None and _is_folder(weights):
-        weights = read_folder(weights).weights
-    published = _find_published(name, spec, pretrained, weights)
     if out_indices is not None and not features_only:
         raise ArgumentError("out_indices picks levels of the feature pyramid; give it with features_only=True")
     if features_only and (num_classes or drop_rate or global_pool != "avg"):
         raise ArgumentError("num_classes, drop_rate and global_pool are a classifier's; features_only=True has none")
     device, dtype = _check_device(device), _check_dtype(dtype)
 
-    prepared = None
-    if published is not None:
-        prepared = prepare_published(published, spec, num_classes)
-    elif weights is not None:
-        prepared = prepare_weights(weights, spec, num_classes=num_classes)
-    if prepared is not None:
-        spec = prepared.spec
-        if num_classes is None:
-            num_classes = prepared.num_classes
+    spec, prepared = resolve(name, pretrained, weights, num_classes)
+    if prepared is not None and num_classes is None:
+        num_classes = prepared.num_classes
     model: Classifier | FeaturePyramid
     if features_only:
         model = build_features(
@@ -179,38 +161,8 @@ def create_model(
             initialised=prepared is None,
         )
     if prepared is not None:
-        if saved and saved.class_names and prepared.class_names is None:
-            prepared = replace(prepared, class_names=saved.class_names)
         merge_weights(model, prepared)
     return model
-
-
-def _is_folder(name: object) -> TypeGuard[str | os.PathLike[str]]:
-    """Whether this is a folder, and no model of the zoo that a folder happens to be called after."""
-    return isinstance(name, str | os.PathLike) and os.fspath(name) not in model_names() and os.path.isdir(name)  # noqa: PTH112
-
-
-def _find_published(
-    name: object, spec: ModelSpec, pretrained: bool, weights: str | os.PathLike[str] | None
-) -> WeightsSpec | None:
-    """The registered weights that are asked for, by `pretrained` or by a tag; None where it is a file, or nothing."""
-    tagged = isinstance(name, str) and split_tag(name) != (spec.name, None) and split_tag(name)[0] == spec.name
-    if weights is None:
-        return find_weights(str(name) if tagged else spec.name) if pretrained else None
-    if pretrained:
-        raise ArgumentError("pretrained=True and weights= both say which weights to load; give one of them")
-    if tagged:
-        raise ArgumentError(f"name {name!r} and weights= both say which weights are meant; take the tag off the name")
-    if not isinstance(weights, str) or os.path.lexists(weights):
-        return None
-    model, tag = split_tag(weights)
-    if tag is None and weights.isidentifier():
-        return find_weights(f"{spec.name}.{weights}")
-    if tag is None or model not in model_names() or tag not in list_weights(model):
-        return None
-    if model != spec.name:
-        raise ArgumentError(f"weights {weights!r} are of another model than {spec.name}; name one of its own")
-    return find_weights(weights)
 
 
 def _check_device(device: str | torch.device | None) -> torch.device | None:

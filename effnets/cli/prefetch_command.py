@@ -9,7 +9,8 @@ import click
 from effnets.cli.text import printable
 from effnets.config import list_models
 from effnets.errors import EffnetsError
-from effnets.registry import find_weights
+from effnets.registry import find_source, find_weights
+from effnets.remote import HUB_SCHEME
 
 __all__ = ["command"]
 
@@ -20,34 +21,50 @@ __all__ = ["command"]
 def command(patterns: tuple[str, ...], as_json: bool) -> None:
     """Fetch the published weights whose name, or whose model's, matches a PATTERN, such as 'mixnet_*'.
 
-    What is in the cache already is compared and not fetched again. The others are fetched also if one fails; then the
-    exit status is 1.
+    A PATTERN may also be a repository of your own, hf-hub:user/repo, whose newest commit is fetched. What is in the
+    cache already is compared and not fetched again. The others are fetched also if one fails; then the exit status
+    is 1.
     """
-    names: list[str] = []
-    for pattern in patterns:
-        matching = list_models(pattern, pretrained=True)
-        if not matching:
-            raise click.ClickException(
-                f"no published weights match {pattern!r}; 'effnets list --pretrained' shows all there are"
-            )
-        names += matching
-
-    from effnets.weights.fetch import fetch  # brings the client, which --help should not wait for
-
     rows: list[dict[str, str | None]] = []
-    for name in dict.fromkeys(names):
+    for name in dict.fromkeys(name for pattern in patterns for name in _expand(pattern)):
         try:
-            file = fetch(find_weights(name))
+            row = _fetch(name)
         except EffnetsError as error:
             rows.append({"name": name, "error": str(error)})
             click.echo(printable(f"failed: {error}"), err=True)
             continue
-        rows.append({"name": name, "path": str(file.path), "source": file.source, "sha256": file.sha256})
+        rows.append(row)
         if not as_json:
-            click.echo(printable(f"{name}: {file.path}"))
+            click.echo(printable(f"{name}: {row['path']}"))
     if as_json:
         click.echo(json.dumps(rows, indent=1))
     failed = sum("error" in row for row in rows)
     if failed:
         click.echo(f"{failed} of {len(rows)} could not be fetched", err=True)
         click.get_current_context().exit(1)
+
+
+def _expand(pattern: str) -> list[str]:
+    """The names that a pattern stands for."""
+    if pattern.startswith(HUB_SCHEME):
+        return [find_source(pattern) or pattern]
+    matching = list_models(pattern, pretrained=True)
+    if not matching:
+        raise click.ClickException(
+            f"no published weights match {pattern!r}; 'effnets list --pretrained' shows all there are"
+        )
+    return matching
+
+
+def _fetch(name: str) -> dict[str, str | None]:
+    if name.startswith(HUB_SCHEME):
+        from effnets.weights.repository import fetch_repository
+
+        saved = fetch_repository(name, refresh=True)
+        path, source, sha256 = saved.weights, saved.weights_source, saved.weights_sha256
+    else:
+        from effnets.weights.fetch import fetch
+
+        file = fetch(find_weights(name))
+        path, source, sha256 = file.path, file.source, file.sha256
+    return {"name": name, "path": str(path), "source": source, "sha256": sha256}

@@ -1,50 +1,67 @@
-"""Files of the Hub, through huggingface_hub and its cache, every one compared with the sha256 that is announced."""
+"""Files of the Hub, through huggingface_hub and its cache, every one compared with the hash that is announced."""
 
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from pathlib import Path
 
-from huggingface_hub import constants, get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
+from huggingface_hub import (
+    _CACHED_NO_EXIST,
+    constants,
+    get_hf_file_metadata,
+    hf_hub_download,
+    hf_hub_url,
+    try_to_load_from_cache,
+)
+from huggingface_hub.errors import RemoteEntryNotFoundError
 
 from effnets.errors import WeightsError
-from effnets.weights.integrity import expected_hash, hash_file, is_intact, mismatch
+from effnets.remote import RemoteFile
+from effnets.weights.integrity import GIT_SHA1, find_problem, hash_file
 from effnets.weights.network import Patience
-from effnets.weights_spec import WeightsSpec
 
-__all__ = ["commit_of", "fetch_from_hub"]
+__all__ = ["commit_of", "fetch_from_hub", "is_known_absent"]
 
 _TRIES = 2
 _SHA256 = re.compile("[0-9a-f]{64}")
+_SHA1 = re.compile("[0-9a-f]{40}")
 
 
-def fetch_from_hub(weights: WeightsSpec) -> tuple[Path, str]:
+def fetch_from_hub(remote: RemoteFile, *, refresh: bool = False) -> tuple[Path, str]:
     """The file in the cache, fetched if it is not there, and its sha256.
 
-    A file that was found intact before costs neither a request nor a hash.
+    A file that was found intact before costs neither a request nor a hash; with `refresh` the Hub is asked all the
+    same whether its branch has a newer one.
 
     Raises:
         WeightsError: what came is not what was announced or pinned, twice; nothing of it stays in the cache.
         Exception: what huggingface_hub raises, its client and the disk (`effnets.weights.network.explain`).
     """
-    assert weights.repo is not None
-    cached = try_to_load_from_cache(weights.repo, weights.file, revision=weights.revision)
+    assert remote.repo is not None
+    cached = try_to_load_from_cache(remote.repo, remote.file, revision=remote.revision)
     if isinstance(cached, str):
         path = Path(cached)
-        announced = _blob_hash(path)
-        if (problem := _problem(path, weights, announced)) is None:
-            return path, announced or weights.sha256 or hash_file(path)
-        _remove(path, problem)
+        announced = _announced(path.readlink().name if path.is_symlink() else "")
+        if problem := find_problem(path, remote, announced):
+            _remove(path, problem)
+        elif not refresh:
+            return path, _sha256(path, remote, announced)
     patience = Patience()
     for _ in range(_TRIES):
-        path, announced = _download(weights, patience)
-        if (problem := _problem(path, weights, announced)) is None:
-            return path, announced or weights.sha256 or hash_file(path)
+        path, announced = _download(remote, patience)
+        if (problem := find_problem(path, remote, announced)) is None:
+            return path, _sha256(path, remote, announced)
         _remove(path, problem)
     raise WeightsError(
-        f"{weights.name}: {weights.url(constants.ENDPOINT)}: refused: {problem} ({_TRIES} tries). Somebody on the way "
+        f"{remote.label}: {remote.url(constants.ENDPOINT)}: refused: {problem} ({_TRIES} tries). Somebody on the way "
         "changes the file, or it is another one than the pin is for (scripts/pin_weights.py); nothing is kept"
     )
+
+
+def is_known_absent(remote: RemoteFile) -> bool:
+    """Whether the cache remembers that the repository has no such file at that commit."""
+    return try_to_load_from_cache(str(remote.repo), remote.file, revision=remote.revision) is _CACHED_NO_EXIST
 
 
 def commit_of(path: Path) -> str:
@@ -53,28 +70,27 @@ def commit_of(path: Path) -> str:
     return parts[len(parts) - parts[::-1].index("snapshots")]
 
 
-def _download(weights: WeightsSpec, patience: Patience) -> tuple[Path, str | None]:
-    """The file as it arrived, and the sha256 that the Hub announces for it, where it does."""
-    repo = str(weights.repo)
-    url = hf_hub_url(repo, weights.file, revision=weights.revision)
-    metadata = patience.run(lambda: get_hf_file_metadata(url))
-    path = patience.run(lambda: hf_hub_download(repo, weights.file, revision=weights.revision))
-    etag = metadata.etag or ""
-    return Path(path), etag if _SHA256.fullmatch(etag) else None
+def _download(remote: RemoteFile, patience: Patience) -> tuple[Path, str | None]:
+    """The file as it arrived, and the hash that the Hub announces for it, where it does."""
+    repo = str(remote.repo)
+    url = hf_hub_url(repo, remote.file, revision=remote.revision)
+    metadata = None
+    with suppress(RemoteEntryNotFoundError):  # the next line raises it too, and notes it in the cache
+        metadata = patience.run(lambda: get_hf_file_metadata(url))
+    path = patience.run(lambda: hf_hub_download(repo, remote.file, revision=remote.revision))
+    return Path(path), _announced(metadata.etag or "") if metadata else None
 
 
-def _blob_hash(path: Path) -> str | None:
-    """The sha256 that the Hub announced for a cached file: the cache calls the blob by it, and links to the blob."""
-    name = path.readlink().name if path.is_symlink() else ""
-    return name if _SHA256.fullmatch(name) else None
+def _announced(etag: str) -> str | None:
+    """The hash that an ETag states: the Hub's are a sha256, of small files git's sha1. The cache names its blobs so."""
+    if _SHA256.fullmatch(etag):
+        return etag
+    return f"{GIT_SHA1}{etag}" if _SHA1.fullmatch(etag) else None
 
 
-def _problem(path: Path, weights: WeightsSpec, announced: str | None) -> str | None:
-    """What is wrong with the file; None if nothing is, or nobody knows what it should be."""
-    for expected in dict.fromkeys((announced, expected_hash(weights, announced))):
-        if expected is not None and not is_intact(path, expected):
-            return mismatch(weights, announced, hash_file(path))
-    return None
+def _sha256(path: Path, remote: RemoteFile, announced: str | None) -> str:
+    known = announced if announced and _SHA256.fullmatch(announced) else remote.sha256
+    return known or hash_file(path)
 
 
 def _remove(path: Path, problem: str) -> None:

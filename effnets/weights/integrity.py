@@ -8,14 +8,19 @@ from pathlib import Path
 
 from effnets.errors import WeightsError
 from effnets.paths import home_dir
-from effnets.weights_spec import WeightsSpec
+from effnets.remote import RemoteFile
 
-__all__ = ["expected_hash", "hash_file", "is_intact", "mismatch", "remember"]
+__all__ = ["GIT_SHA1", "find_problem", "hash_file", "is_intact", "remember"]
+
+# Stands before the sha1 that git knows a file by, to tell it from a sha256 or the beginning of one.
+GIT_SHA1 = "git-sha1-"
 
 
-def expected_hash(weights: WeightsSpec, announced: str | None = None) -> str | None:
-    """The sha256 that the file must have, or the beginning of one, by whoever knows it best; None if nobody does."""
-    return weights.sha256 or announced or weights.sha256_prefix
+def find_problem(path: Path, remote: RemoteFile, announced: str | None = None) -> str | None:
+    """What is wrong with the file; None if it is as everybody says who knows: the pin, the server, the file's name."""
+    stated = {"the pin": remote.sha256, "the server": announced, "the file's name": remote.sha256_prefix}
+    wrong = [f"{who} says {value}" for who, value in stated.items() if value and not is_intact(path, value)]
+    return f"its sha256 is {hash_file(path)}, and {', '.join(wrong)}" if wrong else None
 
 
 def hash_file(path: Path) -> str:
@@ -32,7 +37,7 @@ def hash_file(path: Path) -> str:
 
 
 def is_intact(path: Path, expected: str) -> bool:
-    """Whether the file has the sha256 (or the beginning of one) `expected`.
+    """Whether the file has the hash `expected`: a sha256, the beginning of one, or git's sha1 with `GIT_SHA1` before.
 
     What was found intact is remembered under `expected`, the file's size and its time of change, and not hashed again
     until one of them differs. Where nothing can be written the file is hashed each time.
@@ -41,10 +46,13 @@ def is_intact(path: Path, expected: str) -> bool:
     with contextlib.suppress(OSError):
         if marker.is_file():
             return True
-    if not hash_file(path).startswith(expected):
-        return False
-    remember(path, expected)
-    return True
+    if expected.startswith(GIT_SHA1):
+        intact = expected.removeprefix(GIT_SHA1) in _sha1s(path)
+    else:
+        intact = hash_file(path).startswith(expected)
+    if intact:
+        remember(path, expected)
+    return intact
 
 
 def remember(path: Path, expected: str) -> None:
@@ -55,20 +63,12 @@ def remember(path: Path, expected: str) -> None:
         marker.touch()
 
 
+def _sha1s(path: Path) -> tuple[str, str]:
+    """git's sha1 of the file, as the Hub announces for small ones; and the plain one, as some mirrors do instead."""
+    content = path.read_bytes()
+    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest(), hashlib.sha1(content).hexdigest()
+
+
 def _marker(path: Path, expected: str) -> Path:
     facts = path.stat()
     return home_dir() / "verified" / f"{expected}-{facts.st_size}-{facts.st_mtime_ns}"
-
-
-def mismatch(weights: WeightsSpec, announced: str | None, found: str) -> str:
-    """What is wrong with a file whose hash is `found`, in words."""
-    says = [
-        f"{who} says {value}"
-        for who, value in (
-            ("the pin", weights.sha256),
-            ("the server", announced),
-            ("the file's name", weights.sha256_prefix),
-        )
-        if value and not found.startswith(value)
-    ]
-    return f"its sha256 is {found}, and {', '.join(says)}"

@@ -25,7 +25,7 @@ from huggingface_hub.errors import (  # type: ignore[attr-defined]
 from huggingface_hub.utils import get_session  # type: ignore[attr-defined]
 
 from effnets.errors import DownloadError
-from effnets.weights_spec import WeightsSpec
+from effnets.remote import RemoteFile
 
 __all__ = ["Patience", "explain"]
 
@@ -156,15 +156,14 @@ def _is_wrong_length(error: BaseException) -> bool:
     return isinstance(error, OSError) and "Consistency check failed" in str(error)
 
 
-def explain(error: Exception, weights: WeightsSpec) -> DownloadError:
+def explain(error: Exception, remote: RemoteFile) -> DownloadError:
     """What went wrong and what to do, in one sentence, for anything that a client or the disk raises."""
     chain = _chain(error)
-    where = f"{weights.name}: {weights.url(constants.ENDPOINT)}"
-    stale = "the registry may be out of date: scripts/check_sources.py tells"
+    where = f"{remote.label}: {remote.url(constants.ENDPOINT)}"
     for link in chain:
         if isinstance(link, OfflineModeIsEnabled):
             return DownloadError(
-                f"{where} is not cached, and HF_HUB_OFFLINE is set; run 'effnets prefetch {weights.name}' with "
+                f"{where} is not cached, and HF_HUB_OFFLINE is set; run 'effnets prefetch {remote.label}' with "
                 "network, or put the file into a folder that EFFNETS_WEIGHTS_DIR names"
             )
         status = link.response.status_code if isinstance(link, HfHubHTTPError) else None
@@ -174,17 +173,18 @@ def explain(error: Exception, weights: WeightsSpec) -> DownloadError:
                 "longer good: set HF_TOKEN, or run 'hf auth login'"
             )
         if isinstance(link, RevisionNotFoundError):
-            return DownloadError(f"{where}: the repository has no such revision (404); {stale}")
+            return DownloadError(f"{where}: the repository has no such revision (404); {remote.if_gone}")
         if isinstance(link, RepositoryNotFoundError):
             return DownloadError(
-                f"{where}: no such repository (404), or a private one: set HF_TOKEN for that; otherwise {stale}"
+                f"{where}: no such repository (404), or a private one: set HF_TOKEN for that; otherwise "
+                f"{remote.if_gone}"
             )
         if status == 404:
-            return DownloadError(f"{where}: no such file there (404); {stale}")
+            return DownloadError(f"{where}: no such file there (404); {remote.if_gone}")
         if status is not None:
             return DownloadError(f"{where}: the server answers {status}; try again later")
         if isinstance(link, _PassingError | _CrawlError) or _is_wrong_length(link) or _is_transport_error(link):
-            return DownloadError(f"{where}: {_words(chain)}; {_advice(weights)}")
+            return DownloadError(f"{where}: {_words(chain)}; {_advice(remote)}")
         if isinstance(link, OSError) and link.errno is not None:
             return _explain_disk(link, where)
     return DownloadError(f"{where}: {_words(chain)}")
@@ -201,8 +201,8 @@ def _explain_disk(error: OSError, where: str) -> DownloadError:
     )
 
 
-def _advice(weights: WeightsSpec) -> str:
-    mirror = "; a mirror of the Hub is named with HF_ENDPOINT" if weights.repo else ""
+def _advice(remote: RemoteFile) -> str:
+    mirror = "; a mirror of the Hub is named with HF_ENDPOINT" if remote.repo else ""
     return f"check the connection and try again{mirror}"
 
 

@@ -13,16 +13,16 @@ from huggingface_hub.utils import WeakFileLock  # type: ignore[attr-defined]
 
 from effnets.errors import WeightsError
 from effnets.paths import home_dir
-from effnets.weights.integrity import hash_file, is_intact, mismatch, remember
+from effnets.remote import RemoteFile
+from effnets.weights.integrity import find_problem, hash_file, is_intact, remember
 from effnets.weights.network import Patience
-from effnets.weights_spec import WeightsSpec
 
 __all__ = ["fetch_from_url"]
 
 _TRIES = 2
 
 
-def fetch_from_url(weights: WeightsSpec) -> tuple[Path, str]:
+def fetch_from_url(remote: RemoteFile) -> tuple[Path, str]:
     """The file in the cache, fetched if it is not there, and its sha256.
 
     The sha256 is taken on arrival and kept beside the file. It must be the pinned one, and begin as the file's name
@@ -32,22 +32,22 @@ def fetch_from_url(weights: WeightsSpec) -> tuple[Path, str]:
         WeightsError: what came is not what the pin or the name says, twice; nothing of it stays.
         Exception: what the client and the disk raise (`effnets.weights.network.explain`).
     """
-    path = _place(weights)
-    if sha256 := _cached(path, weights):
+    path = _place(remote)
+    if sha256 := _cached(path, remote):
         return path, sha256
     path.parent.mkdir(parents=True, exist_ok=True)
     with WeakFileLock(path.with_name(f"{path.name}.lock")):
-        if sha256 := _cached(path, weights):  # another process was faster
+        if sha256 := _cached(path, remote):  # another process was faster
             return path, sha256
-        return path, _download(path, weights)
+        return path, _download(path, remote)
 
 
-def _place(weights: WeightsSpec) -> Path:
-    url = urlsplit(weights.source)
+def _place(remote: RemoteFile) -> Path:
+    url = urlsplit(remote.source)
     return home_dir() / "files" / str(url.hostname) / url.path.lstrip("/")
 
 
-def _cached(path: Path, weights: WeightsSpec) -> str | None:
+def _cached(path: Path, remote: RemoteFile) -> str | None:
     """The sha256 of the file if it is there and intact; one that is not is removed."""
     try:
         sha256 = _note(path).read_text(encoding="ascii").strip() if path.is_file() else ""
@@ -55,20 +55,20 @@ def _cached(path: Path, weights: WeightsSpec) -> str | None:
         sha256 = ""
     if not sha256:
         return None
-    if _is_wanted(sha256, weights) and is_intact(path, sha256):
+    if is_intact(path, sha256) and find_problem(path, remote) is None:
         return sha256
     path.unlink(missing_ok=True)
     return None
 
 
-def _download(path: Path, weights: WeightsSpec) -> str:
+def _download(path: Path, remote: RemoteFile) -> str:
     patience = Patience()
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         for _ in range(_TRIES):
-            patience.run(lambda: _receive(weights, temporary))
-            sha256 = hash_file(temporary)
-            if _is_wanted(sha256, weights):
+            patience.run(lambda: _receive(remote, temporary))
+            if (problem := find_problem(temporary, remote)) is None:
+                sha256 = hash_file(temporary)
                 # The note first: without its file it says nothing, and a file without its note is fetched again.
                 _note(path).write_text(f"{sha256}\n", encoding="ascii")
                 temporary.replace(path)
@@ -78,21 +78,17 @@ def _download(path: Path, weights: WeightsSpec) -> str:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
     raise WeightsError(
-        f"{weights.name}: {weights.source}: refused: {mismatch(weights, None, sha256)} ({_TRIES} tries). Somebody on "
+        f"{remote.label}: {remote.source}: refused: {problem} ({_TRIES} tries). Somebody on "
         "the way changes the file, or it is another one than the pin is for (scripts/pin_weights.py); nothing is kept"
     )
 
 
-def _receive(weights: WeightsSpec, temporary: Path) -> None:
+def _receive(remote: RemoteFile, temporary: Path) -> None:
     with temporary.open("wb") as file:
-        http_get(weights.source, file, headers={"Accept-Encoding": "identity"}, displayed_filename=weights.file)
+        http_get(remote.source, file, headers={"Accept-Encoding": "identity"}, displayed_filename=remote.file)
         file.flush()
         os.fsync(file.fileno())
 
 
 def _note(path: Path) -> Path:
     return path.with_name(f"{path.name}.sha256")
-
-
-def _is_wanted(sha256: str, weights: WeightsSpec) -> bool:
-    return sha256.startswith(weights.sha256 or "") and sha256.startswith(weights.sha256_prefix or "")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
+import json
 import threading
 import time
 from collections.abc import Iterator
@@ -16,7 +18,7 @@ TOKEN = "hf_good"
 
 @dataclass
 class Fault:
-    """What goes wrong with requests of `method`, `times` times.
+    """What goes wrong with requests of `method` for names that end with `path`, `times` times.
 
     `kind` is a status (500), or ``cut``, ``flip``, ``short``, ``crawl``, ``stall``. `headers` go with a status.
     """
@@ -25,6 +27,7 @@ class Fault:
     times: int = 1_000_000
     method: str = "GET"
     headers: dict[str, str] = field(default_factory=dict)
+    path: str = ""
 
 
 @dataclass
@@ -35,16 +38,21 @@ class Hub:
     faults: list[Fault] = field(default_factory=list)
     private: set[str] = field(default_factory=set)
     requests: list[str] = field(default_factory=list)
+    commit: str = COMMIT
     slowness: float = 0.0
     url: str = ""
 
-    def fault(self, method: str) -> Fault | None:
+    def fault(self, method: str, path: str) -> Fault | None:
         """The fault that this request has to suffer."""
         for fault in self.faults:
-            if fault.method == method and fault.times > 0:
+            if fault.method == method and path.endswith(fault.path) and fault.times > 0:
                 fault.times -= 1
                 return fault
         return None
+
+
+def _repository(created: dict[str, str]) -> str:
+    return f"{created.get('organization') or 'user'}/{created['name']}"
 
 
 @contextmanager
@@ -58,7 +66,7 @@ def serve() -> Iterator[Hub]:
         def do_GET(self) -> None:
             self.close_connection = True
             hub.requests.append(f"{self.command} {self.path}")
-            fault = hub.fault(self.command)
+            fault = hub.fault(self.command, self.path)
             if fault is not None and isinstance(fault.kind, int):
                 self.refuse(fault.kind, fault.headers)
                 return
@@ -70,11 +78,45 @@ def serve() -> Iterator[Hub]:
             content = hub.files.get(f"{repo}/{rest.partition('/')[2]}" if resolve else path)
             if content is None:
                 known = any(name.startswith(f"{repo}/") for name in hub.files)
-                self.refuse(404, {"X-Error-Code": "EntryNotFound" if known else "RepoNotFound"} if resolve else {})
+                lacks = {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": hub.commit}
+                self.refuse(404, (lacks if known else {"X-Error-Code": "RepoNotFound"}) if resolve else {})
                 return
             self.send(content, fault.kind if fault else None, linked=bool(resolve))
 
         do_HEAD = do_GET  # noqa: N815
+
+        def do_POST(self) -> None:
+            """An upload: a repository is made, every file is announced, and one commit brings them all."""
+            self.close_connection = True
+            hub.requests.append(f"{self.command} {self.path}")
+            content = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            fault = hub.fault(self.command, self.path)
+            if fault is not None and isinstance(fault.kind, int):
+                self.refuse(fault.kind, fault.headers)
+            elif self.headers.get("Authorization") != f"Bearer {TOKEN}":
+                self.refuse(401, {"X-Error-Message": "Invalid username or password."})
+            elif self.path == "/api/repos/create":
+                self.answer({"url": f"{hub.url}/{_repository(json.loads(content))}"})
+            elif self.path == "/api/validate-yaml":  # of the model card
+                self.answer({"errors": [], "warnings": []})
+            elif "/preupload/" in self.path:
+                names = [file["path"] for file in json.loads(content)["files"]]
+                self.answer({"files": [{"path": n, "uploadMode": "regular", "shouldIgnore": False} for n in names]})
+            else:
+                repo = self.path.removeprefix("/api/models/").partition("/commit/")[0]
+                for line in map(json.loads, content.splitlines()):
+                    if line["key"] == "file":
+                        data = base64.b64decode(line["value"]["content"])
+                        hub.files[f"{repo}/{line['value']['path']}"] = data
+                self.answer({"success": True, "commitOid": hub.commit, "commitUrl": f"{hub.url}/{repo}"})
+
+        def answer(self, content: dict[str, object]) -> None:
+            data = json.dumps(content).encode()
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
 
         def refuse(self, status: int, headers: dict[str, str]) -> None:
             self.send_response(status)
@@ -83,7 +125,10 @@ def serve() -> Iterator[Hub]:
             self.end_headers()
 
         def send(self, content: bytes, fault: int | str | None, linked: bool) -> None:
-            announced = hashlib.sha256(content).hexdigest()
+            # The Hub knows small files by git's sha1, and large ones by their sha256.
+            is_text = self.path.endswith((".json", ".yaml", ".md"))
+            git_sha1 = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+            announced = git_sha1 if is_text else hashlib.sha256(content).hexdigest()
             length, start = len(content), 0
             asked = self.headers.get("Range", "")
             if fault == "flip":
@@ -94,9 +139,10 @@ def serve() -> Iterator[Hub]:
                 start = int(asked.removeprefix("bytes=").partition("-")[0])
             self.send_response(206 if asked else 200)
             if linked:
-                self.send_header("X-Repo-Commit", COMMIT)
-                self.send_header("X-Linked-Etag", f'"{announced}"')
-                self.send_header("X-Linked-Size", str(length))
+                self.send_header("X-Repo-Commit", hub.commit)
+                self.send_header("ETag" if is_text else "X-Linked-Etag", f'"{announced}"')
+                if not is_text:
+                    self.send_header("X-Linked-Size", str(length))
             if asked:
                 self.send_header("Content-Range", f"bytes {start}-{length - 1}/{length}")
             self.send_header("Content-Length", str(len(content) - start))

@@ -14,7 +14,8 @@ from support import images, shake
 import effnets
 from effnets.entry import encode_entry
 from effnets.errors import ArgumentError, ConfigError, MissingFileError, WeightsError
-from effnets.weights.folder import read_folder, save_pretrained
+from effnets.weights.folder import read_folder
+from effnets.weights.pretrained import save_pretrained
 
 
 @pytest.mark.parametrize("name", effnets.list_models())
@@ -68,26 +69,28 @@ def test_what_timm_saved_is_read(tmp_path, safe):
 
 
 def test_folders_that_hold_no_network(tmp_path):
-    with pytest.raises(MissingFileError, match=r"holds no weights; looked for model\.safetensors"):
-        read_folder(tmp_path)
-    effnets.save_weights(effnets.create_model("mobilenetv1_025", num_classes=2), tmp_path / "model.safetensors")
     with pytest.raises(MissingFileError, match=r"holds neither model\.yaml nor config\.json"):
         read_folder(tmp_path)
+    (tmp_path / "config.json").write_text('{"architecture": "mixnet_s"}')
+    with pytest.raises(MissingFileError, match=r"holds no weights; looked for model\.safetensors"):
+        read_folder(tmp_path)
+    assert read_folder(tmp_path, with_weights=False).spec.name == "mixnet_s"
+    assert not effnets.create_model(tmp_path).load_report
 
 
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ("{", "is no config of timm's"),
-        ("[]", "is no config of timm's"),
-        ("{}", "is no config of timm's"),
-        ("[" * 100_000, "is no config of timm's"),
+        ("{", "is no JSON file"),
+        ("[]", "holds a list, not a config of timm's"),
+        ('{"model_type": "mobilenet_v2"}', "names no architecture as timm's configs do; its keys are model_type"),
+        ("[" * 100_000, "is no JSON file"),
         (json.dumps({"architecture": "mixnet_s", "num_classes": "many"}), "is no config of timm's"),
         (json.dumps({"architecture": "resnet50", "num_classes": 5}), "no model named 'resnet50'"),
         (json.dumps({"architecture": "mixnet_s", "pretrained_cfg": {"crop_pct": 7}}), "crop_pct is 7"),
         (json.dumps({"architecture": "mixnet_s", "model_args": {"act_layer": "mish"}}), "model_args act_layer have no"),
     ],
-    ids=["cut", "list", "empty", "deep", "classes", "stranger", "crop", "arguments"],
+    ids=["cut", "list", "keys", "deep", "classes", "stranger", "crop", "arguments"],
 )
 def test_configs_that_are_none(tmp_path, config, message):
     (tmp_path / "model.safetensors").touch()

@@ -1,0 +1,110 @@
+"""What the arguments of `create_model` ask for → the network's description, and its weights ready to be merged."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from typing import TypeGuard, TypeVar
+
+from effnets.catalogue import model_names, split_tag
+from effnets.config import load_spec
+from effnets.errors import ArgumentError
+from effnets.registry import find_source, find_weights, list_weights
+from effnets.remote import HUB_SCHEME
+from effnets.spec import ModelSpec
+from effnets.weights.folder import SavedModel, read_folder
+from effnets.weights.header import apply_header, make_header
+from effnets.weights.prepare import NativeWeights, prepare_weights
+from effnets.weights.published import prepare_published
+from effnets.weights.repository import fetch_repository
+from effnets.weights_spec import WeightsSpec
+
+__all__ = ["resolve"]
+
+T = TypeVar("T")
+
+
+def resolve(
+    name: str | os.PathLike[str] | ModelSpec,
+    pretrained: bool,
+    weights: str | os.PathLike[str] | None,
+    num_classes: int | None,
+) -> tuple[ModelSpec, NativeWeights | None]:
+    """The network that is asked for, as its weights need it, and the weights; None where none are asked for.
+
+    The arguments are those of `effnets.create_model`, and so are the errors.
+    """
+    if pretrained and weights is not None:
+        raise ArgumentError("pretrained=True and weights= both say which weights to load; give one of them")
+    name, weights = _registered(name), _registered(weights)
+    if (saved := _open(name, with_weights=pretrained)) is not None:
+        spec = saved.spec
+        if pretrained:
+            return _with_weights(_prepare_saved(saved, spec, num_classes))
+    else:
+        spec = load_spec(name)
+    published = _find_published(name, spec, pretrained, weights)
+    if published is not None:
+        return _with_weights(prepare_published(published, spec, num_classes))
+    if weights is None:
+        return spec, None
+    if (saved := _open(weights, with_weights=True)) is not None:
+        return _with_weights(_prepare_saved(saved, spec, num_classes))
+    return _with_weights(prepare_weights(weights, spec, num_classes=num_classes))
+
+
+def _with_weights(prepared: NativeWeights) -> tuple[ModelSpec, NativeWeights]:
+    return prepared.spec, prepared
+
+
+def _registered(name: T) -> T | str:
+    """The registry's name of a repository that it knows, since it knows more of it than its config says."""
+    if isinstance(name, str) and name.startswith(HUB_SCHEME):
+        return find_source(name) or name
+    return name
+
+
+def _open(name: object, *, with_weights: bool) -> SavedModel | None:
+    """The network in the folder or the repository of that name; None if it is neither's."""
+    if isinstance(name, str) and name.startswith(HUB_SCHEME):
+        return fetch_repository(name, with_weights=with_weights)
+    return read_folder(name, with_weights=with_weights) if _is_folder(name) else None
+
+
+def _is_folder(name: object) -> TypeGuard[str | os.PathLike[str]]:
+    """Whether this is a folder, and no model of the zoo that a folder happens to be called after."""
+    return isinstance(name, str | os.PathLike) and os.fspath(name) not in model_names() and os.path.isdir(name)  # noqa: PTH112
+
+
+def _prepare_saved(saved: SavedModel, spec: ModelSpec, num_classes: int | None) -> NativeWeights:
+    """The weights of a saved network, for `spec`, on which they impose what they were trained with."""
+    assert saved.weights is not None
+    spec, notes = apply_header(spec, make_header(saved.spec), saved.source)
+    prepared = prepare_weights(saved.weights, spec, num_classes=num_classes, sha256=saved.weights_sha256)
+    return replace(
+        prepared,
+        source=saved.weights_source or prepared.source,
+        class_names=prepared.class_names or saved.class_names,
+        notes=(*notes, *prepared.notes),
+    )
+
+
+def _find_published(
+    name: object, spec: ModelSpec, pretrained: bool, weights: str | os.PathLike[str] | None
+) -> WeightsSpec | None:
+    """The registered weights that are asked for, by `pretrained` or by a tag; None where it is a file, or nothing."""
+    tagged = isinstance(name, str) and split_tag(name) != (spec.name, None) and split_tag(name)[0] == spec.name
+    if weights is None:
+        return find_weights(str(name) if tagged else spec.name) if pretrained else None
+    if tagged:
+        raise ArgumentError(f"name {name!r} and weights= both say which weights are meant; take the tag off the name")
+    if not isinstance(weights, str) or os.path.lexists(weights):
+        return None
+    model, tag = split_tag(weights)
+    if tag is None and weights.isidentifier():
+        return find_weights(f"{spec.name}.{weights}")
+    if tag is None or model not in model_names() or tag not in list_weights(model):
+        return None
+    if model != spec.name:
+        raise ArgumentError(f"weights {weights!r} are of another model than {spec.name}; name one of its own")
+    return find_weights(weights)
