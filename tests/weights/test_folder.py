@@ -83,7 +83,7 @@ def test_folders_that_hold_no_network(tmp_path):
     [
         ("{", "is no JSON file"),
         ("[]", "holds a list, not a config"),
-        ('{"model_type": "mobilenet_v2"}', "model_type is 'mobilenet_v2'"),
+        ('{"format": 1}', "names no architecture as timm's configs do; its keys are format"),
         ("[" * 100_000, "is no JSON file"),
         (json.dumps({"architecture": "mixnet_s", "num_classes": "many"}), "is no config of timm that is understood"),
         (json.dumps({"architecture": "resnet50", "num_classes": 5}), "no model named 'resnet50'"),
