@@ -6,6 +6,7 @@ import io
 import json
 import pickle
 import pickletools
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -79,7 +80,7 @@ def require_sound_pickle(path: Path) -> None:
 
     Raises:
         pickle.UnpicklingError: it calls what no state dict needs.
-        ValueError, EOFError, RuntimeError: it is damaged, or a bomb.
+        ValueError, EOFError, RuntimeError, BadZipFile: it is damaged, or a bomb.
     """
     with path.open("rb") as file:
         # What torch asks, too: everything else is a pickle to it.
@@ -93,11 +94,19 @@ def require_sound_pickle(path: Path) -> None:
     # torch's reader, not Python's: of a forged archive the two would see different contents.
     archive = torch._C.PyTorchFileReader(str(path))
     records = archive.get_all_records()
-    size = sum(archive.get_record_size(record) for record in records)
+    size = _unpacked_size(archive, path)
     if size > path.stat().st_size:
         raise ValueError(f"its records unpack to {size:,} bytes, more than the file has; torch.save packs nothing")
     if "data.pkl" in records:
         _require_harmless(io.BytesIO(archive.get_record("data.pkl")))
+
+
+def _unpacked_size(archive: Any, path: Path) -> int:
+    if hasattr(archive, "get_record_size"):
+        return sum(archive.get_record_size(record) for record in archive.get_all_records())
+    # Older torch (2.10) does not say: then Python's reader has to do.
+    with zipfile.ZipFile(path) as directory:
+        return sum(record.file_size for record in directory.infolist())
 
 
 def _require_harmless(program: IO[bytes]) -> None:

@@ -26,6 +26,9 @@ WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 # By this key of config.json a reader far away knows of the table, without asking for a file that may not be there.
 TABLE_KEY = "model_table"
 
+# The names of 11,821 classes take half of one.
+_MAX_CONFIG = 2 << 20
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SavedModel:
@@ -98,7 +101,11 @@ def _is_transformers(config: dict[str, Any]) -> bool:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        with path.open("rb") as file:
+            content = file.read(_MAX_CONFIG + 1)
+        if len(content) > _MAX_CONFIG:
+            raise ConfigError(f"{path}: is larger than {_MAX_CONFIG >> 20} MiB, more than any config; replace it")
+        config = json.loads(content.decode("utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: is no JSON file ({type(error).__name__}: {error}); replace it") from None
     if not isinstance(config, dict):

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
+from effnets.catalogue import find_entry
 from effnets.config import load_spec
 from effnets.errors import ConfigError, UnknownModelError
 from effnets.spec import Activation, Interpolation, ModelSpec, PreprocessSpec
@@ -53,10 +54,15 @@ def read_timm_config(config: Mapping[str, Any], source: str) -> tuple[ModelSpec,
         labels = config.get("label_names") or pretrained.get("label_names")
         num_classes = int(config.get("num_classes", pretrained.get("num_classes", 1000)))
         preprocess = _timm_preprocess(pretrained)
-        strange = set(arguments) - _HARMLESS_ARGUMENTS
+        strange = sorted(arguments.keys() - _HARMLESS_ARGUMENTS)
     if strange:
-        raise ConfigError(f"{source}: model_args {', '.join(sorted(strange))} have no meaning here; build it in timm")
-    spec = replace(load_spec(str(config["architecture"])), preprocess=preprocess, num_classes=num_classes)
+        raise ConfigError(f"{source}: model_args {', '.join(strange)} have no meaning here; build it in timm")
+    architecture = str(config["architecture"])
+    try:
+        find_entry(architecture)  # a name of the zoo, not a path
+        spec = replace(load_spec(architecture), preprocess=preprocess, num_classes=num_classes)
+    except (UnknownModelError, ConfigError) as error:
+        raise ConfigError(f"{source}: {error}") from None
     return spec, tuple(str(label) for label in labels) if isinstance(labels, list) else None
 
 
@@ -115,9 +121,11 @@ def read_transformers_config(
         spec = load_spec(f"{'tf_' if tensorflow else ''}{family}_{round(100 * width):03d}")
     except UnknownModelError as error:
         raise ConfigError(f"{source}: depth_multiplier is {width:g}, a width that is not here: {error}") from None
-    spec = replace(
-        spec, padding="same" if tensorflow else "symmetric", bn_eps=bn_eps, activation=activation, preprocess=preprocess
-    )
+    try:
+        spec = replace(spec, padding="same" if tensorflow else "symmetric", bn_eps=bn_eps, activation=activation)
+    except ConfigError as error:
+        raise ConfigError(f"{source}: {error}") from None
+    spec = replace(spec, preprocess=preprocess)
     if names[0] == "background":  # dropped from the weights too, unless asked for
         names = names[1:]
     has_names = any(name != f"LABEL_{index}" for index, name in enumerate(names))

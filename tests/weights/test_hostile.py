@@ -13,6 +13,7 @@ import pytest
 import torch
 from hostile import judge
 
+from effnets.weights.claims import _unpacked_size
 from effnets.weights.files import read_checkpoint, write_checkpoint
 
 
@@ -209,3 +210,14 @@ def test_programs_of_trainers_are_read(tmp_path):
         path = tmp_path / f"{legacy}.pth"
         path.write_bytes(saved(state, legacy))
         assert read_checkpoint(path).tensors.keys() == {"weight", "bias"}
+
+
+def test_both_readers_tell_the_unpacked_size(tmp_path):
+    class OlderReader:
+        """torch 2.10's: it does not say."""
+
+    path = tmp_path / "bomb.pth"
+    path.write_bytes(packed(**{"data.pkl": stated_storage(1 << 20), "0": bytes(4 << 20)}))
+    sizes = {_unpacked_size(reader, path) for reader in (torch._C.PyTorchFileReader(str(path)), OlderReader())}
+    assert len(sizes) == 1
+    assert sizes.pop() > 4 << 20
