@@ -23,7 +23,14 @@ TAGS = [
     for name in effnets.list_models(pattern, pretrained=True)
     if find_weights(name).source.startswith("hf-hub:timm/")
 ]
-CHEAP = ("mixnet_s.ft_in1k", "tf_mixnet_s.in1k", "mobilenetv2_050.lamb_in1k", "rexnetr_200.sw_in12k")
+CHEAP = (
+    "mixnet_s.ft_in1k",
+    "tf_mixnet_s.in1k",
+    "mobilenetv1_100.ra4_e3600_r224_in1k",
+    "mobilenetv2_050.lamb_in1k",
+    "rexnet_100.nav_in1k",
+    "rexnetr_200.sw_in12k",
+)
 
 PROGRAM = """
 import sys, torch, effnets
