@@ -187,6 +187,87 @@ def test_a_killed_process_leaves_nothing_that_is_used(hub, machine, kind):
     assert_good(machine.fetch(**spec(hub, kind)))
 
 
+def test_a_filesystem_without_links(hub, machine):
+    """huggingface_hub then keeps the file itself where the link would be, and its hash nowhere."""
+    for environment in ({}, {}, {"HF_HUB_OFFLINE": "1"}):
+        answer = machine.fetch(environment, linkless=True)
+        assert_good(answer)
+        assert not Path(answer["path"]).is_symlink()
+        asked = len(hub.requests)
+        hub.faults = [Fault(500), Fault(500, method="HEAD")]
+    assert asked == len(hub.requests)
+
+
+def test_a_flipped_byte_is_refused_without_links_too(hub, machine):
+    hub.faults = [Fault("flip", 1)]
+    assert_good(machine.fetch(linkless=True))
+    assert len(machine.leftovers()) == 1
+
+
+def test_lasting_flips_are_refused_without_links_too(hub, machine):
+    hub.faults = [Fault("flip")]
+    assert_refused(machine.fetch(linkless=True), "WeightsError", "refused: its sha256 is", "the server says")
+    assert machine.leftovers() == []
+
+
+def test_without_hf_xet_the_hub_s_files_come_by_http(hub, machine):
+    hub.xet = "a" * 64
+    for _ in range(2):
+        assert_good(machine.fetch(xetless=True))
+    assert sum(request.startswith("GET /org/repo/resolve/") for request in hub.requests) == 1
+
+
+@pytest.fixture
+def lock(machine):
+    """Make the caches read-only, until the test ends."""
+    machine.obedient = True
+    roots = (machine.cache.parent, machine.home)
+
+    def set_mode(mode: int) -> None:
+        for root in roots:
+            for folder in (root, *(path for path in root.rglob("*") if path.is_dir())):
+                folder.chmod(mode)
+
+    def lock() -> None:
+        for root in roots:
+            root.mkdir(parents=True, exist_ok=True)
+        set_mode(0o555)
+        probe = machine.start("import sys; open(sys.argv[1], 'w')", str(machine.home / "probe"))
+        probe.communicate()
+        if probe.returncode == 0:
+            pytest.skip("permissions bind nobody here")
+
+    yield lock
+    set_mode(0o755)
+
+
+@both
+def test_a_read_only_cache_serves_what_it_has(hub, machine, kind, lock):
+    assert_good(machine.fetch(**spec(hub, kind)))
+    lock()
+    asked = len(hub.requests)
+    for environment in ({}, {"HF_HUB_OFFLINE": "1"}):
+        assert_good(machine.fetch(environment, **spec(hub, kind)))
+    assert len(hub.requests) == asked
+
+
+@both
+def test_a_read_only_cache_without_the_file(hub, machine, kind, lock):
+    lock()
+    assert_refused(machine.fetch(**spec(hub, kind)), "DownloadError", "the cache cannot be written", "HF_HOME")
+    assert machine.leftovers() == []
+
+
+@both
+def test_a_read_only_cache_with_a_damaged_file(hub, machine, kind, lock):
+    path = Path(machine.fetch(**spec(hub, kind))["path"]).resolve()
+    path.write_bytes(CONTENT[:-1] + bytes([CONTENT[-1] ^ 1]))
+    os.utime(path, ns=(1, 1))
+    lock()
+    error, message = ("WeightsError", "remove it yourself") if kind == "hub" else ("DownloadError", "EFFNETS_HOME")
+    assert_refused(machine.fetch(**spec(hub, kind)), error, "cannot be", message)
+
+
 @both
 def test_two_processes_at_once_fetch_once(hub, machine, kind):
     hub.slowness = 2.0
