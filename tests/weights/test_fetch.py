@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import random
+import time
 from pathlib import Path
 
 import pytest
@@ -266,6 +267,44 @@ def test_a_read_only_cache_with_a_damaged_file(hub, machine, kind, lock):
     lock()
     error, message = ("WeightsError", "remove it yourself") if kind == "hub" else ("DownloadError", "EFFNETS_HOME")
     assert_refused(machine.fetch(**spec(hub, kind)), error, "cannot be", message)
+
+
+@both
+def test_what_a_killed_process_left_goes_with_the_next_fetch(hub, machine, kind):
+    """After a day: until then it may be another process's that is still fetching, and no lock tells on every disk."""
+    hub.faults = [Fault("stall", 1)]
+    process = machine.start_fetch({"HF_HUB_DOWNLOAD_TIMEOUT": "30"}, **spec(hub, kind))
+    wait_for(lambda: any(request.startswith(("GET /org/repo/resolve/", "GET /files/")) for request in hub.requests))
+    process.kill()
+    process.communicate()
+    (old,) = (machine.folder / name for name in machine.leftovers())
+    young = old.with_name(old.name.replace(SHA256, SHA256 + ".0") if kind == "hub" else old.name + "0")
+    young.touch()
+    os.utime(old, (time.time() - 25 * 3600,) * 2)
+    assert_good(machine.fetch(**spec(hub, kind)))
+    assert not old.exists()
+    assert young.exists()
+
+
+def test_what_is_damaged_in_a_cache_without_links_is_fetched_again(machine):
+    path = Path(machine.fetch(linkless=True)["path"])
+    path.write_bytes(CONTENT[:-1] + bytes([CONTENT[-1] ^ 1]))
+    os.utime(path, ns=(1, 1))
+    assert_good(machine.fetch(linkless=True))
+
+
+def test_what_is_damaged_in_the_store_of_all_repositories_is_fetched_again(hub, machine):
+    """huggingface_hub 2 links a repository's blobs to ones that they share, by the hash in Xet's storage."""
+    hub.xet = "a" * 64
+    blob = Path(machine.fetch(xetless=True)["path"]).resolve()
+    store = machine.cache / "blobs"
+    shared = store / "aa" / hub.xet
+    shared.parent.mkdir(parents=True)
+    (store / ".huggingface-shared-blobs").write_text("1\n")
+    shared.write_bytes(CONTENT[:-1] + bytes([CONTENT[-1] ^ 1]))
+    blob.unlink()
+    blob.symlink_to(Path("..", "..", "blobs", "aa", hub.xet))
+    assert_good(machine.fetch(xetless=True))
 
 
 @both
