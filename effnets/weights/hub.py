@@ -18,8 +18,9 @@ from huggingface_hub.errors import RemoteEntryNotFoundError
 
 from effnets.errors import WeightsError
 from effnets.remote import RemoteFile
-from effnets.weights.integrity import GIT_SHA1, find_problem, hash_file
+from effnets.weights.integrity import GIT_SHA1, find_problem, hash_file, note, recall
 from effnets.weights.network import Patience
+from effnets.weights.partial import sweep
 
 __all__ = ["commit_of", "fetch_from_hub", "is_known_absent"]
 
@@ -42,7 +43,7 @@ def fetch_from_hub(remote: RemoteFile, *, refresh: bool = False) -> tuple[Path, 
     cached = try_to_load_from_cache(remote.repo, remote.file, revision=remote.revision)
     if isinstance(cached, str):
         path = Path(cached)
-        announced = _announced(path.readlink().name if path.is_symlink() else "")
+        announced = _announced(path.readlink().name if path.is_symlink() else recall(path))
         if problem := find_problem(path, remote, announced):
             _remove(path, problem)
         elif not refresh:
@@ -77,8 +78,12 @@ def _download(remote: RemoteFile, patience: Patience) -> tuple[Path, str | None]
     metadata = None
     with suppress(RemoteEntryNotFoundError):  # the next line raises it too, and notes it in the cache
         metadata = patience.run(lambda: get_hf_file_metadata(url))
-    path = patience.run(lambda: hf_hub_download(repo, remote.file, revision=remote.revision))
-    return Path(path), _announced(metadata.etag or "") if metadata else None
+    path = Path(patience.run(lambda: hf_hub_download(repo, remote.file, revision=remote.revision)))
+    etag = (metadata.etag or "") if metadata else ""
+    if not path.is_symlink():  # a filesystem without links: the cache then keeps the hash nowhere
+        note(path, etag)
+    sweep(path.parents[len(Path(remote.file).parts) + 1] / "blobs", f"{etag}*.incomplete")
+    return path, _announced(etag)
 
 
 def _announced(etag: str) -> str | None:
@@ -94,12 +99,13 @@ def _sha256(path: Path, remote: RemoteFile, announced: str | None) -> str:
 
 
 def _remove(path: Path, problem: str) -> None:
-    """Take a file out of the cache: the link and what it links to."""
-    blob = path.parent / path.readlink() if path.is_symlink() else None
+    """Take a file out of the cache: the link, the blob, and the one in the store that repositories share."""
+    links = [path]
+    while links[-1].is_symlink():
+        links.append(links[-1].parent / links[-1].readlink())
     try:
-        path.unlink(missing_ok=True)
-        if blob is not None:
-            blob.unlink(missing_ok=True)
+        for link in links:
+            link.unlink(missing_ok=True)
     except OSError as error:
         raise WeightsError(
             f"{path}: damaged ({problem}), and cannot be removed ({error.strerror}); remove it yourself"

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 from pathlib import Path
 
 from effnets.errors import WeightsError
 from effnets.paths import home_dir
 from effnets.remote import RemoteFile
 
-__all__ = ["GIT_SHA1", "find_problem", "hash_file", "is_intact", "remember"]
+__all__ = ["GIT_SHA1", "find_problem", "hash_file", "is_intact", "note", "recall", "remember"]
 
 # Stands before the sha1 that git knows a file by, to tell it from a sha256 or the beginning of one.
 GIT_SHA1 = "git-sha1-"
@@ -61,6 +62,26 @@ def remember(path: Path, expected: str) -> None:
         marker = _marker(path, expected)
         marker.parent.mkdir(parents=True, exist_ok=True)
         marker.touch()
+
+
+def note(path: Path, announced: str) -> None:
+    """Keep what the server announced for a file whose place in the cache does not tell, if there is a place to."""
+    with contextlib.suppress(OSError):
+        place = _note(path)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_text(announced, encoding="utf-8")
+
+
+def recall(path: Path) -> str:
+    """What `note` kept for the file; empty if nothing."""
+    try:
+        return _note(path).read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return ""
+
+
+def _note(path: Path) -> Path:
+    return home_dir() / "announced" / hashlib.sha256(os.fsencode(path.absolute())).hexdigest()
 
 
 def _sha1s(path: Path) -> tuple[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import uuid
 from contextlib import suppress
@@ -16,6 +17,7 @@ from effnets.paths import home_dir
 from effnets.remote import RemoteFile
 from effnets.weights.integrity import find_problem, hash_file, is_intact, remember
 from effnets.weights.network import Patience
+from effnets.weights.partial import sweep
 
 __all__ = ["fetch_from_url"]
 
@@ -73,6 +75,7 @@ def _download(path: Path, remote: RemoteFile) -> str:
                 _note(path).write_text(f"{sha256}\n", encoding="ascii")
                 temporary.replace(path)
                 remember(path, sha256)
+                sweep(path.parent, f".{glob.escape(path.name)}.*")
                 return sha256
     finally:
         with suppress(OSError):

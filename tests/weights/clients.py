@@ -75,11 +75,15 @@ class Machine:
         return self.folder / "home"
 
     def environment(self, **changes: str) -> dict[str, str]:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        pins = self.folder / "pins.yaml"
+        pins.write_text("{}\n")  # the registry's own are of the real files
         return {
             **{name: value for name, value in os.environ.items() if not name.startswith(("HF_", "EFFNETS_"))},
             "HF_ENDPOINT": self.endpoint,
             "HF_HOME": str(self.folder / "hf"),
             "EFFNETS_HOME": str(self.home),
+            "EFFNETS_PINS": str(pins),
             "HF_HUB_DOWNLOAD_TIMEOUT": "2",
             "HF_HUB_ETAG_TIMEOUT": "2",
             "NO_PROXY": "127.0.0.1",
