@@ -68,6 +68,8 @@ def apply(network: Network, rewrites: Rewrites) -> Network:
         network = fuse_convolutions(network)
     if rewrites.channels_last:
         network = use_channels_last(network)
+    # Layers made on the way are in training mode, as torch makes them.
+    network.eval()
     return network
 
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rewriting import EXACT, SEEN, shaken, worst_error
-from support import images
+from support import error_between, images
 
 import effnets
 from effnets.deploy import align, chain, fold, merge
@@ -159,7 +159,9 @@ def test_normalisation_is_folded_as_far_as_it_is_exact(name, mean, std, whole, p
         raw = images(*shape).double().abs()
         centred = raw - torch.tensor(mean, dtype=torch.float64).view(3, 1, 1)
         expected = model(centred / torch.tensor(std, dtype=torch.float64).view(3, 1, 1))
-        assert torch.allclose(folded(raw if whole else centred), expected, rtol=0, atol=EXACT * expected.abs().max().item())
+        assert torch.allclose(
+            folded(raw if whole else centred), expected, rtol=0, atol=EXACT * expected.abs().max().item()
+        )
 
 
 def test_normalisation_that_cannot_be_folded_is_refused():
