@@ -23,7 +23,7 @@ from effnets.arguments import check_size
 from effnets.errors import ArgumentError, EffnetsError, ImageError, MissingFileError
 from effnets.spec import PreprocessSpec
 
-__all__ = ["ImageSource", "color_mode", "image_to_array", "load_rgb"]
+__all__ = ["ImageSource", "color_mode", "cover_size", "image_to_array", "load_rgb"]
 
 ImageSource: TypeAlias = Image.Image | NDArray[Any] | str | os.PathLike[str]
 
@@ -111,6 +111,11 @@ def color_mode(channels: int) -> str:
     if channels not in modes:
         raise ArgumentError(f"channels is {channels!r}; images have 3 (RGB) or 1 (grey)")
     return modes[channels]
+
+
+def cover_size(height: int, width: int, preprocess: PreprocessSpec) -> tuple[int, int]:
+    """The (height, width) that a resized image just covers, before its centre is cropped to `height` and `width`."""
+    return math.floor(height / preprocess.crop_pct), math.floor(width / preprocess.crop_pct)
 
 
 def _load_file(path: Path, mode: str) -> Image.Image:
@@ -215,8 +220,7 @@ def _uint16_to_uint8(values: NDArray[Any]) -> NDArray[np.uint8]:
 
 
 def _resize_to_cover(image: Image.Image, height: int, width: int, preprocess: PreprocessSpec) -> Image.Image:
-    cover_height = math.floor(height / preprocess.crop_pct)
-    cover_width = math.floor(width / preprocess.crop_pct)
+    cover_height, cover_width = cover_size(height, width, preprocess)
     if cover_height == cover_width:  # torchvision's Resize, which truncates the longer side, …
         shorter = min(image.size)
         new_width = int(cover_width * image.width / shorter)
