@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from effnets.config import list_models, load_spec
     from effnets.cost import Cost, count
+    from effnets.deploy.rewrite import optimize
+    from effnets.deploy.rewrites import Rewrites
     from effnets.errors import (
         ArgumentError,
         ConfigError,
@@ -53,6 +55,7 @@ _HOMES = {
     "ModelSpec": "effnets.spec",
     "Prediction": "effnets.runtime.predictions",
     "PreprocessSpec": "effnets.spec",
+    "Rewrites": "effnets.deploy.rewrites",
     "UnknownModelError": "effnets.errors",
     "UploadError": "effnets.errors",
     "WeightsError": "effnets.errors",
@@ -64,6 +67,7 @@ _HOMES = {
     "list_weights": "effnets.registry",
     "load_spec": "effnets.config",
     "load_weights": "effnets.weights.load",
+    "optimize": "effnets.deploy.rewrite",
     "predict": "effnets.inference",
     "push_to_hub": "effnets.weights.pretrained",
     "save_pretrained": "effnets.weights.pretrained",
@@ -85,6 +89,7 @@ __all__ = [
     "ModelSpec",
     "Prediction",
     "PreprocessSpec",
+    "Rewrites",
     "UnknownModelError",
     "UploadError",
     "WeightsError",
@@ -96,6 +101,7 @@ __all__ = [
     "list_weights",
     "load_spec",
     "load_weights",
+    "optimize",
     "predict",
     "push_to_hub",
     "save_pretrained",

@@ -1,0 +1,78 @@
+"""`optimize`: the same function as a network of fewer, larger steps."""
+
+from __future__ import annotations
+
+import copy
+
+from torch import nn
+
+from effnets.deploy.align import align_channels
+from effnets.deploy.chain import Chain, Network, chains_of, flatten
+from effnets.deploy.fold import fold_batch_norms
+from effnets.deploy.layout import use_channels_last
+from effnets.deploy.merge import merge_depthwise, merge_pointwise
+from effnets.deploy.rewrites import PRESETS, Rewrites, Shortcut
+from effnets.errors import ArgumentError
+from effnets.nn.classifier import Classifier
+from effnets.nn.features import FeaturePyramid
+from effnets.nn.unwrap import network_of, require_values
+
+__all__ = ["optimize"]
+
+
+def optimize(model: nn.Module, rewrites: Rewrites | None = None) -> Classifier | FeaturePyramid:
+    """A copy of a network that computes the same in evaluation mode, faster; `model` itself is left as it is.
+
+    Every rewrite is exact: only the rounding of floating point differs. The copy takes images ``[N, in_chans, H, W]``
+    in any memory format, of any size, and returns plain logits ``[N, num_classes]``, or a pyramid's maps. It keeps what
+    the network knows of itself (`spec`, `class_names`, …), can be compiled and exported, and is for inference:
+    it has no gradients, and its weights have other names and shapes, so that they are not saved as the network's.
+
+    Args:
+        model: from `effnets.create_model`, also inside of torch.compile or DataParallel, in any mode and dtype.
+        rewrites: which are applied; None takes what pays in PyTorch on a CPU, ``PRESETS["torch"]``.
+
+    Raises:
+        ArgumentError: `model` is no network of this library, was rewritten before, or has no values (meta device).
+    """
+    network = network_of(model)
+    require_values(network)
+    rewrites = PRESETS["torch"] if rewrites is None else rewrites
+    if not isinstance(rewrites, Rewrites):
+        raise ArgumentError(f"rewrites is a {type(rewrites).__name__}; give a Rewrites, or None")
+    if any(isinstance(module, Chain) for module in network.modules()):
+        raise ArgumentError("model was rewritten before; give the network it was made from")
+    return apply(flatten(network), rewrites)
+
+
+def apply(network: Network, rewrites: Rewrites) -> Network:
+    """Apply every rewrite that was chosen, to a flattened network, in the one order that suits them all.
+
+    Channels are aligned before groups merge: a group may be padded, a grouped convolution not.
+    """
+    _check_names(network, rewrites)
+    if rewrites.fold_bn:
+        network = fold_batch_norms(network)
+    network = align_channels(network, rewrites.align)
+    network = merge_depthwise(network, rewrites)
+    network = merge_pointwise(network, rewrites)
+    network = use_shortcut(network, rewrites.shortcut)
+    if rewrites.channels_last:
+        network = use_channels_last(network)
+    return network
+
+
+def use_shortcut(network: Network, shortcut: Shortcut) -> Network:
+    """A copy of a flattened network whose shortcuts are added in another way; see `Rewrites.shortcut`."""
+    network = copy.deepcopy(network)
+    for _, chain in chains_of(network):
+        if chain.shortcut:
+            chain.shortcut = shortcut
+    return network
+
+
+def _check_names(network: Network, rewrites: Rewrites) -> None:
+    """A rule for a layer that does not exist would silently do nothing."""
+    names = {f"{chain_name}.{name}" for chain_name, chain in chains_of(network) for name, _ in chain.named_children()}
+    if unknown := [name for name, _ in rewrites.layers if name not in names]:
+        raise ArgumentError(f"rewrites has rules for {', '.join(unknown)}, but {network.spec.name} has no such layer")
