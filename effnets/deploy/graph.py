@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import onnx
 import onnx_ir
+import onnx_ir.passes.common as passes
 import onnxscript.optimizer
 import torch
 from onnx import TensorProto, helper
@@ -66,8 +67,7 @@ def export_graph(
                 exported, (), dynamo=True, input_names=[INPUT], output_names=[LOGITS], optimize=False, verbose=False
             )
             assert program is not None
-            # Constants are folded, but nothing is fused: rewriting is `effnets.optimize`'s, and takes half the time.
-            onnxscript.optimizer.optimize_ir(program.model)
+            _tidy(program)
     except Exception as error:  # whatever torch and onnxscript stumble over
         first = str(error).strip().split("\n", 1)[0][:300]
         raise ExportError(f"{description.model}: torch cannot export it: {type(error).__name__}: {first}") from error
@@ -82,7 +82,34 @@ def export_graph(
     if description.input_kind == "uint8":
         network_input = NORMALISED
         prepend_preprocessing(model.graph, INPUT, NORMALISED, description)
+    assert program.exported_program is not None
     return NetworkGraph(model, program.exported_program, network_input)
+
+
+def _tidy(program: torch.onnx.ONNXProgram) -> None:
+    """Fold constants and drop what nobody reads.
+
+    Not all that the exporter's own optimisation does: what it fuses `effnets.optimize` has fused before, and its search
+    for patterns takes as long as the export.
+    """
+    model = program.model
+    passes.InlinePass()(model)
+    onnxscript.optimizer.fold_constants(model)
+    for node in model.graph:
+        # Flattening to [N, C], which a dynamic N has turned into arithmetic on shapes.
+        if node.op_type == "Reshape" and _rank(node.outputs[0]) == 2:
+            node.op_type = "Flatten"
+            node.resize_inputs(1)
+            node.attributes.clear()
+    passes.RemoveUnusedNodesPass()(model)
+    onnxscript.optimizer.fold_constants(model)
+    passes.RemoveUnusedNodesPass()(model)
+    passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    passes.CommonSubexpressionEliminationPass()(model)
+
+
+def _rank(value: onnx_ir.Value) -> int | None:
+    return None if value.shape is None else len(value.shape)
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ the places that the centre crop keeps. Positions are integers up to the last div
 from __future__ import annotations
 
 from statistics import fmean
+from typing import Any
 
 import numpy as np
 import onnx
@@ -42,7 +43,7 @@ class _Nodes:
         self.nodes: list[onnx.NodeProto] = []
         self.constants: list[onnx.TensorProto] = []
 
-    def add(self, operator: str, *inputs: str | int | float, output: str = "", **attributes: object) -> str:
+    def add(self, operator: str, *inputs: str | int | float, output: str = "", **attributes: Any) -> str:
         """A node; numbers among its inputs become constants, int64 or float32."""
         names = [value if isinstance(value, str) else self.constant(value) for value in inputs]
         output = output or f"preprocess_{len(self.nodes)}"
@@ -83,9 +84,7 @@ def _covering(nodes: _Nodes, height: str, width: str, cover_height: int, cover_w
         shorter = nodes.add("Min", height, width)
         sides = (nodes.add("Div", nodes.add("Mul", side, cover_width), shorter) for side in (height, width))
         return next(sides), next(sides)
-    by_width = nodes.add(
-        "LessOrEqual", nodes.add("Mul", width, cover_height), nodes.add("Mul", height, cover_width)
-    )
+    by_width = nodes.add("LessOrEqual", nodes.add("Mul", width, cover_height), nodes.add("Mul", height, cover_width))
     new_height = nodes.add("Where", by_width, _rounded_share(nodes, height, cover_width, width), cover_height)
     new_width = nodes.add("Where", by_width, cover_width, _rounded_share(nodes, width, cover_height, height))
     return new_height, new_width

@@ -41,7 +41,7 @@ class Description:
 
     model: str
     family: str
-    labels: tuple[str, ...]
+    labels: tuple[str, ...] = field(repr=False)
     preprocess: PreprocessSpec
     input_kind: InputKind = "normalised"
     channels: int = 3

@@ -73,7 +73,7 @@ def _skip(file: BinaryIO, kind: int, end: int) -> None:
         _varint(file)
         return
     widths = {_EIGHT_BYTES: 8, _FOUR_BYTES: 4}
-    length = _length(file) if kind == _LENGTH else widths[kind] if kind in widths else -1
+    length = _length(file) if kind == _LENGTH else widths.get(kind, -1)
     if length < 0 or file.tell() + length > end:
         raise ValueError("no such field")
     file.seek(length, os.SEEK_CUR)
