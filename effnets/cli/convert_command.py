@@ -15,15 +15,21 @@ __all__ = ["command"]
 @click.option("--model", required=True, help="A model of the zoo, or a YAML file of your own.")
 @click.option("--to", required=True, metavar="DIALECT", help="The framework whose names and layout OUT gets.")
 @click.option("--from", "dialect", default="auto", metavar="DIALECT", help="That of IN [default: told by its keys].")
-def command(source: Path, target: Path, model: str, to: str, dialect: str) -> None:
+@click.option(
+    "--num-classes",
+    type=click.IntRange(0),
+    help="Outputs of OUT: 1001 keeps TensorFlow's background, 0 leaves the classifier out [default: IN's].",
+)
+def command(source: Path, target: Path, model: str, to: str, dialect: str, num_classes: int | None) -> None:
     """Write the weights file IN as OUT, for another framework to load.
 
     DIALECT is effnets, timm, torchvision, transformers, keras or clovaai. OUT is a .safetensors file, for frameworks
-    that read them a .pth, .pt or .bin one, and for keras an .h5 one. Outputs for background are dropped.
+    that read them a .pth, .pt or .bin one, and for keras an .h5 one. An output for background is dropped unless
+    --num-classes counts it in.
     """
     # Imported here: torch takes seconds, and neither --help nor a mistyped option should wait for it.
     from effnets.weights.convert import convert_weights
 
-    report = convert_weights(source, target, model=model, to=to, dialect=dialect)
+    report = convert_weights(source, target, model=model, to=to, dialect=dialect, num_classes=num_classes)
     click.echo(report)
     click.echo(f"{target} ({to} names): written")

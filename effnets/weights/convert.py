@@ -24,6 +24,7 @@ def convert_weights(
     model: str | os.PathLike[str] | ModelSpec,
     to: str,
     dialect: str = "auto",
+    num_classes: int | None = None,
 ) -> LoadReport:
     """Write the weights of `source` as `target`, in dialect `to`; they pass through the network, so that they fit it.
 
@@ -31,19 +32,29 @@ def convert_weights(
         source: the file to read, of `dialect` (``auto``: told by its keys), with a classifier or without.
         target: the file to write; its suffix as for `effnets.save_weights`.
         model: the network, as for `effnets.create_model`.
+        num_classes: outputs of `target`: None for those of `source`, without background; the number with it (1001)
+            keeps it, 0 leaves the classifier out.
 
     Returns:
         What was read.
 
     Raises:
-        ArgumentError: both are the same file, or a dialect is unknown.
+        ArgumentError: both are the same file, a dialect is unknown, or `source` has not so many outputs.
         MissingFileError, WeightsError: as `effnets.load_weights` and `effnets.save_weights`.
     """
     source, target = Path(source), Path(target)
     if source.resolve() == target.resolve() or (source.exists() and target.exists() and source.samefile(target)):
         raise ArgumentError(f"{target}: is the file to read as well; name another to write")
-    weights = prepare_weights(source, load_spec(model), dialect)
-    network = build_classifier(weights.spec, num_classes=weights.num_classes or 0, initialised=False)
+    weights = prepare_weights(source, load_spec(model), dialect, num_classes)
+    outputs = weights.num_classes or 0
+    if num_classes not in (None, 0, outputs):
+        raise ArgumentError(
+            f"{source}: num_classes is {num_classes}, and the file has {outputs} outputs, a background not counted; "
+            "leave num_classes out to keep them, add 1 for a background, or give 0 for no classifier"
+        )
+    network = build_classifier(
+        weights.spec, num_classes=outputs if num_classes is None else num_classes, initialised=False
+    )
     report = merge_weights(network, weights, head="strict")
     save_weights(network, target, dialect=to)
     return report

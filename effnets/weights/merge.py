@@ -18,6 +18,7 @@ from effnets.plan import make_plan
 from effnets.spec import ModelSpec
 from effnets.weights.prepare import NativeWeights
 from effnets.weights.report import LoadReport
+from effnets.weights.values import require_finite, require_precision
 
 __all__ = ["merge_weights"]
 
@@ -39,23 +40,27 @@ def merge_weights(model: Classifier | FeaturePyramid, weights: NativeWeights, *,
     dropped = _drop_by_rule(model, offered)
     reinitialised = _reinitialise_by_rule(targets, offered, head)
     dropped += [name for name in reinitialised if offered.pop(name, None) is not None]
-    notes += _adapt_input_channels(targets, offered)
     wanted = {name: target for name, target in targets.items() if name not in reinitialised}
     uncounted = [name for name in wanted if name.endswith("num_batches_tracked") and name not in offered]
     if uncounted:
         notes.append(f"{len(uncounted)} batch counters are not in the file and stay as they are")
     wanted = {name: target for name, target in wanted.items() if name not in uncounted}
+    path = weights.checkpoint.path
+    require_precision(path, wanted, offered)
+    notes += _adapt_input_channels(targets, offered)
     _require_match(model.spec, weights, wanted, offered)
     notes += _casts(wanted, offered)
+    cast = {name: _cast(offered[name], target.dtype) for name, target in wanted.items()}
+    require_finite(path, cast, offered)
 
     for name, target in wanted.items():
-        target.copy_(offered[name])
+        target.copy_(cast[name])
     if reinitialised and isinstance(model, Classifier):
         initialise(model.classifier)
         had = weights.num_classes
         warnings.warn(
             f"{model.spec.name}: the classifier of {model.num_classes} classes is newly initialised and needs training "
-            f"({weights.checkpoint.path.name} has {'none' if had is None else f'one of {had}'})",
+            f"({path.name} has {'none' if had is None else f'one of {had}'})",
             stacklevel=3,
         )
     if isinstance(model, Classifier):
@@ -78,6 +83,10 @@ def _casts(wanted: Mapping[str, Tensor], offered: Mapping[str, Tensor]) -> list[
     """A note on each change of precision."""
     pairs = {(_name(offered[name].dtype), _name(target.dtype)) for name, target in wanted.items()}
     return [f"tensors of {theirs} were cast to {ours}" for theirs, ours in sorted(pairs) if theirs != ours]
+
+
+def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    return tensor if tensor.dtype == dtype else tensor.to(dtype)
 
 
 def _name(dtype: torch.dtype) -> str:
@@ -138,21 +147,14 @@ def _require_match(
     # What only one side has says most, then the shapes of convolutions; those of batch normalisation follow from them.
     for name in sorted(wanted.keys() | offered.keys(), key=lambda n: (n in both, n in both and wanted[n].ndim < 2, n)):
         ours, theirs = wanted.get(name), offered.get(name)
-        if ours is not None and theirs is not None and _fits(ours, theirs):
+        if ours is not None and theirs is not None and ours.shape == theirs.shape:
             continue
-        kinds = ours is not None and theirs is not None and ours.shape == theirs.shape
         for sign, tensor in (("-", ours), ("+", theirs)):
             if tensor is not None:
-                dtype = f" {_name(tensor.dtype)}" if kinds else ""
-                lines.append(f"  {sign} {name} {list(tensor.shape)}{dtype}")
+                lines.append(f"  {sign} {name} {list(tensor.shape)}")
     if lines:
         more = [f"  … and {len(lines) - _DIFF_LINES} more"] if len(lines) > _DIFF_LINES else []
         raise WeightsError(
             f"{weights.checkpoint.path} ({weights.dialect} names) does not fit {spec.name}; "
             "the network's own (-) beside the file's (+):\n" + "\n".join([*lines[:_DIFF_LINES], *more])
         )
-
-
-def _fits(ours: Tensor, theirs: Tensor) -> bool:
-    """The same shape, and numbers of the same kind: a file's integers are no weights, nor its fractions a counter."""
-    return ours.shape == theirs.shape and ours.is_floating_point() == theirs.is_floating_point()

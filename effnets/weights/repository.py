@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from effnets.errors import DownloadError
 from effnets.remote import HUB_SCHEME, RemoteFile, split_repository
 from effnets.weights.fetch import fetch_remote, folder_of_files
-from effnets.weights.folder import CONFIG, TABLE, WEIGHTS, SavedModel, names_table, read_folder
+from effnets.weights.folder import CONFIG, TABLE, WEIGHTS, SavedModel, files_beside, read_folder
 
 __all__ = ["fetch_repository"]
 
@@ -36,34 +37,40 @@ def fetch_repository(name: str, *, with_weights: bool = True, refresh: bool = Fa
         source=source,
         file=CONFIG,
         revision=revision,
-        if_gone=f"check the name; {CONFIG} is what save_pretrained and timm write",
+        if_gone=f"check the name; {CONFIG} is what save_pretrained, timm and transformers write",
     )
     config, _, _ = fetch_remote(remote, refresh=refresh)
     # From here on by commit: a branch may move between two requests.
     remote = replace(remote, revision=_commit(config))
-    if names_table(config):
-        fetch_remote(replace(remote, file=TABLE))
+    for file in files_beside(config):
+        _fetch_first(remote, (file,), optional=file != TABLE)
     saved = replace(read_folder(config.parent, with_weights=False), source=name)
     if not with_weights:
         return saved
-    path, weights_source, sha256 = _fetch_weights(remote)
+    fetched = _fetch_first(replace(remote, if_gone="it holds no weights that are read here"), WEIGHTS)
+    assert fetched is not None
+    path, weights_source, sha256 = fetched
     return replace(saved, weights=path, weights_source=weights_source, weights_sha256=sha256)
 
 
-def _fetch_weights(remote: RemoteFile) -> tuple[Path, str, str]:
-    """The first of the files that may hold weights; that a commit lacks one is remembered."""
+def _fetch_first(remote: RemoteFile, files: Sequence[str], *, optional: bool = False) -> tuple[Path, str, str] | None:
+    """The first of `files` that the commit has; None if it has none and they are `optional`.
+
+    That a commit lacks a file is remembered, and costs no second request.
+    """
     from effnets.weights.hub import is_known_absent
 
-    *earlier, last = (replace(remote, file=file, if_gone="it holds no weights that are read here") for file in WEIGHTS)
-    for candidate in earlier:
-        if is_known_absent(candidate):
+    for file in files:
+        candidate = replace(remote, file=file)
+        is_last = file == files[-1] and not optional
+        if is_known_absent(candidate) and not is_last:
             continue
         try:
             return fetch_remote(candidate)
         except DownloadError:
-            if not is_known_absent(candidate):
+            if is_last or not is_known_absent(candidate):
                 raise
-    return fetch_remote(last)
+    return None
 
 
 def _commit(path: Path) -> str:

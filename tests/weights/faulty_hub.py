@@ -32,7 +32,10 @@ class Fault:
 
 @dataclass
 class Hub:
-    """`files` by ``org/repo/name`` on the Hub and by path as plain URLs; `private` repositories want the token."""
+    """`files` by ``org/repo/name`` on the Hub and by path as plain URLs; `private` repositories want the token.
+
+    `xet` is announced as the hash of every file in Xet's storage, of which there is none here.
+    """
 
     files: dict[str, bytes] = field(default_factory=dict)
     faults: list[Fault] = field(default_factory=list)
@@ -40,6 +43,7 @@ class Hub:
     requests: list[str] = field(default_factory=list)
     commit: str = COMMIT
     slowness: float = 0.0
+    xet: str = ""
     url: str = ""
 
     def fault(self, method: str, path: str) -> Fault | None:
@@ -143,6 +147,9 @@ def serve() -> Iterator[Hub]:
                 self.send_header("ETag" if is_text else "X-Linked-Etag", f'"{announced}"')
                 if not is_text:
                     self.send_header("X-Linked-Size", str(length))
+                if hub.xet and not is_text:
+                    self.send_header("X-Xet-Hash", hub.xet)
+                    self.send_header("X-Xet-Refresh-Route", f"{hub.url}/xet")
             if asked:
                 self.send_header("Content-Range", f"bytes {start}-{length - 1}/{length}")
             self.send_header("Content-Length", str(len(content) - start))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import random
+import time
 from pathlib import Path
 
 import pytest
@@ -185,6 +186,125 @@ def test_a_killed_process_leaves_nothing_that_is_used(hub, machine, kind):
     process.kill()
     process.communicate()
     assert_good(machine.fetch(**spec(hub, kind)))
+
+
+def test_a_filesystem_without_links(hub, machine):
+    """huggingface_hub then keeps the file itself where the link would be, and its hash nowhere."""
+    for environment in ({}, {}, {"HF_HUB_OFFLINE": "1"}):
+        answer = machine.fetch(environment, linkless=True)
+        assert_good(answer)
+        assert not Path(answer["path"]).is_symlink()
+        asked = len(hub.requests)
+        hub.faults = [Fault(500), Fault(500, method="HEAD")]
+    assert asked == len(hub.requests)
+
+
+def test_a_flipped_byte_is_refused_without_links_too(hub, machine):
+    hub.faults = [Fault("flip", 1)]
+    assert_good(machine.fetch(linkless=True))
+    assert len(machine.leftovers()) == 1
+
+
+def test_lasting_flips_are_refused_without_links_too(hub, machine):
+    hub.faults = [Fault("flip")]
+    assert_refused(machine.fetch(linkless=True), "WeightsError", "refused: its sha256 is", "the server says")
+    assert machine.leftovers() == []
+
+
+def test_without_hf_xet_the_hub_s_files_come_by_http(hub, machine):
+    hub.xet = "a" * 64
+    for _ in range(2):
+        assert_good(machine.fetch(xetless=True))
+    assert sum(request.startswith("GET /org/repo/resolve/") for request in hub.requests) == 1
+
+
+@pytest.fixture
+def lock(machine):
+    """Make the caches read-only, until the test ends."""
+    machine.obedient = True
+    roots = (machine.cache.parent, machine.home)
+
+    def set_mode(mode: int) -> None:
+        for root in roots:
+            for folder in (root, *(path for path in root.rglob("*") if path.is_dir())):
+                folder.chmod(mode)
+
+    def lock() -> None:
+        for root in roots:
+            root.mkdir(parents=True, exist_ok=True)
+        set_mode(0o555)
+        probe = machine.start("import sys; open(sys.argv[1], 'w')", str(machine.home / "probe"))
+        probe.communicate()
+        if probe.returncode == 0:
+            pytest.skip("permissions bind nobody here")
+
+    yield lock
+    set_mode(0o755)
+
+
+@both
+def test_a_read_only_cache_serves_what_it_has(hub, machine, kind, lock):
+    assert_good(machine.fetch(**spec(hub, kind)))
+    lock()
+    asked = len(hub.requests)
+    for environment in ({}, {"HF_HUB_OFFLINE": "1"}):
+        assert_good(machine.fetch(environment, **spec(hub, kind)))
+    assert len(hub.requests) == asked
+
+
+@both
+def test_a_read_only_cache_without_the_file(hub, machine, kind, lock):
+    lock()
+    assert_refused(machine.fetch(**spec(hub, kind)), "DownloadError", "the cache cannot be written", "HF_HOME")
+    assert machine.leftovers() == []
+
+
+@both
+def test_a_read_only_cache_with_a_damaged_file(hub, machine, kind, lock):
+    path = Path(machine.fetch(**spec(hub, kind))["path"]).resolve()
+    path.write_bytes(CONTENT[:-1] + bytes([CONTENT[-1] ^ 1]))
+    os.utime(path, ns=(1, 1))
+    lock()
+    error, message = ("WeightsError", "remove it yourself") if kind == "hub" else ("DownloadError", "EFFNETS_HOME")
+    assert_refused(machine.fetch(**spec(hub, kind)), error, "cannot be", message)
+
+
+@both
+def test_what_a_killed_process_left_goes_with_the_next_fetch(hub, machine, kind):
+    """After a day: until then it may be another process's that is still fetching, and no lock tells on every disk."""
+    hub.faults = [Fault("stall", 1)]
+    process = machine.start_fetch({"HF_HUB_DOWNLOAD_TIMEOUT": "30"}, **spec(hub, kind))
+    wait_for(lambda: any(request.startswith(("GET /org/repo/resolve/", "GET /files/")) for request in hub.requests))
+    process.kill()
+    process.communicate()
+    (old,) = (machine.folder / name for name in machine.leftovers())
+    young = old.with_name(old.name.replace(SHA256, SHA256 + ".0") if kind == "hub" else old.name + "0")
+    young.touch()
+    os.utime(old, (time.time() - 25 * 3600,) * 2)
+    assert_good(machine.fetch(**spec(hub, kind)))
+    assert not old.exists()
+    assert young.exists()
+
+
+def test_what_is_damaged_in_a_cache_without_links_is_fetched_again(machine):
+    path = Path(machine.fetch(linkless=True)["path"])
+    path.write_bytes(CONTENT[:-1] + bytes([CONTENT[-1] ^ 1]))
+    os.utime(path, ns=(1, 1))
+    assert_good(machine.fetch(linkless=True))
+
+
+def test_what_is_damaged_in_the_store_of_all_repositories_is_fetched_again(hub, machine):
+    """huggingface_hub 2 links a repository's blobs to ones that they share, by the hash in Xet's storage."""
+    hub.xet = "a" * 64
+    blob = Path(machine.fetch(xetless=True)["path"]).resolve()
+    store = machine.cache / "blobs"
+    shared = store / "aa" / hub.xet
+    shared.parent.mkdir(parents=True)
+    (store / ".huggingface-shared-blobs").write_text("1\n")
+    shared.write_bytes(CONTENT[:-1] + bytes([CONTENT[-1] ^ 1]))
+    blob.unlink()
+    blob.symlink_to(Path("..", "..", "blobs", "aa", hub.xet))
+    assert_good(machine.fetch(xetless=True))
 
 
 @both

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import pickle
 import random
 import subprocess
 import sys
@@ -61,33 +60,6 @@ def test_prefixes_of_wrapping_modules_are_taken_off(tmp_path):
     checkpoint = read_checkpoint(path)
     assert set(checkpoint.tensors) == set(TENSORS)
     assert len(checkpoint.notes) == 2
-
-
-class _Payload:
-    """Runs a command when unpickled without care."""
-
-    def __init__(self, witness):
-        self.witness = witness
-
-    def __reduce__(self):
-        return os.system, (f"touch {self.witness}",)
-
-
-@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
-@pytest.mark.parametrize("dump", [torch.save, lambda content, path: path.write_bytes(pickle.dumps(content))])
-def test_code_in_a_pickle_is_refused_and_not_run(tmp_path, dump):
-    path, witness = tmp_path / "evil.pth", tmp_path / "ran"
-    dump({"a.weight": TENSORS["a.weight"], "extra": _Payload(witness)}, path)
-    with pytest.raises(WeightsError, match=r"evil\.pth: refused.*will not be run; convert it to safetensors"):
-        read_checkpoint(path)
-    assert not witness.exists()
-
-
-def test_a_whole_pickled_module_is_refused(tmp_path):
-    path = tmp_path / "module.pth"
-    torch.save(torch.nn.Linear(2, 2), path)
-    with pytest.raises(WeightsError, match=r"module\.pth: refused"):
-        read_checkpoint(path)
 
 
 @pytest.mark.parametrize(

@@ -82,15 +82,20 @@ def test_folders_that_hold_no_network(tmp_path):
     ("config", "message"),
     [
         ("{", "is no JSON file"),
-        ("[]", "holds a list, not a config of timm's"),
-        ('{"model_type": "mobilenet_v2"}', "names no architecture as timm's configs do; its keys are model_type"),
+        ("[]", "holds a list, not a config"),
+        ('{"format": 1}', "names no architecture as timm's configs do; its keys are format"),
         ("[" * 100_000, "is no JSON file"),
-        (json.dumps({"architecture": "mixnet_s", "num_classes": "many"}), "is no config of timm's"),
+        (json.dumps({"architecture": "mixnet_s", "num_classes": "many"}), "is no config of timm that is understood"),
         (json.dumps({"architecture": "resnet50", "num_classes": 5}), "no model named 'resnet50'"),
         (json.dumps({"architecture": "mixnet_s", "pretrained_cfg": {"crop_pct": 7}}), "crop_pct is 7"),
         (json.dumps({"architecture": "mixnet_s", "model_args": {"act_layer": "mish"}}), "model_args act_layer have no"),
+        (json.dumps({"architecture": "mixnet_s", "model_args": [1]}), "is no config of timm that is understood"),
+        ('{"architecture": "mixnet_s", "num_classes": 1e999}', "is no config of timm that is understood"),
+        (json.dumps({"architecture": "mixnet_s", "num_classes": -1}), "json: .*num_classes"),
+        (json.dumps({"architecture": "../secret.yaml"}), r"json: no model named '\.\./secret\.yaml'"),
+        ('{"architecture": "mixnet_s"}' + " " * (3 << 20), "is larger than 2 MiB"),
     ],
-    ids=["cut", "list", "keys", "deep", "classes", "stranger", "crop", "arguments"],
+    ids=lambda value: value[:40],
 )
 def test_configs_that_are_none(tmp_path, config, message):
     (tmp_path / "model.safetensors").touch()

@@ -210,17 +210,6 @@ def test_meta_models_hold_no_values(trained):
         effnets.create_model("mixnet_s", weights=files["timm"], device="meta")
 
 
-@pytest.mark.parametrize("dtype", [torch.int8, torch.bool])
-def test_integers_are_no_weights(trained, tmp_path, dtype):
-    model, files = trained
-    tensors = load_file(files["timm"])
-    tensors["conv_stem.weight"] = tensors["conv_stem.weight"].to(dtype)
-    save_file(tensors, tmp_path / "odd.safetensors")
-    kind = str(dtype).removeprefix("torch.")
-    with pytest.raises(WeightsError, match=rf"- stem\.conv\.weight \[16, 3, 3, 3\] float32\n  \+ stem\.conv.* {kind}"):
-        effnets.load_weights(model, tmp_path / "odd.safetensors")
-
-
 def test_a_native_name_in_another_dialect_is_refused(trained, tmp_path):
     _, files = trained
     tensors = load_file(files["timm"])

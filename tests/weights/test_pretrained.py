@@ -8,6 +8,7 @@ import pytest
 import torch
 from clients import Machine
 from faulty_hub import COMMIT, serve
+from PIL import Image
 from safetensors.torch import load_file, save
 from support import error_between, images, shake
 
@@ -23,7 +24,14 @@ TAGS = [
     for name in effnets.list_models(pattern, pretrained=True)
     if find_weights(name).source.startswith("hf-hub:timm/")
 ]
-CHEAP = ("mixnet_s.ft_in1k", "tf_mixnet_s.in1k", "mobilenetv2_050.lamb_in1k", "rexnetr_200.sw_in12k")
+CHEAP = (
+    "mixnet_s.ft_in1k",
+    "tf_mixnet_s.in1k",
+    "mobilenetv1_100.ra4_e3600_r224_in1k",
+    "mobilenetv2_050.lamb_in1k",
+    "rexnet_100.nav_in1k",
+    "rexnetr_200.sw_in12k",
+)
 
 PROGRAM = """
 import sys, torch, effnets
@@ -68,6 +76,44 @@ def test_pretrained_is_timm_s_network(name, tmp_path):
             assert error_between(expected, load_file(tmp_path / "logits")["logits"]) <= 1e-4
             asked.append(len(hub.requests))
         assert asked[0] == asked[1] == asked[2]
+
+
+def test_predict_fetches_the_default_weights_once(tmp_path):
+    name = f"mobilenetv2_050.{effnets.list_weights('mobilenetv2_050')[0]}"
+    weights = find_weights(name)
+    ours, picture = shake(effnets.create_model(name), size=64), tmp_path / "picture.png"
+    Image.effect_mandelbrot((90, 70), (-2, -1, 1, 1), 100).save(picture)
+    effnets.save_weights(ours, tmp_path / "w.safetensors", dialect="timm")
+    expected = effnets.predict(ours, picture, topk=3, input_size=64)[0]
+    command = ("predict", str(picture), "--model", "mobilenetv2_050", "--image-size", "64", "--topk", "3", "--json")
+    asked = []
+    with serve() as hub:
+        hub.files[f"{weights.repo}/{weights.file}"] = (tmp_path / "w.safetensors").read_bytes()
+        machine = Machine(tmp_path, hub.url)
+        for environment in ({}, {"HF_HUB_OFFLINE": "1"}):
+            process = machine.start("from effnets.cli import main; main()", *command, **environment)
+            output, errors = process.communicate(timeout=120)
+            assert process.returncode == 0, errors
+            assert f"published weights {name}" in errors
+            (row,) = json.loads(output)
+            assert [found["label"] for found in row["predictions"]] == [found.label for found in expected]
+            assert row["predictions"][0]["probability"] == pytest.approx(expected[0].probability, abs=1e-6)
+            asked.append(len(hub.requests))
+    assert 0 < asked[0] == asked[1]
+
+
+def test_predict_without_weights_or_network_is_one_line(tmp_path):
+    Image.new("RGB", (90, 70)).save(tmp_path / "picture.png")
+    command = ("predict", str(tmp_path / "picture.png"), "--model", "mobilenetv2_050")
+    with serve() as hub:
+        machine = Machine(tmp_path, hub.url)
+        process = machine.start("from effnets.cli import main; main()", *command, HF_HUB_OFFLINE="1")
+        output, errors = process.communicate(timeout=60)
+        assert hub.requests == []
+    assert (process.returncode, output) == (1, "")
+    assert errors.startswith("Error: mobilenetv2_050.")
+    assert "effnets prefetch mobilenetv2_050." in errors
+    assert errors.count("\n") == 1
 
 
 def test_prefetch_goes_on_after_a_failure(tmp_path):
