@@ -61,7 +61,7 @@ class TorchEngine(Engine):
         self._forward: Callable[..., Any] = rewritten
         if compiled:
             # Weights are constants of an engine.
-            self._forward = torch.compile(rewritten, options={"freezing": True})  # type: ignore[arg-type]
+            self._forward = torch.compile(rewritten, options={"freezing": True})
 
     def _run(self, images: NDArray[Any]) -> dict[str, NDArray[Any]]:
         _use_threads(self.threads)
