@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from effnets.config import list_models, load_spec
     from effnets.cost import Cost, count
+    from effnets.deploy.onnx import ExportReport, export_onnx
     from effnets.deploy.rewrite import optimize
     from effnets.deploy.rewrites import Rewrites
     from effnets.errors import (
@@ -18,10 +19,13 @@ if TYPE_CHECKING:
         ConfigError,
         DownloadError,
         EffnetsError,
+        EngineError,
+        ExportError,
         ImageError,
         MissingFileError,
         UnknownModelError,
         UploadError,
+        VerificationError,
         WeightsError,
     )
     from effnets.inference import predict
@@ -29,6 +33,7 @@ if TYPE_CHECKING:
     from effnets.nn.features import FeaturePyramid
     from effnets.preprocess import create_transform
     from effnets.registry import list_weights
+    from effnets.runtime.engine import Engine, load_engine
     from effnets.runtime.predictions import Prediction
     from effnets.spec import BlockSpec, ModelSpec, PreprocessSpec
     from effnets.weights.load import load_weights
@@ -48,6 +53,10 @@ _HOMES = {
     "Cost": "effnets.cost",
     "DownloadError": "effnets.errors",
     "EffnetsError": "effnets.errors",
+    "Engine": "effnets.runtime.engine",
+    "EngineError": "effnets.errors",
+    "ExportError": "effnets.errors",
+    "ExportReport": "effnets.deploy.onnx",
     "FeaturePyramid": "effnets.nn.features",
     "ImageError": "effnets.errors",
     "LoadReport": "effnets.weights.report",
@@ -58,13 +67,16 @@ _HOMES = {
     "Rewrites": "effnets.deploy.rewrites",
     "UnknownModelError": "effnets.errors",
     "UploadError": "effnets.errors",
+    "VerificationError": "effnets.errors",
     "WeightsError": "effnets.errors",
     "WeightsSpec": "effnets.weights_spec",
     "count": "effnets.cost",
     "create_model": "effnets.zoo",
     "create_transform": "effnets.preprocess",
+    "export_onnx": "effnets.deploy.onnx",
     "list_models": "effnets.config",
     "list_weights": "effnets.registry",
+    "load_engine": "effnets.runtime.engine",
     "load_spec": "effnets.config",
     "load_weights": "effnets.weights.load",
     "optimize": "effnets.deploy.rewrite",
@@ -82,6 +94,10 @@ __all__ = [
     "Cost",
     "DownloadError",
     "EffnetsError",
+    "Engine",
+    "EngineError",
+    "ExportError",
+    "ExportReport",
     "FeaturePyramid",
     "ImageError",
     "LoadReport",
@@ -92,13 +108,16 @@ __all__ = [
     "Rewrites",
     "UnknownModelError",
     "UploadError",
+    "VerificationError",
     "WeightsError",
     "WeightsSpec",
     "count",
     "create_model",
     "create_transform",
+    "export_onnx",
     "list_models",
     "list_weights",
+    "load_engine",
     "load_spec",
     "load_weights",
     "optimize",

@@ -5,10 +5,13 @@ __all__ = [
     "ConfigError",
     "DownloadError",
     "EffnetsError",
+    "EngineError",
+    "ExportError",
     "ImageError",
     "MissingFileError",
     "UnknownModelError",
     "UploadError",
+    "VerificationError",
     "WeightsError",
 ]
 
@@ -47,3 +50,15 @@ class ImageError(EffnetsError, ValueError):
 
 class MissingFileError(EffnetsError, FileNotFoundError):
     """A file or folder that was named does not exist."""
+
+
+class EngineError(EffnetsError, RuntimeError):
+    """An engine is not installed, or fails to load or to execute a model."""
+
+
+class VerificationError(EffnetsError, RuntimeError):
+    """An exported model does not compute what the network it was made from computes; nothing was written."""
+
+
+class ExportError(EffnetsError, RuntimeError):
+    """A model cannot be exported, or its file not be written."""

@@ -19,6 +19,7 @@ __all__ = ["main"]
 # Command → (module, one line for --help, so that help imports none of them).
 _COMMANDS = {
     "convert": ("effnets.cli.convert_command", "Write a weights file for another framework."),
+    "export": ("effnets.cli.export_command", "Write a model as one verified ONNX file."),
     "list": ("effnets.cli.list_command", "List models with their parameters, multiply-adds and input size."),
     "predict": ("effnets.cli.predict_command", "Classify photographs."),
     "prefetch": ("effnets.cli.prefetch_command", "Fetch published weights into the cache, for use without network."),

@@ -36,12 +36,11 @@ def find_photos(paths: Iterable[str]) -> Iterator[PhotoResult]:
     What else a folder holds is mentioned on the error stream; a folder that cannot be read, or has no image, is an
     error result.
     """
-    suffixes = _image_suffixes()
     for path in paths:
         if not path:
             yield PhotoResult(path, error="'' is no path")
         elif os.path.isdir(path):
-            yield from _search(path, suffixes)
+            yield from _search(path, _image_suffixes())
         else:
             yield PhotoResult(path)
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -15,27 +17,29 @@ from effnets.cli.text import printable
 from effnets.errors import ImageError, MissingFileError
 
 if TYPE_CHECKING:
+    from effnets.inference import PhotoClassifier
     from effnets.nn.classifier import Classifier
-    from effnets.preprocess import Transform
+    from effnets.runtime.engine import Engine
 
 __all__ = ["command"]
 
 _BATCH = 16
 _BATCH_PIXELS = 1 << 22  # of inputs at a time, where the user names no batch size
 _INTERRUPTED = 130
+_EXPORTED = (".onnx", ".pt2")
 
 
 @click.command(name="predict")
 @click.argument("photos", nargs=-1, required=True, metavar="PHOTO|FOLDER…")
-@click.option("--model", required=True, help="A model of the zoo, or a YAML file of your own.")
-@click.option("--weights", help="A weights file, or a tag [default: the published weights].")
+@click.option("--model", help="A model of the zoo, or a YAML file of your own; an exported model needs none.")
+@click.option("--weights", help="A weights file, a tag, or an exported model [default: the published weights].")
 @click.option("--topk", type=click.IntRange(1), default=5, show_default=True, help="Predictions for each photo.")
 @click.option("--image-size", type=click.IntRange(1, 8192), help="Side of the input in pixels [default: the weights'].")
 @click.option("--batch-size", type=click.IntRange(1), help=f"Photos at a time [default: {_BATCH}, fewer large ones].")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 def command(
     photos: tuple[str, ...],
-    model: str,
+    model: str | None,
     weights: str | None,
     topk: int,
     image_size: int | None,
@@ -47,18 +51,17 @@ def command(
     A photo that cannot be read is reported, the others are classified all the same, and the exit status is 1.
     """
     results = list(find_photos(photos))
-
-    # Imported here: torch takes seconds, and neither --help nor a mistyped option should wait for it.
-    from effnets.preprocess import create_transform
-
     network = _load(model, weights)
-    transform = create_transform(network, input_size=image_size)
+
+    from effnets.inference import classifier_of
+
+    classifier = classifier_of(network, image_size)
     if batch_size is None:
-        batch_size = max(1, min(_BATCH, _BATCH_PIXELS // (image_size or network.spec.input_size) ** 2))
+        batch_size = max(1, min(_BATCH, _BATCH_PIXELS // (image_size or _input_size(network)) ** 2))
     status = 0
     try:
         for batch in _with_progress(results, batch_size):
-            _classify(batch, network, transform, topk)
+            _classify(batch, classifier, topk)
     except KeyboardInterrupt:
         results = [result for result in results if result.predictions or result.error]
         click.echo(f"interrupted: {len(results)} photos were looked at", err=True)
@@ -77,7 +80,20 @@ def command(
     click.get_current_context().exit(status or (1 if failures else 0))
 
 
-def _load(model: str, weights: str | None) -> Classifier:
+def _load(model: str | None, weights: str | None) -> Classifier | Engine:
+    # Imported here and below: torch takes seconds, and neither --help nor a mistyped option should wait for it.
+    if weights is not None and Path(weights).suffix.lower() in _EXPORTED:
+        if model is not None:
+            raise click.UsageError(f"{weights} is a whole model; leave --model out")
+        from effnets.runtime.engine import load_engine
+
+        return load_engine(weights)
+    if model is None:
+        raise click.UsageError("--model is missing; only an exported model, --weights FILE.onnx, needs none")
+    return _load_network(model, weights)
+
+
+def _load_network(model: str, weights: str | None) -> Classifier:
     from effnets.zoo import create_model
 
     with warnings.catch_warnings():
@@ -92,37 +108,42 @@ def _load(model: str, weights: str | None) -> Classifier:
     return network
 
 
+def _input_size(network: Classifier | Engine) -> int:
+    from effnets.runtime.engine import Engine
+
+    return max(network.description.image_size) if isinstance(network, Engine) else network.spec.input_size
+
+
 def _with_progress(results: Sequence[PhotoResult], batch_size: int) -> Iterator[Sequence[PhotoResult]]:
     """The batches, with a bar on the error stream where there is more than one photo and somebody watches."""
+    batches = [results[start : start + batch_size] for start in range(0, len(results), batch_size)]
+    if len(results) < 2 or not sys.stderr.isatty():
+        yield from batches
+        return
+
     from rich.console import Console
     from rich.progress import Progress
 
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=len(results) < 2 or not console.is_terminal) as progress:
+    with Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("classifying", total=len(results))
-        for start in range(0, len(results), batch_size):
-            batch = results[start : start + batch_size]
+        for batch in batches:
             yield batch
             progress.advance(task, len(batch))
 
 
-def _classify(batch: Sequence[PhotoResult], network: Classifier, transform: Transform, topk: int) -> None:
+def _classify(batch: Sequence[PhotoResult], classifier: PhotoClassifier, topk: int) -> None:
     """Fill in predictions or errors."""
-    import torch
-
-    from effnets.inference import classify
-
     readable, inputs = [], []
     for result in batch:
         if result.error:
             continue
         try:
-            inputs.append(transform(result.path))
+            inputs.append(classifier.prepare(result.path))
             readable.append(result)
         except (ImageError, MissingFileError) as error:
             result.error = str(error)
     if readable:
-        for result, predictions in zip(readable, classify(network, torch.stack(inputs), topk), strict=True):
+        for result, predictions in zip(readable, classifier.classify(inputs, topk), strict=True):
             result.predictions = predictions
 
 

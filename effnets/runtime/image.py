@@ -23,7 +23,7 @@ from effnets.arguments import check_size
 from effnets.errors import ArgumentError, EffnetsError, ImageError, MissingFileError
 from effnets.spec import PreprocessSpec
 
-__all__ = ["ImageSource", "color_mode", "image_to_array", "load_rgb"]
+__all__ = ["ImageSource", "color_mode", "cover_size", "image_to_array", "load_rgb", "normalise_pixels"]
 
 ImageSource: TypeAlias = Image.Image | NDArray[Any] | str | os.PathLike[str]
 
@@ -97,12 +97,16 @@ def image_to_array(
     if image.mode not in ("RGB", "L"):
         raise ArgumentError(f"image is of mode {image.mode}; bring it to RGB or L with load_rgb first")
     height, width = check_size(preprocess.input_size if size is None else size)
-    channels = len(image.getbands())
+    image = _center_crop(_resize_to_cover(image, height, width, preprocess), height, width)
+    return normalise_pixels(np.asarray(image).reshape(height, width, len(image.getbands())), preprocess)
+
+
+def normalise_pixels(pixels: NDArray[np.uint8], preprocess: PreprocessSpec) -> NDArray[np.float32]:
+    """Pixels [H, W, C] of 0..255 as a network's input, contiguous and of shape [C, H, W]: (x/255 - mean) / std."""
+    channels = pixels.shape[2]
     mean = _per_channel("mean", preprocess.mean, channels)
     std = _per_channel("std", preprocess.std, channels)
-    image = _center_crop(_resize_to_cover(image, height, width, preprocess), height, width)
-    pixels = np.asarray(image, np.float32).reshape(height, width, channels).transpose(2, 0, 1)
-    return np.ascontiguousarray((pixels / np.float32(255) - mean) / std)
+    return np.ascontiguousarray((pixels.astype(np.float32).transpose(2, 0, 1) / np.float32(255) - mean) / std)
 
 
 def color_mode(channels: int) -> str:
@@ -111,6 +115,11 @@ def color_mode(channels: int) -> str:
     if channels not in modes:
         raise ArgumentError(f"channels is {channels!r}; images have 3 (RGB) or 1 (grey)")
     return modes[channels]
+
+
+def cover_size(height: int, width: int, preprocess: PreprocessSpec) -> tuple[int, int]:
+    """The (height, width) that a resized image just covers, before its centre is cropped to `height` and `width`."""
+    return math.floor(height / preprocess.crop_pct), math.floor(width / preprocess.crop_pct)
 
 
 def _load_file(path: Path, mode: str) -> Image.Image:
@@ -215,8 +224,7 @@ def _uint16_to_uint8(values: NDArray[Any]) -> NDArray[np.uint8]:
 
 
 def _resize_to_cover(image: Image.Image, height: int, width: int, preprocess: PreprocessSpec) -> Image.Image:
-    cover_height = math.floor(height / preprocess.crop_pct)
-    cover_width = math.floor(width / preprocess.crop_pct)
+    cover_height, cover_width = cover_size(height, width, preprocess)
     if cover_height == cover_width:  # torchvision's Resize, which truncates the longer side, …
         shorter = min(image.size)
         new_width = int(cover_width * image.width / shorter)

@@ -1,0 +1,70 @@
+"""What an exported file will say of itself, gathered from the network."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from pathlib import Path
+from typing import Any
+
+from effnets import __version__
+from effnets.catalogue import split_tag
+from effnets.deploy.rewrites import Rewrites
+from effnets.nn.classifier import Classifier
+from effnets.registry import find_source, find_weights
+from effnets.runtime.description import Description, InputKind
+from effnets.runtime.labels import class_names
+from effnets.weights_spec import WeightsSpec
+
+__all__ = ["describe"]
+
+
+def describe(
+    network: Classifier, *, size: tuple[int, int] | None, input_kind: InputKind, rewrites: Rewrites | None
+) -> Description:
+    """The description of a network that is exported for images of (height, width) `size`, None for any."""
+    published = _published(network)
+    return Description(
+        model=network.spec.name,
+        family=network.spec.family,
+        labels=network.class_names or class_names(network.num_classes),
+        preprocess=network.spec.preprocess,
+        input_kind=input_kind,
+        channels=network.in_chans,
+        size=size,
+        weights=_weights(network, published),
+        accuracy=_accuracy(published),
+        rewrites=rewrites.to_dict() if rewrites else {},
+        versions={"effnets": __version__} | {name: importlib.metadata.version(name) for name in ("torch", "onnx")},
+    )
+
+
+def _published(network: Classifier) -> WeightsSpec | None:
+    """The registered weights that were loaded, if the classifier was among them."""
+    report = network.load_report
+    if report is None or report.reinitialised:
+        return None
+    source = find_source(report.source.partition("@")[0])
+    return find_weights(source) if source else None
+
+
+def _weights(network: Classifier, published: WeightsSpec | None) -> dict[str, Any]:
+    report = network.load_report
+    if report is None:
+        return {}
+    # Of a file its name alone: where it lay on the exporting machine is nobody's business.
+    source = report.source if published or "://" in report.source else Path(report.source).name
+    facts: dict[str, Any] = {"source": source, "sha256": report.sha256, "dialect": report.dialect}
+    if published:
+        facts |= {"tag": split_tag(published.name)[1], "licence": published.licence}
+    return facts
+
+
+def _accuracy(published: WeightsSpec | None) -> dict[str, Any]:
+    if published is None or published.top1 is None:
+        return {}
+    return {
+        "top1": published.top1,
+        "top5": published.top5,
+        "size": published.measured_size,
+        "source": published.accuracy_source,
+    }

@@ -1,0 +1,164 @@
+"""Every node of an exported graph by itself: the graph is cut at each value, and each piece is given hard inputs.
+
+Logits alone judge badly. A freshly initialised network hardly reacts to its input, no activation reaches 6, and what is
+wrong in one layer is averaged away by the next. So every value that both torch's program and the ONNX graph have is
+cut: what reads it reads noise instead, the same on both sides, that reaches every branch of every activation; and what
+wrote it is compared in float64, channel by channel. One run of either side checks all nodes, and the first that differs
+is the one at fault, since none depends on another.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from numpy.typing import NDArray
+from onnx import TensorProto, helper
+from torch import Tensor
+
+from effnets.deploy.graph import LOGITS, NetworkGraph
+from effnets.deploy.reference import Replay
+from effnets.runtime.description import Description
+from effnets.runtime.engine import load_onnx
+
+__all__ = ["NodeFault", "find_divergence", "find_faulty_node"]
+
+# float32 is off by some 1e-6 of what a channel holds; a fault worth the name is not.
+_TOLERANCE = 3e-5
+_DIVERGENCE = 1e-3  # of values in their context, where rounding has added up
+_CUT = "/cut"
+_NOISE_MEAN, _NOISE_SPREAD = 1.0, 3.0
+_ANY_SIZE = (65, 97)  # odd, where paddings and roundings differ
+_ERRORS_ONLY = 4
+
+
+@dataclass(frozen=True, slots=True)
+class NodeFault:
+    """The first node, in the graph's order, whose output is not what torch computes from the same inputs."""
+
+    node: str
+    operator: str
+    value: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"node {self.node} ({self.operator}, output {self.value}): {self.reason}"
+
+
+def find_faulty_node(graph: NetworkGraph, description: Description, *, seed: int = 0) -> NodeFault | None:
+    """Compare all nodes of the network proper; None if each computes what torch does."""
+    height, width = description.size or _ANY_SIZE
+    replay = Replay(graph.program)
+    # The program has names of its own for what enters and leaves it.
+    names = {replay.input_name: graph.network_input, replay.output_name: LOGITS}
+    order = {name: node for node in graph.model.graph.node for name in node.output}
+    cut: dict[str, NDArray[np.float32]] = {}
+    expected: dict[str, NDArray[np.float64]] = {}
+    noise = _Noise(seed)
+
+    def watch(name: str, value: Tensor) -> Tensor:
+        name = names.get(name, name)
+        if name not in order and name != graph.network_input:
+            return value
+        if name != graph.network_input:
+            expected[name] = value.numpy()
+        if name == LOGITS:
+            return value
+        cut[name] = noise(tuple(value.shape))
+        return torch.from_numpy(cut[name]).double()
+
+    Replay(graph.program, watch)(torch.zeros(1, description.channels, height, width))
+    try:
+        found = _run_cut(graph, cut, list(expected))
+    except Exception as error:  # a piece that does not even run; the engine names its node
+        return NodeFault("unknown", "-", "-", " ".join(str(error).split())[:300])
+    for name, node in order.items():
+        if name in expected and (reason := _difference(expected[name], found[name])):
+            return NodeFault(node.name, node.op_type, name, reason)
+    return None
+
+
+def find_divergence(
+    graph: NetworkGraph, engine: str, images: NDArray[Any], inputs: NDArray[np.float32], description: Description
+) -> str:
+    """Where an engine, though every node is right by itself, first departs from torch: a sentence for the error.
+
+    `inputs` is what preprocessing in the graph, if there is any, makes of `images`.
+    """
+    expected: dict[str, NDArray[np.float64]] = {}
+
+    def watch(name: str, value: Tensor) -> Tensor:
+        expected[name] = value.numpy()
+        return value
+
+    Replay(graph.program, watch)(torch.from_numpy(inputs))
+    model = onnx.ModelProto()
+    model.CopyFrom(graph.model)
+    order = {name: node for node in model.graph.node for name in node.output if name in expected}
+    outputs = [name for name in order if name != LOGITS]
+    model.graph.output.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs)
+    found = load_onnx(model.SerializeToString(), description, engine).run(images)
+    for name, node in order.items():
+        if name in found and (reason := _difference(expected[name], found[name], _DIVERGENCE)):
+            return f"first at {NodeFault(node.name, node.op_type, name, reason)}"
+    return "every node by itself is right, so the engine's own fusing must be wrong"
+
+
+class _Noise:
+    """Normal noise of any shape, cut from one stretch: drawing it anew would take longer than the networks."""
+
+    def __init__(self, seed: int) -> None:
+        self._generator = np.random.default_rng(seed)
+        self._stretch = self._generator.normal(_NOISE_MEAN, _NOISE_SPREAD, 1 << 22).astype(np.float32)
+
+    def __call__(self, shape: tuple[int, ...]) -> NDArray[np.float32]:
+        count = int(np.prod(shape))
+        repeats = -(-count // self._stretch.size) + 1
+        start = int(self._generator.integers(self._stretch.size))
+        stretch = self._stretch if repeats == 1 else np.tile(self._stretch, repeats)
+        return stretch[start : start + count].reshape(shape)
+
+
+def _run_cut(
+    graph: NetworkGraph, cut: dict[str, NDArray[np.float32]], wanted: list[str]
+) -> dict[str, NDArray[np.float32]]:
+    """The `wanted` values of the graph, in which whoever reads a value of `cut` reads the array given there."""
+    model = onnx.ModelProto()
+    model.CopyFrom(graph.model)
+    for node in model.graph.node:
+        node.input[:] = [name + _CUT if name in cut else name for name in node.input]
+    read = {name for node in model.graph.node for name in node.input}
+    feeds = {name + _CUT: array for name, array in cut.items() if name + _CUT in read}
+    del model.graph.output[:]
+    kept = [entry for entry in model.graph.input if entry.name in read]
+    del model.graph.input[:]
+    model.graph.input.extend(kept)
+    model.graph.input.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in feeds)
+    model.graph.output.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in wanted)
+    for entry in kept:
+        shape = [side.dim_value or 1 for side in entry.type.tensor_type.shape.dim]
+        feeds[entry.name] = np.zeros(shape, helper.tensor_dtype_to_np_dtype(entry.type.tensor_type.elem_type))
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = _ERRORS_ONLY
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, ["CPUExecutionProvider"])
+    return dict(zip(wanted, session.run(wanted, feeds), strict=True))
+
+
+def _difference(expected: NDArray[np.float64], found: NDArray[np.float32], tolerance: float = _TOLERANCE) -> str | None:
+    """What is wrong with `found`; None if nothing."""
+    if expected.shape != found.shape:
+        return f"has shape {list(found.shape)}, where torch has {list(expected.shape)}"
+    if not np.isfinite(found).all():
+        return "is not finite"
+    error, scale = np.abs(found - expected), np.abs(expected)
+    if expected.ndim > 1:
+        places = (0, *range(2, expected.ndim))
+        # Channels differ in scale; those of nothing but zeros are held to a hundredth of the others'.
+        error, scale = error.max(places), np.maximum(scale.max(places), 0.01 * scale.max())
+    share = float(np.max(error / np.maximum(scale, np.finfo(np.float32).tiny)))
+    return f"differs from torch by {share:.1e} of its scale" if share > tolerance else None

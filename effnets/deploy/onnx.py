@@ -1,0 +1,175 @@
+"""`export_onnx`: a classifier as one ONNX file, complete and verified."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import os
+import time
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+from torch import nn
+
+from effnets.arguments import check_integer, check_size
+from effnets.deploy.metadata import describe
+from effnets.deploy.rewrite import optimize as rewrite
+from effnets.deploy.rewrites import PRESETS, Rewrites
+from effnets.errors import ArgumentError, EngineError, ExportError
+from effnets.nn.classifier import Classifier
+from effnets.nn.unwrap import require_values, unwrap
+from effnets.runtime.description import Description, InputKind
+
+__all__ = ["ExportReport", "export_onnx"]
+
+_NEEDED = ("onnx", "onnxscript", "onnxruntime")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportReport:
+    """What was written, and how it was checked.
+
+    Attributes:
+        path, sha256, size: of the file; size in bytes.
+        description: what the file says of itself.
+        errors: for each engine it was verified on, the largest difference of logits as a share of the largest logit.
+        seconds: that the export took.
+    """
+
+    path: Path
+    sha256: str
+    size: int
+    description: Description
+    errors: dict[str, float]
+    seconds: float
+
+    def __str__(self) -> str:
+        checked = ", ".join(f"{engine} {error:.0e}" for engine, error in self.errors.items())
+        return f"{self.path}: {self.size / 1e6:.1f} MB, logits within {checked} of the network's"
+
+
+def export_onnx(
+    model: nn.Module,
+    path: str | os.PathLike[str],
+    *,
+    image_size: int | tuple[int, int] | None = None,
+    dynamic_size: bool = False,
+    preprocess: bool = False,
+    optimize: bool | Rewrites = True,
+    softmax: bool = False,
+    topk: int | None = None,
+    engines: Sequence[str] | None = None,
+) -> ExportReport:
+    """Write a classifier as one ONNX file that needs nothing else, after checking that it computes the same.
+
+    By default it takes ``images``, float32 ``[N, channels, S, S]``, normalised, any N, and gives ``logits``,
+    ``[N, num_classes]``. Labels, preprocessing and provenance stand in its metadata. `model` stays as it is.
+
+    Args:
+        model: from `effnets.create_model`, also inside of torch.compile or DataParallel, on any device and in any
+            dtype; exported in evaluation mode and in float32.
+        path: of the file, ending in ``.onnx``; what is there is replaced, once all is well.
+        image_size: side of the input in pixels, or (height, width); None takes that of the weights.
+        dynamic_size: take images of any size, as the network does; `image_size` is then only what is usual.
+        preprocess: take uint8 images ``[N, H, W, channels]`` of any size, and resize, crop and normalise them in the
+            graph, as `effnets.create_transform` does up to one level of 255.
+        optimize: rewrite the network first (`effnets.optimize`), by what pays in ONNX Runtime, or as a `Rewrites` says.
+        softmax: a second output, ``probabilities`` ``[N, num_classes]``.
+        topk: further outputs, ``top_probabilities`` and ``top_indices`` ``[N, topk]``; includes `softmax`.
+        engines: on which it is verified; None: on ONNX Runtime, and on OpenVINO if that is installed.
+
+    Raises:
+        ArgumentError: `model` is no classifier with outputs, or an argument has a value it cannot take.
+        VerificationError: the file would not compute what the model does; it says where the first difference is.
+        ExportError: torch cannot export the model, or the file cannot be written.
+        EngineError: a package that exporting needs is missing.
+    """
+    started = time.perf_counter()
+    path = _check_path(path)
+    network = _check_model(model)
+    if preprocess and (dynamic_size or network.in_chans not in (1, 3)):
+        reason = "brings images to one size, and dynamic_size" if dynamic_size else "is for 3 or 1 channels, and this"
+        raise ArgumentError(f"preprocess=True {reason} contradicts it; leave one of them out")
+    if topk is not None and check_integer("topk", topk, 1, "it must be at least 1") > network.num_classes:
+        raise ArgumentError(f"topk is {topk}, but the model has {network.num_classes} classes")
+    engines = _check_engines(engines)
+    rewrites = optimize if isinstance(optimize, Rewrites) else PRESETS["onnxruntime"] if optimize else None
+
+    from effnets.deploy.graph import export_graph
+    from effnets.deploy.verify import verify, verify_rewrites
+
+    usual = check_size(network.spec.input_size if image_size is None else image_size, "image_size")
+    input_kind: InputKind = "uint8" if preprocess else "normalised"
+    description = describe(network, size=None if dynamic_size else usual, input_kind=input_kind, rewrites=rewrites)
+    # From float64, so that folding rounds once, and the original is there to compare with.
+    original = copy.deepcopy(network).cpu().double().eval().requires_grad_(False)
+    exported = rewrite(original, rewrites) if rewrites else copy.deepcopy(original)
+    if rewrites:
+        verify_rewrites(original, exported, description)
+    graph = export_graph(exported.float(), description, softmax=softmax, topk=topk)
+    for key, value in description.to_properties().items():
+        graph.model.metadata_props.add(key=key, value=value)
+    errors = verify(graph, original, exported, description, engines)
+    data = graph.model.SerializeToString()
+    _write(path, data)
+    return ExportReport(
+        path=path,
+        sha256=hashlib.sha256(data).hexdigest(),
+        size=len(data),
+        description=description,
+        errors=errors,
+        seconds=time.perf_counter() - started,
+    )
+
+
+def _check_path(path: str | os.PathLike[str]) -> Path:
+    """Told before the work, not after it."""
+    path = Path(path)
+    if path.suffix.lower() != ".onnx":
+        raise ArgumentError(f"path is {str(path)!r}; give the file the suffix .onnx")
+    if not path.parent.is_dir():
+        raise ExportError(f"{path}: cannot be written: {path.parent} is no folder; make it first")
+    if path.is_dir() or not os.access(path.parent, os.W_OK):
+        raise ExportError(f"{path}: cannot be written there; choose another place")
+    return path
+
+
+def _check_model(model: nn.Module) -> Classifier:
+    network = unwrap(model)
+    if not isinstance(network, Classifier):
+        raise ArgumentError(f"model is a {type(network).__name__}; give a classifier that create_model built")
+    if not network.num_classes or network.pool.kind == "none":
+        raise ArgumentError("this model gives no logits for an image; build it with classes and with pooling")
+    require_values(network)
+    return network
+
+
+def _check_engines(engines: Sequence[str] | None) -> Sequence[str]:
+    if missing := [name for name in _NEEDED if not find_spec(name)]:
+        raise EngineError(f"exporting needs {', '.join(missing)}; install with: pip install 'effnets[export]'")
+    if engines is None:
+        return ["onnxruntime", *(["openvino"] if find_spec("openvino") else [])]
+    if not engines:
+        raise ArgumentError("engines is empty; name at least one, onnxruntime or openvino")
+    return engines
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        try:
+            with temporary.open("xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            if temporary.read_bytes() != data:
+                raise ExportError(f"{path}: the disk does not hold what was written to it")
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise ExportError(f"{path}: cannot be written ({error.strerror or error})") from None

@@ -1,0 +1,67 @@
+"""What a network in torch makes of photographs; `effnets.inference` is the front door."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from effnets.errors import ArgumentError
+from effnets.nn.classifier import Classifier
+from effnets.nn.features import FeaturePyramid
+from effnets.nn.unwrap import network_of
+from effnets.preprocess import create_transform
+from effnets.runtime.image import ImageSource
+from effnets.runtime.labels import class_names
+from effnets.runtime.predictions import Prediction, rank
+
+__all__ = ["NetworkClassifier", "classify"]
+
+
+class NetworkClassifier:
+    """A network and the preprocessing of its weights, for `effnets.inference`."""
+
+    def __init__(self, model: nn.Module, input_size: int | tuple[int, int] | None) -> None:
+        self._model = model
+        self._transform = create_transform(_classifier(model), input_size=input_size)
+
+    def prepare(self, image: ImageSource) -> Tensor:
+        """The network's input ``[C, H, W]``."""
+        return self._transform(image)
+
+    def classify(self, batch: Sequence[Tensor], topk: int) -> list[list[Prediction]]:
+        """Predictions for each prepared image."""
+        return classify(self._model, torch.stack(list(batch)), topk)
+
+
+def classify(model: nn.Module, batch: Tensor, topk: int = 5) -> list[list[Prediction]]:
+    """Predictions for a normalised batch ``[N, in_chans, H, W]``; arguments and errors as `effnets.predict`."""
+    network = _classifier(model)
+    names = network.class_names or class_names(network.num_classes)
+    weight = next(network.parameters())
+    with _evaluating(model), torch.inference_mode():
+        logits = model(batch.to(device=weight.device, dtype=weight.dtype))
+    if logits.ndim != 2:
+        raise ArgumentError("this model has global_pool='none' and judges every place; pool to classify an image")
+    return rank(logits.float().cpu().numpy(), names, topk)
+
+
+def _classifier(model: nn.Module) -> Classifier:
+    network = network_of(model)
+    if isinstance(network, FeaturePyramid) or not network.num_classes:
+        raise ArgumentError("this model has no classifier; build it without features_only and with num_classes above 0")
+    return network
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode, and afterwards every module's own again: parts of a model may be frozen."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True

@@ -1,0 +1,62 @@
+"""OpenVINO, on the CPU."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openvino
+from numpy.typing import NDArray
+
+from effnets.errors import ArgumentError, EngineError
+from effnets.runtime.description import Description
+from effnets.runtime.engine import Engine, Precision
+
+__all__ = ["OpenVINOEngine"]
+
+# Left to itself OpenVINO computes in bfloat16 wherever the CPU can.
+_HINTS = {"float32": "f32", "bfloat16": "bf16"}
+
+
+class OpenVINOEngine(Engine):
+    """An ONNX model in OpenVINO.
+
+    Raises:
+        ArgumentError: bfloat16 on a CPU without it.
+        EngineError: it refuses the model.
+    """
+
+    def __init__(
+        self,
+        model: Path | bytes,
+        description: Description,
+        *,
+        precision: Precision = "float32",
+        threads: int | None = None,
+    ) -> None:
+        super().__init__("openvino", description, precision, threads)
+        core = openvino.Core()
+        if precision == "bfloat16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+            raise ArgumentError("this CPU has no bfloat16; use float32")
+        properties: dict[str, Any] = {"INFERENCE_PRECISION_HINT": _HINTS[precision], "PERFORMANCE_HINT": "LATENCY"}
+        if threads is not None:
+            properties["INFERENCE_NUM_THREADS"] = threads
+        try:
+            self._compiled = core.compile_model(core.read_model(model), "CPU", properties)
+        except Exception as error:  # RuntimeError mostly, but its front ends have others
+            name = "the model" if isinstance(model, bytes) else model
+            raise EngineError(f"{name}: openvino cannot load it: {_last_line(error)}") from None
+        self._outputs = [output.get_any_name() for output in self._compiled.outputs]
+
+    def _run(self, images: NDArray[Any]) -> dict[str, NDArray[Any]]:
+        try:
+            results = self._compiled(images)
+        except Exception as error:
+            raise EngineError(f"openvino failed: {_last_line(error)}") from None
+        # Copies, because the next call reuses the memory.
+        return {name: np.array(results[index]) for index, name in enumerate(self._outputs)}
+
+
+def _last_line(error: Exception) -> str:
+    return str(error).strip().rsplit("\n", 1)[-1][:300]

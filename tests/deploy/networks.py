@@ -1,0 +1,35 @@
+"""A small network that has every operator of the large ones, in a YAML file of its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from support import shake
+
+import effnets
+
+# Uneven kernel groups, squeeze-and-excite, a shortcut, TensorFlow's padding, every activation.
+TABLE = """
+tiny:
+  stem: 8
+  padding: same
+  activation: relu6
+  num_classes: 12
+  head: 24
+  blocks:
+    - dsa_r1_k3_s1_c8
+    - ir_r1_k3.5_a1.1_p1.1_s2_e3_c16_nre
+    - ir_r2_k3.5.7_p1.1_s1_e2_c16_se0.5_nsw
+    - ir_r1_k3_s2_e2_c24_nhs
+  preprocess: {}
+"""
+
+
+def tiny(folder: Path, *, seed: int = 0, fresh: bool = False) -> effnets.Classifier:
+    """The network, shaken unless it is to be `fresh`."""
+    path = folder / "tiny.yaml"
+    path.write_text(TABLE.replace("  preprocess: {}\n", ""))
+    torch.manual_seed(seed)
+    model = effnets.create_model(path)
+    return model.eval() if fresh else shake(model, size=64)

@@ -1,0 +1,100 @@
+"""Every fault in an exported graph is found, and said where."""
+
+from __future__ import annotations
+
+import copy
+
+import onnx
+import pytest
+import torch
+from deploy.faults import FAULTS, nodes, set_attribute
+from deploy.networks import tiny
+
+from effnets.deploy.graph import NetworkGraph, export_graph
+from effnets.deploy.metadata import describe
+from effnets.deploy.node_check import find_divergence, find_faulty_node
+from effnets.deploy.probes import normalised, probe_images
+from effnets.deploy.verify import verify, verify_rewrites
+from effnets.errors import VerificationError
+
+
+class Exported:
+    def __init__(self, folder, *, fresh):
+        self.network = tiny(folder, fresh=fresh).double()
+        self.module = copy.deepcopy(self.network)
+        self.description = describe(self.network, size=(56, 64), input_kind="normalised", rewrites=None)
+        self.graph = export_graph(self.module.float(), self.description, topk=3)
+
+    def verify(self, graph: NetworkGraph, engines=("onnxruntime",)):
+        return verify(graph, self.network, self.module, self.description, engines)
+
+    def with_fault(self, inject) -> NetworkGraph:
+        model = onnx.ModelProto()
+        model.CopyFrom(self.graph.model)
+        inject(model.graph)
+        assert model.SerializeToString() != self.graph.model.SerializeToString()
+        return NetworkGraph(model, self.graph.program, self.graph.network_input)
+
+
+@pytest.fixture(scope="module")
+def shaken(tmp_path_factory):
+    return Exported(tmp_path_factory.mktemp("tiny"), fresh=False)
+
+
+def test_every_fault_is_caught(shaken):
+    assert max(shaken.verify(shaken.graph, ("onnxruntime", "openvino")).values()) < 1e-4
+    assert len(FAULTS) >= 30
+    unseen = []
+    for name, inject in FAULTS.items():
+        graph = shaken.with_fault(inject)
+        try:
+            shaken.verify(graph)
+            unseen.append(name)
+        except VerificationError as error:
+            assert str(error).startswith("tiny: not exported: "), name
+    assert unseen == []
+
+
+def test_a_fault_is_placed_at_its_node(shaken):
+    node = nodes(shaken.graph.model.graph, "Conv")[5]
+
+    def inject(graph):
+        set_attribute(nodes(graph, "Conv")[5], "dilations", [1, 1])
+        nodes(graph, "Conv")[5].input[1] = nodes(graph, "Conv")[5].input[1]
+        weight = next(entry for entry in graph.initializer if entry.name == node.input[1])
+        weight.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(weight) * 1.01, weight.name))
+
+    found = find_faulty_node(shaken.with_fault(inject), shaken.description)
+    assert (found.node, found.operator) == (node.name, "Conv")
+    assert node.name.startswith("stages.")
+    images = normalised(probe_images(1, 56, 64, 3, seed=0), shaken.description.preprocess)
+    place = find_divergence(shaken.with_fault(inject), "onnxruntime", images, images, shaken.description)
+    assert f"first at node {node.name} (Conv" in place
+
+
+def test_faults_in_a_blind_network_are_seen(tmp_path):
+    """A fresh network reaches no 6 and hardly reacts to its images."""
+    fresh = Exported(tmp_path, fresh=True)
+    fresh.verify(fresh.graph)
+    unseen = []
+    for name in ("clip_bound_moved", "clip_ceiling_gone", "epsilon_changed", "one_channel_by_a_thousandth", "relu_leaks"):
+        if find_faulty_node(fresh.with_fault(FAULTS[name]), fresh.description) is None:
+            unseen.append(name)
+    assert unseen == []
+
+
+def test_a_rewrite_that_changes_the_function(shaken):
+    changed = copy.deepcopy(shaken.network)
+    with torch.no_grad():
+        changed.head.bn.bias[0] += 1e-5
+    with pytest.raises(VerificationError, match="tiny: not exported: a rewrite changed it: logits of images"):
+        verify_rewrites(shaken.network, changed, shaken.description)
+    verify_rewrites(shaken.network, copy.deepcopy(shaken.network), shaken.description)
+
+
+def test_probe_images_are_reproducible_and_use_the_whole_range():
+    images = probe_images(3, 40, 50, 3, seed=1)
+    assert (images == probe_images(3, 40, 50, 3, seed=1)).all()
+    assert images.shape == (3, 40, 50, 3)
+    assert (images.min(), images.max()) == (0, 255)
+    assert normalised(probe_images(1, 9, 9, 4, seed=0), pytest.importorskip("effnets").PreprocessSpec()).shape[1] == 4
