@@ -77,7 +77,13 @@ def test_faults_in_a_blind_network_are_seen(tmp_path):
     fresh = Exported(tmp_path, fresh=True)
     fresh.verify(fresh.graph)
     unseen = []
-    for name in ("clip_bound_moved", "clip_ceiling_gone", "epsilon_changed", "one_channel_by_a_thousandth", "relu_leaks"):
+    for name in (
+        "clip_bound_moved",
+        "clip_ceiling_gone",
+        "epsilon_changed",
+        "one_channel_by_a_thousandth",
+        "relu_leaks",
+    ):
         if find_faulty_node(fresh.with_fault(FAULTS[name]), fresh.description) is None:
             unseen.append(name)
     assert unseen == []

@@ -1,0 +1,1 @@
+"""Measuring speed on the machine at hand."""

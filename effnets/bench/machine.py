@@ -1,0 +1,72 @@
+"""The machine that was measured on, as a report states it. Free of torch."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+__all__ = ["Machine", "describe_machine"]
+
+_PACKAGES = ("torch", "onnxruntime", "openvino", "onnx", "timm", "torchvision", "numpy")
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """Processor and programs. Measurements hold for a machine, and are not reused on another.
+
+    Attributes:
+        processor: its name as it calls itself. cores: those that this process may use.
+        features: of its instructions, those that matter for networks (avx2, avx512f, …, amx_bf16).
+        system: operating system and architecture.
+        versions: of the packages that are installed, Python's among them.
+    """
+
+    processor: str
+    cores: int
+    features: tuple[str, ...]
+    system: str
+    versions: dict[str, str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values that JSON can hold."""
+        return {**asdict(self), "features": list(self.features)}
+
+    def __str__(self) -> str:
+        return f"{self.processor}, {self.cores} cores ({', '.join(self.features) or 'no vector instructions known'})"
+
+
+def describe_machine() -> Machine:
+    """This machine."""
+    facts = _cpu_facts()
+    flags = set(facts.get("flags", facts.get("Features", "")).split())
+    wanted = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8", "asimd", "bf16")
+    return Machine(
+        processor=facts.get("model name") or platform.processor() or platform.machine(),
+        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        features=tuple(flag for flag in wanted if flag in flags),
+        system=f"{platform.system()} {platform.machine()}",
+        versions=_versions(),
+    )
+
+
+def _cpu_facts() -> dict[str, str]:
+    """The first processor's lines of /proc/cpuinfo; empty where there is none."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8").partition("\n\n")[0]
+    except OSError:
+        return {}
+    return {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in text.splitlines())}
+
+
+def _versions() -> dict[str, str]:
+    versions = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions

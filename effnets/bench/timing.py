@@ -1,0 +1,100 @@
+"""Timing several things against each other on a machine that does other work too. Free of torch."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from effnets.errors import ArgumentError
+
+__all__ = ["Timing", "interleave", "ratio"]
+
+# A sample shorter than this is mostly the clock's and the scheduler's noise.
+_SAMPLE_SECONDS = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """How long one call took, in milliseconds, in the order measured."""
+
+    samples: tuple[float, ...]
+
+    @property
+    def median(self) -> float:
+        """In milliseconds."""
+        return statistics.median(self.samples)
+
+    @property
+    def quartiles(self) -> tuple[float, float]:
+        """Between which half of the samples lie, in milliseconds."""
+        if len(self.samples) < 2:
+            return self.samples[0], self.samples[0]
+        first, _, third = statistics.quantiles(self.samples, n=4, method="inclusive")
+        return first, third
+
+
+def interleave(
+    subjects: Mapping[str, Callable[[], object]],
+    *,
+    rounds: int = 15,
+    seconds: float = math.inf,
+    warmup: int = 2,
+    progress: Callable[[float], object] | None = None,
+) -> dict[str, Timing]:
+    """Time `subjects` in turns, so that what disturbs the machine disturbs them alike.
+
+    Every round takes one sample of each, in an order that turns from round to round; a sample is as many calls as
+    fill 20 ms. The median of many rounds is robust, and the ratio of two medians from one run more so.
+
+    Args:
+        subjects: what to call, by name.
+        rounds: samples of each, at least 1.
+        seconds: begin no round after so many, but finish three rounds anyway.
+        warmup: calls of each before the first round, which compile and allocate.
+        progress: called with the share that is done, 0 to 1.
+
+    Raises:
+        ArgumentError: nothing to time, or no rounds.
+    """
+    if not subjects or rounds < 1:
+        raise ArgumentError(f"{len(subjects)} subjects in {rounds} rounds; there must be at least one of each")
+    begin = time.perf_counter()
+    calls = {name: _calls_per_sample(call, warmup) for name, call in subjects.items()}
+    samples: dict[str, list[float]] = {name: [] for name in subjects}
+    names = list(subjects)
+    for done in range(rounds):
+        if done >= 3 and time.perf_counter() - begin > seconds:
+            break
+        for name in _turned(names, done):
+            samples[name].append(_sample(subjects[name], calls[name]))
+        if progress is not None:
+            progress(max((done + 1) / rounds, min(1.0, (time.perf_counter() - begin) / seconds)))
+    return {name: Timing(tuple(values)) for name, values in samples.items()}
+
+
+def ratio(slow: Timing, fast: Timing) -> float:
+    """How many times faster `fast` is: the ratio of the medians."""
+    return slow.median / fast.median
+
+
+def _turned(names: Sequence[str], turn: int) -> Sequence[str]:
+    start = turn % len(names)
+    return [*names[start:], *names[:start]]
+
+
+def _calls_per_sample(call: Callable[[], object], warmup: int) -> int:
+    for _ in range(warmup):
+        call()
+    single = _sample(call, 1) / 1000
+    return max(1, math.ceil(_SAMPLE_SECONDS / max(single, 1e-9)) if single < _SAMPLE_SECONDS else 1)
+
+
+def _sample(call: Callable[[], object], calls: int) -> float:
+    """Milliseconds of one call, over `calls` of them."""
+    begin = time.perf_counter()
+    for _ in range(calls):
+        call()
+    return (time.perf_counter() - begin) * 1000 / calls
