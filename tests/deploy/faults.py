@@ -43,7 +43,9 @@ def edit(graph: onnx.GraphProto, name: str, change: Callable[[np.ndarray], objec
     tensor.CopyFrom(numpy_helper.from_array(array if changed is None else np.asarray(changed, array.dtype), name))
 
 
-def edit_apart(graph: onnx.GraphProto, node: onnx.NodeProto, index: int, change: Callable[[np.ndarray], object]) -> None:
+def edit_apart(
+    graph: onnx.GraphProto, node: onnx.NodeProto, index: int, change: Callable[[np.ndarray], object]
+) -> None:
     """Change an input of one node alone, where others may share the constant."""
     name = f"{node.input[index]}_apart"
     array = numpy_helper.to_array(initializer(graph, node.input[index])).copy()
@@ -71,7 +73,11 @@ def scale(place: tuple[int, ...], factor: float) -> Callable[[np.ndarray], None]
 
 @fault
 def one_weight_by_a_percent(graph):
-    edit(graph, convolution(graph, 1, 2).input[1], lambda array: np.put(array, np.abs(array).argmax(), array.max() * 1.05))
+    edit(
+        graph,
+        convolution(graph, 1, 2).input[1],
+        lambda array: np.put(array, np.abs(array).argmax(), array.max() * 1.05),
+    )
 
 
 @fault
