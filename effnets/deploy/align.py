@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import copy
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from effnets.deploy.chain import Chain, Network, in_channels, out_channels
-from effnets.deploy.convolution import exactly, frozen, with_weights
+from effnets.deploy.chain import Chain, Network
+from effnets.deploy.convolution import convs_of, exactly, frozen, with_weights
 from effnets.errors import ArgumentError
 from effnets.nn.classifier import Classifier
 from effnets.nn.features import FeaturePyramid
@@ -51,15 +50,18 @@ def align_channels(network: Network, multiple: int) -> Network:
         return network
     network = copy.deepcopy(network)
     width = _align_chain(network.stem, multiple, None)
-    seen = {level.stage for level in network.plan.features} if isinstance(network, FeaturePyramid) else set()
+    # Stages whose output is read from outside, or enters the classifier.
+    seen: set[int] = set()
+    if isinstance(network, FeaturePyramid):
+        seen = {level.stage for level in network.plan.features}
+    elif isinstance(network.head, nn.Identity):
+        seen = {len(network.stages) - 1}
     if -1 in seen:
         width = _trim(network.stem, width, network.plan.stem.out_channels)
     for index, (stage, blocks) in enumerate(zip(network.stages, network.plan.stages, strict=True)):
-        for chain in stage:
-            if isinstance(chain, Chain):
-                width = _align_chain(chain, multiple, width)
-        last = index + 1 == len(network.stages)
-        if index in seen or (last and (isinstance(network, FeaturePyramid) or isinstance(network.head, nn.Identity))):
+        for chain in stage.children():
+            width = _align_chain(chain, multiple, width)
+        if index in seen:
             width = _trim(stage, width, blocks[-1].out_channels)
     if isinstance(network, Classifier):
         if isinstance(network.head, Chain):
@@ -81,10 +83,10 @@ def _align_chain(chain: nn.Module, multiple: int, width: int | None) -> int:
     entering = width
     for name, layer in list(chain.named_children()):
         if isinstance(layer, Conv2d | MixedConv):
-            width = in_channels(layer) if width is None else width
+            width = _in_channels(layer) if width is None else width
             entering = width if entering is None else entering
             layer = _widen_conv(layer, width, _aligned(layer, width, multiple))
-            width = out_channels(layer)
+            width = _out_channels(layer)
             chain.add_module(name, layer)
         elif isinstance(layer, _BatchNorm) and width is not None:
             _widen_bn(layer, width)
@@ -109,24 +111,30 @@ def _round_up(channels: int, multiple: int) -> int:
 
 def _aligned(layer: Conv2d | MixedConv, width: int, multiple: int) -> int:
     """Channels that come out of `layer` after padding; a depthwise convolution puts out what it takes."""
-    convs = [layer] if isinstance(layer, Conv2d) else list(layer)
-    if all(_is_depthwise(conv) for conv in convs):
+    if all(_is_depthwise(conv) for conv in convs_of(layer)):
         return width
-    return _round_up(out_channels(layer), multiple)
+    return _round_up(_out_channels(layer), multiple)
 
 
 def _is_depthwise(conv: Conv2d) -> bool:
     return conv.groups == conv.in_channels == conv.out_channels and conv.groups > 1
 
 
+def _in_channels(layer: Conv2d | MixedConv) -> int:
+    return sum(conv.in_channels for conv in convs_of(layer))
+
+
+def _out_channels(layer: Conv2d | MixedConv) -> int:
+    return sum(conv.out_channels for conv in convs_of(layer))
+
+
 def _widen_conv(layer: Conv2d | MixedConv, inputs: int, outputs: int) -> Conv2d | MixedConv:
     if isinstance(layer, Conv2d):
         return _widen_plain(layer, inputs, outputs)
-    last = layer[-1]
-    assert isinstance(last, Conv2d)
-    added_inputs, added_outputs = inputs - in_channels(layer), outputs - out_channels(layer)
+    *convs, last = convs_of(layer)
+    added_inputs, added_outputs = inputs - _in_channels(layer), outputs - _out_channels(layer)
     widened = _widen_plain(last, last.in_channels + added_inputs, last.out_channels + added_outputs)
-    return MixedConv([*list(layer)[:-1], widened])
+    return MixedConv([*convs, widened])
 
 
 def _widen_plain(conv: Conv2d, inputs: int, outputs: int) -> Conv2d:

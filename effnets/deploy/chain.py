@@ -18,9 +18,9 @@ from effnets.nn.classifier import Classifier
 from effnets.nn.features import FeaturePyramid
 from effnets.nn.layers import ConvBNAct
 
-__all__ = ["Chain", "Network", "chains_of", "flatten", "in_channels", "out_channels"]
+__all__ = ["Chain", "Network", "chains_of", "flatten"]
 
-Network = TypeVar("Network", Classifier, FeaturePyramid)
+Network = TypeVar("Network", bound=Classifier | FeaturePyramid)
 
 # What does nothing in evaluation mode.
 _IDLE = (nn.Identity, nn.Dropout)
@@ -57,7 +57,7 @@ class Chain(nn.Sequential):
             return x + y
         if self.shortcut == "pad":
             return y + F.pad(x, (0, 0, 0, 0, 0, new))
-        first, rest = torch.split(y, (kept, new), dim=1)
+        first, rest = torch.split(y, [kept, new], dim=1)
         return torch.cat([x + first, rest], dim=1)
 
     def extra_repr(self) -> str:
@@ -74,13 +74,16 @@ def flatten(network: Network) -> Network:
     Raises:
         ArgumentError: a block is none of this library's.
     """
-    network = copy.deepcopy(network).eval().requires_grad_(False)
+    network = copy.deepcopy(network)
+    network.eval().requires_grad_(False)
     for stage in network.stages:
         for name, block in list(stage.named_children()):
             if type(block) in get_args(Block):
                 stage.add_module(name, _flatten_block(block))
             elif not isinstance(block, Chain):
-                raise ArgumentError(f"{type(block).__name__} is no block that create_model builds; nothing is rewritten")
+                raise ArgumentError(
+                    f"{type(block).__name__} is no block that create_model builds; nothing is rewritten"
+                )
     for name in ("stem", "head", "hidden"):
         part = getattr(network, name, None)
         if type(part) is ConvBNAct:
@@ -95,14 +98,8 @@ def chains_of(network: Classifier | FeaturePyramid) -> Iterator[tuple[str, Chain
     return ((name, module) for name, module in network.named_modules() if isinstance(module, Chain))
 
 
-def in_channels(conv: nn.Module) -> int:
-    """Channels that a convolution, mixed or plain, takes."""
+def _in_channels(conv: nn.Module) -> int:
     return sum(part.in_channels for part in conv.modules() if isinstance(part, nn.Conv2d))
-
-
-def out_channels(conv: nn.Module) -> int:
-    """Channels that a convolution, mixed or plain, puts out."""
-    return sum(part.out_channels for part in conv.modules() if isinstance(part, nn.Conv2d))
 
 
 def _flatten_block(block: nn.Module) -> Chain:
@@ -114,7 +111,7 @@ def _flatten_block(block: nn.Module) -> Chain:
         return Chain(layers)
     if isinstance(block, LinearBottleneck):
         return Chain(layers, shortcut="concat", splits=(block.splits[0], block.splits[1]))
-    return Chain(layers, shortcut="concat", splits=(in_channels(next(iter(layers.values()))), 0))
+    return Chain(layers, shortcut="concat", splits=(_in_channels(next(iter(layers.values()))), 0))
 
 
 def _plain_layers(name: str, part: nn.Module) -> Iterator[tuple[str, nn.Module]]:

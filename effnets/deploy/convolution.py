@@ -5,13 +5,18 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from effnets.nn.layers import Conv2d
+from effnets.nn.layers import Conv2d, MixedConv
 
-__all__ = ["exactly", "frozen", "with_weights"]
+__all__ = ["convs_of", "exactly", "frozen", "with_weights"]
+
+
+def convs_of(layer: Conv2d | MixedConv) -> list[Conv2d]:
+    """The convolutions of a mixed one, or the one that a plain one is."""
+    return [conv for conv in layer.modules() if isinstance(conv, Conv2d)]
 
 
 def exactly(tensor: Tensor) -> Tensor:
-    """The values in float64 on the CPU (Apple's GPUs have none), where a rewrite computes: it rounds once, at its end."""
+    """The values in float64, in which a rewrite computes; on the CPU, since Apple's GPUs have no such numbers."""
     return tensor.detach().to(device="cpu", dtype=torch.float64)
 
 

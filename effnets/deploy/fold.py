@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from effnets.deploy.chain import Chain, Network, chains_of
-from effnets.deploy.convolution import exactly, with_weights
+from effnets.deploy.convolution import convs_of, exactly, with_weights
 from effnets.errors import ArgumentError
 from effnets.nn.layers import Conv2d, MixedConv, SqueezeExcite
 
@@ -37,7 +38,7 @@ def fold_batch_norms(network: Network) -> Network:
 
 def _fold_chain(chain: Chain) -> None:
     layers = list(chain.named_children())
-    for (conv_name, conv), (bn_name, bn) in zip(layers, layers[1:], strict=False):
+    for (conv_name, conv), (bn_name, bn) in pairwise(layers):
         if isinstance(conv, Conv2d | MixedConv) and isinstance(bn, _BatchNorm):
             chain.add_module(conv_name, _scaled(conv, *_scale_and_shift(bn)))
             delattr(chain, bn_name)
@@ -58,8 +59,9 @@ def _scale_and_shift(bn: _BatchNorm) -> tuple[Tensor, Tensor]:
 def _scaled(conv: Conv2d | MixedConv, scale: Tensor, shift: Tensor) -> Conv2d | MixedConv:
     if isinstance(conv, Conv2d):
         return _scaled_conv(conv, scale, shift)
-    sizes = [part.out_channels for part in conv]
-    parts = zip(conv, scale.split(sizes), shift.split(sizes), strict=True)
+    convs = convs_of(conv)
+    sizes = [part.out_channels for part in convs]
+    parts = zip(convs, torch.split(scale, sizes), torch.split(shift, sizes), strict=True)
     return MixedConv(_scaled_conv(*part) for part in parts)
 
 

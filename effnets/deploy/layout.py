@@ -21,6 +21,7 @@ class ToChannelsLast(nn.Module):
 
 def use_channels_last(network: Network) -> Network:
     """A copy whose weights and activations are in NHWC order in memory; the input may be in any."""
-    network = copy.deepcopy(network).to(memory_format=torch.channels_last)
+    network = copy.deepcopy(network)
+    network.to(memory_format=torch.channels_last)
     network.add_module("stem", nn.Sequential(ToChannelsLast(), network.stem))
     return network

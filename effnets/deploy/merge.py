@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from effnets.deploy.chain import Network, chains_of
-from effnets.deploy.convolution import with_weights
+from effnets.deploy.convolution import convs_of, with_weights
 from effnets.deploy.rewrites import Pointwise, Rewrites
 from effnets.errors import ArgumentError
 from effnets.nn.layers import Conv2d, MixedConv
@@ -33,7 +33,7 @@ def merge_depthwise(network: Network, rewrites: Rewrites) -> Network:
         for name, layer in list(chain.named_children()):
             if isinstance(layer, MixedConv) and _is_depthwise(layer):
                 rule = rewrites.rule_of(f"{chain_name}.{name}", rewrites.depthwise)
-                chain.add_module(name, _merged(layer, _runs(rule, list(layer), rewrites.copy_taps)))
+                chain.add_module(name, _merged(layer, _runs(rule, convs_of(layer), rewrites.copy_taps)))
     return network
 
 
@@ -46,8 +46,8 @@ def merge_pointwise(network: Network, rewrites: Rewrites) -> Network:
     network = copy.deepcopy(network)
     for chain_name, chain in chains_of(network):
         for name, layer in list(chain.named_children()):
-            if isinstance(layer, MixedConv) and all(_is_pointwise(conv) for conv in layer):
-                equal = len({conv.weight.shape for conv in layer}) == 1
+            if isinstance(layer, MixedConv) and all(_is_pointwise(conv) for conv in convs_of(layer)):
+                equal = len({conv.weight.shape for conv in convs_of(layer)}) == 1
                 default: Pointwise = rewrites.equal_pointwise if equal else rewrites.unequal_pointwise
                 rule = rewrites.rule_of(f"{chain_name}.{name}", default)
                 if rule == "group" and not equal:
@@ -59,8 +59,8 @@ def merge_pointwise(network: Network, rewrites: Rewrites) -> Network:
 
 def _is_depthwise(mixed: MixedConv) -> bool:
     """Whether all are depthwise and pad alike: a strided 1×1 kernel has nothing to pad where SAME pads the others."""
-    return all(conv.groups == conv.in_channels == conv.out_channels for conv in mixed) and (
-        len({(conv.stride, conv.pads_by_size) for conv in mixed}) == 1
+    return all(conv.groups == conv.in_channels == conv.out_channels for conv in convs_of(mixed)) and (
+        len({(conv.stride, conv.pads_by_size) for conv in convs_of(mixed)}) == 1
     )
 
 
@@ -92,7 +92,7 @@ def _cheapest_runs(convs: Sequence[Conv2d], copy_taps: int) -> list[int]:
 
 
 def _merged(mixed: MixedConv, runs: Sequence[int]) -> Conv2d | MixedConv:
-    convs, merged = list(mixed), []
+    convs, merged = convs_of(mixed), []
     for run in runs:
         merged.append(_merge(convs[:run]))
         convs = convs[run:]
@@ -134,13 +134,14 @@ def _centred(weight: Tensor, size: int) -> Tensor:
 
 
 def _grouped(mixed: MixedConv) -> Conv2d:
-    convs = list(mixed)
+    convs = convs_of(mixed)
     return with_weights(convs[0], torch.cat([conv.weight for conv in convs]), _biases(convs), groups=len(convs))
 
 
 def _dense(mixed: MixedConv) -> Conv2d:
-    convs = list(mixed)
-    weight = torch.block_diag(*(conv.weight.flatten(1) for conv in convs))
+    convs = convs_of(mixed)
+    matrices = [conv.weight.flatten(1) for conv in convs]
+    weight: Tensor = torch.block_diag(*matrices)  # type: ignore[no-untyped-call]
     return with_weights(convs[0], weight[..., None, None], _biases(convs))
 
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import copy
 
+import torch
 from torch import nn
 
 from effnets.deploy.align import align_channels
 from effnets.deploy.chain import Chain, Network, chains_of, flatten
 from effnets.deploy.fold import fold_batch_norms
+from effnets.deploy.fuse import fuse_convolutions
 from effnets.deploy.layout import use_channels_last
 from effnets.deploy.merge import merge_depthwise, merge_pointwise
 from effnets.deploy.rewrites import PRESETS, Rewrites, Shortcut
+from effnets.deploy.squeeze import use_vectors
 from effnets.errors import ArgumentError
 from effnets.nn.classifier import Classifier
 from effnets.nn.features import FeaturePyramid
@@ -42,7 +45,9 @@ def optimize(model: nn.Module, rewrites: Rewrites | None = None) -> Classifier |
         raise ArgumentError(f"rewrites is a {type(rewrites).__name__}; give a Rewrites, or None")
     if any(isinstance(module, Chain) for module in network.modules()):
         raise ArgumentError("model was rewritten before; give the network it was made from")
-    return apply(flatten(network), rewrites)
+    # Weights made in inference mode could not be exported, or watched for changes.
+    with torch.inference_mode(False):
+        return apply(flatten(network), rewrites)
 
 
 def apply(network: Network, rewrites: Rewrites) -> Network:
@@ -57,8 +62,14 @@ def apply(network: Network, rewrites: Rewrites) -> Network:
     network = merge_depthwise(network, rewrites)
     network = merge_pointwise(network, rewrites)
     network = use_shortcut(network, rewrites.shortcut)
+    if rewrites.squeeze_excite == "vector":
+        network = use_vectors(network)
+    if rewrites.fuse:
+        network = fuse_convolutions(network)
     if rewrites.channels_last:
         network = use_channels_last(network)
+    # Layers made on the way are in training mode, as torch makes them.
+    network.eval()
     return network
 
 

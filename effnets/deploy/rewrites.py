@@ -9,10 +9,11 @@ from typing import Any, Literal, get_args, get_type_hints
 
 from effnets.errors import ArgumentError
 
-__all__ = ["PRESETS", "Pointwise", "Rewrites", "Shortcut"]
+__all__ = ["PRESETS", "Pointwise", "Rewrites", "Shortcut", "SqueezeForm"]
 
 Pointwise = Literal["keep", "group", "dense"]
 Shortcut = Literal["concat", "pad", "inplace"]
+SqueezeForm = Literal["conv", "vector"]
 
 _RUNS = re.compile(r"[1-9]\d*(\+[1-9]\d*)*")
 
@@ -37,6 +38,7 @@ class Rewrites:
         align: channels inside of the network are padded with zeros to a multiple of this; 1 leaves them.
         shortcut: how ReXNet's input is added to the first channels of a wider output: by splitting and joining it
             (``concat``), by an addition after padding the input (``pad``), or into the output's memory (``inplace``).
+        squeeze_excite: its two layers as 1×1 convolutions (``conv``) or as matrix products (``vector``).
         channels_last: weights and activations in NHWC order; the input may have any.
         fuse: convolutions with their activations as single calls of oneDNN, weights packed ahead. Only where PyTorch
             has it and the network is one in float32 on a CPU; compiled or exported, the network is the plain one.
@@ -50,6 +52,7 @@ class Rewrites:
     layers: tuple[tuple[str, str], ...] = ()
     align: int = 1
     shortcut: Shortcut = "pad"
+    squeeze_excite: SqueezeForm = "conv"
     channels_last: bool = False
     fuse: bool = False
 
@@ -115,7 +118,7 @@ def _check_layers(layers: object) -> None:
 
 # What each engine starts from; measuring on the machine at hand may refine it.
 PRESETS: dict[str, Rewrites] = {
-    "torch": Rewrites(shortcut="inplace", channels_last=True, fuse=True),
+    "torch": Rewrites(shortcut="inplace", squeeze_excite="vector", channels_last=True, fuse=True),
     "onnxruntime": Rewrites(align=8),
     "openvino": Rewrites(),
     "none": Rewrites(

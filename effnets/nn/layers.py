@@ -19,6 +19,7 @@ __all__ = [
     "MixedConv",
     "SqueezeExcite",
     "activation",
+    "same_padding",
 ]
 
 
@@ -67,13 +68,13 @@ class Conv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.pads_by_size:
-            top, bottom = _same_padding(x.shape[-2], self.reach, self.stride[0])
-            left, right = _same_padding(x.shape[-1], self.reach, self.stride[1])
+            top, bottom = same_padding(x.shape[-2], self.reach, self.stride[0])
+            left, right = same_padding(x.shape[-1], self.reach, self.stride[1])
             x = F.pad(x, (left, right, top, bottom))
         return super().forward(x)
 
 
-def _same_padding(size: int, reach: int, stride: int) -> tuple[int, int]:
+def same_padding(size: int, reach: int, stride: int) -> tuple[int, int]:
     """Pixels before and after one side, so that ceil(size / stride) outputs fit.
 
     `reach` is dilation · (kernel size - 1). Odd kernels above 1 reach further than a stride of 2 leaps, so the sum is
