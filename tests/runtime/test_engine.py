@@ -81,7 +81,7 @@ def test_foreign_and_damaged_files(path, tmp_path):
             effnets.load_engine(broken)
 
 
-def test_damaged_metadata(tmp_path):
+def test_damaged_metadata():
     properties = describe().to_properties()
     for key, value in (
         ("effnets.labels", "{"),
@@ -104,7 +104,7 @@ def test_properties_are_read_as_onnx_reads_them(path):
 def test_mistakes(path, monkeypatch):
     with pytest.raises(ArgumentError, match="engine is 'tvm'; choose auto or one of onnxruntime"):
         effnets.load_engine(path, "tvm")
-    with pytest.raises(ArgumentError, match="an ONNX file is executed by .* not by torch"):
+    with pytest.raises(ArgumentError, match=r"an ONNX file is executed by .* not by torch"):
         effnets.load_engine(path, "torch")
     with pytest.raises(ArgumentError, match="onnxruntime has no bfloat16; use the engine openvino"):
         effnets.load_engine(path, "onnxruntime", precision="bfloat16")
