@@ -61,8 +61,9 @@ def draw_choice(
         parts.append(f'<circle cx="{x}" cy="{y}" r="{_RING}" fill="none" stroke="{_INK}" stroke-width="2"/>')
     frame = Box(_LEFT + 2, _TOP + 2, _WIDTH - 4, _HEIGHT - _BOTTOM - 2)
     # The chosen one first, so that it gets the best place; the others from the most accurate down.
-    named = sorted(front, key=lambda point: (point is not chosen, -point.top1))
-    labels = [(axes.place(point), point.label, _RING if point is chosen else _RADIUS) for point in named]
+    first = sorted(front, key=lambda point: (point is not chosen, -point.top1))
+    named = list({point.network.key: point for point in reversed(first)}.values())[::-1]
+    labels = [(axes.place(point), _name(point), _RING if point is chosen else _RADIUS) for point in named]
     for point, label in zip(named, place_labels(labels, taken, frame), strict=True):
         if label is None:
             continue
@@ -70,7 +71,9 @@ def draw_choice(
             (x, y), (to_x, to_y) = axes.place(point), label.leader
             parts.append(f'<path d="M{x} {y}L{to_x:.1f} {to_y:.1f}" stroke="#999999" stroke-width="0.7"/>')
         weight = "bold" if point is chosen else ""
-        parts.append(_text(label.x, label.y, point.label, weight=weight, fill=colour[point.family]))
+        parts.append(
+            _text(label.x, label.y, _name(point), anchor=label.anchor, weight=weight, fill=colour[point.family])
+        )
     return "\n".join([*parts, "</svg>"]) + "\n"
 
 
@@ -83,8 +86,9 @@ class _Axes:
         accuracies = [point.top1 for point in points] + ([limits.min_top1] if limits.min_top1 else [])
         times, accuracies = times or [1.0], accuracies or [50.0]
         self.low, self.high = min(times) / 1.3, max(times) * 1.4
-        self.bottom = max(0, math.floor(min(accuracies) - 1))
-        self.top = min(100, math.ceil(max(accuracies) + 1))
+        margin = max(1.0, 0.06 * (max(accuracies) - min(accuracies)))
+        self.bottom = max(0, math.floor(min(accuracies) - margin))
+        self.top = min(100, math.ceil(max(accuracies) + margin))
 
     def x(self, latency: float) -> float:
         share = math.log(latency / self.low) / math.log(self.high / self.low)
@@ -157,8 +161,14 @@ def _legend(colour: dict[str, str]) -> Iterator[str]:
     x = _LEFT + 6.0
     for family, fill in colour.items():
         yield f'<circle cx="{x:.1f}" cy="44" r="{_RADIUS}" fill="{fill}"/>' + _text(x + 9, 48, family, size=12)
-        x += 30 + 1.15 * width_of(family)
-    yield _text(x + 10, 48, "filled: on the Pareto front · ring: recommended", size=12, fill="#666666")
+        x += 28 + 1.1 * width_of(family)
+    note = "filled: on the Pareto front · ring: recommended"
+    yield _text(_WIDTH - _RIGHT, 24, note, anchor="end", size=12, fill="#666666")
+
+
+def _name(point: Candidate) -> str:
+    # Without the tag, which the table has: of one network at one size only one is on the front.
+    return f"{point.name.partition('.')[0]} at {point.network.size}"
 
 
 def _around(place: tuple[float, float], radius: float) -> Box:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 __all__ = ["LINE", "Box", "Label", "along", "place_labels", "width_of"]
 
 # An estimate of a letter's width, bold and wide ones included, and a line's height, at font size 11.
-_LETTER, LINE = 7.0, 12
+_LETTER, LINE = 6.6, 12
 _GAP = 3.0
 
 
@@ -36,10 +36,12 @@ class Box:
 
 @dataclass(frozen=True, slots=True)
 class Label:
-    """Where a text begins on its baseline, what it covers, and where a line leads to from its point, if it is far."""
+    """Where a text stands on its baseline, by its `anchor` (start or end), what it covers, and where a line leads to
+    from its point, if it is far."""
 
     x: float
     y: float
+    anchor: str
     box: Box
     leader: tuple[float, float] | None
 
@@ -88,24 +90,18 @@ def _places(point: tuple[float, float], width: float, radius: float) -> Iterator
     """Beside the point first, then ever farther round it, with a leading line."""
     x, y = point
     near = radius + _GAP
-    middle, below = y + LINE * 0.35, y + near + LINE * 0.75
-    for left, baseline in (
-        *((x + near, middle), (x - near - width, middle), (x + near / 2, below), (x - near / 2 - width, y - near)),
-        *(
-            (x + near / 2, y - near),
-            (x - near / 2 - width, below),
-            (x - width / 2, y - near - 2),
-            (x - width / 2, below + 2),
-        ),
-    ):
-        yield _label(left, baseline, width, None)
+    middle, above, below = y + LINE * 0.35, y - near, y + near + LINE * 0.75
+    for sideways, baseline in ((near, middle), (near / 2, below), (near / 2, above)):
+        yield _label(x + sideways, baseline, width, "start", None)
+        yield _label(x - sideways, baseline, width, "end", None)
     for distance in range(20, 260, 12):
         for turn in range(16):
             angle = math.radians(45 + 22.5 * turn)
             to_x, to_y = x + distance * math.cos(angle), y + distance * math.sin(angle)
-            left = to_x + 2 if math.cos(angle) >= 0 else to_x - 2 - width
-            yield _label(left, to_y + LINE * 0.35, width, (to_x, to_y))
+            anchor, sideways = ("start", 2) if math.cos(angle) >= 0 else ("end", -2)
+            yield _label(to_x + sideways, to_y + LINE * 0.35, width, anchor, (to_x, to_y))
 
 
-def _label(left: float, baseline: float, width: float, leader: tuple[float, float] | None) -> Label:
-    return Label(left, baseline, Box(left, baseline - LINE + 2, left + width, baseline + 3), leader)
+def _label(x: float, baseline: float, width: float, anchor: str, leader: tuple[float, float] | None) -> Label:
+    left = x - width if anchor == "end" else x
+    return Label(x, baseline, anchor, Box(left, baseline - LINE + 2, left + width, baseline + 3), leader)
