@@ -121,6 +121,14 @@ def test_cheap_limits_come_before_measuring(store, candidates):
     assert meter.asked == []
 
 
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+def test_a_network_is_really_measured(engine):
+    network = list_candidates("tf_mobilenetv1_025.keras_r128_in1k")[0][0].network
+    timing = Meter(engine, batch=2, threads=1, seconds=0.1).measure(network)
+    assert len(timing.samples) >= 3
+    assert timing.median > 0
+
+
 def test_no_engine(monkeypatch):
     monkeypatch.setattr(latency, "available_engines", list)
     monkeypatch.setattr(latency, "find_spec", lambda package: None)  # noqa: ARG005

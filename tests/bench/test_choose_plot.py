@@ -14,6 +14,7 @@ from effnets.bench.choose import pareto_front, recommend
 from effnets.bench.choose_plot import draw_choice
 from effnets.bench.plot_labels import Box, along, place_labels, width_of
 
+
 def point(name, latency):
     network = Network(name, 224, name)
     return Candidate(
