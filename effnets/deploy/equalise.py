@@ -125,8 +125,9 @@ def _factors(stream: _Stream, values: Values, bounds: dict[str, Interval]) -> ND
 
 
 def _clip_of(node: onnx.NodeProto, values: Values) -> tuple[float, float]:
-    limits = [float(values.get(name)) if name else default for name, default in zip(node.input[1:], (-np.inf, np.inf))]
-    low, high = [*limits, -np.inf, np.inf][:2] if len(limits) == 2 else (-np.inf, np.inf)
+    lowest, highest = [*node.input[1:], "", ""][:2]
+    low = float(values.get(lowest)) if lowest else -np.inf
+    high = float(values.get(highest)) if highest else np.inf
     return low, high
 
 

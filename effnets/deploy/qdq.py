@@ -53,9 +53,7 @@ def quantised(
     for node in corrected.graph.node:
         if biases and node.name in biases and node.name not in excluded:
             values.put(node.input[2], values.get(node.input[2]) + biases[node.name])
-    data = {
-        name: TensorData(lowest=np.float32(low), highest=np.float32(high)) for name, (low, high) in ranges.items()
-    }
+    data = {name: TensorData(lowest=np.float32(low), highest=np.float32(high)) for name, (low, high) in ranges.items()}
     logging.getLogger().setLevel(max(logging.getLogger().level, logging.WARNING))
     quantiser = QDQQuantizer(
         onnx.shape_inference.infer_shapes(corrected),
@@ -77,7 +75,7 @@ def quantised(
 def bias_errors(
     model: onnx.ModelProto, ranges: Ranges, batches: Iterable[NDArray[np.float32]]
 ) -> dict[str, NDArray[np.float32]]:
-    """What rounding adds to each output channel of each convolution on average, negated: Nagel et al. 2019, section 4.2.
+    """What rounding adds to each channel of each convolution on average, negated (Nagel et al. 2019, section 4.2).
 
     Every layer is measured on its float inputs, rounded, so that its correction does not depend on which others are in
     int8. The means are over the calibration images (the paper derives them from batch normalisation).

@@ -43,7 +43,7 @@ def quantize(
     optimize: bool | Rewrites = True,
     topk: int | None = None,
     gate: Gate | None = None,
-    calibration_images: int = 200,
+    calibration_images: int = 128,
     held_out_images: int = 1000,
     max_left: float = 0.5,
     seed: int = 0,

@@ -23,11 +23,11 @@ class QuantizeReport:
         gate: what was demanded. agreement: what was reached on held-out images, by engine.
         failures: what of the gate's demands is not met; empty for a file that was written.
         left: layers left in float, those to blame first. layers: how many there are.
-        sensitivity: by how much the error of the logits falls if this layer alone is left in float, largest first; empty
-            if int8 passed throughout, and nothing had to be searched.
+        sensitivity: by how much the error of the logits falls if this layer alone is left in float, largest first;
+            empty if int8 passed throughout, and nothing had to be searched.
         error: of the logits of calibration images, its root mean square over the spread of float's logits.
-        trials: that error for each setting that was tried. method, equalised, bias_corrected: the one chosen: how ranges
-            were calibrated, how many channels were equalised, whether biases were corrected.
+        trials: that error for each setting that was tried. method, equalised, bias_corrected: the one chosen: how
+            ranges were calibrated, how many channels were equalised, whether biases were corrected.
         attempts: how often the gate was asked; each time more layers were left in float.
         calibration_images: that were used. broken: why files could not be read. duplicates: files left out as such.
         size, float_size: of the files, in bytes.
@@ -85,15 +85,17 @@ class QuantizeReport:
         lines = [f"{self.path or self.model}: int8, {self.size / 1e6:.1f} MB, {self.size_ratio:.1f} times smaller"]
         for engine, found in self.agreement.items():
             line = (
-                f"{engine}: top-1 as in float on {found.agreement:.1%} of {found.clear} clear and {found.overall:.1%} of "
-                f"all {found.images} held-out images; float's top-1 in the top 5 of {found.in_top5:.1%}"
+                f"{engine}: top-1 as in float on {found.agreement:.1%} of {found.clear} clear and {found.overall:.1%} "
+                f"of all {found.images} held-out images; float's top-1 in the top 5 of {found.in_top5:.1%}"
             )
             if found.top1 is not None:
                 line += f"; accuracy {found.top1_float:.1f} % → {found.top1:.1f} % on {found.labelled} labelled"
             lines.append(line)
         for engine, ratio in self.speed_ratios.items():
             times = self.milliseconds[engine]
-            lines.append(f"{engine}: {times['float32']:.2f} → {times['int8']:.2f} ms an image, {ratio:.2f} times as fast")
+            lines.append(
+                f"{engine}: {times['float32']:.2f} → {times['int8']:.2f} ms an image, {ratio:.2f} times as fast"
+            )
         lines.append(
             f"ranges by {self.method} of {self.calibration_images} images, {self.equalised} channels equalised, biases "
             + ("corrected" if self.bias_corrected else "as they were")

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from effnets.deploy.onnx_values import copy_of
+from effnets.deploy.onnx_values import Values, copy_of
 
 __all__ = ["METHODS", "Histogram", "Ranges", "collect", "ranges_by", "session_of"]
 
@@ -20,6 +20,7 @@ Ranges = dict[str, tuple[float, float]]
 
 _BINS = 2048
 _LEVELS = 256
+_STEP, _LARGE = 7, 20_000  # of many values every seventh is counted
 _SHARES = np.linspace(0.2, 1.0, 41)  # of the whole range that are tried
 _ERRORS_ONLY = 4
 
@@ -36,7 +37,7 @@ class Histogram:
     def centres(self) -> NDArray[np.float64]:
         """The middle of each bin."""
         width = (self.high - self.low) / len(self.counts)
-        return self.low + width * (np.arange(len(self.counts)) + 0.5)
+        return np.asarray(self.low + width * (np.arange(len(self.counts)) + 0.5), np.float64)
 
 
 def session_of(model: onnx.ModelProto, outputs: Iterable[str] = ()) -> onnxruntime.InferenceSession:
@@ -59,19 +60,34 @@ def collect(model: onnx.ModelProto, batches: Callable[[], Iterable[NDArray[np.fl
         batches: gives the calibration images, float32 ``[N, C, H, W]``, and is called twice.
     """
     source = model.graph.input[0].name
-    names = [name for node in model.graph.node for name in node.output]
+    clipped = _clipped(model)
+    names = [name for node in model.graph.node for name in node.output if name not in clipped]
     session = session_of(model, names)
     bounds: Ranges = {}
     for images in batches():
         for name, value in _values(session, names, source, images):
             low, high = bounds.get(name, (np.inf, -np.inf))
-            bounds[name] = min(low, value.min().item()), max(high, value.max().item())
+            least, most = torch.aminmax(value)
+            bounds[name] = min(low, least.item()), max(high, most.item())
     counts = {name: torch.zeros(_BINS, dtype=torch.float64) for name in bounds}
     for images in batches():
         for name, value in _values(session, names, source, images):
             low, high = bounds[name]
-            counts[name] += torch.histc(value, _BINS, low, max(high, low + 1e-9))
-    return {name: Histogram(*bounds[name], counts[name].numpy()) for name in bounds}
+            # A prime step, so that no column of the map is always passed over.
+            sample = value.flatten()[:: _STEP if value.numel() > _LARGE else 1]
+            counts[name] += torch.histc(sample, _BINS, low, max(high, low + 1e-9))
+    histograms = {name: Histogram(*bounds[name], counts[name].numpy()) for name in bounds}
+    return histograms | {name: histograms[after] for name, after in clipped.items()}
+
+
+def _clipped(model: onnx.ModelProto) -> dict[str, str]:
+    """Values that nothing reads but an activation that only clips, and what it makes of them: they are never stored."""
+    values = Values(model)
+    found = {}
+    for node in model.graph.node:
+        if node.op_type in ("Clip", "Relu") and len(values.readers[node.input[0]]) == 1:
+            found[node.input[0]] = node.output[0]
+    return {name: after for name, after in found.items() if name in values.writer and name not in values.outputs}
 
 
 def _values(
