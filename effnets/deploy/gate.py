@@ -72,7 +72,7 @@ class Agreement:
                 f"float has a clear first class on {self.clear} of {self.images} held-out images, and {gate.min_clear} "
                 "are needed to judge: give more photographs, of what the model knows"
             )
-        if self.agreement < gate.min_agreement:
+        elif self.agreement < gate.min_agreement:
             found.append(
                 f"top-1 agrees on {self.agreement:.2%} of {self.clear} clear images, not on {gate.min_agreement:.0%}"
             )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Collection, Iterable, Mapping
 
 import numpy as np
@@ -54,7 +53,6 @@ def quantised(
         if biases and node.name in biases and node.name not in excluded:
             values.put(node.input[2], values.get(node.input[2]) + biases[node.name])
     data = {name: TensorData(lowest=np.float32(low), highest=np.float32(high)) for name, (low, high) in ranges.items()}
-    logging.getLogger().setLevel(max(logging.getLogger().level, logging.WARNING))
     quantiser = QDQQuantizer(
         onnx.shape_inference.infer_shapes(corrected),
         True,  # a scale for each channel of the weights

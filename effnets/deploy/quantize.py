@@ -105,7 +105,8 @@ def quantize(
         built = search.build(left)
         agreement, failures = judge(built)
         report = _report(description, search, split, gate, agreement, failures, left, attempt, built, data)
-        if not failures:
+        # Too few clear images are no layer's fault.
+        if not failures or any(found.clear < gate.min_clear for found in agreement.values()):
             break
     if report.failures:
         raise QuantizationError(_refusal(report), report)
@@ -198,11 +199,13 @@ def _report(
 
 
 def _refusal(report: QuantizeReport) -> str:
-    return (
+    text = (
         f"{report.model}: not written in int8, with {len(report.left)} of {report.layers} layers in float: "
-        f"{'; '.join(report.failures)}. Layers to blame, with the share of the error that each takes away when left in "
-        f"float: {report.blame()}"
+        f"{'; '.join(report.failures)}"
     )
+    if not report.sensitivity:
+        return text
+    return f"{text}. Layers to blame, with the share of the error that goes if each is left in float: {report.blame()}"
 
 
 def _time(
