@@ -29,7 +29,7 @@ from effnets.runtime.description import Description
 from effnets.runtime.engine import load_onnx
 from effnets.runtime.onnx_file import read_properties
 
-__all__ = ["quantize"]
+__all__ = ["quantize", "time_pair"]
 
 PhotoSource = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
@@ -68,7 +68,7 @@ def quantize(
         calibration_images, held_out_images: how many to use at most; no more than half of all calibrate.
         max_left: the share of layers that may be left in float.
         engines: on which the gate must open; None: on ONNX Runtime, and on OpenVINO if that is installed.
-        timing_seconds: how long float and int8 are timed against each other; 0 leaves it out.
+        timing_seconds: how long float and int8 are timed against each other, on one thread; 0 leaves it out.
         progress: called with what is being done, in a few words.
 
     Raises:
@@ -112,7 +112,9 @@ def quantize(
         raise QuantizationError(_refusal(report), report)
     if timing_seconds:
         progress("timing")
-        report = replace(report, milliseconds=_time(data, built, description, split.held_out, names, timing_seconds))
+        report = replace(
+            report, milliseconds=time_pair(data, built.SerializeToString(), description, names, timing_seconds)
+        )
     return _finish(target, built, description, report)
 
 
@@ -208,16 +210,21 @@ def _refusal(report: QuantizeReport) -> str:
     return f"{text}. Layers to blame, with the share of the error that goes if each is left in float: {report.blame()}"
 
 
-def _time(
-    data: bytes, built: onnx.ModelProto, description: Description, photos: Photos, names: Sequence[str], seconds: float
+def time_pair(
+    before: bytes, after: bytes, description: Description, engines: Sequence[str], seconds: float
 ) -> dict[str, dict[str, float]]:
-    """Median milliseconds for one image, all taken in turns."""
-    image = next(photos.batches())[:1]
-    models = {"float32": data, "int8": built.SerializeToString()}
-    engines = {(name, kind): load_onnx(model, description, name) for name in names for kind, model in models.items()}
-    subjects = {f"{name} {kind}": lambda engine=engine: engine(image) for (name, kind), engine in engines.items()}
-    timings = interleave(subjects, rounds=25, seconds=seconds)
-    return {name: {kind: timings[f"{name} {kind}"].median for kind in models} for name in names}
+    """Median milliseconds for one image in float32 and in int8 by engine, in turns on one thread.
+
+    Engines' threads spin for a while when they are done, and would slow down whoever's turn is next.
+    """
+    image = np.random.default_rng(0).normal(size=(1, description.channels, *description.image_size)).astype(np.float32)
+    medians = {}
+    for name in engines:
+        float32, int8 = (load_onnx(model, description, name, threads=1) for model in (before, after))
+        subjects = {"float32": lambda run=float32: run(image), "int8": lambda run=int8: run(image)}
+        timings = interleave(subjects, rounds=50, seconds=seconds / len(engines))
+        medians[name] = {kind: timing.median for kind, timing in timings.items()}
+    return medians
 
 
 def _finish(target: Path, built: onnx.ModelProto, description: Description, report: QuantizeReport) -> QuantizeReport:

@@ -31,7 +31,7 @@ class QuantizeReport:
         attempts: how often the gate was asked; each time more layers were left in float.
         calibration_images: that were used. broken: why files could not be read. duplicates: files left out as such.
         size, float_size: of the files, in bytes.
-        milliseconds: median time for one image by engine, in float and in int8, in turns.
+        milliseconds: median time for one image on one thread by engine, in float and in int8, in turns.
     """
 
     model: str
@@ -92,10 +92,8 @@ class QuantizeReport:
                 line += f"; accuracy {found.top1_float:.1f} % → {found.top1:.1f} % on {found.labelled} labelled"
             lines.append(line)
         for engine, ratio in self.speed_ratios.items():
-            times = self.milliseconds[engine]
-            lines.append(
-                f"{engine}: {times['float32']:.2f} → {times['int8']:.2f} ms an image, {ratio:.2f} times as fast"
-            )
+            before, after = (self.milliseconds[engine][precision] for precision in ("float32", "int8"))
+            lines.append(f"{engine}: {before:.2f} → {after:.2f} ms an image on one thread, {ratio:.2f} times as fast")
         lines.append(
             f"ranges by {self.method} of {self.calibration_images} images, {self.equalised} channels equalised, biases "
             + ("corrected" if self.bias_corrected else "as they were")
