@@ -137,8 +137,12 @@ def _squared_error(histogram: Histogram, low: float, high: float) -> float:
 
 
 def _divergence(histogram: Histogram, low: float, high: float) -> float:
-    """Kullback and Leibler's, of the clipped values from the same in 256 levels."""
-    centres, counts = histogram.centres, histogram.counts
+    """Kullback and Leibler's, of the clipped values from the same in 256 levels.
+
+    Zeros do not count: every quantisation has them exactly, and after a ReLU they would outweigh all else.
+    """
+    centres = histogram.centres
+    counts = np.where(np.abs(centres) == np.abs(centres).min(), 0.0, histogram.counts)
     inside = (centres >= low) & (centres <= high)
     if not inside.any():
         return np.inf
@@ -150,7 +154,7 @@ def _divergence(histogram: Histogram, low: float, high: float) -> float:
     sums = np.bincount(levels, counts[inside], _LEVELS)
     sizes = np.bincount(levels, held, _LEVELS)
     coarse = np.where(held, sums[levels] / np.maximum(sizes[levels], 1), 0)
-    p, q = clipped / clipped.sum(), np.maximum(coarse / max(coarse.sum(), 1), 1e-9)
+    p, q = clipped / max(clipped.sum(), 1), np.maximum(coarse / max(coarse.sum(), 1), 1e-9)
     seen = p > 0
     return float((p[seen] * np.log(p[seen] / q[seen])).sum())
 
