@@ -55,7 +55,8 @@ def quantize(
 
     Ranges are calibrated in several ways, channels equalised, biases corrected; whichever gives the least error of the
     logits is taken. While the gate stays shut, more and more layers are left in float, those first whose rounding costs
-    most. The file takes and gives what the float export does.
+    most. The file takes and gives what the float export does. The gate speaks for processors like this one: some
+    without VNNI saturate sums of 8-bit products.
 
     Args:
         model: from `effnets.create_model`; or a float ``.onnx`` file that `effnets.export_onnx` wrote, which then has
