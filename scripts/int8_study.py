@@ -217,7 +217,7 @@ def page(results: dict[str, dict[str, Any]]) -> str:
         "each channel. Ranges come from whichever of several calibrations gives the least error of the logits. "
         "Equalisation keeps ReLU6: a channel before it is scaled only as far as it provably never reaches the clip. "
         "Biases take back what rounding adds on average. If the gate stays shut, layers are left in float, those first "
-        "whose rounding costs most. Without VNNI, CPUs may saturate sums of 8-bit products, so that the gate speaks for "
+        "whose rounding costs most. Without VNNI, CPUs may saturate sums of 8-bit products, so the gate speaks for "
         "the machine that asked.",
         "",
         "| model | file | clear images | agreement, clear | float's top-1 in top 5 | agreement, all | accuracy on test "
