@@ -77,7 +77,7 @@ def retime(row: str, result: dict[str, Any], exports: Path) -> None:
     """All speeds anew, one after another, at one time."""
     before, after = exports / f"{row}.onnx", exports / f"{row}.int8.onnx"
     description = Description.from_properties(read_properties(before), str(before))
-    times = time_pair(before.read_bytes(), after.read_bytes(), description, list(result["agreement"]), 12.0)
+    times = time_pair(before.read_bytes(), after.read_bytes(), description, list(result["agreement"]), 6.0)
     result["milliseconds"] = times
     result["speed_ratios"] = {engine: pair["float32"] / pair["int8"] for engine, pair in times.items()}
 
