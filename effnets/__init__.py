@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from effnets.config import list_models, load_spec
     from effnets.cost import Cost, count
     from effnets.deploy.onnx import ExportReport, export_onnx
+    from effnets.deploy.quantize import quantize
+    from effnets.deploy.quantize_report import QuantizeReport
     from effnets.deploy.rewrite import optimize
     from effnets.deploy.rewrites import Rewrites
     from effnets.errors import (
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
         ExportError,
         ImageError,
         MissingFileError,
+        QuantizationError,
         UnknownModelError,
         UploadError,
         VerificationError,
@@ -64,6 +67,8 @@ _HOMES = {
     "ModelSpec": "effnets.spec",
     "Prediction": "effnets.runtime.predictions",
     "PreprocessSpec": "effnets.spec",
+    "QuantizationError": "effnets.errors",
+    "QuantizeReport": "effnets.deploy.quantize_report",
     "Rewrites": "effnets.deploy.rewrites",
     "UnknownModelError": "effnets.errors",
     "UploadError": "effnets.errors",
@@ -82,6 +87,7 @@ _HOMES = {
     "optimize": "effnets.deploy.rewrite",
     "predict": "effnets.inference",
     "push_to_hub": "effnets.weights.pretrained",
+    "quantize": "effnets.deploy.quantize",
     "save_pretrained": "effnets.weights.pretrained",
     "save_weights": "effnets.weights.save",
 }
@@ -105,6 +111,8 @@ __all__ = [
     "ModelSpec",
     "Prediction",
     "PreprocessSpec",
+    "QuantizationError",
+    "QuantizeReport",
     "Rewrites",
     "UnknownModelError",
     "UploadError",
@@ -123,6 +131,7 @@ __all__ = [
     "optimize",
     "predict",
     "push_to_hub",
+    "quantize",
     "save_pretrained",
     "save_weights",
 ]

@@ -9,6 +9,7 @@ __all__ = [
     "ExportError",
     "ImageError",
     "MissingFileError",
+    "QuantizationError",
     "UnknownModelError",
     "UploadError",
     "VerificationError",
@@ -62,3 +63,15 @@ class VerificationError(EffnetsError, RuntimeError):
 
 class ExportError(EffnetsError, RuntimeError):
     """A model cannot be exported, or its file not be written."""
+
+
+class QuantizationError(EffnetsError, RuntimeError):
+    """A model in int8 does not answer as it does in float; nothing was written.
+
+    Attributes:
+        report: a `effnets.QuantizeReport` with the figures and the layers to blame.
+    """
+
+    def __init__(self, message: str, report: object = None) -> None:
+        super().__init__(message)
+        self.report = report

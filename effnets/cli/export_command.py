@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
@@ -20,6 +23,9 @@ __all__ = ["command"]
 @click.option("--dynamic-size", is_flag=True, help="Take images of any size.")
 @click.option("--preprocess", is_flag=True, help="Take uint8 photos, and resize, crop and normalise in the graph.")
 @click.option("--topk", type=click.IntRange(1), help="Give the K likeliest classes as well, with probabilities.")
+@click.option("--int8", is_flag=True, help="Compute in int8, if the answers stay the same; needs --calibration.")
+@click.option("--calibration", metavar="FOLDER", help="Photos for --int8; by class in subfolders, accuracy counts too.")
+@click.option("--seed", type=click.IntRange(0), default=0, help="Which of the photos calibrate and which judge.")
 @click.option("--no-optimize", is_flag=True, help="Leave the network as it is, instead of rewriting it faster.")
 def command(
     model: str,
@@ -29,15 +35,31 @@ def command(
     dynamic_size: bool,
     preprocess: bool,
     topk: int | None,
+    int8: bool,
+    calibration: str | None,
+    seed: int,
     no_optimize: bool,
 ) -> None:
     """Write MODEL, a name of the zoo or a YAML file of your own, as the ONNX file OUT.onnx.
 
     It is compared with the network before it is written, on ONNX Runtime and, where installed, on OpenVINO; if it
     computes anything else there is no file, and the exit status is 1.
+
+    With --int8 some of the photos in FOLDER calibrate, and the others judge whether int8 still answers as float does;
+    layers that suffer stay in float. If too many would have to, there is no file. OUT.json holds the figures.
     """
+    if int8 and calibration is None:
+        raise click.UsageError("--int8 needs photographs: --calibration FOLDER, at least 100, of what the model knows")
+    if calibration is not None and not int8:
+        raise click.UsageError("--calibration is for --int8; give both, or neither")
+    if int8 and (dynamic_size or preprocess):
+        option = "--dynamic-size" if dynamic_size else "--preprocess"
+        raise click.UsageError(f"--int8 is for one image size, normalised outside of the file; leave {option} out")
+    if calibration is not None and not Path(calibration).is_dir():
+        raise click.UsageError(f"--calibration {calibration}: no such folder")
     # Imported here: torch takes seconds, and neither --help nor a mistyped option should wait for it.
     from effnets.deploy.onnx import export_onnx
+    from effnets.deploy.quantize import quantize
     from effnets.zoo import create_model
 
     with warnings.catch_warnings():
@@ -45,6 +67,20 @@ def command(
         network = create_model(model, pretrained=weights is None, weights=weights)
     if network.load_report and network.load_report.reinitialised:
         raise click.ClickException(f"{network.load_report.source}: has no classifier, so that outputs would be chance")
+    if calibration is not None:
+        with _progress() as progress:
+            quantised = quantize(
+                network,
+                target,
+                calibration,
+                image_size=image_size,
+                optimize=not no_optimize,
+                topk=topk,
+                seed=seed,
+                progress=progress,
+            )
+        click.echo(printable(str(quantised)))
+        return
     report = export_onnx(
         network,
         target,
@@ -55,3 +91,16 @@ def command(
         topk=topk,
     )
     click.echo(printable(str(report)))
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str], object]]:
+    """What is being done, on the error stream where somebody watches."""
+    if not sys.stderr.isatty():
+        yield lambda _: None
+        return
+
+    from rich.console import Console
+
+    with Console(stderr=True).status("int8") as status:
+        yield lambda text: status.update(f"int8: {text}")

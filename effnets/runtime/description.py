@@ -37,6 +37,8 @@ class Description:
         accuracy: published top1 and top5 in per cent, with the size and source of the figures; empty if unknown.
         rewrites: what was rewritten before the export, as `Rewrites.to_dict` has it; empty for nothing.
         versions: of the programs that wrote the file.
+        precision: ``float32`` or ``int8``, of the file itself.
+        quantisation: how int8 compared with float on held-out images, as `QuantizeReport.summary` has it.
     """
 
     model: str
@@ -50,6 +52,8 @@ class Description:
     accuracy: Mapping[str, Any] = field(default_factory=dict)
     rewrites: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, Any] = field(default_factory=dict)
+    precision: str = "float32"
+    quantisation: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def image_size(self) -> tuple[int, int]:

@@ -1,0 +1,119 @@
+"""The accuracy gate: whether a network in int8 still answers as it does in float."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from effnets.errors import ArgumentError
+
+__all__ = ["Agreement", "Gate", "compare"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gate:
+    """What a network in int8 must reach on held-out images.
+
+    Attributes:
+        lead: by how much of probability the first class must lead the second for an image to be a clear one.
+        min_agreement: the share of clear images with the same first class.
+        min_in_top5: the share of all images whose first class in float is among int8's first five.
+        max_loss: points of accuracy that may be lost where labels are known.
+        min_clear, min_images: with fewer nothing could be said, so that the gate stays shut.
+    """
+
+    lead: float = 0.3
+    min_agreement: float = 0.99
+    min_in_top5: float = 0.99
+    max_loss: float = 1.0
+    min_clear: int = 20
+    min_images: int = 50
+
+    def __post_init__(self) -> None:
+        for name in ("lead", "min_agreement", "min_in_top5"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ArgumentError(f"gate.{name} is {getattr(self, name)!r}; give a share, from 0 to 1")
+        if self.min_clear < 1 or self.min_images < 1 or self.max_loss < 0:
+            raise ArgumentError("gate: at least one image must be asked for, and no gain of accuracy")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Agreement:
+    """How a network in int8 compares with itself in float, on one engine.
+
+    Attributes:
+        images, clear: held-out images, and those of them where float's first class leads clearly.
+        agreement: share of the clear images with the same first class. overall: of all images.
+        in_top5: share of all images whose first class in float is among int8's first five.
+        labelled: images whose class is known. top1_float, top1: accuracy on these in per cent; None without any.
+    """
+
+    images: int
+    clear: int
+    agreement: float
+    overall: float
+    in_top5: float
+    labelled: int = 0
+    top1_float: float | None = None
+    top1: float | None = None
+
+    @property
+    def loss(self) -> float:
+        """Points of accuracy lost; 0 without labels."""
+        return 0.0 if self.top1 is None or self.top1_float is None else self.top1_float - self.top1
+
+    def failures(self, gate: Gate) -> list[str]:
+        """What the gate demands and is not so; empty if it opens."""
+        found = []
+        if self.clear < gate.min_clear:
+            found.append(
+                f"float has a clear first class on {self.clear} of {self.images} held-out images, and {gate.min_clear} "
+                "are needed to judge: give more photographs, of what the model knows"
+            )
+        elif self.agreement < gate.min_agreement:
+            found.append(
+                f"top-1 agrees on {self.agreement:.2%} of {self.clear} clear images, not on {gate.min_agreement:.0%}"
+            )
+        if self.in_top5 < gate.min_in_top5:
+            found.append(
+                f"float's top-1 is in the top 5 of {self.in_top5:.2%} of {self.images}, not {gate.min_in_top5:.0%}"
+            )
+        if self.loss > gate.max_loss + 1e-9:
+            found.append(
+                f"accuracy falls by {self.loss:.2f} points on {self.labelled} labelled images, "
+                f"by more than {gate.max_loss:.1f}"
+            )
+        return found
+
+
+def compare(
+    expected: NDArray[np.float32], found: NDArray[np.float32], labels: NDArray[np.int64], lead: float
+) -> Agreement:
+    """Compare logits ``[N, C]`` in float and in int8.
+
+    Args:
+        labels: the class of each image, -1 where unknown.
+        lead: as of `Gate`.
+    """
+    finite = np.isfinite(found).all(1)
+    found = np.where(np.isfinite(found), found, -np.inf)
+    first = expected.argmax(1)
+    powers = np.exp(expected - expected.max(1, keepdims=True))
+    ordered = np.sort(powers / powers.sum(1, keepdims=True), axis=1)
+    clear = ordered[:, -1] - (ordered[:, -2] if ordered.shape[1] > 1 else 0) >= lead
+    same = (found.argmax(1) == first) & finite
+    top5 = np.argsort(-found, axis=1, kind="stable")[:, :5]
+    known = labels >= 0
+    accuracy = (first == labels, (found.argmax(1) == labels) & finite)
+    return Agreement(
+        images=len(first),
+        clear=int(clear.sum()),
+        agreement=float(same[clear].mean()) if clear.any() else 0.0,
+        overall=float(same.mean()),
+        in_top5=float(((top5 == first[:, None]).any(1) & finite).mean()),
+        labelled=int(known.sum()),
+        top1_float=100 * float(accuracy[0][known].mean()) if known.any() else None,
+        top1=100 * float(accuracy[1][known].mean()) if known.any() else None,
+    )

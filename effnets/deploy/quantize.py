@@ -1,0 +1,242 @@
+"""`quantize`: a classifier as an ONNX file in int8, if it still answers as it does in float."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from torch import nn
+
+from effnets.arguments import check_integer
+from effnets.bench.timing import interleave
+from effnets.deploy.calibration import Photos, Split, split_photos
+from effnets.deploy.gate import Agreement, Gate, compare
+from effnets.deploy.onnx import _check_engines, _check_path, _write, export_onnx
+from effnets.deploy.quantize_report import QuantizeReport
+from effnets.deploy.quantize_search import Search
+from effnets.deploy.rewrites import Rewrites
+from effnets.errors import ArgumentError, QuantizationError
+from effnets.runtime.description import Description
+from effnets.runtime.engine import load_onnx
+from effnets.runtime.onnx_file import read_properties
+
+__all__ = ["quantize", "time_pair"]
+
+PhotoSource = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
+
+
+def quantize(
+    model: nn.Module | str | os.PathLike[str],
+    path: str | os.PathLike[str],
+    calibration: PhotoSource,
+    *,
+    image_size: int | tuple[int, int] | None = None,
+    optimize: bool | Rewrites = True,
+    topk: int | None = None,
+    gate: Gate | None = None,
+    calibration_images: int = 128,
+    held_out_images: int = 1000,
+    max_left: float = 0.5,
+    seed: int = 0,
+    engines: Sequence[str] | None = None,
+    timing_seconds: float = 15.0,
+    progress: Callable[[str], object] = lambda _: None,
+) -> QuantizeReport:
+    """Write a classifier in int8 as one ONNX file, and its report as JSON beside it, if the accuracy gate opens.
+
+    Ranges are calibrated in several ways, channels equalised, biases corrected; whichever gives the least error of the
+    logits is taken. While the gate stays shut, more and more layers are left in float, those first whose rounding costs
+    most. The file takes and gives what the float export does. The gate speaks for processors like this one: some
+    without VNNI saturate sums of 8-bit products.
+
+    Args:
+        model: from `effnets.create_model`; or a float ``.onnx`` file that `effnets.export_onnx` wrote, which then has
+            the size, rewrites and outputs it has.
+        path: of the file, ending in ``.onnx``.
+        calibration: a folder of photographs, or paths of files. Some calibrate; the others judge, chosen by `seed`.
+            Labels are the names of their folders, where these are classes of the model.
+        image_size, optimize, topk: as of `effnets.export_onnx`.
+        gate: what is demanded; None: the defaults of `Gate`.
+        calibration_images, held_out_images: how many to use at most; no more than half of all calibrate.
+        max_left: the share of layers that may be left in float.
+        engines: on which the gate must open; None: on ONNX Runtime, and on OpenVINO if that is installed.
+        timing_seconds: how long float and int8 are timed against each other, on one thread; 0 leaves it out.
+        progress: called with what is being done, in a few words.
+
+    Raises:
+        QuantizationError: the gate stays shut; nothing was written. It has the report, which blames layers.
+        ArgumentError: too few photographs, or an argument has a value it cannot take.
+        MissingFileError: no such folder or file.
+        VerificationError, ExportError, EngineError: as of `effnets.export_onnx`.
+    """
+    target = _check_path(path)
+    names = _check_engines(engines)
+    gate = gate or Gate()
+    check_integer("calibration_images", calibration_images, 1, "at least one image must calibrate")
+    check_integer("held_out_images", held_out_images, gate.min_images, "the gate asks for so many at least")
+    if not 0 <= max_left <= 1:
+        raise ArgumentError(f"max_left is {max_left!r}; give a share, from 0 to 1")
+    progress("the float export")
+    data, description = _float_export(model, image_size=image_size, optimize=optimize, topk=topk)
+    progress("photographs")
+    split = split_photos(
+        calibration,
+        description,
+        calibration_images=calibration_images,
+        held_out_images=held_out_images,
+        min_held_out=gate.min_images,
+        seed=seed,
+    )
+    search = Search(onnx.load_from_string(data), split.calibration, progress=progress)
+    judge = _Judge(data, description, split.held_out, gate, names)
+    allowed = int(max_left * len(search.layers))
+    for attempt, count in enumerate(_counts(allowed), start=1):
+        ranked = list(search.sensitivity) or (search.rank() if count else [])
+        left = ranked[:count]
+        progress(f"the gate, with {count} of {len(search.layers)} layers in float")
+        built = search.build(left)
+        agreement, failures = judge(built)
+        report = _report(description, search, split, gate, agreement, failures, left, attempt, built, data)
+        # Too few clear images are no layer's fault.
+        if not failures or any(found.clear < gate.min_clear for found in agreement.values()):
+            break
+    if report.failures:
+        raise QuantizationError(_refusal(report), report)
+    if timing_seconds:
+        progress("timing")
+        report = replace(
+            report, milliseconds=time_pair(data, built.SerializeToString(), description, names, timing_seconds)
+        )
+    return _finish(target, built, description, report)
+
+
+def _float_export(model: nn.Module | str | os.PathLike[str], **options: Any) -> tuple[bytes, Description]:
+    if isinstance(model, str | os.PathLike):
+        path = Path(model)
+        description = Description.from_properties(read_properties(path), str(path))
+        data = path.read_bytes()
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            exported = export_onnx(model, Path(folder) / "float.onnx", **options)
+            data, description = exported.path.read_bytes(), exported.description
+    if description.precision != "float32":
+        raise ArgumentError(f"{model}: is in {description.precision} already; give the float export")
+    if description.input_kind != "normalised" or description.size is None:
+        raise ArgumentError(f"{model}: takes images of any size; for int8 export it for one size, without preprocess")
+    return data, description
+
+
+def _counts(allowed: int) -> Iterator[int]:
+    """How many layers to leave in float, attempt by attempt: first few, then in larger steps."""
+    count = 0
+    while count < allowed:
+        yield count
+        count += max(1, count // 3)
+    yield allowed
+
+
+class _Judge:
+    """Asks the gate, engine by engine; the first to fail ends it."""
+
+    def __init__(
+        self, data: bytes, description: Description, photos: Photos, gate: Gate, engines: Sequence[str]
+    ) -> None:
+        self._description, self._photos, self._gate, self._engines = description, photos, gate, engines
+        self._expected = self._run(data, "onnxruntime")
+
+    def __call__(self, model: onnx.ModelProto) -> tuple[dict[str, Agreement], list[str]]:
+        agreement: dict[str, Agreement] = {}
+        for name in self._engines:
+            found = self._run(model.SerializeToString(), name)
+            agreement[name] = compare(self._expected, found, self._photos.labels, self._gate.lead)
+            if failures := agreement[name].failures(self._gate):
+                return agreement, [f"{name}: {failure}" for failure in failures]
+        return agreement, []
+
+    def _run(self, model: bytes, name: str) -> np.ndarray[Any, np.dtype[np.float32]]:
+        engine = load_onnx(model, self._description, name)
+        return np.concatenate([engine(images) for images in self._photos.batches()])
+
+
+def _report(
+    description: Description,
+    search: Search,
+    split: Split,
+    gate: Gate,
+    agreement: dict[str, Agreement],
+    failures: Sequence[str],
+    left: Sequence[str],
+    attempts: int,
+    built: onnx.ModelProto,
+    data: bytes,
+) -> QuantizeReport:
+    return QuantizeReport(
+        model=description.model,
+        gate=gate,
+        agreement=agreement,
+        failures=tuple(failures),
+        left=tuple(left),
+        layers=len(search.layers),
+        sensitivity=search.sensitivity,
+        error=search.error,
+        trials=search.trials,
+        method=search.method,
+        equalised=search.equalised,
+        bias_corrected=search.bias_corrected,
+        attempts=attempts,
+        calibration_images=len(split.calibration),
+        broken=split.broken,
+        duplicates=split.duplicates,
+        size=len(built.SerializeToString()),
+        float_size=len(data),
+    )
+
+
+def _refusal(report: QuantizeReport) -> str:
+    text = (
+        f"{report.model}: not written in int8, with {len(report.left)} of {report.layers} layers in float: "
+        f"{'; '.join(report.failures)}"
+    )
+    if not report.sensitivity:
+        return text
+    return f"{text}. Layers to blame, with the share of the error that goes if each is left in float: {report.blame()}"
+
+
+def time_pair(
+    before: bytes, after: bytes, description: Description, engines: Sequence[str], seconds: float
+) -> dict[str, dict[str, float]]:
+    """Median milliseconds for one image in float32 and in int8 by engine, in turns on one thread.
+
+    Engines' threads spin for a while when they are done, and would slow down whoever's turn is next.
+    """
+    image = np.random.default_rng(0).normal(size=(1, description.channels, *description.image_size)).astype(np.float32)
+    medians = {}
+    for name in engines:
+        float32, int8 = (load_onnx(model, description, name, threads=1) for model in (before, after))
+        subjects = {"float32": lambda run=float32: run(image), "int8": lambda run=int8: run(image)}
+        timings = interleave(subjects, rounds=50, seconds=seconds / len(engines))
+        medians[name] = {kind: timing.median for kind, timing in timings.items()}
+    return medians
+
+
+def _finish(target: Path, built: onnx.ModelProto, description: Description, report: QuantizeReport) -> QuantizeReport:
+    versions = {**description.versions, "onnxruntime": version("onnxruntime")}
+    stated = replace(description, precision="int8", versions=versions, quantisation=report.summary())
+    del built.metadata_props[:]
+    for key, value in stated.to_properties().items():
+        built.metadata_props.add(key=key, value=value)
+    built.producer_name = "effnets"
+    data = built.SerializeToString()
+    report = replace(report, path=target, sha256=hashlib.sha256(data).hexdigest(), size=len(data))
+    _write(target, data)
+    _write(target.with_suffix(".json"), (json.dumps(report.to_dict(), indent=1) + "\n").encode())
+    return report

@@ -1,0 +1,108 @@
+"""What became of a quantisation: figures for a person, and the same as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from effnets.deploy.gate import Agreement, Gate
+
+__all__ = ["QuantizeReport"]
+
+_BLAMED = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuantizeReport:
+    """A quantisation, written or refused.
+
+    Attributes:
+        model: its name. path, sha256: of the file; None and empty if it was refused.
+        gate: what was demanded. agreement: what was reached on held-out images, by engine.
+        failures: what of the gate's demands is not met; empty for a file that was written.
+        left: layers left in float, those to blame first. layers: how many there are.
+        sensitivity: by how much the error of the logits falls if this layer alone is left in float, largest first;
+            empty if int8 passed throughout, and nothing had to be searched.
+        error: of the logits of calibration images, its root mean square over the spread of float's logits.
+        trials: that error for each setting that was tried. method, equalised, bias_corrected: the one chosen: how
+            ranges were calibrated, how many channels were equalised, whether biases were corrected.
+        attempts: how often the gate was asked; each time more layers were left in float.
+        calibration_images: that were used. broken: why files could not be read. duplicates: files left out as such.
+        size, float_size: of the files, in bytes.
+        milliseconds: median time for one image on one thread by engine, in float and in int8, in turns.
+    """
+
+    model: str
+    path: Path | None = None
+    sha256: str = ""
+    gate: Gate
+    agreement: Mapping[str, Agreement]
+    failures: tuple[str, ...]
+    left: tuple[str, ...]
+    layers: int
+    sensitivity: Mapping[str, float] = field(default_factory=dict)
+    error: float
+    trials: Mapping[str, float]
+    method: str
+    equalised: int
+    bias_corrected: bool
+    attempts: int
+    calibration_images: int
+    broken: tuple[str, ...] = ()
+    duplicates: int = 0
+    size: int
+    float_size: int
+    milliseconds: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+
+    @property
+    def size_ratio(self) -> float:
+        """By what the file is smaller than in float."""
+        return self.float_size / self.size
+
+    @property
+    def speed_ratios(self) -> dict[str, float]:
+        """How many times faster int8 is than float, by engine; below 1 it is slower."""
+        return {engine: times["float32"] / times["int8"] for engine, times in self.milliseconds.items()}
+
+    def summary(self) -> dict[str, Any]:
+        """What stands in the file's own metadata."""
+        agreement = {engine: asdict(figures) for engine, figures in self.agreement.items()}
+        return {"agreement": agreement, "gate": asdict(self.gate), "left_in_float": list(self.left)}
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values that JSON can hold."""
+        values = asdict(self) | {"size_ratio": self.size_ratio, "speed_ratios": self.speed_ratios}
+        return values | {"path": self.path.name if self.path else None}
+
+    def blame(self) -> str:
+        """The layers that matter most, in a few words."""
+        worst = list(self.sensitivity.items())[:_BLAMED]
+        return ", ".join(f"{layer} ({fall:+.1%})" for layer, fall in worst) or "no layer in particular"
+
+    def __str__(self) -> str:
+        lines = [f"{self.path or self.model}: int8, {self.size / 1e6:.1f} MB, {self.size_ratio:.1f} times smaller"]
+        for engine, found in self.agreement.items():
+            line = (
+                f"{engine}: top-1 as in float on {found.agreement:.1%} of {found.clear} clear and {found.overall:.1%} "
+                f"of all {found.images} held-out images; float's top-1 in the top 5 of {found.in_top5:.1%}"
+            )
+            if found.top1 is not None:
+                line += f"; accuracy {found.top1_float:.1f} % → {found.top1:.1f} % on {found.labelled} labelled"
+            lines.append(line)
+        for engine, ratio in self.speed_ratios.items():
+            before, after = (self.milliseconds[engine][precision] for precision in ("float32", "int8"))
+            lines.append(f"{engine}: {before:.2f} → {after:.2f} ms an image on one thread, {ratio:.2f} times as fast")
+        lines.append(
+            f"ranges by {self.method} of {self.calibration_images} images, {self.equalised} channels equalised, biases "
+            + ("corrected" if self.bias_corrected else "as they were")
+        )
+        if self.left:
+            shown = ", ".join(f"{layer} ({self.sensitivity.get(layer, 0):+.1%})" for layer in self.left)
+            lines.append(f"left in float, {len(self.left)} of {self.layers} layers: {shown}")
+        else:
+            lines.append(f"all {self.layers} layers in int8")
+        if self.broken:
+            lines.append(f"{len(self.broken)} photographs could not be read: {'; '.join(self.broken[:3])}")
+        return "\n  ".join(lines)
