@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args, get_type_hints
 
 from effnets.errors import ArgumentError
 
-__all__ = ["PRESETS", "Pointwise", "Rewrites", "Shortcut", "SqueezeForm"]
+__all__ = ["PRESETS", "Pointwise", "Rewrites", "Shortcut", "SqueezeForm", "preset"]
 
 Pointwise = Literal["keep", "group", "dense"]
 Shortcut = Literal["concat", "pad", "inplace"]
@@ -119,9 +119,23 @@ def _check_layers(layers: object) -> None:
 # What each engine starts from; measuring on the machine at hand may refine it.
 PRESETS: dict[str, Rewrites] = {
     "torch": Rewrites(shortcut="inplace", squeeze_excite="vector", channels_last=True, fuse=True),
+    "torch-compile": Rewrites(channels_last=True),
     "onnxruntime": Rewrites(align=8),
     "openvino": Rewrites(),
     "none": Rewrites(
         fold_bn=False, depthwise="keep", equal_pointwise="keep", unequal_pointwise="keep", shortcut="concat"
     ),
 }
+
+
+def preset(engine: str) -> Rewrites:
+    """What `engine` starts from, of `effnets.runtime.engine.ENGINES`.
+
+    Raises:
+        ArgumentError: no preset is for it.
+    """
+    base = {"aotinductor": "torch-compile", "onnxruntime-cuda": "onnxruntime", "onnxruntime-tensorrt": "onnxruntime"}
+    name = base.get(engine, engine)
+    if name not in PRESETS:
+        raise ArgumentError(f"engine is {engine!r}, for which there is no preset; choose from {', '.join(PRESETS)}")
+    return PRESETS[name]
