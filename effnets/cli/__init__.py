@@ -25,6 +25,7 @@ _COMMANDS = {
     "predict": ("effnets.cli.predict_command", "Classify photographs."),
     "prefetch": ("effnets.cli.prefetch_command", "Fetch published weights into the cache, for use without network."),
     "show": ("effnets.cli.show_command", "Show a model's stages: shapes, kernels, costs, block strings."),
+    "tune": ("effnets.cli.tune_command", "Find the fastest way to execute a model on this machine."),
 }
 
 

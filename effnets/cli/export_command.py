@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from effnets.cli.text import printable
+
+if TYPE_CHECKING:
+    from effnets.deploy.rewrites import Rewrites
+    from effnets.nn.classifier import Classifier
 
 __all__ = ["command"]
 
@@ -21,6 +26,9 @@ __all__ = ["command"]
 @click.option("--preprocess", is_flag=True, help="Take uint8 photos, and resize, crop and normalise in the graph.")
 @click.option("--topk", type=click.IntRange(1), help="Give the K likeliest classes as well, with probabilities.")
 @click.option("--no-optimize", is_flag=True, help="Leave the network as it is, instead of rewriting it faster.")
+@click.option("--tune", "tuned", is_flag=True, help="Choose rewrites and engine by measuring, and keep the report.")
+@click.option("--batch", type=click.IntRange(1), help="Images at a time that --tune measures with [default: 1].")
+@click.option("--budget", type=click.FloatRange(0, min_open=True), help="Seconds that --tune takes [default: 120].")
 def command(
     model: str,
     target: Path,
@@ -30,12 +38,19 @@ def command(
     preprocess: bool,
     topk: int | None,
     no_optimize: bool,
+    tuned: bool,
+    batch: int | None,
+    budget: float | None,
 ) -> None:
     """Write MODEL, a name of the zoo or a YAML file of your own, as the ONNX file OUT.onnx.
 
     It is compared with the network before it is written, on ONNX Runtime and, where installed, on OpenVINO; if it
     computes anything else there is no file, and the exit status is 1.
     """
+    if tuned and no_optimize:
+        raise click.UsageError("--tune chooses rewrites, and --no-optimize wants none; leave one of them out")
+    if not tuned and (batch or budget):
+        raise click.UsageError("--batch and --budget are what --tune measures with; add --tune")
     # Imported here: torch takes seconds, and neither --help nor a mistyped option should wait for it.
     from effnets.deploy.onnx import export_onnx
     from effnets.zoo import create_model
@@ -45,13 +60,42 @@ def command(
         network = create_model(model, pretrained=weights is None, weights=weights)
     if network.load_report and network.load_report.reinitialised:
         raise click.ClickException(f"{network.load_report.source}: has no classifier, so that outputs would be chance")
+    rewrites = _tune(network, target, image_size, batch or 1, budget or 120.0) if tuned else not no_optimize
     report = export_onnx(
         network,
         target,
         image_size=image_size,
         dynamic_size=dynamic_size,
         preprocess=preprocess,
-        optimize=not no_optimize,
+        optimize=rewrites,
         topk=topk,
     )
     click.echo(printable(str(report)))
+
+
+def _tune(network: Classifier, target: Path, image_size: int | None, batch: int, budget: float) -> Rewrites:
+    """The rewrites that are fastest on this machine, with the report written beside the file that is to come."""
+    from effnets.cli.progress import progress_bar
+    from effnets.cli.tune_command import print_report
+    from effnets.deploy.tune import tune
+    from effnets.deploy.tune_report import report_path
+
+    with progress_bar() as progress:
+        found = tune(
+            network,
+            batch=batch,
+            image_size=image_size,
+            budget=budget,
+            engines=_onnx_engines(),
+            precisions=["float32"],
+            report=report_path(target),
+            progress=progress,
+        )
+    print_report(found)
+    return found.chosen.rewrites
+
+
+def _onnx_engines() -> list[str]:
+    from effnets.runtime.engine import available_engines
+
+    return [engine for engine in ("onnxruntime", "openvino") if engine in available_engines()]

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import copy
+import hashlib
+
+import torch
 
 from effnets.arguments import check_size
 from effnets.deploy.graph import export_graph
@@ -12,7 +15,7 @@ from effnets.deploy.rewrites import Rewrites
 from effnets.nn.classifier import Classifier
 from effnets.runtime.description import Description
 
-__all__ = ["export_bytes"]
+__all__ = ["export_bytes", "fingerprint"]
 
 
 def export_bytes(
@@ -31,3 +34,12 @@ def export_bytes(
     original = copy.deepcopy(network).cpu().double().eval().requires_grad_(False)
     module = optimize(original, rewrites) if rewrites else original
     return export_graph(module.float(), description).model.SerializeToString(), description
+
+
+def fingerprint(network: Classifier) -> str:
+    """A hash of the architecture and of every value."""
+    digest = hashlib.sha256(repr(network.spec).encode())
+    for name, tensor in sorted(network.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
