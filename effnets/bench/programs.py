@@ -74,12 +74,12 @@ def shake(network: Classifier) -> None:
     generator = torch.Generator().manual_seed(0)
     for module in network.modules():
         if isinstance(module, _BatchNorm):
-            torch.nn.init.uniform_(module.weight, 1.0, 1.5, generator=generator)
-            torch.nn.init.normal_(module.bias, 0.0, 1.0, generator=generator)
+            torch.nn.init.uniform_(module.weight, 0.9, 1.1, generator=generator)
+            torch.nn.init.normal_(module.bias, 0.0, 0.5, generator=generator)
             module.momentum = 1.0
     network.train()
     with torch.no_grad():
-        network(torch.randn(4, network.in_chans, 64, 64, generator=generator))
+        network(torch.randn(4, network.in_chans, 128, 128, generator=generator))
     network.eval()
 
 
