@@ -76,7 +76,7 @@ def interleave(
         for name in _turned(names, done):
             samples[name].append(_sample(subjects[name], calls[name], clock))
         if progress is not None:
-            progress(max((done + 1) / rounds, min(1.0, (time.perf_counter() - begin) / seconds)))
+            progress(max((done + 1) / rounds, min(1.0, (time.perf_counter() - begin) / max(seconds, 1e-9))))
     return {name: Timing(tuple(values)) for name, values in samples.items()}
 
 
