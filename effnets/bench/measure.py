@@ -90,6 +90,9 @@ def bench(
     try:
         ceiling = measure_ceiling(precision=precision)
         for index, name in enumerate(models):
+            if "torch-compile" in engines:
+                # What was compiled for one network is of no use to the next, and torch limits how much there is.
+                torch.compiler.reset()
             network = _network(name)
             label = network.spec.name
             size = sizes[label] = check_size(image_size or network.spec.input_size, "image_size")
@@ -129,8 +132,6 @@ def bench(
 
 
 def _network(name: str) -> Classifier:
-    # Programs that torch compiled for one network are of no use to the next, and torch limits their number.
-    torch.compiler.reset()
     network = create_model(name)
     if not isinstance(network, Classifier) or not network.num_classes:
         raise ArgumentError(f"{name} gives no logits; benchmarks compare logits")

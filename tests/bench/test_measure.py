@@ -140,10 +140,9 @@ def test_the_command(tmp_path):
     options = ["--engines", "onnxruntime", "--against", "", "--batch", "1", "--rounds", "1", "--image-size", "32"]
     options += ["--threads", "1", "--no-memory"]
     chart = tmp_path / "bars.svg"
-    assert "effnets rewritten" in run("bench", SMALL, *options, "--svg", chart).stdout
+    assert "effnets rewritten" in run("bench", SMALL, *options).stdout
+    assert json.loads(run("bench", SMALL, *options, "--json", "--svg", chart).stdout)["threads"] == 1
     assert chart.read_text().startswith("<svg")
-    assert json.loads(run("bench", SMALL, *options, "--json").stdout)["threads"] == 1
-    assert "| model |" in run("bench", SMALL, *options, "--markdown").stdout
 
 
 @pytest.mark.parametrize(
