@@ -13,7 +13,7 @@ from effnets.errors import ConfigError, UnknownModelError
 from effnets.paths import configs_dir
 from effnets.yamltree import Node, read_yaml
 
-__all__ = ["Entry", "catalogue", "find_entry", "model_names", "nearest", "read_entries", "split_tag"]
+__all__ = ["Entry", "catalogue", "find_entry", "is_model_name", "model_names", "nearest", "read_entries", "split_tag"]
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,99}")
 
@@ -55,6 +55,11 @@ def catalogue() -> Mapping[str, Entry]:
 def model_names() -> list[str]:
     """Names of the zoo's models, in the order of the tables."""
     return [name for name, entry in catalogue().items() if not entry.is_template]
+
+
+def is_model_name(name: str) -> bool:
+    """Whether a table may give a model this name."""
+    return _NAME.fullmatch(name) is not None and not name.startswith("_")
 
 
 def split_tag(name: str) -> tuple[str, str | None]:

@@ -16,7 +16,7 @@ from effnets.spec import ModelSpec
 from effnets.weights_spec import WeightsSpec
 from effnets.weights_table import read_weights
 
-__all__ = ["apply_weights", "find_source", "find_weights", "list_weights"]
+__all__ = ["apply_weights", "find_source", "find_weights", "is_registered", "list_weights"]
 
 _PINS_FILE = "pins.yaml"
 
@@ -67,6 +67,12 @@ def find_source(source: str) -> str | None:
             if weights.source == source:
                 return weights.name
     return None
+
+
+def is_registered(name: str) -> bool:
+    """Whether ``model.tag`` names published weights."""
+    model, tag = split_tag(name)
+    return tag in _tables().get(model, {})
 
 
 def apply_weights(spec: ModelSpec, weights: WeightsSpec) -> ModelSpec:

@@ -11,7 +11,8 @@ __all__ = ["HUB_SCHEME", "REPOSITORY", "RemoteFile", "split_repository"]
 
 HUB_SCHEME = "hf-hub:"
 REPOSITORY = re.compile(rf"{HUB_SCHEME}[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
-_REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]*")
+# Of path segments none of which begins with a dot: a revision becomes a path in the cache.
+_REVISION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*(?:/[A-Za-z0-9_][A-Za-z0-9._-]*)*")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -97,8 +97,9 @@ def create_model(
     Args:
         name: a model of the zoo (`effnets.list_models`), a YAML file of your own, a folder of
             `effnets.save_pretrained`'s or of timm's, such a repository on the Hub (``hf-hub:user/repo``, or with
-            ``@revision``), or a `ModelSpec`. With a tag (``mixnet_m.ft_in1k``) it is built as those weights need it;
-            they are loaded only with `pretrained`.
+            ``@revision``), or a `ModelSpec`. What is saved keeps its in_chans, global_pool, drop_rate and output_stride
+            where these arguments are left at their defaults. With a tag (``mixnet_m.ft_in1k``) it is built as those
+            weights need it; they are loaded only with `pretrained`.
         pretrained: load the model's published weights, those of the tag or the default ones, fetched and cached; or
             those in the folder or the repository.
         weights: what to load instead: the tag of published weights (``ft_in1k``, ``mixnet_m.ft_in1k``), a folder, a
@@ -132,9 +133,15 @@ def create_model(
         raise ArgumentError("num_classes, drop_rate and global_pool are a classifier's; features_only=True has none")
     device, dtype = _check_device(device), _check_dtype(dtype)
 
-    spec, prepared = resolve(name, pretrained, weights, num_classes)
+    resolved = resolve(name, pretrained, weights, num_classes)
+    spec, prepared, saved = resolved.spec, resolved.weights, resolved.arguments
     if prepared is not None and num_classes is None:
         num_classes = prepared.num_classes
+    in_chans = saved.get("in_chans", in_chans) if in_chans == 3 else in_chans
+    output_stride = saved.get("output_stride", output_stride) if output_stride == 32 else output_stride
+    if not features_only:
+        global_pool = saved.get("global_pool", global_pool) if global_pool == "avg" else global_pool
+        drop_rate = saved.get("drop_rate") if drop_rate is None else drop_rate
     model: Classifier | FeaturePyramid
     if features_only:
         model = build_features(

@@ -22,6 +22,7 @@ from effnets.errors import ArgumentError, EngineError, ExportError
 from effnets.nn.classifier import Classifier
 from effnets.nn.unwrap import require_values, unwrap
 from effnets.runtime.description import Description, InputKind
+from effnets.runtime.engine import FOR_ONNX
 
 __all__ = ["ExportReport", "export_onnx"]
 
@@ -91,8 +92,11 @@ def export_onnx(
     path = _check_path(path)
     network = _check_model(model)
     if preprocess and (dynamic_size or network.in_chans not in (1, 3)):
-        reason = "brings images to one size, and dynamic_size" if dynamic_size else "is for 3 or 1 channels, and this"
-        raise ArgumentError(f"preprocess=True {reason} contradicts it; leave one of them out")
+        if dynamic_size:
+            raise ArgumentError("preprocess=True brings images to one size, dynamic_size contradicts it; leave one out")
+        raise ArgumentError(
+            f"preprocess=True is for images of 3 or 1 channels, and this model takes {network.in_chans}"
+        )
     if topk is not None and check_integer("topk", topk, 1, "it must be at least 1") > network.num_classes:
         raise ArgumentError(f"topk is {topk}, but the model has {network.num_classes} classes")
     engines = _check_engines(engines)
@@ -154,6 +158,8 @@ def _check_engines(engines: Sequence[str] | None) -> Sequence[str]:
         return ["onnxruntime", *(["openvino"] if find_spec("openvino") else [])]
     if not engines:
         raise ArgumentError("engines is empty; name at least one, onnxruntime or openvino")
+    if unknown := [name for name in engines if name not in FOR_ONNX]:
+        raise ArgumentError(f"engines has {unknown[0]!r}; choose from {', '.join(FOR_ONNX)}")
     return engines
 
 

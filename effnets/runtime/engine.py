@@ -19,7 +19,7 @@ from effnets.runtime.onnx_file import read_properties
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["ENGINES", "Engine", "Precision", "available_engines", "load_engine"]
+__all__ = ["ENGINES", "FOR_ONNX", "Engine", "Precision", "available_engines", "load_engine", "load_onnx"]
 
 Precision = Literal["float32", "bfloat16"]
 
@@ -33,7 +33,7 @@ ENGINES = {
     "torch": "torch",
     "torch-compile": "torch",
 }
-_FOR_ONNX = ("onnxruntime", "onnxruntime-cuda", "onnxruntime-tensorrt", "openvino")
+FOR_ONNX = ("onnxruntime", "onnxruntime-cuda", "onnxruntime-tensorrt", "openvino")
 _FOR_MODULES = ("torch", "torch-compile")
 
 
@@ -142,7 +142,7 @@ def load_engine(
 
         return PackageEngine(path, precision=precision, threads=threads)
     description = Description.from_properties(read_properties(path), str(path))
-    _require(engine, _FOR_ONNX, f"{path}: an ONNX file")
+    _require(engine, FOR_ONNX, f"{path}: an ONNX file")
     return load_onnx(path, description, engine, threads=threads, precision=precision)
 
 

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from effnets.config import load_spec
 from effnets.errors import ConfigError, MissingFileError
 from effnets.spec import ModelSpec
-from effnets.weights.foreign_config import read_timm_config, read_transformers_config
+from effnets.weights.foreign_config import read_arguments, read_timm_config, read_transformers_config
 
 __all__ = ["CONFIG", "TABLE", "TABLE_KEY", "WEIGHTS", "SavedModel", "files_beside", "read_folder"]
 
@@ -38,6 +39,8 @@ class SavedModel:
         spec: its description.
         source: the folder, or the repository, for messages.
         class_names: where the config states them. (A header of the weights may state them too.)
+        arguments: what `create_model` was given when it was built: in_chans, global_pool, drop_rate, output_stride.
+        background: whether the first output stands for none of the classes; None where the config does not tell.
         weights: the file of its weights; None where it was not asked for.
         weights_source, weights_sha256: where that file is from and its hash, where that is known.
     """
@@ -45,6 +48,8 @@ class SavedModel:
     spec: ModelSpec
     source: str
     class_names: tuple[str, ...] | None = None
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    background: bool | None = None
     weights: Path | None = None
     weights_source: str | None = None
     weights_sha256: str | None = None
@@ -58,10 +63,10 @@ def read_folder(folder: str | os.PathLike[str], *, with_weights: bool = True) ->
         ConfigError: a file that is not one, or a network that this library does not have.
     """
     folder = Path(folder)
-    if (folder / TABLE).is_file():
-        saved = SavedModel(spec=load_spec(folder / TABLE), source=str(folder))
-    elif (folder / CONFIG).is_file():
+    if (folder / CONFIG).is_file():
         saved = _read_config(folder)
+    elif (folder / TABLE).is_file():
+        saved = SavedModel(spec=load_spec(folder / TABLE), source=str(folder))
     else:
         raise MissingFileError(f"{folder}: holds neither {TABLE} nor {CONFIG}; save the model with save_pretrained")
     if not with_weights:
@@ -87,12 +92,18 @@ def files_beside(config: Path) -> tuple[str, ...]:
 def _read_config(folder: Path) -> SavedModel:
     path = folder / CONFIG
     config = _read_json(path)
+    if config.get(TABLE_KEY) == TABLE:
+        # Only then: a table may also be left from a network that another program saved over.
+        if not (folder / TABLE).is_file():
+            raise MissingFileError(f"{folder}: lacks {TABLE}, of which its {CONFIG} tells; save the model again")
+        arguments = read_arguments(config, str(path))
+        return SavedModel(spec=load_spec(folder / TABLE), source=str(folder), arguments=arguments)
     if _is_transformers(config):
         processor = _read_json(folder / PROCESSOR) if (folder / PROCESSOR).is_file() else None
-        spec, names = read_transformers_config(config, processor, str(path))
-    else:
-        spec, names = read_timm_config(config, str(path))
-    return SavedModel(spec=spec, source=str(folder), class_names=names)
+        spec, names, background = read_transformers_config(config, processor, str(path))
+        return SavedModel(spec=spec, source=str(folder), class_names=names, background=background)
+    spec, names = read_timm_config(config, str(path))
+    return SavedModel(spec=spec, source=str(folder), class_names=names, arguments=read_arguments(config, str(path)))
 
 
 def _is_transformers(config: dict[str, Any]) -> bool:

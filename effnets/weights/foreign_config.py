@@ -13,12 +13,13 @@ from effnets.config import load_spec
 from effnets.errors import ConfigError, UnknownModelError
 from effnets.spec import Activation, Interpolation, ModelSpec, PreprocessSpec
 
-__all__ = ["read_timm_config", "read_transformers_config"]
+__all__ = ["read_arguments", "read_timm_config", "read_transformers_config"]
 
 ClassNames = tuple[str, ...] | None
 
-# What timm's model_args may say that the spec or the arguments of create_model say here.
-_HARMLESS_ARGUMENTS = frozenset({"num_classes", "drop_rate", "drop_path_rate", "global_pool", "in_chans"})
+# What create_model is given too, and what makes no difference to a network in evaluation mode.
+_ARGUMENTS = ("in_chans", "global_pool", "drop_rate", "output_stride")
+_HARMLESS_ARGUMENTS = frozenset({*_ARGUMENTS, "num_classes", "drop_path_rate"})
 
 _TRANSFORMERS_FAMILIES = {"mobilenet_v1": "mobilenetv1", "mobilenet_v2": "mobilenetv2"}
 # What transformers lets its users change and the networks of the zoo have fixed.
@@ -51,7 +52,7 @@ def read_timm_config(config: Mapping[str, Any], source: str) -> tuple[ModelSpec,
     with _reading(source, "timm"):
         pretrained = config.get("pretrained_cfg", config)
         arguments = config.get("model_args", {})
-        labels = config.get("label_names") or pretrained.get("label_names")
+        names = _timm_labels(config.get("label_names") or pretrained.get("label_names") or config.get("labels"))
         num_classes = int(config.get("num_classes", pretrained.get("num_classes", 1000)))
         preprocess = _timm_preprocess(pretrained)
         strange = sorted(arguments.keys() - _HARMLESS_ARGUMENTS)
@@ -63,14 +64,44 @@ def read_timm_config(config: Mapping[str, Any], source: str) -> tuple[ModelSpec,
         spec = replace(load_spec(architecture), preprocess=preprocess, num_classes=num_classes)
     except (UnknownModelError, ConfigError) as error:
         raise ConfigError(f"{source}: {error}") from None
-    return spec, tuple(str(label) for label in labels) if isinstance(labels, list) else None
+    return spec, names
+
+
+def read_arguments(config: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """What timm's and this library's configs say of the arguments that the network was built with.
+
+    Raises:
+        ConfigError: as `read_timm_config`.
+    """
+    with _reading(source, "timm"):
+        pretrained = config.get("pretrained_cfg", config)
+        given = {
+            "in_chans": pretrained["input_size"][0] if pretrained.get("input_size") else None,
+            "global_pool": config.get("global_pool"),
+            **config.get("model_args", {}),
+        }
+        return {name: given[name] for name in _ARGUMENTS if given.get(name) is not None}
+
+
+def _timm_labels(labels: Any) -> ClassNames:
+    """A list of names, or a mapping of numbers or synsets to them, in the order of the outputs."""
+    if isinstance(labels, Mapping):
+        by_number = all(str(key).isdecimal() for key in labels)
+        labels = [labels[key] for key in (sorted(labels, key=int) if by_number else labels)]
+    return tuple(str(label) for label in labels) if labels else None
 
 
 def _timm_preprocess(config: Mapping[str, Any]) -> PreprocessSpec:
     values: dict[str, Any] = {}
     for key in ("input_size", "test_input_size"):
         if config.get(key):
-            values[key] = int(config[key][-1])
+            _, height, width = config[key]
+            if height != width:
+                raise ValueError(f"{key} is {height}×{width}, and only squares are read")
+            values[key] = int(height)
+    for key in ("crop_mode", "test_crop_mode"):
+        if config.get(key, "center") not in ("center", None):
+            raise ValueError(f"{key} is {config[key]!r}, and images are only cut from the center here")
     for key in ("crop_pct", "test_crop_pct"):
         if config.get(key) is not None:
             values[key] = float(config[key])
@@ -84,8 +115,8 @@ def _timm_preprocess(config: Mapping[str, Any]) -> PreprocessSpec:
 
 def read_transformers_config(
     config: Mapping[str, Any], processor: Mapping[str, Any] | None, source: str
-) -> tuple[ModelSpec, ClassNames]:
-    """The same of what transformers' ``save_pretrained`` wrote for an image classifier.
+) -> tuple[ModelSpec, ClassNames, bool]:
+    """The same of what transformers' ``save_pretrained`` wrote; and whether the first output stands for background.
 
     Args:
         config: its ``config.json``.
@@ -126,10 +157,9 @@ def read_transformers_config(
     except ConfigError as error:
         raise ConfigError(f"{source}: {error}") from None
     spec = replace(spec, preprocess=preprocess)
-    if names[0] == "background":  # dropped from the weights too, unless asked for
-        names = names[1:]
+    background = names[0] == "background" and len(names) > 1
     has_names = any(name != f"LABEL_{index}" for index, name in enumerate(names))
-    return replace(spec, num_classes=len(names)), tuple(names) if has_names else None
+    return replace(spec, num_classes=len(names) - background), tuple(names) if has_names else None, background
 
 
 def _transformers_labels(config: Mapping[str, Any]) -> list[str]:

@@ -22,7 +22,7 @@ from effnets.weights.integrity import GIT_SHA1, find_problem, hash_file, note, r
 from effnets.weights.network import Patience
 from effnets.weights.partial import sweep
 
-__all__ = ["commit_of", "fetch_from_hub", "is_known_absent"]
+__all__ = ["commit_of", "fetch_from_hub", "is_cached", "is_known_absent"]
 
 _TRIES = 2
 _SHA256 = re.compile("[0-9a-f]{64}")
@@ -43,10 +43,10 @@ def fetch_from_hub(remote: RemoteFile, *, refresh: bool = False) -> tuple[Path, 
     cached = try_to_load_from_cache(remote.repo, remote.file, revision=remote.revision)
     if isinstance(cached, str):
         path = Path(cached)
-        announced = _announced(path.readlink().name if path.is_symlink() else recall(path))
+        announced = _announced_before(path, remote)
         if problem := find_problem(path, remote, announced):
             _remove(path, problem)
-        elif not refresh:
+        elif not refresh or constants.HF_HUB_OFFLINE:
             return path, _sha256(path, remote, announced)
     patience = Patience()
     for _ in range(_TRIES):
@@ -58,6 +58,11 @@ def fetch_from_hub(remote: RemoteFile, *, refresh: bool = False) -> tuple[Path, 
         f"{remote.label}: {remote.url(constants.ENDPOINT)}: refused: {problem} ({_TRIES} tries). Somebody on the way "
         "changes the file, or it is another one than the pin is for (scripts/pin_weights.py); nothing is kept"
     )
+
+
+def is_cached(remote: RemoteFile) -> bool:
+    """Whether the file is here, intact or not."""
+    return isinstance(try_to_load_from_cache(str(remote.repo), remote.file, revision=remote.revision), str)
 
 
 def is_known_absent(remote: RemoteFile) -> bool:
@@ -80,10 +85,28 @@ def _download(remote: RemoteFile, patience: Patience) -> tuple[Path, str | None]
         metadata = patience.run(lambda: get_hf_file_metadata(url))
     path = Path(patience.run(lambda: hf_hub_download(repo, remote.file, revision=remote.revision)))
     etag = (metadata.etag or "") if metadata else ""
-    if not path.is_symlink():  # a filesystem without links: the cache then keeps the hash nowhere
-        note(path, etag)
+    if not path.is_symlink():
+        note(remote, commit_of(path), etag)
     sweep(path.parents[len(Path(remote.file).parts) + 1] / "blobs", f"{etag}*.incomplete")
     return path, _announced(etag)
+
+
+def _announced_before(path: Path, remote: RemoteFile) -> str | None:
+    """The hash that was announced for a cached file: the cache calls its blob so, and links to it.
+
+    On a filesystem without links the cache keeps the hash nowhere, and we do. Of a file that somebody else put there
+    the Hub is asked once, if it can be.
+    """
+    if path.is_symlink():
+        return _announced(path.readlink().name)
+    commit = commit_of(path)
+    etag = recall(remote, commit)
+    if etag is None and not constants.HF_HUB_OFFLINE:
+        url = hf_hub_url(str(remote.repo), remote.file, revision=commit)
+        with suppress(Exception):  # whatever it is, the file is here
+            etag = Patience().run(lambda: get_hf_file_metadata(url)).etag or ""
+            note(remote, commit, etag)
+    return _announced(etag or "")
 
 
 def _announced(etag: str) -> str | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 from pathlib import Path
 
 from effnets.errors import WeightsError
@@ -40,8 +39,9 @@ def hash_file(path: Path) -> str:
 def is_intact(path: Path, expected: str) -> bool:
     """Whether the file has the hash `expected`: a sha256, the beginning of one, or git's sha1 with `GIT_SHA1` before.
 
-    What was found intact is remembered under `expected`, the file's size and its time of change, and not hashed again
-    until one of them differs. Where nothing can be written the file is hashed each time.
+    What was found intact is remembered under `expected`, the file's size, its place on the disk and when it was
+    modified and changed, and not hashed again until one of them differs. Where nothing can be written the file is
+    hashed each time.
     """
     marker = _marker(path, expected)
     with contextlib.suppress(OSError):
@@ -64,24 +64,25 @@ def remember(path: Path, expected: str) -> None:
         marker.touch()
 
 
-def note(path: Path, announced: str) -> None:
+def note(remote: RemoteFile, commit: str, announced: str) -> None:
     """Keep what the server announced for a file whose place in the cache does not tell, if there is a place to."""
     with contextlib.suppress(OSError):
-        place = _note(path)
+        place = _note(remote, commit)
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_text(announced, encoding="utf-8")
 
 
-def recall(path: Path) -> str:
-    """What `note` kept for the file; empty if nothing."""
+def recall(remote: RemoteFile, commit: str) -> str | None:
+    """What `note` kept for the file; None if nothing."""
     try:
-        return _note(path).read_text(encoding="utf-8")
+        return _note(remote, commit).read_text(encoding="utf-8")
     except (OSError, ValueError):
-        return ""
+        return None
 
 
-def _note(path: Path) -> Path:
-    return home_dir() / "announced" / hashlib.sha256(os.fsencode(path.absolute())).hexdigest()
+def _note(remote: RemoteFile, commit: str) -> Path:
+    name = f"{remote.source}@{commit}/{remote.file}"
+    return home_dir() / "announced" / hashlib.sha256(name.encode()).hexdigest()
 
 
 def _sha1s(path: Path) -> tuple[str, str]:
@@ -92,4 +93,6 @@ def _sha1s(path: Path) -> tuple[str, str]:
 
 def _marker(path: Path, expected: str) -> Path:
     facts = path.stat()
-    return home_dir() / "verified" / f"{expected}-{facts.st_size}-{facts.st_mtime_ns}"
+    # The time of change too: copies keep the other one, and nobody can set this one.
+    state = (facts.st_size, facts.st_ino, facts.st_mtime_ns, facts.st_ctime_ns)
+    return home_dir() / "verified" / "-".join([expected, *map(str, state)])

@@ -49,10 +49,13 @@ def prepare_weights(
     num_classes: int | None = None,
     *,
     sha256: str | None = None,
+    background: bool | None = None,
+    class_names: tuple[str, ...] | None = None,
 ) -> NativeWeights:
     """Read a file and name its tensors natively; its header's statements are applied to `spec`.
 
-    An output for background is left out, unless `num_classes` counts it in. `sha256` is the file's, where it is known.
+    An output for background is left out, unless `num_classes` counts it in. `sha256` is the file's, `background` and
+    `class_names` are what else is known of its outputs; the file's header goes before them.
 
     Raises:
         MissingFileError, WeightsError: as `read_checkpoint`, `detect_dialect` and `apply_header`; or the framework has
@@ -67,18 +70,22 @@ def prepare_weights(
         tensors = chosen.to_native(checkpoint.tensors, make_plan(spec))
     except WeightsError as error:
         raise WeightsError(f"{source} ({chosen.name} names), for {spec.name}: {error}") from None
-    background = _has_background(checkpoint, chosen, _count_outputs(tensors))
+    outputs = _count_outputs(tensors)
+    background = _has_background(checkpoint, chosen, outputs, background)
+    class_names = read_class_names(checkpoint.header, source) or class_names
     if background and num_classes != _count_outputs(tensors):
         notes += (f"of {_count_outputs(tensors)} outputs the first, background, was dropped",)
         tensors |= {name: tensors[name][1:] for name in _CLASSIFIER if name in tensors}
         background = False
+        if class_names is not None and len(class_names) == outputs:
+            class_names = class_names[1:]
     return NativeWeights(
         checkpoint=checkpoint,
         source=source,
         dialect=chosen.name,
         spec=spec,
         tensors=tensors,
-        class_names=read_class_names(checkpoint.header, source),
+        class_names=class_names,
         background=background,
         notes=(*checkpoint.notes, *notes),
     )
@@ -89,7 +96,9 @@ def _count_outputs(tensors: Mapping[str, Tensor]) -> int | None:
     return None if weight is None or weight.ndim == 0 else weight.shape[0]
 
 
-def _has_background(checkpoint: Checkpoint, dialect: Dialect, outputs: int | None) -> bool:
-    """Whether the first output stands for none of the classes: as the header says, or else by their number."""
+def _has_background(checkpoint: Checkpoint, dialect: Dialect, outputs: int | None, known: bool | None) -> bool:
+    """Whether the first output stands for none of the classes: as the header or the caller says, or by their number."""
     stated = stated_background(checkpoint.header, str(checkpoint.path))
+    if stated is None:
+        stated = known
     return outputs is not None and (outputs == dialect.background_outputs if stated is None else stated)

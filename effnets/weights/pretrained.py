@@ -5,16 +5,21 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+import uuid
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import yaml
 from torch import nn
 
+from effnets.catalogue import is_model_name
+from effnets.config import load_spec
 from effnets.entry import encode_entry
 from effnets.errors import ArgumentError, UploadError, WeightsError
 from effnets.nn.classifier import Classifier
 from effnets.nn.unwrap import unwrap
+from effnets.plan import make_plan
 from effnets.remote import HUB_SCHEME, split_repository
 from effnets.weights.folder import CONFIG, TABLE, TABLE_KEY, WEIGHTS
 from effnets.weights.save import save_weights
@@ -22,6 +27,7 @@ from effnets.weights.save import save_weights
 __all__ = ["push_to_hub", "save_pretrained"]
 
 _CARD = "README.md"
+_SIGNATURE = "saved by effnets"
 
 
 def save_pretrained(model: nn.Module, folder: str | os.PathLike[str], *, dialect: str = "effnets") -> None:
@@ -87,18 +93,72 @@ def _save(model: nn.Module, folder: Path, dialect: str, name: str) -> None:
     network = unwrap(model)
     if not isinstance(network, Classifier):
         raise ArgumentError(f"model is a {type(network).__name__}; give a classifier that create_model built")
+    _check_names(network)
     texts = {
         TABLE: yaml.safe_dump({network.spec.name: encode_entry(network.spec)}, sort_keys=False, width=120),
         CONFIG: json.dumps(_timm_config(network), indent=1, ensure_ascii=False) + "\n",
-        _CARD: _model_card(network, name),
     }
+    card = folder / _CARD
+    if not card.exists() or _SIGNATURE in card.read_text(encoding="utf-8", errors="replace"):
+        texts[_CARD] = _model_card(network, name)  # not over what somebody wrote by hand
+    is_new = not folder.exists()
+    # All under other names first, then quickly to their own: a full disk or a killed process leaves what was there.
+    mark = uuid.uuid4().hex
+    written = {file: folder / f".{mark}.{file}" for file in (WEIGHTS[0], *texts)}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        save_weights(network, folder / WEIGHTS[0], dialect=dialect)
+        save_weights(network, written[WEIGHTS[0]], dialect=dialect)
         for file, text in texts.items():
-            (folder / file).write_text(text, encoding="utf-8")
+            written[file].write_text(text, encoding="utf-8")
+        if load_spec(written[TABLE]) != network.spec:
+            raise WeightsError(f"{folder}: the table of {network.spec.name} does not give its network again; not saved")
+        # While there is no config there is no network: never the config of one with the weights of another.
+        (folder / CONFIG).unlink(missing_ok=True)
+        (folder / TABLE).unlink(missing_ok=True)
+        for file in (WEIGHTS[0], *(file for file in texts if file != CONFIG), CONFIG):
+            written[file].replace(folder / file)
     except OSError as error:
         raise WeightsError(f"{folder}: cannot be written ({error.strerror or error})") from None
+    finally:
+        with suppress(OSError):
+            for path in written.values():
+                path.unlink(missing_ok=True)
+            if is_new:
+                folder.rmdir()  # fails where something is in it, as it should
+
+
+def _check_names(network: Classifier) -> None:
+    """What could be written, and not be read again.
+
+    Raises:
+        ArgumentError: says which.
+    """
+    if not is_model_name(network.spec.name):
+        raise ArgumentError(
+            f"model.spec.name is {network.spec.name!r}; a name that is to be saved has letters, digits, '_' and '-', "
+            "and no '_' in front"
+        )
+    names, outputs = network.class_names, network.num_classes
+    if names is not None and len(names) != outputs:
+        raise ArgumentError(f"model.class_names has {len(names)} names for {outputs} outputs; give one for each")
+
+
+def _build_arguments(model: Classifier) -> dict[str, Any]:
+    """What `create_model` was given beside the spec and the classes, where it was not the default; in timm's words."""
+    strides = (
+        stride
+        for stride in (32, 16, 8)
+        if make_plan(model.spec, in_chans=model.in_chans, num_classes=model.num_classes, output_stride=stride)
+        == model.plan
+    )
+    given = {
+        "in_chans": model.in_chans,
+        "global_pool": "" if model.pool.kind == "none" else model.pool.kind,
+        "drop_rate": model.dropout.p,
+        "output_stride": next(strides, 32),
+    }
+    usual = {"in_chans": 3, "global_pool": "avg", "drop_rate": model.spec.drop_rate, "output_stride": 32}
+    return {name: value for name, value in given.items() if value != usual[name]}
 
 
 def _timm_config(model: Classifier) -> dict[str, Any]:
@@ -118,6 +178,8 @@ def _timm_config(model: Classifier) -> dict[str, Any]:
         pretrained["test_crop_pct"] = preprocess.test_crop_pct
     config: dict[str, Any] = {"architecture": model.spec.name, "num_classes": model.num_classes}
     config[TABLE_KEY] = TABLE
+    if arguments := _build_arguments(model):
+        config["model_args"] = arguments
     config |= {"num_features": model.num_features, "pretrained_cfg": pretrained}
     if model.class_names:
         config["label_names"] = list(model.class_names)
@@ -128,17 +190,17 @@ def _model_card(model: Classifier, name: str) -> str:
     spec, preprocess = model.spec, model.spec.preprocess
     size, names = preprocess.input_size, model.class_names or ()
     classes = f"\nClasses: {', '.join(names[:20])}{', …' if len(names) > 20 else ''}\n" if names else ""
+    facts = {
+        "library_name": "effnets",
+        "pipeline_tag": "image-classification",
+        "tags": ["image-classification", spec.family],
+    }
     return f"""---
-library_name: effnets
-pipeline_tag: image-classification
-tags:
-- image-classification
-- {spec.family}
----
+{yaml.safe_dump(facts, sort_keys=False)}---
 
 # {spec.name}
 
-An image classifier of {model.num_classes} classes, saved by effnets.
+An image classifier of {model.num_classes} classes, {_SIGNATURE}.
 
 | input | crop share | interpolation | mean | std |
 |---|---|---|---|---|

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from effnets.errors import DownloadError
+from effnets.errors import DownloadError, MissingFileError
 from effnets.remote import HUB_SCHEME, RemoteFile, split_repository
 from effnets.weights.fetch import fetch_remote, folder_of_files
 from effnets.weights.folder import CONFIG, TABLE, WEIGHTS, SavedModel, files_beside, read_folder
+from effnets.weights.hub import commit_of, is_cached, is_known_absent
 
 __all__ = ["fetch_repository"]
 
@@ -30,7 +31,8 @@ def fetch_repository(name: str, *, with_weights: bool = True, refresh: bool = Fa
     own = folder_of_files()
     if own is not None and revision is None:
         folder = own / source.removeprefix(HUB_SCHEME)
-        if (folder / CONFIG).is_file() or (folder / TABLE).is_file():
+        # One that is there in part is none, as with published weights: the cache may have it whole.
+        with suppress(MissingFileError):
             return read_folder(folder, with_weights=with_weights)
     remote = RemoteFile(
         label=name,
@@ -41,39 +43,41 @@ def fetch_repository(name: str, *, with_weights: bool = True, refresh: bool = Fa
     )
     config, _, _ = fetch_remote(remote, refresh=refresh)
     # From here on by commit: a branch may move between two requests.
-    remote = replace(remote, revision=_commit(config))
+    stale = f"'effnets prefetch {name}' asks for the newest commit"
+    remote = replace(remote, revision=commit_of(config), if_gone=stale)
     for file in files_beside(config):
-        _fetch_first(remote, (file,), optional=file != TABLE)
+        _fetch_beside(replace(remote, file=file), optional=file != TABLE)
     saved = replace(read_folder(config.parent, with_weights=False), source=name)
     if not with_weights:
         return saved
-    fetched = _fetch_first(replace(remote, if_gone="it holds no weights that are read here"), WEIGHTS)
-    assert fetched is not None
-    path, weights_source, sha256 = fetched
+    path, weights_source, sha256 = _fetch_weights(remote)
     return replace(saved, weights=path, weights_source=weights_source, weights_sha256=sha256)
 
 
-def _fetch_first(remote: RemoteFile, files: Sequence[str], *, optional: bool = False) -> tuple[Path, str, str] | None:
-    """The first of `files` that the commit has; None if it has none and they are `optional`.
+def _fetch_beside(remote: RemoteFile, *, optional: bool) -> None:
+    """Fetch a file into the snapshot; where it is `optional` the commit may lack it, which is remembered."""
+    if optional and is_known_absent(remote):
+        return
+    try:
+        fetch_remote(remote)
+    except DownloadError:
+        if not (optional and is_known_absent(remote)):
+            raise
 
-    That a commit lacks a file is remembered, and costs no second request.
-    """
-    from effnets.weights.hub import is_known_absent
 
-    for file in files:
+def _fetch_weights(remote: RemoteFile) -> tuple[Path, str, str]:
+    """The first of the files that may hold weights and that the commit has, or else that the cache has."""
+    failure: DownloadError | None = None
+    for file in WEIGHTS:
         candidate = replace(remote, file=file)
-        is_last = file == files[-1] and not optional
-        if is_known_absent(candidate) and not is_last:
+        if is_known_absent(candidate) or (failure is not None and not is_cached(candidate)):
             continue
         try:
             return fetch_remote(candidate)
-        except DownloadError:
-            if is_last or not is_known_absent(candidate):
-                raise
-    return None
-
-
-def _commit(path: Path) -> str:
-    from effnets.weights.hub import commit_of
-
-    return commit_of(path)
+        except DownloadError as error:
+            if not is_known_absent(candidate):
+                failure = error
+    raise failure or DownloadError(
+        f"{remote.label}: holds no weights that are read here, which are {' or '.join(WEIGHTS)}, in one piece; "
+        f"{remote.if_gone}"
+    )

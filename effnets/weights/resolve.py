@@ -3,25 +3,37 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
-from typing import TypeGuard, TypeVar
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeGuard, TypeVar
 
 from effnets.catalogue import model_names, split_tag
 from effnets.config import load_spec
 from effnets.errors import ArgumentError
-from effnets.registry import find_source, find_weights, list_weights
+from effnets.registry import find_source, find_weights, is_registered, list_weights
 from effnets.remote import HUB_SCHEME
 from effnets.spec import ModelSpec
 from effnets.weights.folder import SavedModel, read_folder
 from effnets.weights.header import apply_header, make_header
 from effnets.weights.prepare import NativeWeights, prepare_weights
 from effnets.weights.published import prepare_published
-from effnets.weights.repository import fetch_repository
 from effnets.weights_spec import WeightsSpec
 
-__all__ = ["resolve"]
+__all__ = ["Resolved", "resolve"]
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resolved:
+    """A network's description, the weights that are to be merged into it, and arguments that it was saved with.
+
+    `weights` None: none are asked for. `arguments` hold where the caller of `create_model` leaves the defaults.
+    """
+
+    spec: ModelSpec
+    weights: NativeWeights | None = None
+    arguments: Mapping[str, Any] = field(default_factory=dict)
 
 
 def resolve(
@@ -29,32 +41,30 @@ def resolve(
     pretrained: bool,
     weights: str | os.PathLike[str] | None,
     num_classes: int | None,
-) -> tuple[ModelSpec, NativeWeights | None]:
-    """The network that is asked for, as its weights need it, and the weights; None where none are asked for.
+) -> Resolved:
+    """The network that is asked for, as its weights need it, and the weights.
 
     The arguments are those of `effnets.create_model`, and so are the errors.
     """
     if pretrained and weights is not None:
         raise ArgumentError("pretrained=True and weights= both say which weights to load; give one of them")
     name, weights = _registered(name), _registered(weights)
-    if (saved := _open(name, with_weights=pretrained)) is not None:
-        spec = saved.spec
-        if pretrained:
-            return _with_weights(_prepare_saved(saved, spec, num_classes))
-    else:
-        spec = load_spec(name)
-    published = _find_published(name, spec, pretrained, weights)
-    if published is not None:
-        return _with_weights(prepare_published(published, spec, num_classes))
-    if weights is None:
-        return spec, None
-    if (saved := _open(weights, with_weights=True)) is not None:
-        return _with_weights(_prepare_saved(saved, spec, num_classes))
-    return _with_weights(prepare_weights(weights, spec, num_classes=num_classes))
-
-
-def _with_weights(prepared: NativeWeights) -> tuple[ModelSpec, NativeWeights]:
-    return prepared.spec, prepared
+    saved = _open(name, with_weights=pretrained)
+    spec = load_spec(name) if saved is None else saved.spec
+    prepared = None
+    if saved is not None and pretrained:
+        prepared = _prepare_saved(saved, spec, spec.num_classes if num_classes is None else num_classes)
+    elif (published := _find_published(name, spec, pretrained, weights)) is not None:
+        prepared = prepare_published(published, spec, num_classes)
+    elif weights is not None and (theirs := _open(weights, with_weights=True)) is not None:
+        prepared, saved = _prepare_saved(theirs, spec, num_classes), theirs
+    elif weights is not None:
+        prepared = prepare_weights(weights, spec, num_classes=num_classes)
+    return Resolved(
+        spec=spec if prepared is None else prepared.spec,
+        weights=prepared,
+        arguments={} if saved is None else saved.arguments,
+    )
 
 
 def _registered(name: T) -> T | str:
@@ -67,26 +77,33 @@ def _registered(name: T) -> T | str:
 def _open(name: object, *, with_weights: bool) -> SavedModel | None:
     """The network in the folder or the repository of that name; None if it is neither's."""
     if isinstance(name, str) and name.startswith(HUB_SCHEME):
+        # Here, since the Hub's client takes a while to import.
+        from effnets.weights.repository import fetch_repository
+
         return fetch_repository(name, with_weights=with_weights)
     return read_folder(name, with_weights=with_weights) if _is_folder(name) else None
 
 
 def _is_folder(name: object) -> TypeGuard[str | os.PathLike[str]]:
-    """Whether this is a folder, and no model of the zoo that a folder happens to be called after."""
-    return isinstance(name, str | os.PathLike) and os.fspath(name) not in model_names() and os.path.isdir(name)  # noqa: PTH112
+    """Whether this is a folder: a path is; a string not where it is also the name of a model or of its weights."""
+    if isinstance(name, str) and (name in model_names() or is_registered(name)):
+        return False
+    return isinstance(name, str | os.PathLike) and os.path.isdir(name)  # noqa: PTH112
 
 
 def _prepare_saved(saved: SavedModel, spec: ModelSpec, num_classes: int | None) -> NativeWeights:
     """The weights of a saved network, for `spec`, on which they impose what they were trained with."""
     assert saved.weights is not None
     spec, notes = apply_header(spec, make_header(saved.spec), saved.source)
-    prepared = prepare_weights(saved.weights, spec, num_classes=num_classes, sha256=saved.weights_sha256)
-    return replace(
-        prepared,
-        source=saved.weights_source or prepared.source,
-        class_names=prepared.class_names or saved.class_names,
-        notes=(*notes, *prepared.notes),
+    prepared = prepare_weights(
+        saved.weights,
+        spec,
+        num_classes=num_classes,
+        sha256=saved.weights_sha256,
+        background=saved.background,
+        class_names=saved.class_names,
     )
+    return replace(prepared, source=saved.weights_source or prepared.source, notes=(*notes, *prepared.notes))
 
 
 def _find_published(
@@ -98,7 +115,7 @@ def _find_published(
         return find_weights(str(name) if tagged else spec.name) if pretrained else None
     if tagged:
         raise ArgumentError(f"name {name!r} and weights= both say which weights are meant; take the tag off the name")
-    if not isinstance(weights, str) or os.path.lexists(weights):
+    if not isinstance(weights, str) or (os.path.lexists(weights) and not is_registered(weights)):
         return None
     model, tag = split_tag(weights)
     if tag is None and weights.isidentifier():

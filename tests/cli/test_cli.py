@@ -206,6 +206,21 @@ def test_weights_without_classifier_predict_nothing(photos, tmp_path):
     )
 
 
+def test_export_then_predict_without_a_model(photos, tmp_path):
+    table = tmp_path / "my.yaml"
+    table.write_text("tiny: {stem: 8, num_classes: 10, blocks: [dsa_r1_k3.5_s2_c16]}\n")
+    effnets.save_weights(shake(effnets.create_model(table), size=32), tmp_path / "w.safetensors")
+    target = tmp_path / "tiny.onnx"
+    options = ("--weights", tmp_path / "w.safetensors", "--image-size", "32", "--preprocess", "--topk", "3")
+    assert "tiny.onnx: 0.0 MB, logits within onnxruntime" in run("export", table, target, *options).stdout
+    rows = json.loads(run("predict", photos, "--weights", target, "--json").stdout)
+    model = effnets.create_model(table, weights=tmp_path / "w.safetensors")
+    for row in rows:
+        expected = effnets.predict(model, row["path"], input_size=32)[0]
+        assert [p["label"] for p in row["predictions"]] == [p.label for p in expected]
+    assert "give the file the suffix .onnx" in run("export", table, tmp_path / "t.pb", *options, status=1).stderr
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
 def test_a_full_output_is_a_line():
     command = f"{sys.executable} -m effnets list > /dev/full"

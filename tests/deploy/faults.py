@@ -64,6 +64,15 @@ def convolution(graph: onnx.GraphProto, kernel: int, number: int = 0) -> onnx.No
     return found[number]
 
 
+def biased(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
+    """Convolutions with a bias that is more than zeros."""
+    return [
+        node
+        for node in nodes(graph, "Conv")
+        if len(node.input) == 3 and numpy_helper.to_array(initializer(graph, node.input[2])).any()
+    ]
+
+
 def scale(place: tuple[int, ...], factor: float) -> Callable[[np.ndarray], None]:
     def change(array: np.ndarray) -> None:
         array[place] *= factor
@@ -110,13 +119,13 @@ def channels_swapped(graph):
 
 @fault
 def bias_dropped(graph):
-    node = next(node for node in nodes(graph, "Conv") if len(node.input) == 3)
+    node = biased(graph)[0]
     del node.input[2]
 
 
 @fault
 def one_bias_changed(graph):
-    node = [node for node in nodes(graph, "Conv") if len(node.input) == 3][-1]
+    node = biased(graph)[-1]
     edit(graph, node.input[2], lambda array: np.put(array, 2, array[2] + 0.01 * np.abs(array).max()))
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -34,6 +35,9 @@ class Fault:
 class Hub:
     """`files` by ``org/repo/name`` on the Hub and by path as plain URLs; `private` repositories want the token.
 
+    `files` are those of `commit`, where the branch is; `history` has those of earlier ones. What `after` has for the
+    end of a path is done once a GET for it has been answered.
+
     `xet` is announced as the hash of every file in Xet's storage, of which there is none here.
     """
 
@@ -42,6 +46,8 @@ class Hub:
     private: set[str] = field(default_factory=set)
     requests: list[str] = field(default_factory=list)
     commit: str = COMMIT
+    history: dict[str, dict[str, bytes]] = field(default_factory=dict)
+    after: dict[str, Callable[[], object]] = field(default_factory=dict)
     slowness: float = 0.0
     xet: str = ""
     url: str = ""
@@ -81,13 +87,21 @@ def serve() -> Iterator[Hub]:
             if repo in hub.private and self.headers.get("Authorization") != f"Bearer {TOKEN}":
                 self.refuse(401, {"X-Error-Message": "Invalid credentials in Authorization header"})
                 return
-            content = hub.files.get(f"{repo}/{rest.partition('/')[2]}" if resolve else path)
-            if content is None:
-                known = any(name.startswith(f"{repo}/") for name in hub.files)
-                lacks = {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": hub.commit}
+            revision, _, name = rest.partition("/")
+            files = hub.history.get(revision, hub.files)
+            commit = revision if revision in hub.history else hub.commit
+            content = files.get(f"{repo}/{name}" if resolve else path)
+            if re.fullmatch("[0-9a-f]{40}", revision) and revision != commit:
+                self.refuse(404, {"X-Error-Code": "RevisionNotFound"})
+            elif content is None:
+                known = any(name.startswith(f"{repo}/") for name in files)
+                lacks = {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": commit}
                 self.refuse(404, (lacks if known else {"X-Error-Code": "RepoNotFound"}) if resolve else {})
-                return
-            self.send(content, fault.kind if fault else None, linked=bool(resolve))
+            else:
+                self.send(content, fault.kind if fault else None, commit if resolve else None)
+                for end, action in hub.after.items():
+                    if self.command == "GET" and path.endswith(end):
+                        action()
 
         do_HEAD = do_GET  # noqa: N815
 
@@ -130,7 +144,7 @@ def serve() -> Iterator[Hub]:
                 self.send_header(name, value)
             self.end_headers()
 
-        def send(self, content: bytes, fault: int | str | None, linked: bool) -> None:
+        def send(self, content: bytes, fault: int | str | None, commit: str | None) -> None:
             # The Hub knows small files by git's sha1, and large ones by their sha256.
             is_text = self.path.endswith((".json", ".yaml", ".md"))
             git_sha1 = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
@@ -144,8 +158,8 @@ def serve() -> Iterator[Hub]:
             if asked.startswith("bytes="):
                 start = int(asked.removeprefix("bytes=").partition("-")[0])
             self.send_response(206 if asked else 200)
-            if linked:
-                self.send_header("X-Repo-Commit", hub.commit)
+            if commit is not None:
+                self.send_header("X-Repo-Commit", commit)
                 self.send_header("ETag" if is_text else "X-Linked-Etag", f'"{announced}"')
                 if not is_text:
                     self.send_header("X-Linked-Size", str(length))

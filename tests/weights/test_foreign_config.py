@@ -76,6 +76,16 @@ def test_the_background_is_dropped_with_its_name(tmp_path):
     assert effnets.create_model(tmp_path, pretrained=True, num_classes=1001).num_classes == 1001
 
 
+def test_a_thousand_and_one_classes_of_one_s_own(tmp_path):
+    labels = [f"species {index}" for index in range(1001)]
+    write(tmp_path, 2, labels, depth_multiplier=0.35)
+    ours = effnets.create_model(tmp_path, pretrained=True)
+    assert (ours.num_classes, ours.class_names) == (1001, tuple(labels))
+    write(tmp_path, 2, ["background", "owl", "wren"], depth_multiplier=0.35)
+    ours = effnets.create_model(tmp_path, pretrained=True)
+    assert (ours.num_classes, ours.class_names) == (2, ("owl", "wren"))
+
+
 def test_names_that_say_nothing_are_none(tmp_path):
     write(tmp_path, 1, ["LABEL_0", "LABEL_1"], depth_multiplier=0.25)
     assert read_folder(tmp_path).class_names is None

@@ -116,6 +116,50 @@ def test_what_was_saved_comes_back_from_the_hub(hub, machine, model, tmp_path):
     assert_is(load(machine, tmp_path, f"{NAME}@{COMMIT}", pretrained=True), tmp_path, model)
 
 
+def test_all_files_are_of_one_commit(hub, machine, model, tmp_path):
+    """The branch moves on when the config has been fetched."""
+    save_pretrained(model, tmp_path / "folder")
+    publish(hub, tmp_path / "folder")
+    newer = shake(effnets.create_model("mobilenetv1_025", num_classes=3), size=64)
+    save_pretrained(newer, tmp_path / "newer")
+
+    def move():
+        hub.history[COMMIT] = dict(hub.files)
+        hub.commit = "f" * 40
+        publish(hub, tmp_path / "newer")
+
+    hub.after["config.json"] = move
+    assert_is(load(machine, tmp_path, pretrained=True), tmp_path, model)
+
+
+def test_a_commit_that_is_gone(hub, machine, model, tmp_path):
+    save_pretrained(model, tmp_path / "folder")
+    publish(hub, tmp_path / "folder")
+    load(machine, tmp_path)
+    hub.commit = "f" * 40
+    message = load(machine, tmp_path, pretrained=True)["message"]
+    assert f"no such revision (404); 'effnets prefetch {NAME}' asks for the newest commit" in message
+
+
+def test_a_half_filled_folder_of_files_is_passed_over(hub, machine, model, tmp_path):
+    save_pretrained(model, tmp_path / "files" / REPO)
+    publish(hub, tmp_path / "files" / REPO)
+    (tmp_path / "files" / REPO / "model.safetensors").unlink()
+    environment = {"EFFNETS_WEIGHTS_DIR": str(tmp_path / "files")}
+    assert_is(load(machine, tmp_path, environment=environment, pretrained=True), tmp_path, model)
+
+
+def test_cached_weights_of_the_second_choice_do_without_network(hub, machine, tmp_path):
+    """As timm leaves a cache that it filled itself, without asking for safetensors."""
+    theirs = shake(timm.create_model("rexnet_100", num_classes=4), size=64)
+    timm.models.save_for_hf(theirs, tmp_path / "folder", safe_serialization=False)
+    publish(hub, tmp_path / "folder")
+    fetch = "import sys, huggingface_hub as hub; [hub.hf_hub_download(sys.argv[1], file) for file in sys.argv[2:]]"
+    process = machine.start(fetch, REPO, "config.json", "pytorch_model.bin")
+    assert process.wait(60) == 0, process.communicate()
+    assert "error" not in load(machine, tmp_path, environment={"HF_HUB_OFFLINE": "1"}, pretrained=True)
+
+
 def test_without_pretrained_the_weights_are_not_fetched(hub, machine, model, tmp_path):
     save_pretrained(model, tmp_path / "folder")
     publish(hub, tmp_path / "folder")
@@ -189,7 +233,7 @@ def test_repositories_that_hold_no_network(hub, machine, tmp_path):
     assert "config.json: no such file there (404); check the name; config.json is what save_pretrained" in message
     hub.files[f"{REPO}/config.json"] = b'{"architecture": "mixnet_s"}'
     message = load(machine, tmp_path, pretrained=True)["message"]
-    assert "pytorch_model.bin: no such file there (404); it holds no weights that are read here" in message
+    assert "holds no weights that are read here, which are model.safetensors or pytorch_model.bin, in one" in message
 
 
 @pytest.mark.parametrize(

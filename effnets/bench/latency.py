@@ -1,0 +1,206 @@
+"""How long an engine takes for a network on this machine: measured, or known from before."""
+
+from __future__ import annotations
+
+import datetime
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+
+from effnets import __version__
+from effnets.arguments import check_integer
+from effnets.bench.candidates import Candidate, Limits, Network, networks_of, with_latencies, within
+from effnets.bench.machine import describe_machine
+from effnets.bench.search import next_network
+from effnets.bench.store import Store
+from effnets.bench.timing import Timing, interleave
+from effnets.deploy.rewrites import PRESETS, Rewrites
+from effnets.errors import ArgumentError, EngineError
+from effnets.runtime.engine import ENGINES, Engine, available_engines, load_engine, load_onnx
+
+__all__ = ["Meter", "Outcome", "measure_candidates", "pick_engine"]
+
+_TO_EXPORT = ("onnx", "onnxscript")
+# Packages take minutes to compile; and of GPUs the description of the machine says nothing yet, by which measurements
+# are told apart.
+_NO_CHOICE = ("aotinductor", "onnxruntime-cuda", "onnxruntime-tensorrt")
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of the candidates.
+
+    Attributes:
+        candidates: all of them, with latencies where known.
+        timings: by `Network.key`. measured, reused: how many networks were, in this run and in those before.
+        open: of networks that may change the answer, for which time was too short. skipped: of those that cannot, by an
+            estimate. notes: what else is to be said.
+    """
+
+    candidates: list[Candidate]
+    timings: dict[tuple[str, int], Timing]
+    measured: int
+    reused: int
+    open: list[Candidate]
+    skipped: list[Candidate]
+    notes: list[str]
+
+
+@dataclass(slots=True)
+class Meter:
+    """Measures one engine under one set of conditions.
+
+    Attributes:
+        engine: of `ENGINES`. batch: images in a call. threads: None leaves them to the engine.
+        seconds: that the timing of one network takes, beside its preparation.
+    """
+
+    engine: str
+    batch: int = 1
+    threads: int | None = None
+    seconds: float = 1.5
+    _conditions: dict[str, Any] = field(init=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.batch = check_integer("batch", self.batch, 1, "it must be at least 1")
+        if self.threads is not None:
+            self.threads = check_integer("threads", self.threads, 1, "it must be at least 1")
+        machine = describe_machine()
+        package = ENGINES[self.engine]
+        self._conditions = {
+            "processor": machine.processor,
+            "cores": machine.cores,
+            "features": machine.features,
+            "system": machine.system,
+            "engine": self.engine,
+            "versions": {package: version(package), "effnets": __version__},
+            "rewrites": self._rewrites.to_dict(),
+            "batch": self.batch,
+            "threads": self.threads,
+        }
+
+    @property
+    def _rewrites(self) -> Rewrites:
+        return PRESETS["torch" if self.engine.startswith("torch") else self.engine]
+
+    def conditions(self, network: Network) -> dict[str, Any]:
+        """All that the latency of `network` depends on."""
+        return {**self._conditions, "architecture": network.architecture, "size": network.size}
+
+    def measure(self, network: Network) -> Timing:
+        """Milliseconds of one call, over at least three samples.
+
+        Raises:
+            ExportError, EngineError: the network cannot be brought onto the engine.
+        """
+        engine = self._load(network)
+        images = np.random.default_rng(0).standard_normal((self.batch, 3, network.size, network.size), np.float32)
+        return interleave({network.name: lambda: engine(images)}, rounds=15, seconds=self.seconds)[network.name]
+
+    def _load(self, network: Network) -> Engine:
+        # Speed does not depend on what the weights are: random ones spare the download. Nor need the graph be verified,
+        # which takes far longer than the rest: `export_onnx` does that for the one that is chosen.
+        from effnets.zoo import create_model
+
+        model = create_model(network.name).eval()
+        if self.engine.startswith("torch"):
+            return load_engine(model, self.engine, threads=self.threads)
+        from effnets.deploy.graph import export_graph
+        from effnets.deploy.metadata import describe
+        from effnets.deploy.rewrite import optimize
+
+        size = (network.size, network.size)
+        description = describe(model, size=size, input_kind="normalised", rewrites=self._rewrites)
+        graph = export_graph(optimize(model, self._rewrites), description)
+        return load_onnx(graph.model.SerializeToString(), description, self.engine, threads=self.threads)
+
+
+def pick_engine(name: str = "auto") -> str:
+    """The engine of that name, or for ``auto`` the first that is installed: ONNX Runtime, OpenVINO, torch.
+
+    Raises:
+        ArgumentError: no engine has this name, or none to choose for.
+        EngineError: it is not installed, or what brings networks onto it is not.
+    """
+    possible = [engine for engine in ENGINES if engine not in _NO_CHOICE]
+    if name != "auto" and name not in possible:
+        raise ArgumentError(f"engine is {name!r}; choose auto or one of {', '.join(possible)}")
+    hint = "install with: pip install 'effnets[export]'"
+    can_export = all(find_spec(package) for package in _TO_EXPORT)
+    if name == "auto":
+        installed = [engine for engine in available_engines() if can_export or ENGINES[engine] == "torch"]
+        name = next((engine for engine in installed if engine in possible), "")
+        if not name:
+            raise EngineError(f"no engine is installed; {hint}")
+    elif not find_spec(ENGINES[name]):
+        raise EngineError(f"the engine {name} is not installed; {hint}")
+    elif ENGINES[name] != "torch" and not can_export:
+        raise EngineError(f"measuring on {name} needs {' and '.join(_TO_EXPORT)}; {hint}")
+    return name
+
+
+def measure_candidates(
+    candidates: Sequence[Candidate],
+    limits: Limits,
+    meter: Meter,
+    *,
+    store: Store | None = None,
+    anew: bool = False,
+    budget: float = 300.0,
+    progress: Callable[[str, float], object] | None = None,
+) -> Outcome:
+    """Find the latencies that the choice depends on: known ones first, then by `next_network` until time is up.
+
+    Args:
+        candidates: see `effnets.bench.candidates.list_candidates`.
+        limits: what breaks one of them other than latency is never measured.
+        meter: measures.
+        store: of earlier measurements, which gets the new ones; None: the user's. anew: do not reuse any.
+        budget: seconds; no measurement begins that would likely end after them, but one may always be made.
+        progress: called before each measurement with what is measured and the share of the budget that has passed.
+
+    Raises:
+        ExportError, EngineError: a network cannot be measured.
+    """
+    store = Store.default() if store is None else store
+    timings: dict[tuple[str, int], Timing] = {}
+    notes: list[str] = []
+    possible = [candidate for candidate in candidates if within(candidate, limits.without("max_latency"))]
+    if not anew:
+        for group in networks_of(possible):
+            timing, note = store.read(meter.conditions(group[0].network))
+            notes += [note] if note else []
+            if timing is not None:
+                timings[group[0].network.key] = timing
+    reused, longest, begin = len(timings), 0.0, time.perf_counter()
+    latencies = {key: timing.median for key, timing in timings.items()}
+    while (network := next_network(possible, latencies, limits)) is not None:
+        passed = time.perf_counter() - begin
+        if longest and passed + longest > budget:
+            break
+        if progress is not None:
+            progress(f"{network.name} at {network.size}", min(1.0, passed / budget))
+        timing = meter.measure(network)
+        note = store.write(meter.conditions(network), timing, when=_now())
+        notes += [note] if note and note not in notes else []
+        timings[network.key], latencies[network.key] = timing, timing.median
+        longest = max(longest, time.perf_counter() - begin - passed)
+    left = [max(group, key=lambda c: c.top1) for group in networks_of(possible) if group[0].network.key not in timings]
+    return Outcome(
+        candidates=with_latencies(candidates, latencies),
+        timings=timings,
+        measured=len(timings) - reused,
+        reused=reused,
+        open=left if network else [],
+        skipped=[] if network else left,
+        notes=notes,
+    )
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

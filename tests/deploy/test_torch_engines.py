@@ -1,0 +1,65 @@
+"""torch's own engines under the interface of the others."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from deploy.networks import tiny
+from support import images
+
+import effnets
+from effnets.deploy.torch_engines import export_package
+from effnets.errors import ArgumentError, EngineError, MissingFileError
+
+
+@pytest.fixture
+def model(tmp_path):
+    return tiny(tmp_path)
+
+
+def _compare(engine, model, tolerance=1e-4):
+    pixels = images(3, 3, 48, 64)
+    with torch.inference_mode():
+        expected = model(pixels).numpy()
+    assert np.abs(engine(pixels.numpy()) - expected).max() / np.abs(expected).max() < tolerance
+
+
+def test_torch(model):
+    engine = effnets.load_engine(model, "torch")
+    _compare(engine, model)
+    assert engine.description.model == "tiny"
+    with torch.no_grad():
+        next(model.parameters()).zero_()
+    with pytest.raises(AssertionError):
+        _compare(engine, model)
+
+
+def test_torch_in_bfloat16(model):
+    _compare(effnets.load_engine(model, "torch", precision="bfloat16"), model, tolerance=0.1)
+
+
+@pytest.mark.full
+def test_torch_compile(model):
+    _compare(effnets.load_engine(model, "torch-compile"), model)
+
+
+@pytest.mark.full
+def test_a_package(model, tmp_path):
+    path = export_package(model, tmp_path / "tiny.pt2", image_size=(48, 64))
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["tiny.pt2", "tiny.yaml"]
+    engine = effnets.load_engine(path)
+    assert (engine.name, engine.description.size, len(engine.labels)) == ("aotinductor", (48, 64), 12)
+    _compare(engine, model)
+
+
+def test_mistakes(model, tmp_path):
+    with pytest.raises(ArgumentError, match="a model in memory is executed by torch or torch-compile, not by openvino"):
+        effnets.load_engine(model, "openvino")
+    with pytest.raises(ArgumentError, match=r"give the file the suffix \.pt2"):
+        export_package(model, tmp_path / "t.onnx")
+    with pytest.raises(MissingFileError, match="no such exported model"):
+        effnets.load_engine(tmp_path / "gone.pt2")
+    (tmp_path / "bad.pt2").write_bytes(b"no package")
+    with pytest.raises(EngineError, match=r"bad\.pt2: torch cannot load it"):
+        effnets.load_engine(tmp_path / "bad.pt2")

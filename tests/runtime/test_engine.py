@@ -1,0 +1,152 @@
+"""Engines execute exported models without torch, and say what is wrong with files and images."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from exported import MATRIX, describe, write
+from PIL import Image
+
+import effnets
+from effnets.cli import main
+from effnets.errors import ArgumentError, EngineError, MissingFileError, WeightsError
+from effnets.runtime import engine as engine_module
+from effnets.runtime.description import Description
+from effnets.runtime.onnx_file import read_properties
+
+ENGINES = ("onnxruntime", "openvino")
+
+
+@pytest.fixture
+def path(tmp_path):
+    return write(tmp_path / "mean.onnx", describe())
+
+
+@pytest.mark.parametrize("name", [*ENGINES, "auto"])
+def test_logits(name, path):
+    engine = effnets.load_engine(path, name, threads=1)
+    images = np.random.default_rng(0).normal(size=(2, 3, 32, 32)).astype(np.float32)
+    logits = engine(images)
+    np.testing.assert_allclose(logits, images.mean((2, 3)) @ MATRIX, atol=1e-6)
+    kept = logits.copy()
+    engine(images[:1] * 2)
+    assert (logits == kept).all()
+    assert logits.dtype == np.float32
+    assert engine.labels == ("red", "green", "blue", "other")
+    assert engine.description == describe()
+    assert engine.name == ("onnxruntime" if name == "auto" else name)
+
+
+def test_memory_in_any_order_is_taken(path):
+    engine = effnets.load_engine(path, threads=1)
+    images = np.random.default_rng(0).normal(size=(1, 32, 32, 3)).astype(np.float32).transpose(0, 3, 1, 2)
+    np.testing.assert_allclose(engine(images), engine(images.copy()))
+
+
+@pytest.mark.parametrize(
+    "images",
+    [
+        np.zeros((1, 3, 32, 32)),
+        np.zeros((3, 32, 32), np.float32),
+        np.zeros((1, 3, 33, 32), np.float32),
+        np.zeros((1, 1, 32, 32), np.float32),
+        np.zeros((0, 3, 32, 32), np.float32),
+        np.zeros((1, 32, 32, 3), np.uint8),
+        [[1.0]],
+    ],
+)
+def test_images_of_another_kind(images, path):
+    with pytest.raises(ArgumentError, match=r"this model takes float32 of shape \[N, 3, 32, 32\]"):
+        effnets.load_engine(path, threads=1)(images)
+
+
+def test_foreign_and_damaged_files(path, tmp_path):
+    whole = path.read_bytes()
+    foreign = write(tmp_path / "foreign.onnx")
+    with pytest.raises(WeightsError, match="was not exported by effnets"):
+        effnets.load_engine(foreign)
+    with pytest.raises(MissingFileError, match="no such exported model"):
+        effnets.load_engine(tmp_path / "gone.onnx")
+    with pytest.raises(WeightsError, match="not a regular file"):
+        effnets.load_engine(tmp_path)
+    broken = tmp_path / "broken.onnx"
+    for content in (b"", b"\x00", b"not a model at all", whole[: len(whole) // 2], whole + b"\xff", b"\xff" * 99):
+        broken.write_bytes(content)
+        with pytest.raises(WeightsError, match=r"broken.onnx: (is no ONNX file|was not exported)"):
+            effnets.load_engine(broken)
+
+
+def test_damaged_metadata():
+    properties = describe().to_properties()
+    for key, value in (
+        ("effnets.labels", "{"),
+        ("effnets.labels", "[1]"),
+        ("effnets.preprocess", "{}"),
+        ("effnets.input_kind", '"png"'),
+        ("effnets.size", "7"),
+    ):
+        with pytest.raises(WeightsError, match=r"x: its metadata is damaged \(.*\); export the model again"):
+            Description.from_properties({**properties, key: value}, "x")
+    with pytest.raises(WeightsError, match="another version of effnets"):
+        Description.from_properties({**properties, "effnets.format": "99"}, "x")
+    assert Description.from_properties({**properties, "other": "?"}, "x") == describe()
+
+
+def test_properties_are_read_as_onnx_reads_them(path):
+    assert read_properties(path) == describe().to_properties()
+
+
+def test_mistakes(path, monkeypatch):
+    with pytest.raises(ArgumentError, match="engine is 'tvm'; choose auto or one of onnxruntime"):
+        effnets.load_engine(path, "tvm")
+    with pytest.raises(ArgumentError, match=r"an ONNX file is executed by .* not by torch"):
+        effnets.load_engine(path, "torch")
+    with pytest.raises(ArgumentError, match="onnxruntime has no bfloat16; use the engine openvino"):
+        effnets.load_engine(path, "onnxruntime", precision="bfloat16")
+    with pytest.raises(ArgumentError, match="precision is 'int4'"):
+        effnets.load_engine(path, precision="int4")
+    with pytest.raises(ArgumentError, match="threads is 0"):
+        effnets.load_engine(path, threads=0)
+    with pytest.raises(EngineError, match="this onnxruntime has no CUDAExecutionProvider"):
+        effnets.load_engine(path, "onnxruntime-cuda")
+    monkeypatch.setattr(engine_module, "find_spec", lambda _: None)
+    with pytest.raises(
+        EngineError, match=r"onnxruntime is not installed; install it with: pip install 'effnets\[export"
+    ):
+        effnets.load_engine(path)
+
+
+def test_predict_with_an_engine(path, tmp_path):
+    Image.new("RGB", (60, 50), (0, 255, 0)).save(tmp_path / "green.png")
+    engine = effnets.load_engine(path, threads=1)
+    predictions = effnets.predict(engine, [tmp_path / "green.png", np.full((40, 40, 3), (0, 0, 255), np.uint8)], topk=2)
+    assert [row[0].label for row in predictions] == ["green", "blue"]
+    with pytest.raises(ArgumentError, match="input_size is 64, but mean was exported for 32×32"):
+        effnets.predict(engine, tmp_path / "green.png", input_size=64)
+    free = effnets.load_engine(write(tmp_path / "free.onnx", describe(size=None)), threads=1)
+    assert effnets.predict(free, tmp_path / "green.png", input_size=64)[0][0].label == "green"
+
+
+def test_the_command_needs_no_torch(path, tmp_path):
+    Image.new("RGB", (60, 50), (0, 255, 0)).save(tmp_path / "green.png")
+    program = (
+        "import sys; from effnets.cli import main; main(sys.argv[1:], standalone_mode=False)\n"
+        "assert not {'torch', 'timm', 'onnx', 'huggingface_hub'} & set(sys.modules)"
+    )
+    command = [sys.executable, "-c", program, "predict", tmp_path / "green.png", "--weights", path, "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    rows = json.loads(done.stdout)
+    assert rows[0]["predictions"][0]["label"] == "green"
+    assert done.stderr.count("AssertionError") == 0
+
+
+def test_usage_of_predict(path):
+    result = CliRunner().invoke(main, ["predict", "a.jpg", "--weights", str(path), "--model", "mixnet_s"])
+    assert (result.exit_code, "leave --model out" in result.stderr) == (2, True)
+    result = CliRunner().invoke(main, ["predict", "a.jpg", "--weights", "w.safetensors"])
+    assert (result.exit_code, "--model is missing" in result.stderr) == (2, True)
