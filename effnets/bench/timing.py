@@ -43,11 +43,13 @@ def interleave(
     seconds: float = math.inf,
     warmup: int = 2,
     progress: Callable[[float], object] | None = None,
+    processor_time: bool = False,
 ) -> dict[str, Timing]:
     """Time `subjects` in turns, so that what disturbs the machine disturbs them alike.
 
     Every round takes one sample of each, in an order that turns from round to round; a sample is as many calls as
-    fill 20 ms. The median of many rounds is robust, and the ratio of two medians from one run more so.
+    fill 20 ms, after one that is not timed where they are several. The median of many rounds is robust, and the ratio
+    of two medians from one run more so.
 
     Args:
         subjects: what to call, by name.
@@ -55,6 +57,8 @@ def interleave(
         seconds: begin no round after so many, but finish three rounds anyway.
         warmup: calls of each before the first round, which compile and allocate.
         progress: called with the share that is done, 0 to 1.
+        processor_time: count the process's processor time instead of the clock's. On a machine that is busy with other
+            things it is what remains comparable, with one thread; of several it says nothing of how they share work.
 
     Raises:
         ArgumentError: nothing to time, or no rounds.
@@ -62,16 +66,17 @@ def interleave(
     if not subjects or rounds < 1:
         raise ArgumentError(f"{len(subjects)} subjects in {rounds} rounds; there must be at least one of each")
     begin = time.perf_counter()
-    calls = {name: _calls_per_sample(call, warmup) for name, call in subjects.items()}
+    clock = time.process_time if processor_time else time.perf_counter
+    calls = {name: _calls_per_sample(call, warmup, clock) for name, call in subjects.items()}
     samples: dict[str, list[float]] = {name: [] for name in subjects}
     names = list(subjects)
     for done in range(rounds):
         if done >= 3 and time.perf_counter() - begin > seconds:
             break
         for name in _turned(names, done):
-            samples[name].append(_sample(subjects[name], calls[name]))
+            samples[name].append(_sample(subjects[name], calls[name], clock))
         if progress is not None:
-            progress(max((done + 1) / rounds, min(1.0, (time.perf_counter() - begin) / seconds)))
+            progress(max((done + 1) / rounds, min(1.0, (time.perf_counter() - begin) / max(seconds, 1e-9))))
     return {name: Timing(tuple(values)) for name, values in samples.items()}
 
 
@@ -85,16 +90,19 @@ def _turned(names: Sequence[str], turn: int) -> Sequence[str]:
     return [*names[start:], *names[:start]]
 
 
-def _calls_per_sample(call: Callable[[], object], warmup: int) -> int:
+def _calls_per_sample(call: Callable[[], object], warmup: int, clock: Callable[[], float]) -> int:
     for _ in range(warmup):
         call()
-    single = _sample(call, 1) / 1000
+    single = _sample(call, 1, clock) / 1000
     return max(1, math.ceil(_SAMPLE_SECONDS / max(single, 1e-9)) if single < _SAMPLE_SECONDS else 1)
 
 
-def _sample(call: Callable[[], object], calls: int) -> float:
+def _sample(call: Callable[[], object], calls: int, clock: Callable[[], float]) -> float:
     """Milliseconds of one call, over `calls` of them."""
-    begin = time.perf_counter()
+    if calls > 1:
+        # Not timed: it fetches the caches back, and outlasts the threads of other engines, which go on spinning.
+        call()
+    begin = clock()
     for _ in range(calls):
         call()
-    return (time.perf_counter() - begin) * 1000 / calls
+    return (clock() - begin) * 1000 / calls

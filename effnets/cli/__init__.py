@@ -18,6 +18,7 @@ __all__ = ["main"]
 
 # Command → (module, one line for --help, so that help imports none of them).
 _COMMANDS = {
+    "bench": ("effnets.cli.bench_command", "Measure models on this machine, against other libraries."),
     "choose": ("effnets.cli.choose_command", "Choose the most accurate network for a budget, by measuring."),
     "convert": ("effnets.cli.convert_command", "Write a weights file for another framework."),
     "export": ("effnets.cli.export_command", "Write a model as one verified ONNX file."),
@@ -25,6 +26,7 @@ _COMMANDS = {
     "predict": ("effnets.cli.predict_command", "Classify photographs."),
     "prefetch": ("effnets.cli.prefetch_command", "Fetch published weights into the cache, for use without network."),
     "show": ("effnets.cli.show_command", "Show a model's stages: shapes, kernels, costs, block strings."),
+    "tune": ("effnets.cli.tune_command", "Find the fastest way to execute a model on this machine."),
 }
 
 

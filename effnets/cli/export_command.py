@@ -7,10 +7,15 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from effnets.cli.text import printable
+
+if TYPE_CHECKING:
+    from effnets.deploy.rewrites import Rewrites
+    from effnets.nn.classifier import Classifier
 
 __all__ = ["command"]
 
@@ -27,6 +32,9 @@ __all__ = ["command"]
 @click.option("--calibration", metavar="FOLDER", help="Photos for --int8; by class in subfolders, accuracy counts too.")
 @click.option("--seed", type=click.IntRange(0), default=0, help="Which of the photos calibrate and which judge.")
 @click.option("--no-optimize", is_flag=True, help="Leave the network as it is, instead of rewriting it faster.")
+@click.option("--tune", "tuned", is_flag=True, help="Choose rewrites and engine by measuring, and keep the report.")
+@click.option("--batch", type=click.IntRange(1), help="Images at a time that --tune measures with [default: 1].")
+@click.option("--budget", type=click.FloatRange(0, min_open=True), help="Seconds that --tune takes [default: 120].")
 def command(
     model: str,
     target: Path,
@@ -39,6 +47,9 @@ def command(
     calibration: str | None,
     seed: int,
     no_optimize: bool,
+    tuned: bool,
+    batch: int | None,
+    budget: float | None,
 ) -> None:
     """Write MODEL, a name of the zoo or a YAML file of your own, as the ONNX file OUT.onnx.
 
@@ -57,6 +68,10 @@ def command(
         raise click.UsageError(f"--int8 is for one image size, normalised outside of the file; leave {option} out")
     if calibration is not None and not Path(calibration).is_dir():
         raise click.UsageError(f"--calibration {calibration}: no such folder")
+    if tuned and no_optimize:
+        raise click.UsageError("--tune chooses rewrites, and --no-optimize wants none; leave one of them out")
+    if not tuned and (batch or budget):
+        raise click.UsageError("--batch and --budget are what --tune measures with; add --tune")
     # Imported here: torch takes seconds, and neither --help nor a mistyped option should wait for it.
     from effnets.deploy.onnx import export_onnx
     from effnets.deploy.quantize import quantize
@@ -67,6 +82,7 @@ def command(
         network = create_model(model, pretrained=weights is None, weights=weights)
     if network.load_report and network.load_report.reinitialised:
         raise click.ClickException(f"{network.load_report.source}: has no classifier, so that outputs would be chance")
+    rewrites = _tune(network, target, image_size, batch or 1, budget or 120.0) if tuned else not no_optimize
     if calibration is not None:
         with _progress() as progress:
             quantised = quantize(
@@ -74,7 +90,7 @@ def command(
                 target,
                 calibration,
                 image_size=image_size,
-                optimize=not no_optimize,
+                optimize=rewrites,
                 topk=topk,
                 seed=seed,
                 progress=progress,
@@ -87,7 +103,7 @@ def command(
         image_size=image_size,
         dynamic_size=dynamic_size,
         preprocess=preprocess,
-        optimize=not no_optimize,
+        optimize=rewrites,
         topk=topk,
     )
     click.echo(printable(str(report)))
@@ -104,3 +120,31 @@ def _progress() -> Iterator[Callable[[str], object]]:
 
     with Console(stderr=True).status("int8") as status:
         yield lambda text: status.update(f"int8: {text}")
+
+
+def _tune(network: Classifier, target: Path, image_size: int | None, batch: int, budget: float) -> Rewrites:
+    """The rewrites that are fastest on this machine, with the report written beside the file that is to come."""
+    from effnets.cli.progress import progress_bar
+    from effnets.cli.tune_command import print_report
+    from effnets.deploy.tune import tune
+    from effnets.deploy.tune_report import report_path
+
+    with progress_bar() as progress:
+        found = tune(
+            network,
+            batch=batch,
+            image_size=image_size,
+            budget=budget,
+            engines=_onnx_engines(),
+            precisions=["float32"],
+            report=report_path(target),
+            progress=progress,
+        )
+    print_report(found)
+    return found.chosen.rewrites
+
+
+def _onnx_engines() -> list[str]:
+    from effnets.runtime.engine import available_engines
+
+    return [engine for engine in ("onnxruntime", "openvino") if engine in available_engines()]

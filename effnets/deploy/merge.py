@@ -19,6 +19,9 @@ from effnets.nn.layers import Conv2d, MixedConv
 
 __all__ = ["merge_depthwise", "merge_pointwise"]
 
+# Pixels of a map from which on copies leave the near caches.
+_FULL_PRICE = 14 * 14
+
 
 def merge_depthwise(network: Network, rewrites: Rewrites) -> Network:
     """A copy of a flattened network whose mixed depthwise convolutions are merged as `rewrites` says.
@@ -29,11 +32,15 @@ def merge_depthwise(network: Network, rewrites: Rewrites) -> Network:
     the input's size.
     """
     network = copy.deepcopy(network)
+    pixels = _pixels(network)
     for chain_name, chain in chains_of(network):
         for name, layer in list(chain.named_children()):
             if isinstance(layer, MixedConv) and _is_depthwise(layer):
                 rule = rewrites.rule_of(f"{chain_name}.{name}", rewrites.depthwise)
-                chain.add_module(name, _merged(layer, _runs(rule, convs_of(layer), rewrites.copy_taps)))
+                price = rewrites.copy_taps * min(1.0, pixels[chain_name] / _FULL_PRICE)
+                if any(conv.in_channels % rewrites.group_multiple for conv in convs_of(layer)):
+                    price = math.inf
+                chain.add_module(name, _merged(layer, _runs(rule, convs_of(layer), price)))
     return network
 
 
@@ -68,23 +75,43 @@ def _is_pointwise(conv: Conv2d) -> bool:
     return conv.kernel_size == (1, 1) and conv.stride == (1, 1) and conv.groups == 1
 
 
-def _runs(rule: str, convs: Sequence[Conv2d], copy_taps: int) -> list[int]:
+def _pixels(network: Network) -> dict[str, int]:
+    """Of the map that enters each block, by the block's name, for images of the network's own size."""
+    side = _strided(network.spec.input_size, network.plan.stem.stride)
+    pixels = {}
+    for stage_index, blocks in enumerate(network.plan.stages):
+        for index, block in enumerate(blocks):
+            pixels[f"stages.{stage_index}.{index}"] = side * side
+            side = _strided(side, block.stride)
+    return pixels
+
+
+def _strided(side: int, stride: int) -> int:
+    return (side + stride - 1) // stride
+
+
+def _runs(rule: str, convs: Sequence[Conv2d], copy_price: float) -> list[int]:
     """How many neighbouring groups are merged at a time."""
     if rule == "all":
         return [len(convs)]
     if rule == "cost":
-        return _cheapest_runs(convs, copy_taps)
+        return _cheapest_runs(convs, copy_price)
     runs = [int(run) for run in rule.split("+")] if rule != "keep" else []
     return runs if sum(runs) == len(convs) else [1] * len(convs)
 
 
-def _cheapest_runs(convs: Sequence[Conv2d], copy_taps: int) -> list[int]:
-    """The cheapest of all ways to cut the groups into neighbours; of the six groups of a kernel study there are 32."""
+def _cheapest_runs(convs: Sequence[Conv2d], copy_price: float) -> list[int]:
+    """The cheapest of all ways to cut the groups into neighbours; of the six groups of a kernel study there are 32.
 
-    def cost(cuts: tuple[int, ...]) -> int:
+    For each output value a group's kernel is multiplied through, and with more than one group that value is copied, and
+    so are as many inputs as the stride leaps over.
+    """
+    copied = copy_price * (1 + convs[0].stride[0] ** 2)
+
+    def cost(cuts: tuple[int, ...]) -> float:
         parts = [convs[start:end] for start, end in pairwise((0, *cuts, len(convs)))]
-        copied = copy_taps if cuts else 0
-        return sum(sum(conv.in_channels for conv in part) * (_merged_size(part) ** 2 + copied) for part in parts)
+        added = copied if cuts else 0
+        return sum(sum(conv.in_channels for conv in part) * (_merged_size(part) ** 2 + added) for part in parts)
 
     places = range(1, len(convs))
     best = min((cuts for count in range(len(convs)) for cuts in combinations(places, count)), key=cost)

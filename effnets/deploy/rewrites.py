@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args, get_type_hints
 
 from effnets.errors import ArgumentError
 
-__all__ = ["PRESETS", "Pointwise", "Rewrites", "Shortcut", "SqueezeForm"]
+__all__ = ["PRESETS", "Pointwise", "Rewrites", "Shortcut", "SqueezeForm", "preset"]
 
 Pointwise = Literal["keep", "group", "dense"]
 Shortcut = Literal["concat", "pad", "inplace"]
@@ -28,8 +28,10 @@ class Rewrites:
             smaller kernels zero-padded: ``all``, ``keep`` (none), or how many at a time, as in ``2+3``; a layer with
             another number of groups is then kept. ``cost`` merges where the arithmetic that padding adds costs less
             than the splitting and joining that it saves, at `copy_taps`.
-        copy_taps: what a split convolution costs beyond its arithmetic, as multiply-adds for each output value: the
-            copies into and out of its group.
+        copy_taps: what it costs to copy one value into or out of a kernel group, in multiply-adds of a depthwise
+            convolution, on maps of 14×14 and above; smaller ones lie in nearer caches, and copying costs their share.
+        group_multiple: ``cost`` merges all groups where the channels of one are no multiple of this: for such groups
+            ONNX Runtime has slow general code alone.
         equal_pointwise: a mixed pointwise convolution of equal groups becomes a grouped one (``group``), a dense one
             with zeros between the groups (``dense``), or stays (``keep``).
         unequal_pointwise: likewise for unequal groups, which no grouped convolution computes: ``dense`` or ``keep``.
@@ -47,6 +49,7 @@ class Rewrites:
     fold_bn: bool = True
     depthwise: str = "all"
     copy_taps: int = 0
+    group_multiple: int = 1
     equal_pointwise: Pointwise = "group"
     unequal_pointwise: Pointwise = "dense"
     layers: tuple[tuple[str, str], ...] = ()
@@ -71,8 +74,11 @@ class Rewrites:
         _check_depthwise("depthwise", self.depthwise)
         if self.unequal_pointwise == "group":
             raise ArgumentError("unequal_pointwise is 'group', but unequal groups make no grouped convolution")
-        if self.align < 1 or self.copy_taps < 0:
-            raise ArgumentError(f"align is {self.align} and copy_taps {self.copy_taps}; at least 1 and 0 make sense")
+        if self.align < 1 or self.group_multiple < 1 or self.copy_taps < 0:
+            raise ArgumentError(
+                f"align is {self.align}, group_multiple {self.group_multiple} and copy_taps {self.copy_taps}; "
+                "at least 1, 1 and 0 make sense"
+            )
 
     def rule_of(self, layer: str, default: str) -> str:
         """The rule for the layer of that name, `default` where it has none of its own."""
@@ -117,11 +123,41 @@ def _check_layers(layers: object) -> None:
 
 
 # What each engine starts from; measuring on the machine at hand may refine it.
+#
+# Single mixed depthwise convolutions of MixNet-S, M and L between two pointwise ones, float32, one thread of an AVX-512
+# machine, ms an image at batch 1 / 16 (processor time, the pointwise ones included):
+#
+#   map, stride, kernels, channels      ONNX Runtime split → merged           OpenVINO split → merged
+#   112×112, 2, 3.5.7, 192           2.80 / 3.94 → 1.56 / 2.17             2.51 / 2.80 → 1.98 / 2.11
+#   56×56, 2, 3.5.7.9, 240           0.68 / 1.58 → 0.48 / 0.83             0.54 / 1.12 → 0.52 / 0.76
+#   28×28, 1, 3.5, 336               0.39 / 0.94 → 0.23 / 0.54             0.35 / 0.62 → 0.31 / 0.43
+#   14×14, 1, 3.5.7, 480             0.12 / 0.15 → 0.10 / 0.14             0.13 / 0.18 → 0.15 / 0.18
+#   14×14, 1, 3.5.7.9, 480           0.19 / 0.28 → 0.22 / 0.24             0.25 / 0.27 → 0.33 / 0.28
+#   14×14, 1, 3.5.7.9, 360           0.86 / 0.89 → 0.17 / 0.18             … / 0.15 → … / 0.20   (groups of 90)
+#   7×7, 1, 3.5.7.9, 1584            0.17 / 0.17 → 0.25 / 0.22             0.14 / 0.15 → 0.17 / 0.19
+#
+# Merging some neighbours of three groups or more hardly ever won: what is split at all is copied whole. Two pointwise
+# groups cost ONNX Runtime more as a grouped convolution than as a dense one (MixNet-M whole, 11.7 / 12.2 and 11.3 /
+# 11.5 ms), and OpenVINO less (10.3 / 9.8 and 11.0 / 10.5).
 PRESETS: dict[str, Rewrites] = {
     "torch": Rewrites(shortcut="inplace", squeeze_excite="vector", channels_last=True, fuse=True),
-    "onnxruntime": Rewrites(align=8),
-    "openvino": Rewrites(),
+    "torch-compile": Rewrites(channels_last=True),
+    "onnxruntime": Rewrites(depthwise="cost", copy_taps=20, group_multiple=4, equal_pointwise="dense", align=8),
+    "openvino": Rewrites(depthwise="cost", copy_taps=9),
     "none": Rewrites(
         fold_bn=False, depthwise="keep", equal_pointwise="keep", unequal_pointwise="keep", shortcut="concat"
     ),
 }
+
+
+def preset(engine: str) -> Rewrites:
+    """What `engine` starts from, of `effnets.runtime.engine.ENGINES`.
+
+    Raises:
+        ArgumentError: no preset is for it.
+    """
+    base = {"aotinductor": "torch-compile", "onnxruntime-cuda": "onnxruntime", "onnxruntime-tensorrt": "onnxruntime"}
+    name = base.get(engine, engine)
+    if name not in PRESETS:
+        raise ArgumentError(f"engine is {engine!r}, for which there is no preset; choose from {', '.join(PRESETS)}")
+    return PRESETS[name]

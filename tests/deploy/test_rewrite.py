@@ -137,7 +137,7 @@ def kinds(model: nn.Module, kind: type[nn.Module]) -> int:
 def test_what_was_asked_for_is_done():
     """Exact is also what does nothing."""
     model = shaken("mixnet_s")
-    merged = effnets.optimize(model, PRESETS["onnxruntime"])
+    merged = effnets.optimize(model, Rewrites(align=8))
     assert (kinds(merged, MixedConv), kinds(merged, nn.BatchNorm2d), kinds(merged, nn.Dropout)) == (0, 0, 0)
     assert kinds(model, MixedConv) == kinds(effnets.optimize(model, PRESETS["none"]), MixedConv) > 20
     assert any(conv.groups == 2 for conv in merged.modules() if isinstance(conv, nn.Conv2d))

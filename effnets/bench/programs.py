@@ -1,0 +1,146 @@
+"""What is measured against each other: one network in several libraries and engines. Free of torch until loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from effnets.errors import ArgumentError, EngineError
+from effnets.runtime.description import Description
+from effnets.runtime.engine import ENGINES, Precision, load_onnx
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from effnets.nn.classifier import Classifier
+
+__all__ = ["BENCH_ENGINES", "OURS", "Program", "check_engines", "make_programs", "shake"]
+
+BENCH_ENGINES = ("torch", "torch-compile", "onnxruntime", "openvino")
+
+# What our own programs are called: the network as it is built, and rewritten for its engine.
+PLAIN, REWRITTEN = "effnets", "effnets rewritten"
+OURS = (PLAIN, REWRITTEN)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Program:
+    """One network in one engine.
+
+    Attributes:
+        path: whose program it is: a peer's name, ``effnets``, or ``effnets rewritten``.
+        model: an ONNX model, or a module for torch's engines.
+    """
+
+    engine: str
+    path: str
+    model: bytes | nn.Module
+    description: Description
+    precision: Precision
+    threads: int
+
+    def load(self) -> Callable[[NDArray[Any]], NDArray[Any]]:
+        """Make it ready: float32 images ``[N, channels, H, W]`` to logits ``[N, C]``."""
+        if isinstance(self.model, bytes):
+            return load_onnx(self.model, self.description, self.engine, threads=self.threads, precision=self.precision)
+        return _load_module(self.model, self.engine == "torch-compile", self.precision, self.threads)
+
+
+def check_engines(engines: Sequence[str], precision: Precision) -> None:
+    """Refuse what cannot be measured, before anything is.
+
+    Raises:
+        ArgumentError: no such engine, or one without `precision`. EngineError: it is not installed.
+    """
+    for engine in engines:
+        if engine not in BENCH_ENGINES:
+            raise ArgumentError(f"engines has {engine!r}; choose from {', '.join(BENCH_ENGINES)}")
+        if not find_spec(ENGINES[engine]):
+            raise EngineError(f"{engine} is not installed; install it with: pip install 'effnets[export]'")
+        if engine == "onnxruntime" and precision != "float32":
+            raise ArgumentError(f"onnxruntime has no {precision} on CPUs; leave it out of the engines, or use float32")
+
+
+def shake(network: Classifier) -> None:
+    """Give a fresh network values that show errors: as built, its logits are about 0.01 whatever the image."""
+    import torch
+    from torch.nn.modules.batchnorm import _BatchNorm
+
+    generator = torch.Generator().manual_seed(0)
+    for module in network.modules():
+        if isinstance(module, _BatchNorm):
+            torch.nn.init.uniform_(module.weight, 0.9, 1.1, generator=generator)
+            torch.nn.init.normal_(module.bias, 0.0, 0.5, generator=generator)
+            module.momentum = 1.0
+    network.train()
+    with torch.no_grad():
+        network(torch.randn(4, network.in_chans, 128, 128, generator=generator))
+    network.eval()
+
+
+def make_programs(
+    network: Classifier,
+    *,
+    against: Sequence[str],
+    engines: Sequence[str],
+    precision: Precision,
+    threads: int,
+    size: tuple[int, int],
+) -> list[Program]:
+    """Every program of a network for `engines`: each peer's, where it has the network, and our own two."""
+    from effnets.bench.peers import export_peer, load_peer
+    from effnets.deploy.in_memory import export_bytes
+    from effnets.deploy.metadata import describe
+    from effnets.deploy.rewrite import optimize
+    from effnets.deploy.rewrites import preset
+
+    loaded = {peer: load_peer(peer, network) for peer in against}
+    peers = {peer: module for peer, module in loaded.items() if module is not None}
+    description = describe(network, size=size, input_kind="normalised", rewrites=None)
+    programs: list[Program] = []
+
+    def add(engine: str, path: str, model: bytes | nn.Module) -> None:
+        programs.append(
+            Program(
+                engine=engine, path=path, model=model, description=description, precision=precision, threads=threads
+            )
+        )
+
+    if onnx_engines := [engine for engine in engines if engine in ("onnxruntime", "openvino")]:
+        graphs = {peer: export_peer(peer, module, size) for peer, module in peers.items()}
+        graphs[PLAIN] = export_bytes(network, None, size)[0]
+        for engine in onnx_engines:
+            for path, graph in graphs.items():
+                add(engine, path, graph)
+            add(engine, REWRITTEN, export_bytes(network, preset(engine), size)[0])
+    for engine in engines:
+        if engine not in onnx_engines:
+            for peer, module in peers.items():
+                add(engine, peer, module)
+            if engine == "torch":
+                add(engine, PLAIN, network)
+            add(engine, REWRITTEN, optimize(network, preset(engine)))
+    return sorted(programs, key=lambda program: engines.index(program.engine))
+
+
+def _load_module(
+    module: nn.Module, compiled: bool, precision: Precision, threads: int
+) -> Callable[[NDArray[Any]], NDArray[Any]]:
+    import torch
+
+    # Peers and our own compile alike: weights as constants, one program for each batch size.
+    forward = torch.compile(module, dynamic=False, options={"freezing": True}) if compiled else module
+
+    def call(images: NDArray[Any]) -> NDArray[np.float32]:
+        if torch.get_num_threads() != threads:
+            torch.set_num_threads(threads)
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
+            logits: NDArray[np.float32] = forward(torch.from_numpy(images)).float().numpy()
+        return logits
+
+    return call

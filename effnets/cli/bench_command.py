@@ -1,0 +1,117 @@
+"""``effnets bench``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from effnets.cli.progress import progress_bar
+
+if TYPE_CHECKING:
+    from effnets.bench.report import BenchReport
+    from effnets.runtime.engine import Precision
+
+__all__ = ["command"]
+
+
+def _split(_context: click.Context, _parameter: click.Parameter, value: str) -> list[str]:
+    return [part.strip() for part in value.split(",") if part.strip()]
+
+
+def _numbers(_context: click.Context, _parameter: click.Parameter, value: str) -> list[int]:
+    parts = [part.strip() for part in value.split(",")]
+    if not all(part.isdecimal() and int(part) for part in parts):
+        raise click.BadParameter(f"{value!r} is no list of numbers above 0, such as 1,16")
+    return [int(part) for part in parts]
+
+
+@click.command(name="bench")
+@click.argument("models", nargs=-1, required=True, metavar="MODEL…")
+@click.option("--against", default="timm", show_default=True, callback=_split, help="Peers: timm, torchvision.")
+@click.option(
+    "--engines",
+    default="torch,onnxruntime,openvino",
+    show_default=True,
+    callback=_split,
+    help="Of these and torch-compile, which takes minutes.",
+)
+@click.option("--batch", "batches", default="1,16", show_default=True, callback=_numbers, help="Images at a time.")
+@click.option("--threads", type=click.IntRange(1), help="[default: all cores]")
+@click.option("--precision", type=click.Choice(["float32", "bfloat16"]), default="float32", show_default=True)
+@click.option("--rounds", type=click.IntRange(1), default=15, show_default=True, help="Samples of each program.")
+@click.option("--image-size", type=click.IntRange(1, 8192), help="Side of the input in pixels [default: the model's].")
+@click.option("--no-memory", is_flag=True, help="Leave out peak memory, which starts a process for each program.")
+@click.option("--processor-time", is_flag=True, help="Count processor time: for busy machines, with --threads 1.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+@click.option("--markdown", "as_markdown", is_flag=True, help="Print Markdown instead of a table.")
+@click.option("--svg", type=click.Path(path_type=Path, dir_okay=False), help="Draw bars into this file as well.")
+def command(
+    models: tuple[str, ...],
+    against: list[str],
+    engines: list[str],
+    batches: list[int],
+    threads: int | None,
+    precision: Precision,
+    rounds: int,
+    image_size: int | None,
+    no_memory: bool,
+    processor_time: bool,
+    as_json: bool,
+    as_markdown: bool,
+    svg: Path | None,
+) -> None:
+    """Measure each MODEL on this machine, as built and as rewritten, against the same network in other libraries.
+
+    All have the same random weights, and none is timed whose logits differ. Programs take turns, and what is printed
+    are medians: ratios hold on a busy machine, milliseconds on a quiet one.
+    """
+    if as_json and as_markdown:
+        raise click.UsageError("--json and --markdown are two forms of one report; choose one")
+    if svg is not None and not svg.parent.is_dir():
+        raise click.UsageError(f"--svg {svg}: there is no folder {svg.parent}")
+    # Imported here: torch takes seconds, and neither --help nor a mistyped option should wait for it.
+    from effnets.bench.measure import bench
+
+    with progress_bar() as progress:
+        report = bench(
+            models,
+            against=against,
+            engines=engines,
+            batches=batches,
+            threads=threads,
+            precision=precision,
+            rounds=rounds,
+            image_size=image_size,
+            memory=not no_memory,
+            processor_time=processor_time,
+            progress=progress,
+        )
+    if svg is not None:
+        from effnets.bench.chart import draw_bars
+
+        svg.write_text(draw_bars(report), encoding="utf-8")
+    if as_json:
+        click.echo(json.dumps(report.to_dict(), indent=1))
+    elif as_markdown:
+        click.echo(report.markdown(), nl=False)
+    else:
+        _print(report)
+
+
+def _print(report: BenchReport) -> None:
+    from effnets.cli.tables import make_table, print_table
+
+    columns = report.columns()
+    names = ["model", "engine", "program"]
+    table = make_table(columns, right=[column for column in columns if column not in names], whole=names)
+    for cells in report.cells():
+        table.add_row(*cells)
+    click.echo("\n".join(report.heading()) + "\n")
+    print_table(table)
+    for line in report.best_lines():
+        click.echo(line)
+    for reason in report.missing:
+        click.echo(f"not measured: {reason}", err=True)

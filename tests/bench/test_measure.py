@@ -1,0 +1,157 @@
+"""The benchmark's mechanics, on a small network and the smallest of the zoo's; no time is asserted."""
+
+from __future__ import annotations
+
+import json
+import xml.etree.ElementTree as ElementTree
+
+import pytest
+from click.testing import CliRunner
+
+import effnets
+from effnets.bench import measure, peers
+from effnets.bench.ceiling import measure_ceiling
+from effnets.bench.chart import draw_bars
+from effnets.bench.roofline import Ceiling, bound, layers_of
+from effnets.cli import main
+from effnets.errors import ArgumentError, EngineError, VerificationError
+
+SMALL = "mobilenetv2_035"
+
+
+def quick(*models, **arguments):
+    quickly = {"image_size": 32, "rounds": 1, "batches": (1,), "threads": 1, "memory": False}
+    return measure.bench(models, **{**quickly, **arguments})
+
+
+@pytest.fixture(scope="module")
+def report():
+    pytest.importorskip("timm")
+    return quick(SMALL, batches=(1, 2), against=("timm", "torchvision"))
+
+
+def test_every_program_is_measured(report):
+    assert len(report.rows) == 2 * 3 * 3
+    assert {(row.engine, row.path) for row in report.rows} == {
+        (engine, path)
+        for engine in ("torch", "onnxruntime", "openvino")
+        for path in ("timm", "effnets", "effnets rewritten")
+    }
+    assert all(row.difference < 1e-3 and row.milliseconds > 0 for row in report.rows)
+    assert report.missing == (f"torchvision has no {SMALL}",)
+
+
+def test_ratios_are_those_of_the_medians(report):
+    times = {(row.batch, row.engine, row.path): row.milliseconds for row in report.rows}
+    for row in report.rows:
+        expected = {} if row.path == "timm" else {"timm": times[row.batch, row.engine, "timm"] / row.milliseconds}
+        assert row.speedups == pytest.approx(expected)
+    ours = [row for row in report.rows if row.batch == 2 and row.path != "timm"]
+    verdict = report.verdicts()[1]
+    assert verdict.ours.milliseconds == min(row.milliseconds for row in ours)
+
+
+def test_the_report_as_text(report):
+    assert json.loads(json.dumps(report.to_dict()))["rows"][0]["model"] == SMALL
+    lines = report.markdown().splitlines()
+    assert lines[5].startswith("| model | batch | engine | program |")
+    assert sum(line.startswith(f"| {SMALL} |") for line in lines) == len(report.rows)
+    assert "times as fast as the peers' best" in report.markdown()
+    ElementTree.fromstring(draw_bars(report))
+    assert draw_bars(report).count("<rect") == 1 + len(report.rows)
+
+
+def test_peers_have_our_weights():
+    pytest.importorskip("torchvision")
+    found = quick("mobilenetv2_100", engines=("torch",), against=("timm", "torchvision"))
+    assert {row.path for row in found.rows} == {"timm", "torchvision", "effnets", "effnets rewritten"}
+
+
+def test_memory_is_that_of_a_process():
+    found = quick(SMALL, engines=("onnxruntime",), against=(), memory=True)
+    assert all(20 < row.megabytes < 2000 for row in found.rows)
+    assert "peak MB" in found.columns()
+
+
+def test_another_network_is_not_timed(monkeypatch):
+    pytest.importorskip("timm")
+    load = peers.load_peer
+
+    def wrong(peer, network):
+        module = load(peer, network)
+        module.classifier.weight.mul_(1.5)
+        return module
+
+    monkeypatch.setattr(peers, "load_peer", wrong)
+    with pytest.raises(VerificationError, match="timm on torch gives logits that differ"):
+        quick(SMALL, engines=("torch",))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"against": ("keras",)}, "against is 'keras'; choose from timm, torchvision"),
+        ({"engines": ("tflite",)}, "engines has 'tflite'; choose from torch"),
+        ({"precision": "bfloat16"}, "onnxruntime has no bfloat16"),
+        ({"batches": (0,)}, "batch is 0"),
+        ({"rounds": 0}, "rounds is 0"),
+        ({"engines": ()}, "nothing to measure"),
+    ],
+)
+def test_wrong_arguments(arguments, message):
+    with pytest.raises(ArgumentError, match=message):
+        quick(SMALL, **arguments)
+
+
+def test_a_peer_that_is_not_installed(monkeypatch):
+    monkeypatch.setattr(peers, "find_spec", lambda _name: None)
+    with pytest.raises(EngineError, match="timm is not installed, so nothing compares with it"):
+        quick(SMALL)
+
+
+@pytest.mark.parametrize("name", ["mobilenetv1_100", "mixnet_m", "rexnet_100", "rexnet_lite_100"])
+def test_the_roofline_counts_as_the_cost_does(name):
+    layers = layers_of(effnets.create_model(name).plan, 224)
+    assert sum(layer.madds for layer in layers) == effnets.count(name, 224).madds
+
+
+def test_the_bound_is_arithmetic_or_traffic():
+    layers = layers_of(effnets.create_model("mobilenetv1_100").plan, 224)
+    fast_memory, fast_arithmetic = Ceiling(100.0, 1e9), Ceiling(1e9, 10.0)
+    madds = sum(layer.madds for layer in layers)
+    assert bound(layers, fast_memory) == pytest.approx(2 * madds / 100e6)
+    # Weights are read once for a batch.
+    assert bound(layers, fast_arithmetic, batch=16) < bound(layers, fast_arithmetic)
+
+
+def test_a_ceiling_is_measured():
+    ceiling = measure_ceiling(repeats=1)
+    assert ceiling.gflops > 1
+    assert ceiling.bandwidth > 0.1
+
+
+def run(*arguments, status=0):
+    result = CliRunner().invoke(main, [str(argument) for argument in arguments])
+    assert result.exit_code == status, result.output + repr(result.exception)
+    return result
+
+
+def test_the_command(tmp_path):
+    options = ["--engines", "onnxruntime", "--against", "", "--batch", "1", "--rounds", "1", "--image-size", "32"]
+    options += ["--threads", "1", "--no-memory"]
+    chart = tmp_path / "bars.svg"
+    assert "effnets rewritten" in run("bench", SMALL, *options).stdout
+    assert json.loads(run("bench", SMALL, *options, "--json", "--svg", chart).stdout)["threads"] == 1
+    assert chart.read_text().startswith("<svg")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--batch", "1,x"), "is no list of numbers above 0"),
+        (("--json", "--markdown"), "choose one"),
+        (("--svg", "/nowhere/x.svg"), "there is no folder /nowhere"),
+    ],
+)
+def test_wrong_options(options, message):
+    assert message in run("bench", SMALL, *options, status=2).output
