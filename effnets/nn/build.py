@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import nn
@@ -19,6 +19,8 @@ from effnets.plan import NetworkPlan, make_plan
 from effnets.spec import Activation, ModelSpec
 
 __all__ = ["build_classifier", "build_features"]
+
+_CONV_NUMBERS = tuple(field.name for field in fields(ConvPlan))
 
 
 def build_classifier(
@@ -127,7 +129,8 @@ class _Parts:
     dtype: torch.dtype | None
 
     def conv(self, plan: ConvPlan, bias: bool = False) -> Conv2d:
-        return Conv2d(**asdict(plan), bias=bias, padding=self.spec.padding, device=self.device, dtype=self.dtype)
+        numbers = {name: getattr(plan, name) for name in _CONV_NUMBERS}  # asdict copies deep, which shows in the time
+        return Conv2d(**numbers, bias=bias, padding=self.spec.padding, device=self.device, dtype=self.dtype)
 
     def bn(self, channels: int) -> nn.BatchNorm2d:
         return nn.BatchNorm2d(
