@@ -87,6 +87,7 @@ def document(report: BenchReport, shown: str) -> str:
         "times faster than timm's network on the same engine. *Ceiling*: of the speed at which every layer of the "
         "network, one after another, would take no longer than its arithmetic at the matrix product's speed or its "
         "traffic at the copy's.",
+        notes(report),
         report.markdown().strip(),
         "## Against the aims",
         aims(report),
@@ -94,6 +95,20 @@ def document(report: BenchReport, shown: str) -> str:
         profile(report),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def notes(report: BenchReport) -> str:
+    """What a reader must know to read the numbers."""
+    if report.clock == "time":
+        return (
+            "Times are the clock's. Ratios within one run are what to compare; milliseconds hold for a quiet machine."
+        )
+    return (
+        "The machine was busy with other things, so these are processor times of one thread: what two threads lose in "
+        "waiting for each other, at every split and joined convolution above all, is not in them. Where an aim below "
+        "is missed, that is the first thing to measure again, on a quiet machine: aims were set with two threads. "
+        "Quartiles far apart mark the rows that were disturbed all the same."
+    )
 
 
 def aims(report: BenchReport) -> str:
@@ -157,9 +172,23 @@ def profile(report: BenchReport) -> str:
     return "\n".join(lines)
 
 
+def layer_names(graph: bytes) -> dict[str, str]:
+    """ONNX Runtime's names of its own convolutions (``relu_3_nchwc``, after the value made) → ours."""
+    import onnx
+
+    nodes = onnx.load_from_string(graph).graph.node
+    makers = {output: node for node in nodes for output in node.output}
+    names = {}
+    for value, node in makers.items():
+        while node.op_type in ("Relu", "Clip", "Sigmoid") and node.input[0] in makers:
+            node = makers[node.input[0]]
+        names[f"{value}_nchwc"] = node.name
+    return names
+
+
 def kind_of(node: str) -> str:
     layer, _, operator = node.partition("/")
-    if "Reorder" in node:
+    if "reorder" in node.lower():
         return "reordering to and from blocked channels"
     if ".se." in layer or layer.endswith(".se"):
         return "squeeze-and-excite"
@@ -168,7 +197,8 @@ def kind_of(node: str) -> str:
             if kind in layer:
                 return f"{kind} convolutions"
         return "stem and head convolutions"
-    return f"activations and others ({operator.partition('_')[0]})"
+    kind = "activations" if operator.startswith(("Sigmoid", "Mul", "QuickGelu", "Relu", "Clip")) else "others"
+    return "classifier" if layer == "classifier" else kind
 
 
 def node_times(graph: bytes, threads: int, size: tuple[int, int]) -> dict[str, float]:
@@ -184,10 +214,12 @@ def node_times(graph: bytes, threads: int, size: tuple[int, int]) -> dict[str, f
         for _ in range(30):
             session.run(None, {session.get_inputs()[0].name: images})
         events = json.loads(Path(session.end_profiling()).read_text())
+    layers = layer_names(graph)
     samples: dict[str, list[float]] = {}
     for event in events:
         if event["cat"] == "Node" and event["name"].endswith("_kernel_time"):
-            samples.setdefault(event["name"].removesuffix("_kernel_time"), []).append(event["dur"] / 1000)
+            name = event["name"].removesuffix("_kernel_time")
+            samples.setdefault(layers.get(name, name), []).append(event["dur"] / 1000)
     return {node: float(np.median(values[5:])) for node, values in samples.items()}
 
 

@@ -71,7 +71,7 @@ def tune(
         engines: of ``onnxruntime``, ``openvino``, ``torch``; None: those that are installed, ``torch`` last.
         precisions: of ``float32`` and ``bfloat16``, which only some engines and CPUs have.
         report: a file, ``….tune.json``: what it holds is used again if machine, versions, model and all arguments
-            are the same; else it is replaced.
+            but the budget are the same; else it is replaced.
         progress: called with what is being done and the share that is done, 0 to 1.
 
     Raises:
