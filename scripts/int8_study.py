@@ -211,8 +211,8 @@ def page(results: dict[str, dict[str, Any]]) -> str:
         "point of accuracy lost where labels are known. Figures are those of the worse engine of ONNX Runtime and "
         "OpenVINO. `+head` is a linear probe of 20 classes; its accuracy is on grocery20's `test`, which neither the "
         "probe nor the calibration saw. mixnet_s and rexnet_100 have random weights, and show that the gate works, not "
-        "what these networks can do. A row may come from the cache of an earlier run with another number of photographs "
-        "(`--results`); how many judged stands in it.",
+        "what these networks can do. A row may come from the cache of an earlier run with another number of "
+        "photographs (`--results`); how many judged stands in it.",
         "",
         "How it is done: ONNX Runtime's quantiser writes QuantizeLinear and DequantizeLinear; weights have a scale for "
         "each channel. Ranges come from whichever of several calibrations gives the least error of the logits. "
