@@ -9,9 +9,9 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from deploy.networks import tiny
 from PIL import Image
 from support import SHARED, images, needs_shared, shake
+from tiny_network import tiny
 
 import effnets
 from effnets.deploy import onnx as export_module

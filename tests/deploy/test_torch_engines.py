@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from deploy.networks import tiny
 from support import images
+from tiny_network import tiny
 
 import effnets
 from effnets.deploy.torch_engines import export_package

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from networks import tiny
+from tiny_network import tiny
 
 from effnets.bench.timing import Timing
 from effnets.deploy import tune as tuning

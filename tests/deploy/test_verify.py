@@ -8,8 +8,8 @@ import copy
 import onnx
 import pytest
 import torch
-from deploy.faults import FAULTS, nodes, set_attribute
-from deploy.networks import tiny
+from graph_faults import FAULTS, nodes, set_attribute
+from tiny_network import tiny
 
 from effnets.deploy.graph import NetworkGraph, export_graph
 from effnets.deploy.metadata import describe
