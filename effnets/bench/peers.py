@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
 import tempfile
-import warnings
-from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from effnets.deploy.silence import silence
 from effnets.errors import ArgumentError, EngineError, WeightsError
 from effnets.nn.classifier import Classifier
 from effnets.weights.dialects import get_dialect
@@ -53,7 +49,7 @@ def export_peer(peer: str, module: nn.Module, size: tuple[int, int]) -> bytes:
     """An ONNX model for any number of images, by timm's own function, or torch's exporter as torchvision advises."""
     example = torch.zeros(2, 3, *size)
     inputs, outputs = ["images"], ["logits"]
-    with _silence(), tempfile.TemporaryDirectory() as folder:
+    with silence(), tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
         if peer == "timm":
             from timm.utils.onnx import onnx_export
@@ -110,19 +106,3 @@ def _if_alike(module: nn.Module, network: Classifier) -> nn.Module | None:
         return sum(tensor.numel() for name, tensor in tensors.items() if "num_batches" not in name)
 
     return module if count(module.state_dict()) == count(dict(network.state_dict())) else None
-
-
-@contextlib.contextmanager
-def _silence() -> Iterator[None]:
-    """Keep exporters' prints, logs and warnings from the reader of a report."""
-    loggers = [logging.getLogger(name) for name in ("torch", "onnxscript", "onnx_ir")]
-    levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")
-        for logger in loggers:
-            logger.setLevel(logging.CRITICAL)
-        try:
-            yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)

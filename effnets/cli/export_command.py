@@ -74,9 +74,11 @@ def command(
         raise click.UsageError("--batch and --budget are what --tune measures with; add --tune")
     # Imported here: torch takes seconds, and neither --help nor a mistyped option should wait for it.
     from effnets.deploy.onnx import export_onnx
+    from effnets.deploy.output import check_path
     from effnets.deploy.quantize import quantize
     from effnets.zoo import create_model
 
+    check_path(target)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what the loader warns of is an error here
         network = create_model(model, pretrained=weights is None, weights=weights)

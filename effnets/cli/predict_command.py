@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from effnets.cli.photos import PhotoResult, find_photos
 from effnets.cli.text import printable
 from effnets.errors import ImageError, MissingFileError
+from effnets.runtime.photos import PhotoResult, find_photos
 
 if TYPE_CHECKING:
     from effnets.inference import PhotoClassifier
@@ -50,7 +50,7 @@ def command(
 
     A photo that cannot be read is reported, the others are classified all the same, and the exit status is 1.
     """
-    results = list(find_photos(photos))
+    results = list(find_photos(photos, lambda text: click.echo(printable(text), err=True)))
     network = _load(model, weights)
 
     from effnets.inference import classifier_of

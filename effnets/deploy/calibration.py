@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,10 +13,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from effnets.cli.photos import find_photos
 from effnets.errors import ArgumentError, ImageError, MissingFileError
 from effnets.runtime.description import Description
 from effnets.runtime.image import color_mode, image_to_array, load_rgb, normalise_pixels
+from effnets.runtime.photos import find_photos
 from effnets.spec import PreprocessSpec
 
 __all__ = ["Photos", "Split", "split_photos"]
@@ -123,7 +124,7 @@ def _find(source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> 
         if not Path(source).is_dir():
             raise MissingFileError(f"{source}: no such folder; give a folder of photographs for calibration")
         source = [source]
-    results = list(find_photos(os.fspath(path) for path in source))
+    results = list(find_photos((os.fspath(path) for path in source), _mention))
     found = [result.path for result in results if not result.error]
     return found, [result.error for result in results if result.error]
 
@@ -145,3 +146,7 @@ def _photos(loaded: Sequence[tuple[str, NDArray[np.uint8]]], description: Descri
         labels=np.array([classes.get(Path(path).parent.name, -1) for path, _ in loaded], np.int64),
         preprocess=description.preprocess,
     )
+
+
+def _mention(text: str) -> None:
+    warnings.warn(text, stacklevel=2)

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
-import logging
-import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import onnx
@@ -20,6 +15,7 @@ from torch import nn
 from torch.export import Dim, ExportedProgram
 
 from effnets.deploy.graph_preprocess import prepend_preprocessing
+from effnets.deploy.silence import silence
 from effnets.errors import ExportError
 from effnets.runtime.description import Description
 
@@ -59,7 +55,7 @@ def export_graph(
     example = torch.zeros(_TRACED_BATCH, description.channels, height, width)
     dims = {0: Dim.DYNAMIC, 2: Dim.DYNAMIC, 3: Dim.DYNAMIC} if dynamic else {0: Dim.DYNAMIC}
     try:
-        with _silence():
+        with silence():
             # The sizes that torch.export thinks too small for this program (final maps of one place, on which
             # broadcasting could hinge) are right in the ONNX graph; the verification tries them.
             exported = torch.export.export(network, (example,), dynamic_shapes=(dims,), strict=False)
@@ -110,22 +106,6 @@ def _tidy(program: torch.onnx.ONNXProgram) -> None:
 
 def _rank(value: onnx_ir.Value) -> int | None:
     return None if value.shape is None else len(value.shape)
-
-
-@contextlib.contextmanager
-def _silence() -> Iterator[None]:
-    """Keep from the user what exporters print, log and warn of: the verification is what counts."""
-    loggers = [logging.getLogger(name) for name in ("torch", "onnxscript", "onnx_ir")]
-    levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")
-        for logger in loggers:
-            logger.setLevel(logging.CRITICAL)
-        try:
-            yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)
 
 
 def _rename_nodes(graph: onnx.GraphProto) -> None:

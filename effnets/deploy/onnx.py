@@ -6,27 +6,23 @@ import copy
 import hashlib
 import os
 import time
-import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 
 from torch import nn
 
 from effnets.arguments import check_integer, check_size
 from effnets.deploy.metadata import describe
+from effnets.deploy.output import check_engines, check_path, write_file
 from effnets.deploy.rewrite import optimize as rewrite
 from effnets.deploy.rewrites import PRESETS, Rewrites
-from effnets.errors import ArgumentError, EngineError, ExportError
+from effnets.errors import ArgumentError
 from effnets.nn.classifier import Classifier
 from effnets.nn.unwrap import require_values, unwrap
 from effnets.runtime.description import Description, InputKind
-from effnets.runtime.engine import FOR_ONNX
 
 __all__ = ["ExportReport", "export_onnx"]
-
-_NEEDED = ("onnx", "onnxscript", "onnxruntime")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +85,7 @@ def export_onnx(
         EngineError: a package that exporting needs is missing.
     """
     started = time.perf_counter()
-    path = _check_path(path)
+    path = check_path(path)
     network = _check_model(model)
     if preprocess and (dynamic_size or network.in_chans not in (1, 3)):
         if dynamic_size:
@@ -99,7 +95,7 @@ def export_onnx(
         )
     if topk is not None and check_integer("topk", topk, 1, "it must be at least 1") > network.num_classes:
         raise ArgumentError(f"topk is {topk}, but the model has {network.num_classes} classes")
-    engines = _check_engines(engines)
+    engines = check_engines(engines)
     rewrites = optimize if isinstance(optimize, Rewrites) else PRESETS["onnxruntime"] if optimize else None
 
     from effnets.deploy.graph import export_graph
@@ -118,7 +114,7 @@ def export_onnx(
         graph.model.metadata_props.add(key=key, value=value)
     errors = verify(graph, original, exported, description, engines)
     data = graph.model.SerializeToString()
-    _write(path, data)
+    write_file(path, data)
     return ExportReport(
         path=path,
         sha256=hashlib.sha256(data).hexdigest(),
@@ -129,18 +125,6 @@ def export_onnx(
     )
 
 
-def _check_path(path: str | os.PathLike[str]) -> Path:
-    """Told before the work, not after it."""
-    path = Path(path)
-    if path.suffix.lower() != ".onnx":
-        raise ArgumentError(f"path is {str(path)!r}; give the file the suffix .onnx")
-    if not path.parent.is_dir():
-        raise ExportError(f"{path}: cannot be written: {path.parent} is no folder; make it first")
-    if path.is_dir() or not os.access(path.parent, os.W_OK):
-        raise ExportError(f"{path}: cannot be written there; choose another place")
-    return path
-
-
 def _check_model(model: nn.Module) -> Classifier:
     network = unwrap(model)
     if not isinstance(network, Classifier):
@@ -149,33 +133,3 @@ def _check_model(model: nn.Module) -> Classifier:
         raise ArgumentError("this model gives no logits for an image; build it with classes and with pooling")
     require_values(network)
     return network
-
-
-def _check_engines(engines: Sequence[str] | None) -> Sequence[str]:
-    if missing := [name for name in _NEEDED if not find_spec(name)]:
-        raise EngineError(f"exporting needs {', '.join(missing)}; install with: pip install 'effnets[export]'")
-    if engines is None:
-        return ["onnxruntime", *(["openvino"] if find_spec("openvino") else [])]
-    if not engines:
-        raise ArgumentError("engines is empty; name at least one, onnxruntime or openvino")
-    if unknown := [name for name in engines if name not in FOR_ONNX]:
-        raise ArgumentError(f"engines has {unknown[0]!r}; choose from {', '.join(FOR_ONNX)}")
-    return engines
-
-
-def _write(path: Path, data: bytes) -> None:
-    """Whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        try:
-            with temporary.open("xb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            if temporary.read_bytes() != data:
-                raise ExportError(f"{path}: the disk does not hold what was written to it")
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise ExportError(f"{path}: cannot be written ({error.strerror or error})") from None

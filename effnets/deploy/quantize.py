@@ -20,7 +20,8 @@ from effnets.arguments import check_integer
 from effnets.bench.timing import interleave
 from effnets.deploy.calibration import Photos, Split, split_photos
 from effnets.deploy.gate import Agreement, Gate, compare
-from effnets.deploy.onnx import _check_engines, _check_path, _write, export_onnx
+from effnets.deploy.onnx import export_onnx
+from effnets.deploy.output import check_engines, check_path, write_file
 from effnets.deploy.quantize_report import QuantizeReport
 from effnets.deploy.quantize_search import Search
 from effnets.deploy.rewrites import Rewrites
@@ -78,8 +79,8 @@ def quantize(
         MissingFileError: no such folder or file.
         VerificationError, ExportError, EngineError: as of `effnets.export_onnx`.
     """
-    target = _check_path(path)
-    names = _check_engines(engines)
+    target = check_path(path)
+    names = check_engines(engines)
     gate = gate or Gate()
     check_integer("calibration_images", calibration_images, 1, "at least one image must calibrate")
     check_integer("held_out_images", held_out_images, gate.min_images, "the gate asks for so many at least")
@@ -237,6 +238,6 @@ def _finish(target: Path, built: onnx.ModelProto, description: Description, repo
     built.producer_name = "effnets"
     data = built.SerializeToString()
     report = replace(report, path=target, sha256=hashlib.sha256(data).hexdigest(), size=len(data))
-    _write(target, data)
-    _write(target.with_suffix(".json"), (json.dumps(report.to_dict(), indent=1) + "\n").encode())
+    write_file(target, data)
+    write_file(target.with_suffix(".json"), (json.dumps(report.to_dict(), indent=1) + "\n").encode())
     return report

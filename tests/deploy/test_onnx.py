@@ -14,7 +14,7 @@ from support import SHARED, images, needs_shared, shake
 from tiny_network import tiny
 
 import effnets
-from effnets.deploy import onnx as export_module
+from effnets.deploy.output import write_file
 from effnets.errors import ArgumentError, ExportError, VerificationError
 
 FAMILIES = [
@@ -149,7 +149,7 @@ def test_nothing_is_left_of_a_failure(failure, tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(KeyboardInterrupt if failure is KeyboardInterrupt else ExportError):
-        export_module._write(path, b"new")
+        write_file(path, b"new")
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["t.onnx"]
     assert path.read_bytes() == b"what was there"
 

@@ -1,16 +1,12 @@
-"""The photographs that paths on the command line name."""
+"""The photographs that paths name. Free of torch."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-import click
-
-from effnets.cli.text import printable
 
 if TYPE_CHECKING:
     from effnets.runtime.predictions import Prediction
@@ -30,22 +26,22 @@ class PhotoResult:
     error: str | None = None
 
 
-def find_photos(paths: Iterable[str]) -> Iterator[PhotoResult]:
+def find_photos(paths: Iterable[str], tell: Callable[[str], object]) -> Iterator[PhotoResult]:
     """Every path that is not a folder, and the image files in those that are, subfolders included.
 
-    What else a folder holds is mentioned on the error stream; a folder that cannot be read, or has no image, is an
+    `tell` is told what else a folder holds; a folder that cannot be read, or has no image, is an
     error result.
     """
     for path in paths:
         if not path:
             yield PhotoResult(path, error="'' is no path")
         elif os.path.isdir(path):
-            yield from _search(path, _image_suffixes())
+            yield from _search(path, _image_suffixes(), tell)
         else:
             yield PhotoResult(path)
 
 
-def _search(folder: str, suffixes: set[str]) -> Iterator[PhotoResult]:
+def _search(folder: str, suffixes: set[str], tell: Callable[[str], object]) -> Iterator[PhotoResult]:
     others: list[str] = []
     unreadable: list[OSError] = []
     found = False
@@ -62,8 +58,7 @@ def _search(folder: str, suffixes: set[str]) -> Iterator[PhotoResult]:
         yield PhotoResult(str(error.filename), error=f"{error.filename}: cannot be read ({error.strerror})")
     if others:
         shown = ", ".join(others[:3]) + (", …" if len(others) > 3 else "")
-        message = f"{folder}: passed over {len(others)} that are no image files by their names: {shown}"
-        click.echo(printable(message), err=True)
+        tell(f"{folder}: passed over {len(others)} that are no image files by their names: {shown}")
     if not found and not unreadable:
         yield PhotoResult(folder, error=f"{folder}: no image file in this folder")
 

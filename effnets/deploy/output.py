@@ -1,0 +1,71 @@
+"""Where an export is written, and on which engines it is checked: told before the work, not after it."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+from effnets.errors import ArgumentError, EngineError, ExportError
+from effnets.runtime.engine import FOR_ONNX
+
+__all__ = ["check_engines", "check_path", "write_file"]
+
+_NEEDED = ("onnx", "onnxscript", "onnxruntime")
+
+
+def check_path(path: str | os.PathLike[str]) -> Path:
+    """`path` as one, if an ONNX file can be written there.
+
+    Raises:
+        ArgumentError: another suffix. ExportError: no such folder, or not for us to write to.
+    """
+    path = Path(path)
+    if path.suffix.lower() != ".onnx":
+        raise ArgumentError(f"path is {str(path)!r}; give the file the suffix .onnx")
+    if not path.parent.is_dir():
+        raise ExportError(f"{path}: cannot be written: {path.parent} is no folder; make it first")
+    if path.is_dir() or not os.access(path.parent, os.W_OK):
+        raise ExportError(f"{path}: cannot be written there; choose another place")
+    return path
+
+
+def check_engines(engines: Sequence[str] | None) -> Sequence[str]:
+    """The engines to verify on; None: ONNX Runtime, and OpenVINO if it is installed.
+
+    Raises:
+        EngineError: a package that exporting needs is missing. ArgumentError: none, or one that reads no ONNX.
+    """
+    if missing := [name for name in _NEEDED if not find_spec(name)]:
+        raise EngineError(f"exporting needs {', '.join(missing)}; install with: pip install 'effnets[export]'")
+    if engines is None:
+        return ["onnxruntime", *(["openvino"] if find_spec("openvino") else [])]
+    if not engines:
+        raise ArgumentError("engines is empty; name at least one, onnxruntime or openvino")
+    if unknown := [name for name in engines if name not in FOR_ONNX]:
+        raise ArgumentError(f"engines has {unknown[0]!r}; choose from {', '.join(FOR_ONNX)}")
+    return engines
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all, and read it back.
+
+    Raises:
+        ExportError: the disk refuses, or does not hold what was written.
+    """
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        try:
+            with temporary.open("xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            if temporary.read_bytes() != data:
+                raise ExportError(f"{path}: the disk does not hold what was written to it")
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise ExportError(f"{path}: cannot be written ({error.strerror or error})") from None
