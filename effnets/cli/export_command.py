@@ -14,6 +14,7 @@ import click
 from effnets.cli.text import printable
 
 if TYPE_CHECKING:
+    from effnets.deploy.candidates import Candidate
     from effnets.deploy.rewrites import Rewrites
     from effnets.nn.classifier import Classifier
 
@@ -31,6 +32,7 @@ __all__ = ["command"]
 @click.option("--int8", is_flag=True, help="Compute in int8, if the answers stay the same; needs --calibration.")
 @click.option("--calibration", metavar="FOLDER", help="Photos for --int8; by class in subfolders, accuracy counts too.")
 @click.option("--seed", type=click.IntRange(0), default=0, help="Which of the photos calibrate and which judge.")
+@click.option("--engine", type=click.Choice(["onnxruntime", "openvino"]), help="Make it fastest there, and prefer it.")
 @click.option("--no-optimize", is_flag=True, help="Leave the network as it is, instead of rewriting it faster.")
 @click.option("--tune", "tuned", is_flag=True, help="Choose rewrites and engine by measuring, and keep the report.")
 @click.option("--batch", type=click.IntRange(1), help="Images at a time that --tune measures with [default: 1].")
@@ -46,6 +48,7 @@ def command(
     int8: bool,
     calibration: str | None,
     seed: int,
+    engine: str | None,
     no_optimize: bool,
     tuned: bool,
     batch: int | None,
@@ -70,6 +73,8 @@ def command(
         raise click.UsageError(f"--calibration {calibration}: no such folder")
     if tuned and no_optimize:
         raise click.UsageError("--tune chooses rewrites, and --no-optimize wants none; leave one of them out")
+    if engine and (tuned or int8):
+        raise click.UsageError("--engine is for a float export; --tune chooses an engine, and int8 files suit both")
     if not tuned and (batch or budget):
         raise click.UsageError("--batch and --budget are what --tune measures with; add --tune")
     # Imported here: torch takes seconds, and neither --help nor a mistyped option should wait for it.
@@ -84,7 +89,10 @@ def command(
         network = create_model(model, pretrained=weights is None, weights=weights)
     if network.load_report and network.load_report.reinitialised:
         raise click.ClickException(f"{network.load_report.source}: has no classifier, so that outputs would be chance")
-    rewrites = _tune(network, target, image_size, batch or 1, budget or 120.0) if tuned else not no_optimize
+    rewrites: bool | Rewrites = not no_optimize
+    if tuned:
+        chosen = _tune(network, target, image_size, batch or 1, budget or 120.0)
+        rewrites, engine = chosen.rewrites, chosen.engine
     if calibration is not None:
         with _progress() as progress:
             quantised = quantize(
@@ -107,6 +115,7 @@ def command(
         preprocess=preprocess,
         optimize=rewrites,
         topk=topk,
+        engine=engine or "",
     )
     click.echo(printable(str(report)))
 
@@ -124,8 +133,8 @@ def _progress() -> Iterator[Callable[[str], object]]:
         yield lambda text: status.update(f"int8: {text}")
 
 
-def _tune(network: Classifier, target: Path, image_size: int | None, batch: int, budget: float) -> Rewrites:
-    """The rewrites that are fastest on this machine, with the report written beside the file that is to come."""
+def _tune(network: Classifier, target: Path, image_size: int | None, batch: int, budget: float) -> Candidate:
+    """What is fastest on this machine; the report is written beside the file that is to come."""
     from effnets.cli.progress import progress_bar
     from effnets.cli.tune_command import print_report
     from effnets.deploy.tune import tune
@@ -143,7 +152,7 @@ def _tune(network: Classifier, target: Path, image_size: int | None, batch: int,
             progress=progress,
         )
     print_report(found)
-    return found.chosen.rewrites
+    return found.chosen
 
 
 def _onnx_engines() -> list[str]:

@@ -32,6 +32,9 @@ __all__ = ["command", "print_report"]
     show_default=True,
     help="Largest difference of logits, as a share of the largest; bfloat16 needs about 0.02.",
 )
+@click.option(
+    "--engines", help="Of onnxruntime, openvino, torch, torch-compile, with commas [default: all but torch-compile]."
+)
 @click.option("--threads", type=click.IntRange(1), help="[default: the engines' own choice]")
 @click.option("--report", type=click.Path(path_type=Path, dir_okay=False), help="Keep the result, and use it again.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
@@ -42,6 +45,7 @@ def command(
     image_size: int | None,
     budget: float,
     tolerance: float,
+    engines: str | None,
     threads: int | None,
     report: Path | None,
     as_json: bool,
@@ -62,6 +66,7 @@ def command(
             budget=budget,
             tolerance=tolerance,
             threads=threads,
+            engines=engines.split(",") if engines else None,
             report=report,
             progress=progress,
         )

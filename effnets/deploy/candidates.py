@@ -12,7 +12,7 @@ from effnets.runtime.engine import Precision
 
 __all__ = ["TUNE_ENGINES", "Candidate", "candidates"]
 
-TUNE_ENGINES = ("onnxruntime", "openvino", "torch")
+TUNE_ENGINES = ("onnxruntime", "openvino", "torch", "torch-compile")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +49,7 @@ def candidates(plan: NetworkPlan, engines: Sequence[str], precisions: Sequence[P
         for engine in engines:
             if engine == "onnxruntime" and precision != "float32":
                 continue
-            variants = _torch_variants() if engine == "torch" else _onnx_variants(plan, preset(engine))
+            variants = _VARIANTS[engine](plan, preset(engine))
             suffix = "" if precision == "float32" else f", {precision}"
             found += [
                 Candidate(name=f"{engine}, {name}{suffix}", engine=engine, precision=precision, rewrites=rewrites)
@@ -72,7 +72,8 @@ def _onnx_variants(plan: NetworkPlan, base: Rewrites) -> dict[str, Rewrites]:
     variants = {"preset": base}
     if any(len(block.convolution) > 1 for block in blocks):
         variants["depthwise merged"] = replace(base, depthwise="all")
-        variants["depthwise by cost"] = replace(base, depthwise="cost", copy_taps=20)
+        for price in (9, 40):
+            variants[f"depthwise by cost, {price} a copy"] = replace(base, depthwise="cost", copy_taps=price)
         variants["depthwise kept"] = replace(base, depthwise="keep")
     if any(len(block.expand) > 1 or len(block.project) > 1 for block in blocks):
         variants["pointwise dense"] = replace(base, equal_pointwise="dense", unequal_pointwise="dense")
@@ -83,6 +84,18 @@ def _onnx_variants(plan: NetworkPlan, base: Rewrites) -> dict[str, Rewrites]:
     return {name: rewrites for name, rewrites in variants.items() if name == "preset" or rewrites != base}
 
 
-def _torch_variants() -> dict[str, Rewrites]:
-    base = preset("torch")
+def _torch_variants(_: NetworkPlan, base: Rewrites) -> dict[str, Rewrites]:
     return {"preset": base, "NCHW": replace(base, channels_last=False), "not fused": replace(base, fuse=False)}
+
+
+def _compiled_variants(_: NetworkPlan, base: Rewrites) -> dict[str, Rewrites]:
+    """One alone: a compilation takes minutes."""
+    return {"preset": base}
+
+
+_VARIANTS = {
+    "onnxruntime": _onnx_variants,
+    "openvino": _onnx_variants,
+    "torch": _torch_variants,
+    "torch-compile": _compiled_variants,
+}

@@ -97,6 +97,11 @@ def _tidy(program: torch.onnx.ONNXProgram) -> None:
             node.op_type = "Flatten"
             node.resize_inputs(1)
             node.attributes.clear()
+        elif node.op_type == "ReduceMean" and _is_pooling(node):
+            # ONNX Runtime computes it in the blocked layout that convolutions leave maps in.
+            node.op_type = "GlobalAveragePool"
+            node.resize_inputs(1)
+            node.attributes.clear()
     passes.RemoveUnusedNodesPass()(model)
     onnxscript.optimizer.fold_constants(model)
     passes.RemoveUnusedNodesPass()(model)
@@ -106,6 +111,13 @@ def _tidy(program: torch.onnx.ONNXProgram) -> None:
 
 def _rank(value: onnx_ir.Value) -> int | None:
     return None if value.shape is None else len(value.shape)
+
+
+def _is_pooling(node: onnx_ir.Node) -> bool:
+    """Whether a mean goes over height and width, and leaves them as ones."""
+    axes = node.inputs[1].const_value if len(node.inputs) > 1 and node.inputs[1] is not None else None
+    keeps = node.attributes.get_int("keepdims", 1)
+    return bool(keeps) and axes is not None and sorted(axis % 4 for axis in axes.numpy().tolist()) == [2, 3]
 
 
 def _rename_nodes(graph: onnx.GraphProto) -> None:

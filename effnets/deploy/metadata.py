@@ -19,7 +19,12 @@ __all__ = ["describe"]
 
 
 def describe(
-    network: Classifier, *, size: tuple[int, int] | None, input_kind: InputKind, rewrites: Rewrites | None
+    network: Classifier,
+    *,
+    size: tuple[int, int] | None,
+    input_kind: InputKind,
+    rewrites: Rewrites | None,
+    engine: str = "",
 ) -> Description:
     """The description of a network that is exported for images of (height, width) `size`, None for any."""
     published = _published(network)
@@ -34,6 +39,7 @@ def describe(
         weights=_weights(network, published),
         accuracy=_accuracy(published),
         rewrites=rewrites.to_dict() if rewrites else {},
+        engine=engine,
         versions={"effnets": __version__} | {name: importlib.metadata.version(name) for name in ("torch", "onnx")},
     )
 

@@ -58,6 +58,7 @@ def export_onnx(
     optimize: bool | Rewrites = True,
     softmax: bool = False,
     topk: int | None = None,
+    engine: str = "",
     engines: Sequence[str] | None = None,
 ) -> ExportReport:
     """Write a classifier as one ONNX file that needs nothing else, after checking that it computes the same.
@@ -73,9 +74,11 @@ def export_onnx(
         dynamic_size: take images of any size, as the network does; `image_size` is then only what is usual.
         preprocess: take uint8 images ``[N, H, W, channels]`` of any size, and resize, crop and normalise them in the
             graph, as `effnets.create_transform` does up to one level of 255.
-        optimize: rewrite the network first (`effnets.optimize`), by what pays in ONNX Runtime, or as a `Rewrites` says.
+        optimize: rewrite the network first (`effnets.optimize`), by what pays in `engine`, or as a `Rewrites` says.
         softmax: a second output, ``probabilities`` ``[N, num_classes]``.
         topk: further outputs, ``top_probabilities`` and ``top_indices`` ``[N, topk]``; includes `softmax`.
+        engine: ``onnxruntime`` or ``openvino``, for which it is rewritten, and which `effnets.load_engine` then takes
+            first; the file is right on either. Empty: rewritten for ONNX Runtime, and no preference is stated.
         engines: on which it is verified; None: on ONNX Runtime, and on OpenVINO if that is installed.
 
     Raises:
@@ -96,14 +99,18 @@ def export_onnx(
     if topk is not None and check_integer("topk", topk, 1, "it must be at least 1") > network.num_classes:
         raise ArgumentError(f"topk is {topk}, but the model has {network.num_classes} classes")
     engines = check_engines(engines)
-    rewrites = optimize if isinstance(optimize, Rewrites) else PRESETS["onnxruntime"] if optimize else None
+    if engine not in ("", "onnxruntime", "openvino"):
+        raise ArgumentError(f"engine is {engine!r}; choose onnxruntime or openvino, or leave it out")
+    made_for = PRESETS[engine or "onnxruntime"]
+    rewrites = optimize if isinstance(optimize, Rewrites) else made_for if optimize else None
 
     from effnets.deploy.graph import export_graph
     from effnets.deploy.verify import verify, verify_rewrites
 
     usual = check_size(network.spec.input_size if image_size is None else image_size, "image_size")
     input_kind: InputKind = "uint8" if preprocess else "normalised"
-    description = describe(network, size=None if dynamic_size else usual, input_kind=input_kind, rewrites=rewrites)
+    size = None if dynamic_size else usual
+    description = describe(network, size=size, input_kind=input_kind, rewrites=rewrites, engine=engine)
     # From float64, so that folding rounds once, and the original is there to compare with.
     original = copy.deepcopy(network).cpu().double().eval().requires_grad_(False)
     exported = rewrite(original, rewrites) if rewrites else copy.deepcopy(original)

@@ -59,17 +59,13 @@ def layer_of(node: onnx.NodeProto) -> str:
 
 
 def prepare(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy that engines execute better in int8: padding inside of convolutions, means of maps as poolings."""
+    """A copy that engines execute better in int8: padding inside of convolutions."""
     model = copy_of(model)
     values = Values(model)
     gone = []
     for node in model.graph.node:
         if node.op_type == "Pad" and _fold_padding(node, values):
             gone.append(node)
-        elif node.op_type == "ReduceMean" and _is_pooling(node, values):
-            node.op_type = "GlobalAveragePool"
-            del node.input[1:]
-            del node.attribute[:]
     for node in gone:
         model.graph.node.remove(node)
     used = {name for node in model.graph.node for name in node.input}
@@ -98,10 +94,3 @@ def _fold_padding(pad: onnx.NodeProto, values: Values) -> bool:
         conv.attribute.append(helper.make_attribute("pads", [a + b for a, b in zip(own, around, strict=True)]))
         conv.input[0] = pad.input[0]
     return True
-
-
-def _is_pooling(node: onnx.NodeProto, values: Values) -> bool:
-    keeps = next((attribute.i for attribute in node.attribute if attribute.name == "keepdims"), 1)
-    if len(node.input) < 2 or not values.has(node.input[1]):
-        return False
-    return bool(keeps) and sorted(axis % 4 for axis in values.get(node.input[1]).tolist()) == [2, 3]

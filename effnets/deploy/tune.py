@@ -68,7 +68,8 @@ def tune(
         tolerance: largest difference of logits from the network's in float64, as a share of the largest logit (or of
             1). bfloat16 needs about 0.02.
         threads: None leaves it to the engines.
-        engines: of ``onnxruntime``, ``openvino``, ``torch``; None: those that are installed, ``torch`` last.
+        engines: of ``onnxruntime``, ``openvino``, ``torch`` and ``torch-compile``, in the order of trying;
+            None: those that are installed, but for ``torch-compile``, which compiles for minutes.
         precisions: of ``float32`` and ``bfloat16``, which only some engines and CPUs have.
         report: a file, ``….tune.json``: what it holds is used again if machine, versions, model and all arguments
             but the budget are the same; else it is replaced.
@@ -178,9 +179,13 @@ class _Search:
         return engines
 
     def _load(self, candidate: Candidate) -> Engine:
-        if candidate.engine == "torch":
+        if candidate.engine.startswith("torch"):
             return TorchEngine(
-                self.network, precision=candidate.precision, threads=self.threads, rewrites=candidate.rewrites
+                self.network,
+                compiled=candidate.engine == "torch-compile",
+                precision=candidate.precision,
+                threads=self.threads,
+                rewrites=candidate.rewrites,
             )
         if candidate.rewrites not in self.graphs:
             self.graphs[candidate.rewrites] = export_bytes(self.network, candidate.rewrites, self.size)
@@ -241,9 +246,9 @@ def _check(model: nn.Module) -> Classifier:
 
 
 def _check_engines(engines: Sequence[str] | None) -> list[str]:
-    installed = [engine for engine in TUNE_ENGINES if engine in available_engines()]
+    installed = [engine for engine in TUNE_ENGINES if engine.removesuffix("-compile") in available_engines()]
     if engines is None:
-        return installed
+        return [engine for engine in installed if engine != "torch-compile"]
     if not engines or set(engines) - set(installed):
         raise ArgumentError(f"engines is {list(engines)}; choose from those installed: {', '.join(installed)}")
     return list(engines)

@@ -38,6 +38,7 @@ class Description:
         rewrites: what was rewritten before the export, as `Rewrites.to_dict` has it; empty for nothing.
         versions: of the programs that wrote the file.
         precision: ``float32`` or ``int8``, of the file itself.
+        engine: of `effnets.runtime.engine.ENGINES`, that it was made for and `load_engine` takes first; empty for any.
         quantisation: how int8 compared with float on held-out images, as `QuantizeReport.summary` has it.
     """
 
@@ -53,6 +54,7 @@ class Description:
     rewrites: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, Any] = field(default_factory=dict)
     precision: str = "float32"
+    engine: str = ""
     quantisation: Mapping[str, Any] = field(default_factory=dict)
 
     @property

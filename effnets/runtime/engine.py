@@ -114,8 +114,9 @@ def load_engine(
     Args:
         path: an ``.onnx`` file that `effnets.export_onnx` wrote, or a ``.pt2`` of `effnets.deploy.torch_engines`; or a
             model from `effnets.create_model`, for the engines torch and torch-compile.
-        engine: of `ENGINES`. ``auto``: for ONNX files ONNX Runtime, on a GPU where its build has CUDA, else OpenVINO;
-            OpenVINO first for bfloat16, which ONNX Runtime has not on CPUs.
+        engine: of `ENGINES`. ``auto``: for ONNX files the engine that the file was made for, if it is installed; else
+            ONNX Runtime, on a GPU where its build has CUDA, else OpenVINO. OpenVINO first for bfloat16, which ONNX
+            Runtime has not on CPUs.
         threads: how many to use; None leaves it to the engine, which takes all cores.
         precision: ``bfloat16`` computes with 8 bits of mantissa where the CPU has instructions for it.
 
@@ -156,7 +157,8 @@ def load_onnx(
 ) -> Engine:
     """An engine of an ONNX model in a file or in memory; arguments and errors as of `load_engine`."""
     if engine == "auto":
-        first, second = ("openvino", "onnxruntime") if precision == "bfloat16" else ("onnxruntime", "openvino")
+        openvino_first = precision == "bfloat16" or description.engine == "openvino"
+        first, second = ("openvino", "onnxruntime") if openvino_first else ("onnxruntime", "openvino")
         engine = first if find_spec(ENGINES[first]) or not find_spec(ENGINES[second]) else second
         if engine == "onnxruntime":
             from effnets.runtime.onnxruntime_engine import has_gpu

@@ -222,13 +222,15 @@ def concatenation_reversed(graph):
 
 @fault
 def mean_over_rows_alone(graph):
-    node = nodes(graph, "ReduceMean")[-1]
-    edit_apart(graph, node, 1, lambda array: array[:1])
+    node = nodes(graph, "GlobalAveragePool")[-1]
+    node.op_type = "ReduceMean"
+    graph.initializer.append(numpy_helper.from_array(np.array([2]), "rows"))
+    node.input.append("rows")
 
 
 @fault
 def mean_made_maximum(graph):
-    nodes(graph, "ReduceMean")[0].op_type = "ReduceMax"
+    nodes(graph, "GlobalAveragePool")[0].op_type = "GlobalMaxPool"
 
 
 @fault
@@ -284,3 +286,44 @@ def batch_fixed(graph):
     del node.attribute[:]
     graph.initializer.append(numpy_helper.from_array(np.array([1, 24]), "flat"))
     node.input.append("flat")
+
+
+def preprocessing_constant(graph: onnx.GraphProto, shape: tuple[int, ...], value: float, number: int = 0) -> str:
+    """The name of a constant of the preprocessing, by its first value."""
+    found = [
+        tensor.name
+        for tensor in graph.initializer
+        if tensor.name.startswith("preprocess")
+        and tuple(tensor.dims) == shape
+        and np.isclose(numpy_helper.to_array(tensor).ravel()[0], value)
+    ]
+    return found[number]
+
+
+def exchange(graph: onnx.GraphProto, operator: str, other: str, number: int = 0) -> None:
+    """Another operator in the preprocessing."""
+    [node for node in nodes(graph, operator) if node.name.startswith("preprocess")][number].op_type = other
+
+
+PREPROCESSING_FAULTS = {
+    "mean of one channel": lambda graph: edit(
+        graph, preprocessing_constant(graph, (1, 3, 1, 1), 0.485), scale((0, 1), 1.05)
+    ),
+    "std of one channel": lambda graph: edit(
+        graph, preprocessing_constant(graph, (1, 3, 1, 1), 0.229), scale((0, 2), 1.05)
+    ),
+    "means reversed": lambda graph: edit(
+        graph, preprocessing_constant(graph, (1, 3, 1, 1), 0.485), lambda array: array[:, ::-1]
+    ),
+    "divided by 256": lambda graph: edit(
+        graph, preprocessing_constant(graph, (), 255.0, -1), lambda _: np.array(256.0)
+    ),
+    "another cubic": lambda graph: edit(graph, preprocessing_constant(graph, (), 1.5), lambda _: np.array(1.25)),
+    "nothing rounded between passes": lambda graph: exchange(graph, "Floor", "Identity"),
+    "never above 255": lambda graph: edit(graph, preprocessing_constant(graph, (), 255.0), lambda _: np.array(200.0)),
+    "half a pixel off": lambda graph: edit(graph, preprocessing_constant(graph, (), 1, 3), lambda _: np.array(0)),
+    "no antialias": lambda graph: exchange(graph, "Max", "Min"),
+    "height for width": lambda graph: edit(graph, preprocessing_constant(graph, (), 1), lambda _: np.array(2)),
+    "another crop": lambda graph: edit(graph, preprocessing_constant(graph, (), 56), lambda _: np.array(40)),
+    "weights not normalised": lambda graph: exchange(graph, "ReduceSum", "ReduceMax"),
+}

@@ -15,6 +15,7 @@ from tiny_network import tiny
 
 import effnets
 from effnets.deploy.output import write_file
+from effnets.deploy.rewrites import PRESETS
 from effnets.errors import ArgumentError, ExportError, VerificationError
 
 FAMILIES = [
@@ -171,6 +172,14 @@ def test_a_wrong_graph_is_not_written(model, tmp_path, monkeypatch):
     assert [entry.name for entry in tmp_path.iterdir()] == ["tiny.yaml"]
 
 
+@pytest.mark.parametrize("engine", ["", *ENGINES])
+def test_the_engine_that_a_file_is_made_for_is_taken_first(engine, model, tmp_path):
+    report = effnets.export_onnx(model, tmp_path / "model.onnx", engine=engine)
+    assert report.description.rewrites == PRESETS[engine or "onnxruntime"].to_dict()
+    assert effnets.load_engine(tmp_path / "model.onnx").name == (engine or "onnxruntime")
+    assert effnets.load_engine(tmp_path / "model.onnx", "onnxruntime").name == "onnxruntime"
+
+
 @pytest.mark.parametrize(
     ("name", "arguments", "error", "message"),
     [
@@ -180,6 +189,7 @@ def test_a_wrong_graph_is_not_written(model, tmp_path, monkeypatch):
         ("t.onnx", {"topk": 13}, ArgumentError, "topk is 13, but the model has 12 classes"),
         ("t.onnx", {"topk": 0}, ArgumentError, "topk is 0; it must be at least 1"),
         ("t.onnx", {"image_size": 0}, ArgumentError, "image_size is 0"),
+        ("t.onnx", {"engine": "openvin"}, ArgumentError, "engine is .openvin.; choose onnxruntime or openvino"),
         ("t.onnx", {"engines": []}, ArgumentError, "engines is empty"),
         ("t.onnx", {"engines": ["tensorflow"]}, ArgumentError, "engines has 'tensorflow'"),
     ],

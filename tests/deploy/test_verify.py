@@ -8,8 +8,8 @@ import copy
 import onnx
 import pytest
 import torch
-from graph_faults import FAULTS, nodes, set_attribute
-from tiny_network import tiny
+from graph_faults import FAULTS, PREPROCESSING_FAULTS, nodes, set_attribute
+from tiny_network import REXNET_TABLE, TABLE, tiny
 
 from effnets.deploy.graph import NetworkGraph, export_graph
 from effnets.deploy.metadata import describe
@@ -20,10 +20,10 @@ from effnets.errors import VerificationError
 
 
 class Exported:
-    def __init__(self, folder, *, fresh):
-        self.network = tiny(folder, fresh=fresh).double()
+    def __init__(self, folder, *, fresh=False, table=TABLE, size=(56, 64), kind="normalised"):
+        self.network = tiny(folder, fresh=fresh, table=table).double()
         self.module = copy.deepcopy(self.network)
-        self.description = describe(self.network, size=(56, 64), input_kind="normalised", rewrites=None)
+        self.description = describe(self.network, size=size, input_kind=kind, rewrites=None)
         self.graph = export_graph(self.module.float(), self.description, topk=3)
 
     def verify(self, graph: NetworkGraph, engines=("onnxruntime",)):
@@ -39,7 +39,7 @@ class Exported:
 
 @pytest.fixture(scope="module")
 def shaken(tmp_path_factory):
-    return Exported(tmp_path_factory.mktemp("tiny"), fresh=False)
+    return Exported(tmp_path_factory.mktemp("tiny"))
 
 
 def test_every_fault_is_caught(shaken):
@@ -50,6 +50,39 @@ def test_every_fault_is_caught(shaken):
         graph = shaken.with_fault(inject)
         with contextlib.suppress(VerificationError):
             shaken.verify(graph)
+            unseen.append(name)
+    assert unseen == []
+
+
+@pytest.mark.parametrize(
+    ("table", "size", "fewest"), [(TABLE, None, 30), (REXNET_TABLE, (56, 64), 18), (REXNET_TABLE, None, 18)]
+)
+def test_every_fault_of_other_graphs_is_caught(table, size, fewest, tmp_path):
+    """Of any size, and of ReXNet's blocks, which have no place for some of the faults."""
+    exported = Exported(tmp_path, table=table, size=size)
+    exported.verify(exported.graph)
+    unseen, injected = [], 0
+    for name, inject in FAULTS.items():
+        try:
+            graph = exported.with_fault(inject)
+        except (IndexError, StopIteration):
+            continue
+        injected += 1
+        with contextlib.suppress(VerificationError):
+            exported.verify(graph)
+            unseen.append(name)
+    assert unseen == []
+    assert injected >= fewest
+
+
+def test_every_fault_in_preprocessing_is_caught(tmp_path):
+    exported = Exported(tmp_path, kind="uint8")
+    exported.verify(exported.graph)
+    unseen = []
+    for name, inject in PREPROCESSING_FAULTS.items():
+        graph = exported.with_fault(inject)
+        with contextlib.suppress(VerificationError):
+            exported.verify(graph)
             unseen.append(name)
     assert unseen == []
 

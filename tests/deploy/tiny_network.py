@@ -24,12 +24,26 @@ tiny:
     - ir_r2_k3.5.7_p1.1_s1_e2_c16_se0.5_nsw
     - ir_r1_k3_s2_e2_c24_nhs
 """
+# ReXNet's blocks: partial shortcuts, batch normalisation inside of squeeze-and-excite, odd channels.
+REXNET_TABLE = """
+tiny:
+  stem: 8
+  activation: silu
+  divisor: 1
+  num_classes: 12
+  head: 24
+  blocks:
+    - lb_r1_k3_s1_e1_c11
+    - lb_r1_k3_s2_e3_c14_se1/4
+    - lb_r1_k3_s1_e3_c19_se1/4
+    - lb_r1_k3_s2_e2_c24_se1/4
+"""
 
 
-def tiny(folder: Path, *, seed: int = 0, fresh: bool = False) -> effnets.Classifier:
+def tiny(folder: Path, *, seed: int = 0, fresh: bool = False, table: str = TABLE) -> effnets.Classifier:
     """The network, shaken unless it is to be `fresh`."""
     path = folder / "tiny.yaml"
-    path.write_text(TABLE)
+    path.write_text(table)
     torch.manual_seed(seed)
     model = effnets.create_model(path)
     for module in model.modules():
