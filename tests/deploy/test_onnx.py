@@ -69,7 +69,8 @@ def test_the_whole_zoo(name, dynamic, preprocess, tmp_path):
         pytest.skip("preprocessing brings images to one size")
     torch.manual_seed(0)
     size = effnets.load_spec(name).input_size
-    model = shake(effnets.create_model(name), size=min(size, 64), bn_high=1.5 if name == "mixnet_xxl" else 2.0)
+    # Gently: with scales up to 2, deep networks of random weights are chaotic, and no float32 agrees with another.
+    model = shake(effnets.create_model(name), size=min(size, 64), bn_high=1.1)
     report = effnets.export_onnx(model, tmp_path / "m.onnx", dynamic_size=dynamic, preprocess=preprocess)
     assert set(report.errors) == set(ENGINES)
 
