@@ -101,8 +101,8 @@ class _Checks:
     def __init__(self, graph: NetworkGraph, network: nn.Module, exported: nn.Module, description: Description) -> None:
         self._graph = graph
         self._network = network
-        self._single = copy.deepcopy(exported)
-        self._exported = exported.double()
+        self._single = copy.deepcopy(exported).float()
+        self._exported = copy.deepcopy(exported).double()
         self._description = description
         self._program = Replay(graph.program)
         self._raw = description.input_kind == "uint8"
