@@ -11,6 +11,8 @@ __all__ = [
     "ImageError",
     "MissingFileError",
     "QuantizationError",
+    "TrainingError",
+    "TrainingInterrupted",
     "UnknownModelError",
     "UploadError",
     "VerificationError",
@@ -68,6 +70,22 @@ class VerificationError(EffnetsError, RuntimeError):
 
 class ExportError(EffnetsError, RuntimeError):
     """A model cannot be exported, or its file not be written."""
+
+
+class TrainingError(EffnetsError, RuntimeError):
+    """A training cannot go on, or its folder not be used; checkpoints that were written before are intact."""
+
+
+class TrainingInterrupted(TrainingError):
+    """A signal asked a training to end; it is saved, and goes on with ``resume``.
+
+    Attributes:
+        signal: its number.
+    """
+
+    def __init__(self, message: str, signal: int) -> None:
+        super().__init__(message)
+        self.signal = signal
 
 
 class QuantizationError(EffnetsError, RuntimeError):
