@@ -26,6 +26,8 @@ if TYPE_CHECKING:
         ImageError,
         MissingFileError,
         QuantizationError,
+        TrainingError,
+        TrainingInterruptedError,
         UnknownModelError,
         UploadError,
         VerificationError,
@@ -34,11 +36,14 @@ if TYPE_CHECKING:
     from effnets.inference import predict
     from effnets.nn.classifier import Classifier
     from effnets.nn.features import FeaturePyramid
+    from effnets.nn.freeze import freeze
     from effnets.preprocess import create_transform
     from effnets.registry import list_weights
     from effnets.runtime.engine import Engine, load_engine
     from effnets.runtime.predictions import Prediction
     from effnets.spec import BlockSpec, ModelSpec, PreprocessSpec
+    from effnets.train.finetune import TrainedModel, finetune
+    from effnets.train.recipe import Recipe
     from effnets.weights.load import load_weights
     from effnets.weights.pretrained import push_to_hub, save_pretrained
     from effnets.weights.report import LoadReport
@@ -69,7 +74,11 @@ _HOMES = {
     "PreprocessSpec": "effnets.spec",
     "QuantizationError": "effnets.errors",
     "QuantizeReport": "effnets.deploy.quantize_report",
+    "Recipe": "effnets.train.recipe",
     "Rewrites": "effnets.deploy.rewrites",
+    "TrainedModel": "effnets.train.finetune",
+    "TrainingError": "effnets.errors",
+    "TrainingInterruptedError": "effnets.errors",
     "UnknownModelError": "effnets.errors",
     "UploadError": "effnets.errors",
     "VerificationError": "effnets.errors",
@@ -79,6 +88,8 @@ _HOMES = {
     "create_model": "effnets.zoo",
     "create_transform": "effnets.preprocess",
     "export_onnx": "effnets.deploy.onnx",
+    "finetune": "effnets.train.finetune",
+    "freeze": "effnets.nn.freeze",
     "list_models": "effnets.config",
     "list_weights": "effnets.registry",
     "load_engine": "effnets.runtime.engine",
@@ -113,7 +124,11 @@ __all__ = [
     "PreprocessSpec",
     "QuantizationError",
     "QuantizeReport",
+    "Recipe",
     "Rewrites",
+    "TrainedModel",
+    "TrainingError",
+    "TrainingInterruptedError",
     "UnknownModelError",
     "UploadError",
     "VerificationError",
@@ -123,6 +138,8 @@ __all__ = [
     "create_model",
     "create_transform",
     "export_onnx",
+    "finetune",
+    "freeze",
     "list_models",
     "list_weights",
     "load_engine",

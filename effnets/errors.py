@@ -12,7 +12,7 @@ __all__ = [
     "MissingFileError",
     "QuantizationError",
     "TrainingError",
-    "TrainingInterrupted",
+    "TrainingInterruptedError",
     "UnknownModelError",
     "UploadError",
     "VerificationError",
@@ -76,7 +76,7 @@ class TrainingError(EffnetsError, RuntimeError):
     """A training cannot go on, or its folder not be used; checkpoints that were written before are intact."""
 
 
-class TrainingInterrupted(TrainingError):
+class TrainingInterruptedError(TrainingError):
     """A signal asked a training to end; it is saved, and goes on with ``resume``.
 
     Attributes:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,8 @@ from effnets.train.data.loader import Batch
 from effnets.train.data.sampling import balanced_order, shuffled_order
 from effnets.train.pictures import Pictures
 
-__all__ = ["FeatureBatches",
+__all__ = [
+    "FeatureBatches",
     "Features",
     "Probe",
     "compute_features",
@@ -89,7 +89,7 @@ def features_key(network: Classifier, pictures: Pictures, *, mirrored: bool) -> 
     source = pictures.source
     digest.update(f"{pictures.transform!r} {mirrored} {len(source)}".encode())
     digest.update(np.ascontiguousarray(source.labels).tobytes())
-    digest.update("\n".join(os.path.basename(source.name(index)) for index in range(len(source))).encode())
+    digest.update("\n".join(Path(source.name(index)).name for index in range(len(source))).encode())
     return digest.hexdigest()
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
@@ -18,11 +18,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from effnets.errors import TrainingError, TrainingInterrupted
+from effnets.errors import TrainingError, TrainingInterruptedError
 from effnets.train.data.loader import Batch
 from effnets.train.objective import Objective
 from effnets.train.optimise import RateSchedule, make_optimizer
-from effnets.train.progress import Best, EpochRow, Progress
+from effnets.train.progress import SILENT, Best, EpochRow, Listener, Progress
 from effnets.train.recipe import Recipe
 from effnets.train.signals import StopSignals
 from effnets.train.validate import Score, score
@@ -30,7 +30,7 @@ from effnets.train.validate import Score, score
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-__all__ = ["Batches", "Keeper", "Trainer", "Watch"]
+__all__ = ["Batches", "Keeper", "Surroundings", "Trainer"]
 
 # On an accelerator the processor runs ahead of the steps; it waits for their results, and answers signals, so often.
 _STEPS_AHEAD = 20
@@ -51,16 +51,10 @@ class Keeper(Protocol):
 
     def save(self, state: dict[str, Any]) -> None: ...
 
-    def keep(self, weights: dict[str, Tensor], progress: Progress) -> None: ...
+    def keep(self, weights: dict[str, Tensor]) -> None: ...
 
     def due(self) -> bool:
         """Whether it is time for a checkpoint in the middle of an epoch."""
-
-
-class Watch(Protocol):
-    """Who is told how far training is."""
-
-    def __call__(self, progress: Progress, step_in_epoch: int, steps_per_epoch: int, loss: float) -> None: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,13 +65,13 @@ class Surroundings:
         accelerator: devices and processes.
         stop: requests to end.
         keeper: where states go; None keeps nothing, and ends with the last weights.
-        watch: who is told.
+        listener: who is told how far it is.
     """
 
     accelerator: Accelerator
     stop: StopSignals
     keeper: Keeper | None = None
-    watch: Watch | None = None
+    listener: Listener = SILENT
 
 
 class Trainer:
@@ -130,7 +124,7 @@ class Trainer:
 
         Raises:
             TrainingError: the loss is no number any more, a process was lost, or the disk refuses.
-            TrainingInterrupted: a signal asked to end, and the state is saved.
+            TrainingInterruptedError: a signal asked to end, and the state is saved.
         """
         if self.progress.step == 0 and self.progress.best is None:
             self._judge(EpochRow(phase=self.phase, epoch=0))
@@ -232,10 +226,9 @@ class Trainer:
         if not math.isfinite(loss):
             raise TrainingError(self._divergence())
         self.progress.loss_sum += loss
-        if self.around.watch is not None:
-            step = self.progress.batch // self.recipe.accumulate
-            mean = loss / (len(losses) * self.recipe.accumulate)
-            self.around.watch(self.progress, step, self.steps_per_epoch, mean)
+        share = self.progress.step / (self.steps_per_epoch * self.epochs)
+        mean = loss / (len(losses) * self.recipe.accumulate)
+        self.around.listener.step(f"epoch {self.progress.epoch + 1}/{self.epochs}, loss {mean:.3f}", share)
         return stopped > 0, saved > 0
 
     def _divergence(self) -> str:
@@ -277,14 +270,18 @@ class Trainer:
             best = self.progress.best
             if best is None or result is None or result.better_than(best.score):
                 self.progress.best = Best(score=result, epoch=row.epoch, phase=row.phase, average=average)
-                self.best_weights = {name: tensor.detach().cpu().clone() for name, tensor in network.state_dict().items()}
+                self.best_weights = {
+                    name: tensor.detach().cpu().clone() for name, tensor in network.state_dict().items()
+                }
                 found = True
         self.progress.stale = 0 if found else self.progress.stale + 1
-        self.progress.rows.append(_with_scores(row, scores, time.perf_counter() - begin))
+        row = _with_scores(row, scores, time.perf_counter() - begin)
+        self.progress.rows.append(row)
+        self.around.listener.row(row)
         keeper = self.around.keeper
         if found and keeper is not None and self.accelerator.is_main_process:
             assert self.best_weights is not None, "found just now"
-            keeper.keep(self.best_weights, self.progress)
+            keeper.keep(self.best_weights)
 
     def _save(self) -> None:
         """Write a checkpoint of this moment.
@@ -304,7 +301,7 @@ class Trainer:
         """End if a signal asked for it."""
         received = self.around.stop.received
         if received is not None:
-            raise TrainingInterrupted("training was asked to end and is saved; it goes on with --resume", received)
+            raise TrainingInterruptedError("training was asked to end and is saved; it goes on with --resume", received)
 
 
 def _flag(value: bool) -> Tensor:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from effnets.train.validate import Score
 
-__all__ = ["Best", "EpochRow", "Progress"]
+__all__ = ["SILENT", "Best", "EpochRow", "Listener", "Progress"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,3 +80,27 @@ class Progress:
         if best is not None:
             best = Best(**{**best, "score": None if best["score"] is None else Score(**best["score"])})
         return cls(**{**values, "rows": rows, "best": best})
+
+
+class Listener(Protocol):
+    """Who is told how far a training is."""
+
+    def note(self, text: str) -> None:
+        """Something that the user should know."""
+
+    def step(self, what: str, share: float) -> None:
+        """What is being done, and the share of it that is over, 0 to 1."""
+
+    def row(self, row: EpochRow) -> None:
+        """An epoch is over."""
+
+
+class _Silent:
+    def note(self, text: str) -> None: ...
+
+    def step(self, what: str, share: float) -> None: ...
+
+    def row(self, row: EpochRow) -> None: ...
+
+
+SILENT: Listener = _Silent()

@@ -26,6 +26,7 @@ class Recipe:
         image_size: side of the square input in pixels; None takes the weights'.
         epochs: passes over the training pictures, of the whole network (or of what is not frozen).
         head_epochs: passes over the cached features before, in which the new classifier alone learns; 0 for none.
+            head_learning_rate: of the classifier there, also with `freeze` backbone.
         freeze: what keeps its weights, as of `effnets.freeze`: none, stem, a number of stages, stages, backbone.
         bn: batch statistics of what is not frozen: ``train`` by the batch, ``eval`` as they are in the weights.
         batch_size: pictures in one forward pass. accumulate: forward passes, of all processes together, in one step of
@@ -58,6 +59,7 @@ class Recipe:
     image_size: int | None = None
     epochs: int = 10
     head_epochs: int = 30
+    head_learning_rate: float = 5e-3
     freeze: str = "none"
     bn: Statistics = "train"
     batch_size: int = 32
@@ -111,7 +113,7 @@ class Recipe:
         require(self.learning_rate > 0, f"learning_rate is {self.learning_rate:g}; it must lie above 0")
         require(
             self.min_learning_rate <= self.learning_rate,
-            f"min_learning_rate is {self.min_learning_rate:g}, above the learning_rate {self.learning_rate:g}; lower it",
+            f"min_learning_rate is {self.min_learning_rate:g}, above learning_rate {self.learning_rate:g}; lower it",
         )
         require(
             self.freeze != "backbone" or self.teacher is None,
@@ -126,6 +128,7 @@ class Recipe:
 _RANGES: tuple[tuple[str, float, float], ...] = (
     ("epochs", 1, 100_000),
     ("head_epochs", 0, 100_000),
+    ("head_learning_rate", 1e-9, 100),
     ("batch_size", 1, 1 << 20),
     ("accumulate", 1, 1 << 20),
     ("learning_rate", 0, 100),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, is_dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -45,7 +45,7 @@ def find_recipe(name: str | os.PathLike[str]) -> Path:
 
 
 def read_recipe(path: str | os.PathLike[str], changes: Mapping[str, Any] | None = None) -> Recipe:
-    """Read a recipe; `changes`, by the fields' names, go before what the file says.
+    """Read a recipe; `changes`, by the keys' names (``augmentation.mixup``), go before what the file says.
 
     Raises:
         MissingFileError: no such file.
@@ -53,7 +53,22 @@ def read_recipe(path: str | os.PathLike[str], changes: Mapping[str, Any] | None 
             key stands, and the fix.
     """
     path = Path(path)
-    return _decode(Recipe, read_yaml(path), path, changes or {})
+    node = read_yaml(path)
+    for key, value in (changes or {}).items():
+        node = _changed(node, key.split("."), value, path)
+    return _decode(Recipe, node, path)
+
+
+def _changed(node: Node, keys: Sequence[str], value: Any, path: Path) -> Node:
+    """`node` with one value put in place; line 0 says that no file has it."""
+    if not keys:
+        items = [Node(item, 0, 0) for item in value] if isinstance(value, list | tuple) else value
+        return Node(items, 0, 0)
+    mapping = {} if node.value is None else node.value
+    if not isinstance(mapping, dict):
+        raise ConfigError(f"{path}: holds no settings called {keys[0]}")
+    below = mapping.get(keys[0], Node(None, 0, 0))
+    return Node({**mapping, keys[0]: _changed(below, keys[1:], value, path)}, node.line, node.column)
 
 
 def encode_recipe(recipe: Recipe) -> str:
@@ -67,9 +82,9 @@ def _plain(value: Any) -> Any:
     return [_plain(item) for item in value] if isinstance(value, tuple) else value
 
 
-def _decode(kind: type[_Settings], node: Node, path: Path, changes: Mapping[str, Any]) -> _Settings:
+def _decode(kind: type[_Settings], node: Node, path: Path) -> _Settings:
     if not isinstance(node.value, dict):
-        raise ConfigError(f"{path}:{node.line}: holds no settings; write lines such as 'epochs: 10'")
+        raise ConfigError(f"{path}: holds no settings; write lines such as 'epochs: 10'")
     assert is_dataclass(kind), "settings are dataclasses"
     hints = get_type_hints(kind)
     known = {field.name: hints[field.name] for field in fields(kind)}
@@ -78,16 +93,14 @@ def _decode(kind: type[_Settings], node: Node, path: Path, changes: Mapping[str,
         if key not in known:
             near = get_close_matches(key, known, n=1)
             meant = f"did you mean {near[0]!r}?" if near else f"keys are {', '.join(known)}"
-            raise ConfigError(f"{path}:{item.line}: unknown key {key!r}; {meant}")
+            raise ConfigError(f"{_place(path, item)}unknown key {key!r}; {meant}")
         values[key] = _value(known[key], item, path, key)
     try:
-        return kind(**(values | dict(changes)))
+        return kind(**values)
     except (ArgumentError, ConfigError) as error:
         # The checks begin with the name of the setting.
         name = str(error).partition(" ")[0]
-        stands = node.value.get(name) if name not in changes else None
-        where = f"{path}:{stands.line}: " if stands else "" if name in changes else f"{path}: "
-        raise ConfigError(f"{where}{error}") from None
+        raise ConfigError(f"{_place(path, node.value.get(name, node))}{error}") from None
     except TypeError:
         missing = [field.name for field in fields(kind) if field.name == "model" and "model" not in values]
         raise ConfigError(f"{path}: lacks {', '.join(missing)}; add a line such as 'model: mobilenetv2_100'") from None
@@ -101,7 +114,7 @@ def _value(hint: Any, node: Node, path: Path, key: str) -> Any:
         if option is NoneType and value is None:
             return None
         if is_dataclass(option) and isinstance(option, type) and isinstance(value, dict):
-            return _decode(option, node, path, {})
+            return _decode(option, node, path)
         if get_origin(option) is Literal and value in get_args(option):
             return value
         if get_origin(option) is tuple and isinstance(value, list):
@@ -113,7 +126,12 @@ def _value(hint: Any, node: Node, path: Path, key: str) -> Any:
     if hint is str and isinstance(value, int) and not isinstance(value, bool):
         return str(value)  # freeze: 3
     wanted = " or ".join(_name(option) for option in options)
-    raise ConfigError(f"{path}:{node.line}: {key} is {_shown(value)}; it must be {wanted}")
+    raise ConfigError(f"{_place(path, node)}{key} is {_shown(value)}; it must be {wanted}")
+
+
+def _place(path: Path, node: Node) -> str:
+    """Where a setting stands, to begin a message with; nothing of one that was given by hand."""
+    return f"{path}:{node.line}: " if node.line else ""
 
 
 def _name(option: Any) -> str:

@@ -80,7 +80,8 @@ def restore_statistics(model: nn.Module, batches: Iterable[Tensor]) -> int:
 def _reparameterise(norm: nn.BatchNorm2d, seen: _Moments) -> None:
     mean = seen.total / seen.count
     variance = (seen.squares / seen.count - mean.square()).clamp(min=0) * seen.count / (seen.count - 1)
-    assert norm.running_mean is not None and norm.running_var is not None, "the builder's all keep statistics"
+    assert norm.running_mean is not None, "the builder's normalisations all keep statistics"
+    assert norm.running_var is not None, "likewise"
     before = (norm.running_var.double() + norm.eps).sqrt()
     # As stored in single precision, so that what is left of rounding does not shift the function.
     mean, variance = mean.to(norm.running_mean.dtype), variance.to(norm.running_var.dtype)

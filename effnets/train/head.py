@@ -1,0 +1,153 @@
+"""Training of the classifier alone, on features that the frozen backbone computes once."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from effnets.nn.classifier import Classifier
+from effnets.preprocess import create_transform
+from effnets.train.data.sampling import class_weights
+from effnets.train.data.source import ImageSource
+from effnets.train.features import (
+    FeatureBatches,
+    Features,
+    Probe,
+    compute_features,
+    features_key,
+    fold_probe,
+    read_features,
+    write_features,
+)
+from effnets.train.loop import Surroundings, Trainer
+from effnets.train.objective import Objective
+from effnets.train.pictures import Pictures
+from effnets.train.progress import EpochRow
+from effnets.train.recipe import Recipe
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+__all__ = ["ProbeTask", "fit_head"]
+
+# A head start need not see more: it only spares the backbone the first, wild gradients.
+_HEAD_PICTURES = 20_000
+_FEATURES = "features.safetensors"
+
+
+def fit_head(network: Classifier, train: ImageSource, recipe: Recipe, around: Surroundings) -> list[EpochRow]:
+    """Train the network's classifier, everything else as it is.
+
+    Returns:
+        A row for each epoch.
+    """
+    chosen = np.random.default_rng(recipe.seed).permutation(len(train))[:_HEAD_PICTURES]
+    pictures = Pictures(train, create_transform(network), recipe.batch_size, chosen.tolist())
+    device = around.accelerator.device
+    features = compute_features(network, pictures, device, mirrored=recipe.augmentation.horizontal_flip > 0)
+    batches = _batches(features, recipe, around.accelerator)
+    weights = _class_weights(recipe, train)
+    trainer = _trainer(features, batches, None, recipe, recipe.head_epochs, weights, around, network.num_classes)
+    fold_probe(trainer.run(), network)
+    return trainer.progress.rows[1:]
+
+
+class ProbeTask:
+    """A linear probe: the backbone's features once, from then on seconds for an epoch.
+
+    Args:
+        network: whose classifier is trained.
+        recipe: how.
+        accelerator: devices and processes.
+        folder: where the features are kept for a resumed training.
+    """
+
+    def __init__(self, network: Classifier, recipe: Recipe, accelerator: Accelerator, folder: Path) -> None:
+        self.network, self.recipe, self.accelerator, self.folder = network, recipe, accelerator, folder
+
+    def trainer(
+        self,
+        train: ImageSource,
+        judged_by: Pictures | None,
+        weights: Tensor | None,
+        around: Surroundings,
+    ) -> Trainer:
+        """What trains the classifier; computes the features."""
+        recipe, accelerator = self.recipe, self.accelerator
+        pictures = Pictures(train, create_transform(self.network), recipe.batch_size)
+        features = self._features(pictures)
+        judged = None
+        if judged_by is not None:
+            seen = compute_features(self.network, judged_by, accelerator.device, mirrored=False)
+            judged = [(seen.values[0], seen.labels)]
+        batches = _batches(features, recipe, accelerator)
+        return _trainer(features, batches, judged, recipe, recipe.epochs, weights, around, self.network.num_classes)
+
+    def assemble(self, kept: dict[str, Tensor]) -> Classifier:
+        """The whole network with the probe `kept` as its classifier."""
+        network = copy.deepcopy(self.network).cpu()
+        fold_probe(kept, network)
+        return network.eval()
+
+    def _features(self, pictures: Pictures) -> Features:
+        mirrored = self.recipe.augmentation.horizontal_flip > 0
+        path, key = self.folder / _FEATURES, features_key(self.network, pictures, mirrored=mirrored)
+        features = read_features(path, key)
+        if features is None:
+            features = compute_features(self.network, pictures, self.accelerator.device, mirrored=mirrored)
+            if self.accelerator.is_main_process:
+                write_features(path, key, features)
+        return features
+
+
+def _batches(features: Features, recipe: Recipe, accelerator: Accelerator) -> FeatureBatches:
+    return FeatureBatches(
+        features,
+        batch_size=recipe.batch_size,
+        seed=recipe.seed,
+        multiple=recipe.accumulate,
+        balanced=recipe.balance == "sampler",
+        rank=accelerator.process_index,
+        world=accelerator.num_processes,
+    )
+
+
+def _class_weights(recipe: Recipe, train: ImageSource) -> Tensor | None:
+    if recipe.balance != "weights":
+        return None
+    return torch.from_numpy(class_weights(train.labels, len(train.class_names)))
+
+
+def _trainer(
+    features: Features,
+    batches: FeatureBatches,
+    judged_by: Iterable[tuple[Tensor, Tensor]] | None,
+    recipe: Recipe,
+    epochs: int,
+    weights: Tensor | None,
+    around: Surroundings,
+    num_classes: int,
+) -> Trainer:
+    device = around.accelerator.device
+    recipe = replace(
+        recipe, learning_rate=recipe.head_learning_rate, min_learning_rate=0.0, optimizer="adamw", eps=None, alpha=None,
+        schedule="cosine", warmup_epochs=0.0, clip_grad=0.0, teacher=None,
+    )  # fmt: skip
+    return Trainer(
+        network=Probe(features, num_classes).to(device),
+        objective=Objective(label_smoothing=recipe.label_smoothing, class_weights=weights).to(device),
+        batches=batches,
+        judged_by=judged_by,
+        recipe=recipe,
+        epochs=epochs,
+        phase="head",
+        dtype=None,
+        around=around,
+    )
