@@ -99,7 +99,7 @@ def test_recipes_that_come_along_are_found_and_read():
     assert "finetune" in names
     for name in names:
         assert read_recipe(find_recipe(name)).model
-    with pytest.raises(effnets.ConfigError, match=r"no recipe 'finetun'; did you mean finetune"):
+    with pytest.raises(effnets.ConfigError, match="no recipe 'finetun'; did you mean finetune"):
         find_recipe("finetun")
-    with pytest.raises(effnets.MissingFileError, match="nowhere.yaml: no such file"):
+    with pytest.raises(effnets.MissingFileError, match=r"nowhere\.yaml: no such file"):
         read_recipe(find_recipe("nowhere.yaml"))
