@@ -215,14 +215,18 @@ class _Preparation(Dataset["_Answer | EffnetsError"]):
             ]
         except EffnetsError as error:
             return error
-        # Each is a view of [H, W, 3], for which stacking as [3, H, W] would take ten times as long.
-        images = torch.stack([sample.permute(1, 2, 0) for sample in samples]).permute(0, 3, 1, 2)
-        return _Answer(images, request)
+        return _Answer(self._stack(samples), request)
 
     def _sample(self, epoch: int, index: int, repeat: int) -> Tensor:
         if isinstance(self.transform, TrainTransform):
             return self.transform(self.source, index, (Stream.SAMPLE, self.seed, epoch, index, repeat))
         return self.transform(self.source.image(index))
+
+    def _stack(self, samples: Sequence[Tensor]) -> Tensor:
+        if isinstance(self.transform, TrainTransform):
+            # Views of [H, W, 3]: to stack them as [3, H, W] would take ten times as long.
+            return torch.stack([sample.permute(1, 2, 0) for sample in samples]).permute(0, 3, 1, 2)
+        return torch.stack(list(samples))
 
 
 def _as_is(answer: _Answer | EffnetsError) -> _Answer | EffnetsError:
