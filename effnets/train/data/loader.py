@@ -161,7 +161,7 @@ class EpochLoader:
         request = answer.request
         images = answer.images.to(self.device, non_blocking=True)
         if images.dtype == torch.uint8:
-            images = (images.to(torch.float32) - self._mean) / self._std
+            images = images.to(torch.float32).sub_(self._mean).div_(self._std)
         images = images.contiguous(memory_format=self.memory_format)
         indices = torch.from_numpy(request.indices.copy())
         labels = torch.from_numpy(self.source.labels[request.indices]).to(self.device, non_blocking=True)
@@ -215,12 +215,18 @@ class _Preparation(Dataset["_Answer | EffnetsError"]):
             ]
         except EffnetsError as error:
             return error
-        return _Answer(torch.stack(samples), request)
+        return _Answer(self._stack(samples), request)
 
     def _sample(self, epoch: int, index: int, repeat: int) -> Tensor:
         if isinstance(self.transform, TrainTransform):
             return self.transform(self.source, index, (Stream.SAMPLE, self.seed, epoch, index, repeat))
         return self.transform(self.source.image(index))
+
+    def _stack(self, samples: Sequence[Tensor]) -> Tensor:
+        if isinstance(self.transform, TrainTransform):
+            # Views of [H, W, 3]: to stack them as [3, H, W] would take ten times as long.
+            return torch.stack([sample.permute(1, 2, 0) for sample in samples]).permute(0, 3, 1, 2)
+        return torch.stack(list(samples))
 
 
 def _as_is(answer: _Answer | EffnetsError) -> _Answer | EffnetsError:

@@ -29,6 +29,8 @@ _CROP_ATTEMPTS = 10
 class TrainTransform:
     """Pictures of a source as samples to learn from, uint8 tensors [3, H, W] that are still to be normalised.
 
+    Their memory is laid out as [H, W, 3], as Pillow's is: a stack of them is channels_last without any copy.
+
     What is drawn for a sample is a function of the key it is drawn by, whatever was drawn before.
 
     Args:
@@ -66,10 +68,10 @@ class TrainTransform:
             image = self._crop(source, index)
             for change in self._on_pictures:
                 image = change(image)
-            sample = torch.from_numpy(np.array(image).transpose(2, 0, 1))
+            sample = torch.from_numpy(np.array(image)).permute(2, 0, 1)
             for erase in self._on_tensors:
                 sample = erase(sample)
-            return sample.contiguous()
+            return sample
 
     def _crop(self, source: ImageSource, index: int) -> Image.Image:
         if self.augmentation.crop == "resized":
