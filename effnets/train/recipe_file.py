@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, is_dataclass
 from difflib import get_close_matches
@@ -19,6 +20,7 @@ from effnets.yamltree import Node, read_yaml
 
 __all__ = ["encode_recipe", "find_recipe", "list_recipes", "read_recipe"]
 
+_PLAIN_TEXT = re.compile(r"[a-z]\w*[a-z0-9]", re.ASCII)
 _Settings = TypeVar("_Settings")
 
 
@@ -73,7 +75,19 @@ def _changed(node: Node, keys: Sequence[str], value: Any, path: Path) -> Node:
 
 def encode_recipe(recipe: Recipe) -> str:
     """A recipe as YAML, from which `read_recipe` makes the same again; every setting is written out."""
-    return yaml.safe_dump(_plain(asdict(recipe)), sort_keys=False, width=120, allow_unicode=True)
+    return yaml.dump(_plain(asdict(recipe)), Dumper=_Dumper, sort_keys=False, width=120, allow_unicode=True)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes every text that might be read as something else, by whatever version of YAML."""
+
+
+def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    plain = _PLAIN_TEXT.fullmatch(text) is not None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=None if plain else '"')
+
+
+_Dumper.add_representer(str, _represent_text)
 
 
 def _plain(value: Any) -> Any:
