@@ -3,6 +3,7 @@
 __all__ = [
     "ArgumentError",
     "ConfigError",
+    "DataError",
     "DownloadError",
     "EffnetsError",
     "EngineError",
@@ -27,6 +28,10 @@ class ArgumentError(EffnetsError, ValueError):
 
 class ConfigError(EffnetsError, ValueError):
     """A YAML table or a block string does not describe a network."""
+
+
+class DataError(EffnetsError, ValueError):
+    """A data set cannot be read, or there is nothing to be learned from it."""
 
 
 class UnknownModelError(EffnetsError, ValueError):

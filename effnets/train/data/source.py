@@ -1,0 +1,89 @@
+"""Pictures with labels: what every kind of data set is brought to. Free of torch."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from effnets.runtime.image import decode_rgb
+
+__all__ = ["ImageSource", "Subset"]
+
+
+class ImageSource(ABC):
+    """Pictures with labels that can be had in any order.
+
+    Attributes:
+        class_names: of all classes, in the order of the network's outputs.
+        labels: [len]; each picture's index into `class_names`.
+    """
+
+    class_names: tuple[str, ...]
+    labels: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @abstractmethod
+    def name(self, index: int) -> str:
+        """Path or key of a picture, for messages and reports."""
+
+    @abstractmethod
+    def read(self, index: int) -> bytes:
+        """The picture's file as it is stored.
+
+        Raises:
+            ImageError: it cannot be read.
+        """
+
+    @abstractmethod
+    def sizes(self) -> NDArray[np.int64]:
+        """[len]; bytes of every picture's file, had without reading the files where that can be."""
+
+    def image(self, index: int, *, reduce: int = 1) -> Image.Image:
+        """The picture, RGB and upright.
+
+        Args:
+            index: of the picture, from 0.
+            reduce: 2, 4 or 8 allows a JPEG to come at no less than that part of its size, which is faster.
+
+        Raises:
+            ImageError: the picture is unreadable; the message names it.
+        """
+        return decode_rgb(self.read(index), self.name(index), reduce=reduce)
+
+    def subset(self, indices: Sequence[int] | NDArray[np.int64]) -> ImageSource:
+        """The pictures at `indices` only, in their order."""
+        return Subset(self, np.asarray(indices, np.int64))
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({len(self)} pictures, {len(self.class_names)} classes)"
+
+
+class Subset(ImageSource):
+    """Some pictures of another source.
+
+    Args:
+        origin: the other source.
+        indices: [len]; into `origin`.
+    """
+
+    def __init__(self, origin: ImageSource, indices: NDArray[np.int64]) -> None:
+        self.origin, self.indices = origin, indices
+        self.class_names, self.labels = origin.class_names, origin.labels[indices]
+
+    def name(self, index: int) -> str:
+        return self.origin.name(int(self.indices[index]))
+
+    def read(self, index: int) -> bytes:
+        return self.origin.read(int(self.indices[index]))
+
+    def sizes(self) -> NDArray[np.int64]:
+        return self.origin.sizes()[self.indices]
+
+    def subset(self, indices: Sequence[int] | NDArray[np.int64]) -> ImageSource:
+        return Subset(self.origin, self.indices[np.asarray(indices, np.int64)])
