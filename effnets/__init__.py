@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         ImageError,
         MissingFileError,
         QuantizationError,
+        ReportError,
         UnknownModelError,
         UploadError,
         VerificationError,
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from effnets.runtime.engine import Engine, load_engine
     from effnets.runtime.predictions import Prediction
     from effnets.spec import BlockSpec, ModelSpec, PreprocessSpec
+    from effnets.train.evaluation import Evaluation, evaluate
     from effnets.weights.load import load_weights
     from effnets.weights.pretrained import push_to_hub, save_pretrained
     from effnets.weights.report import LoadReport
@@ -58,6 +60,7 @@ _HOMES = {
     "EffnetsError": "effnets.errors",
     "Engine": "effnets.runtime.engine",
     "EngineError": "effnets.errors",
+    "Evaluation": "effnets.train.evaluation",
     "ExportError": "effnets.errors",
     "ExportReport": "effnets.deploy.onnx",
     "FeaturePyramid": "effnets.nn.features",
@@ -68,6 +71,7 @@ _HOMES = {
     "Prediction": "effnets.runtime.predictions",
     "PreprocessSpec": "effnets.spec",
     "QuantizationError": "effnets.errors",
+    "ReportError": "effnets.errors",
     "QuantizeReport": "effnets.deploy.quantize_report",
     "Rewrites": "effnets.deploy.rewrites",
     "UnknownModelError": "effnets.errors",
@@ -78,6 +82,7 @@ _HOMES = {
     "count": "effnets.cost",
     "create_model": "effnets.zoo",
     "create_transform": "effnets.preprocess",
+    "evaluate": "effnets.train.evaluation",
     "export_onnx": "effnets.deploy.onnx",
     "list_models": "effnets.config",
     "list_weights": "effnets.registry",
@@ -102,6 +107,7 @@ __all__ = [
     "EffnetsError",
     "Engine",
     "EngineError",
+    "Evaluation",
     "ExportError",
     "ExportReport",
     "FeaturePyramid",
@@ -113,6 +119,7 @@ __all__ = [
     "PreprocessSpec",
     "QuantizationError",
     "QuantizeReport",
+    "ReportError",
     "Rewrites",
     "UnknownModelError",
     "UploadError",
@@ -122,6 +129,7 @@ __all__ = [
     "count",
     "create_model",
     "create_transform",
+    "evaluate",
     "export_onnx",
     "list_models",
     "list_weights",

@@ -141,9 +141,7 @@ class Evaluation:
     def confused_pairs(self, count: int = 10) -> list[tuple[str, str, int]]:
         """The most frequent mistakes: true class, answer, and how often."""
         wrong = ~self.right
-        cells, times = np.unique(
-            self.labels[wrong] * len(self.class_names) + self.answers[wrong], return_counts=True
-        )
+        cells, times = np.unique(self.labels[wrong] * len(self.class_names) + self.answers[wrong], return_counts=True)
         order = np.argsort(-times, kind="stable")[:count]
         pairs = (divmod(int(cells[place]), len(self.class_names)) for place in order)
         return [

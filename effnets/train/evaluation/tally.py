@@ -36,7 +36,9 @@ class Tally:
             WeightsError: the logits are not all finite.
         """
         if not np.isfinite(logits).all():
-            raise WeightsError("the logits are not finite: the weights hold NaN or infinity, or the precision overflows")
+            raise WeightsError(
+                "the logits are not finite: the weights hold NaN or infinity, or the precision overflows"
+            )
         rows = np.arange(len(labels))
         truth = logits[rows, labels][:, None]
         # Of equal logits the first output comes first, as in effnets.predict.
