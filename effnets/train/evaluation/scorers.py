@@ -68,9 +68,11 @@ class EngineScorer:
             )
         self._engine = engine
         self._raw = description.input_kind == "uint8"
-        int8 = ", int8" if description.precision == "int8" else ""
+        precision = engine.precision if engine.precision != "float32" else description.precision
         self.model = description.model
-        self.engine = engine.name + int8 + (f", {engine.precision}" if engine.precision != "float32" else "")
+        self.engine = engine.name
+        self.engine += ", rewritten" if any(description.rewrites.values()) else ""
+        self.engine += f", {precision}" if precision != "float32" else ""
         self.class_names = engine.labels
         self.named = not all(name == f"class {index}" for index, name in enumerate(engine.labels))
 

@@ -30,7 +30,16 @@ __all__ = [
 # What charts are drawn in. In the SVG each becomes the variable of the page's style sheet that has its meaning.
 INK, MUTED, LINE, PANEL = "#1a2029", "#667080", "#dfe3e9", "#f3f5f8"
 ACCENT, SECOND, BAD, WHITE = "#2458d3", "#c2700a", "#c8372d", "#fefefe"
-_VARIABLES = {INK: "ink", MUTED: "muted", LINE: "line", PANEL: "panel", ACCENT: "accent", SECOND: "second", BAD: "bad"}
+_VARIABLES = {
+    INK: "ink",
+    MUTED: "muted",
+    LINE: "line",
+    PANEL: "panel",
+    ACCENT: "accent",
+    SECOND: "second",
+    BAD: "bad",
+    WHITE: "page",
+}
 _FONT = "DejaVu Sans"
 _PIXELS = 72  # to an inch: one point is one pixel of the page
 _PNG_SCALE = 2
@@ -108,7 +117,9 @@ def _for_page(svg: str, name: str, text: str) -> str:
     assert box, "matplotlib's SVG has a viewBox"
     label = text.replace("&", "&amp;").replace("<", "&lt;").replace('"', "&quot;")
     svg = re.sub(r"<svg[^>]*>", lambda _: f'<svg class="chart" role="img" aria-label="{label}" {box[0]}>', svg, count=1)
-    svg = re.sub(r'\bid="((?!p[0-9a-f]{10})[^"]*)"', lambda match: f'id="{name}-{match[1]}"', svg)
+    # Several drawings stand in one page, and each counts its parts from 1.
+    svg = re.sub(r'\bid="', f'id="{name}-', svg)
+    svg = re.sub(r'(href="|url\()#', rf"\g<1>#{name}-", svg)
     svg = svg.replace(f"'{_FONT}'", "var(--font)")
     # Only in attributes of style: a class may be called #1a2029.
     return re.sub(r'style="([^"]*)"', lambda match: f'style="{_themed(match[1])}"', svg)

@@ -18,7 +18,7 @@ __all__ = ["LARGEST", "confusion_matrix"]
 LARGEST = 100  # classes; beyond, the most confused pairs say more than a picture
 _LONGEST_NAME = 26
 # Up to so many classes: a cell's side and the size of names, in pixels.
-_SIZES = ((6, 64, 13), (12, 46, 12), (25, 32, 11), (50, 17, 10), (LARGEST, 10.5, 8.5))
+_SIZES = ((6, 64, 13), (12, 46, 12), (25, 28, 11), (50, 17, 10), (LARGEST, 10.5, 8.5))
 _COUNTED = 25  # up to so many classes have their counts written into the cells
 
 
@@ -39,7 +39,8 @@ def confusion_matrix(matrix: NDArray[np.int64], names: Sequence[str]) -> Drawing
     with drawing_style():
         figure = Figure(figsize=(width / 72, height / 72), dpi=72)
         plot = figure.add_axes((margin / width, (height - top - side) / height, side / width, side / height))
-        plot.set(xlim=(0, count), ylim=(count, 0), facecolor=PANEL)
+        plot.set(xlim=(0, count), ylim=(count, 0))
+        plot.axhspan(0, count, color=PANEL, linewidth=0, zorder=0)
         plot.spines[:].set_visible(False)
         _draw_cells(plot, matrix, cell, font if count <= _COUNTED else None)
         places = np.arange(count) + 0.5

@@ -16,7 +16,7 @@ from effnets.bench.machine import describe_machine
 from effnets.cost import count
 from effnets.train.evaluation.result import Evaluation
 from effnets.train.report.drawing import Drawing
-from effnets.train.report.pictures import Attention, Shown, to_data_uri
+from effnets.train.report.pictures import Attention, Shown, probability, to_data_uri
 from effnets.train.report.summary import RunSummary
 
 __all__ = ["render_page"]
@@ -36,6 +36,7 @@ def render_page(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["picture"] = to_data_uri
+    environment.filters["probability"] = probability
     environment.filters["percent"] = lambda share: f"{100 * share:.1f}"
     template = environment.from_string(folder.joinpath("report.html.jinja").read_text(encoding="utf-8"))
     return template.render(

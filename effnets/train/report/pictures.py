@@ -20,7 +20,7 @@ from effnets.runtime.image import cover_size
 from effnets.train.evaluation.result import Evaluation
 from effnets.train.report.cam import class_activation_maps
 
-__all__ = ["Attention", "Shown", "attention", "mistakes", "to_data_uri"]
+__all__ = ["Attention", "Shown", "attention", "mistakes", "probability", "to_data_uri"]
 
 _THUMBNAIL = 240  # pixels: twice what the page shows, for dense screens
 _MAP = 224
@@ -58,21 +58,17 @@ class Attention:
 
 def mistakes(evaluation: Evaluation, count: int) -> list[Shown]:
     """The mistakes with the highest probabilities, the surest first."""
-    wrong = np.flatnonzero(~evaluation.right)
-    order = wrong[np.argsort(-evaluation.confidences[wrong], kind="stable")]
     found: list[Shown] = []
-    for place in order:
-        if len(found) == count:
-            break
-        image = _picture(evaluation, int(place))
+    for place in _surest(evaluation, count, 0):
+        image = _picture(evaluation, place)
         if image is not None:
-            found.append(_shown(evaluation, int(place), _square(image, _THUMBNAIL)))
+            found.append(_shown(evaluation, place, _square(image, _THUMBNAIL)))
     return found
 
 
-def attention(evaluation: Evaluation, network: Classifier, count: int) -> list[Attention]:
-    """Maps for `count` pictures: the surest mistakes, and right answers of as many different classes."""
-    places = _worth_explaining(evaluation, count)
+def attention(evaluation: Evaluation, network: Classifier, wrong: int, right: int) -> list[Attention]:
+    """Maps for the surest answers: so many `wrong` ones, and so many `right` ones, each of another class."""
+    places = _surest(evaluation, wrong, right)
     transform = create_transform(network)
     preprocess, size = transform.preprocess, (transform.size, transform.size)
     assert isinstance(transform.size, int), "a model's own input is a square"
@@ -104,18 +100,18 @@ def to_data_uri(image: Image.Image) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
-def _worth_explaining(evaluation: Evaluation, count: int) -> list[int]:
-    confidences, right = evaluation.confidences, evaluation.right
-    wrong = np.flatnonzero(~right)
-    chosen = [int(place) for place in wrong[np.argsort(-confidences[wrong], kind="stable")][: count // 2]]
-    classes: set[int] = set()
-    certain = np.flatnonzero(right)
-    for place in certain[np.argsort(-confidences[certain], kind="stable")]:
-        label = int(evaluation.labels[place])
-        if len(chosen) < count and label not in classes:
-            classes.add(label)
-            chosen.append(int(place))
-    return chosen
+def probability(share: float) -> str:
+    """In per cent, never more certain than it is."""
+    return "over 99\u00a0%" if 0.995 <= share < 1 else f"{100 * share:.0f}\u00a0%"
+
+
+def _surest(evaluation: Evaluation, wrong: int, right: int) -> list[int]:
+    order = np.argsort(-evaluation.confidences, kind="stable")
+    is_right = evaluation.right[order]
+    mistaken, certain = order[~is_right][:wrong], order[is_right]
+    # The first, and so the surest, of each class.
+    _, first = np.unique(evaluation.labels[certain], return_index=True)
+    return [int(place) for place in (*mistaken, *certain[np.sort(first)][:right])]
 
 
 def _picture(evaluation: Evaluation, place: int) -> Image.Image | None:

@@ -47,6 +47,7 @@ def reliability_diagram(calibration: Calibration) -> Drawing:
         below.bar(edges[:-1] + 0.5 / BINS, calibration.counts, 0.9 / BINS, color=MUTED, alpha=0.6)
         below.set(xlabel="probability of the answer", ylabel="answers")
         below.locator_params(axis="y", nbins=2)
+        below.tick_params(axis="x", pad=7)
         for plot in (above, below):
             plot.spines["left"].set_color(LINE)
         return finish(figure, "reliability", _in_words(calibration))

@@ -15,7 +15,7 @@ from effnets.train.report.curves import learning_curves
 from effnets.train.report.drawing import Drawing
 from effnets.train.report.matrix import LARGEST, confusion_matrix
 from effnets.train.report.page import render_page
-from effnets.train.report.pictures import Attention, Shown, attention, mistakes
+from effnets.train.report.pictures import Attention, Shown, attention, mistakes, probability
 from effnets.train.report.reliability import reliability_diagram
 from effnets.train.report.sheet import picture_sheet
 from effnets.train.report.summary import RunSummary
@@ -23,7 +23,8 @@ from effnets.train.report.summary import RunSummary
 __all__ = ["write_report"]
 
 _PAGE, _PICTURES = "report.html", "report"
-_MISTAKES, _ATTENTION = 18, 8
+_MISTAKES = 18
+_EXPLAINED_MISTAKES, _EXPLAINED_RIGHT = 4, 6
 
 
 def write_report(folder: str | os.PathLike[str], run: RunSummary) -> Path:
@@ -41,7 +42,7 @@ def write_report(folder: str | os.PathLike[str], run: RunSummary) -> Path:
     folder = Path(folder)
     charts, shown, maps = _draw(run), mistakes(run.evaluation, _MISTAKES), []
     if run.network is not None:
-        maps = attention(run.evaluation, run.network, _ATTENTION)
+        maps = attention(run.evaluation, run.network, _EXPLAINED_MISTAKES, _EXPLAINED_RIGHT)
     page = render_page(run, charts, shown, maps)
     files = {f"{_PICTURES}/{name}.png": drawing.png for name, drawing in charts.items()}
     if shown:
@@ -65,7 +66,7 @@ def _draw(run: RunSummary) -> dict[str, Drawing]:
 
 
 def _caption(shown: Shown) -> str:
-    return f"{shown.truth[:24]}\ntaken for {shown.answer[:20]}, {100 * shown.probability:.0f} %"
+    return f"{shown.truth[:24]}\ntaken for {shown.answer[:20]}, {probability(shown.probability)}"
 
 
 def _explained(maps: list[Attention]) -> list[tuple[Image.Image, str]]:
