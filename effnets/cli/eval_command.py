@@ -6,6 +6,7 @@ import json
 import shlex
 import sys
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,13 +26,11 @@ _BROKEN = 5
 
 @click.command(name="eval")
 @click.argument("data")
-@click.option(
-    "--model", help="A model of the zoo, or a YAML file of your own; an exported model or a folder needs none."
-)
+@click.option("--model", help="A model of the zoo, or a YAML file of your own; exported models and folders need none.")
 @click.option(
     "--weights",
     multiple=True,
-    help="A weights file, a folder, a tag, or an exported model; several are compared [default: the published weights].",
+    help="A weights file, folder, tag, or exported model; several are compared [default: the published weights].",
 )
 @click.option(
     "--engine",
@@ -47,9 +46,7 @@ _BROKEN = 5
 @click.option("--strict", is_flag=True, help="Fail at a picture that cannot be read, instead of leaving it out.")
 @click.option("--per-class", is_flag=True, help="List the classes, however many.")
 @click.option("--per-image", is_flag=True, help="Put the answer for each picture into the JSON.")
-@click.option(
-    "--json", "json_file", metavar="FILE", help="Write everything as JSON; '-' prints it instead of the table."
-)
+@click.option("--json", "json_file", metavar="FILE", help="Write everything as JSON; - prints it instead of the table.")
 @click.option("--report", metavar="FOLDER", help="Write a page about the first of them, report.html.")
 def command(
     data: str,
@@ -84,7 +81,7 @@ def command(
     evaluations: list[Evaluation] = []
     for subject in subjects:
         with ExitStack() as stack, progress_bar() as progress:
-            loaded = subject.load(stack)
+            loaded = subject.load(stack, image_size)
             for note in subject.notes:
                 click.echo(printable(note), err=True)
             found = evaluate(
@@ -96,7 +93,7 @@ def command(
                 real_labels=real_labels,
                 strict=strict,
                 workers=workers,
-                progress=None if progress is None else lambda share, tell=progress: tell(subject.name, share),
+                progress=None if progress is None else partial(progress, subject.name),
             )
             evaluations.append(found)
             if report is not None and len(evaluations) == 1:

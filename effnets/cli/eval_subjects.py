@@ -42,8 +42,8 @@ class Subject:
         """What was measured, in a table."""
         return self.weights or str(self.model)
 
-    def load(self, stack: ExitStack) -> Classifier | Engine:
-        """The model, ready to be evaluated; what it needs on disk lives as long as `stack`."""
+    def load(self, stack: ExitStack, image_size: int | None) -> Classifier | Engine:
+        """The model, ready to be evaluated at `image_size`; what it needs on disk lives as long as `stack`."""
         from effnets.runtime.engine import load_engine
 
         if _is_exported(self.weights):
@@ -56,7 +56,7 @@ class Subject:
         from effnets.deploy.onnx import export_onnx
 
         path = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "model.onnx"
-        export_onnx(network, path)
+        export_onnx(network, path, image_size=image_size)
         return load_engine(path, self.engine)
 
     def _load_network(self) -> Classifier:

@@ -38,7 +38,7 @@ _VARIABLES = {
     ACCENT: "accent",
     SECOND: "second",
     BAD: "bad",
-    WHITE: "page",
+    WHITE: "page",  # on strong colours: light by day, dark by night
 }
 _FONT = "DejaVu Sans"
 _PIXELS = 72  # to an inch: one point is one pixel of the page
