@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         ImageError,
         MissingFileError,
         QuantizationError,
+        ReportError,
         TrainingError,
         TrainingInterruptedError,
         UnknownModelError,
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from effnets.runtime.engine import Engine, load_engine
     from effnets.runtime.predictions import Prediction
     from effnets.spec import BlockSpec, ModelSpec, PreprocessSpec
+    from effnets.train.evaluation import Evaluation, evaluate
     from effnets.train.finetune import TrainedModel, finetune
     from effnets.train.recipe import Recipe
     from effnets.weights.load import load_weights
@@ -63,6 +65,7 @@ _HOMES = {
     "EffnetsError": "effnets.errors",
     "Engine": "effnets.runtime.engine",
     "EngineError": "effnets.errors",
+    "Evaluation": "effnets.train.evaluation",
     "ExportError": "effnets.errors",
     "ExportReport": "effnets.deploy.onnx",
     "FeaturePyramid": "effnets.nn.features",
@@ -73,6 +76,7 @@ _HOMES = {
     "Prediction": "effnets.runtime.predictions",
     "PreprocessSpec": "effnets.spec",
     "QuantizationError": "effnets.errors",
+    "ReportError": "effnets.errors",
     "QuantizeReport": "effnets.deploy.quantize_report",
     "Recipe": "effnets.train.recipe",
     "Rewrites": "effnets.deploy.rewrites",
@@ -87,6 +91,7 @@ _HOMES = {
     "count": "effnets.cost",
     "create_model": "effnets.zoo",
     "create_transform": "effnets.preprocess",
+    "evaluate": "effnets.train.evaluation",
     "export_onnx": "effnets.deploy.onnx",
     "finetune": "effnets.train.finetune",
     "freeze": "effnets.nn.freeze",
@@ -113,6 +118,7 @@ __all__ = [
     "EffnetsError",
     "Engine",
     "EngineError",
+    "Evaluation",
     "ExportError",
     "ExportReport",
     "FeaturePyramid",
@@ -125,6 +131,7 @@ __all__ = [
     "QuantizationError",
     "QuantizeReport",
     "Recipe",
+    "ReportError",
     "Rewrites",
     "TrainedModel",
     "TrainingError",
@@ -137,6 +144,7 @@ __all__ = [
     "count",
     "create_model",
     "create_transform",
+    "evaluate",
     "export_onnx",
     "finetune",
     "freeze",

@@ -11,6 +11,7 @@ __all__ = [
     "ImageError",
     "MissingFileError",
     "QuantizationError",
+    "ReportError",
     "TrainingError",
     "TrainingInterruptedError",
     "UnknownModelError",
@@ -70,6 +71,10 @@ class VerificationError(EffnetsError, RuntimeError):
 
 class ExportError(EffnetsError, RuntimeError):
     """A model cannot be exported, or its file not be written."""
+
+
+class ReportError(EffnetsError, OSError):
+    """A report cannot be written: no permission, or no room."""
 
 
 class TrainingError(EffnetsError, RuntimeError):

@@ -21,6 +21,7 @@ _COMMANDS = {
     "bench": ("effnets.cli.bench_command", "Measure models on this machine, against other libraries."),
     "choose": ("effnets.cli.choose_command", "Choose the most accurate network for a budget, by measuring."),
     "convert": ("effnets.cli.convert_command", "Write a weights file for another framework."),
+    "eval": ("effnets.cli.eval_command", "Measure accuracy on pictures with labels, and compare."),
     "export": ("effnets.cli.export_command", "Write a model as one verified ONNX file."),
     "finetune": ("effnets.cli.finetune_command", "Fine-tune a pretrained network on photographs by class."),
     "list": ("effnets.cli.list_command", "List models with their parameters, multiply-adds and input size."),
