@@ -50,7 +50,7 @@ class RunFolder:
         """
         try:
             metrics = json.loads((self.path / METRICS).read_text(encoding="utf-8"))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         except (OSError, ValueError) as error:
             raise TrainingError(f"{self.path / METRICS}: cannot be read ({error}); name another folder") from None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -15,6 +14,7 @@ from effnets.errors import TrainingError
 from effnets.nn.classifier import Classifier
 from effnets.preprocess import create_transform
 from effnets.train.account import Account, FolderKeeper
+from effnets.train.conclusion import measure, report
 from effnets.train.data.loader import EpochLoader
 from effnets.train.data.open import open_data
 from effnets.train.data.sampling import class_weights
@@ -27,11 +27,10 @@ from effnets.train.network import build_network, freeze_by, load_teacher, restor
 from effnets.train.objective import Objective
 from effnets.train.pictures import Pictures, cores
 from effnets.train.precision import choose_precision
-from effnets.train.progress import Listener
+from effnets.train.progress import Listener, Progress
 from effnets.train.recipe import Recipe
 from effnets.train.run_folder import RunFolder
 from effnets.train.signals import StopSignals
-from effnets.train.validate import score
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -86,16 +85,26 @@ class Session:
         trainer, keeper = self._trainer(network, splits, splits.train, account)
         if state is not None:
             trainer.restore(state)
-        best = keeper.assemble(trainer.run())
-        test = None
-        if splits.test is not None:
-            self.listener.step("measuring on test/", 1.0)
-            best.to(self.accelerator.device, memory_format=torch.channels_last)
-            test = score(best, self._judging(best, splits.test), self.accelerator)
-        metrics = account.metrics(trainer.progress, finished=True, test=test)
+        kept = keeper.assemble(trainer.run())
+        metrics: dict[str, Any] = {}
         if self.accelerator.is_main_process:
-            self.folder.save_metrics(metrics)
+            metrics = self._conclude(kept, splits, account, trainer.progress)
         self.accelerator.wait_for_everyone()
+        return metrics
+
+    def _conclude(self, kept: Classifier, splits: Splits, account: Account, progress: Progress) -> dict[str, Any]:
+        """Measure the kept network once on test/, write the report, and say that training is over, in this order."""
+        test = None
+        judged_by, split = (splits.val, "val") if splits.test is None else (splits.test, "test")
+        if judged_by is not None:
+            kept.to(self.accelerator.device, memory_format=torch.channels_last)
+            tell = self.listener.step
+            evaluation, found = measure(kept, judged_by, split, account, lambda share: tell("measuring", share))
+            test = found if split == "test" else None
+            tell("writing the report", 1.0)
+            report(self.folder.path, kept.cpu(), evaluation, account, progress)
+        metrics = account.metrics(progress, finished=True, test=test)
+        self.folder.save_metrics(metrics)
         return metrics
 
     def _account(self, splits: Splits, train: ImageSource) -> Account:
@@ -199,7 +208,7 @@ class Session:
             channels_last=recipe.channels_last,
         )
 
-    def _judging(self, network: Classifier, source: ImageSource) -> Iterable[tuple[Tensor, Tensor]]:
+    def _judging(self, network: Classifier, source: ImageSource) -> Pictures:
         """This process's share of the pictures to judge by."""
         indices = range(self.accelerator.process_index, len(source), self.accelerator.num_processes)
         return Pictures(source, create_transform(network), self.recipe.batch_size, indices)
