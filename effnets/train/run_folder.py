@@ -60,11 +60,11 @@ class RunFolder:
         """Whether a training was begun here."""
         return (self.path / RECIPE).exists() or (self.states / STATE_FILE).exists()
 
-    def begin(self, recipe: Recipe, *, resume: bool) -> None:
-        """Make the folder this recipe's.
+    def check(self, recipe: Recipe, *, resume: bool) -> None:
+        """Refuse a folder that cannot be this recipe's; touches nothing.
 
         Raises:
-            TrainingError: it holds another training, or one that is not to be resumed, or cannot be written.
+            TrainingError: it holds another training, or one that is not to be resumed.
         """
         if self.begun():
             if not resume:
@@ -73,9 +73,17 @@ class RunFolder:
                     "another folder"
                 )
             self._require_same(recipe)
-            self._sweep()
         elif (self.path / WEIGHTS[0]).exists() or (self.path / CONFIG).exists():
             raise TrainingError(f"{self.path}: holds a network that no training here made; name another folder")
+
+    def begin(self, recipe: Recipe, *, resume: bool) -> None:
+        """Make the folder this recipe's, once it is locked.
+
+        Raises:
+            TrainingError: as `check`; or it cannot be written.
+        """
+        self.check(recipe, resume=resume)
+        self._sweep()
         write_whole(self.path / RECIPE, encode_recipe(recipe).encode())
 
     def _sweep(self) -> None:

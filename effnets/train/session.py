@@ -60,29 +60,32 @@ class Session:
         Raises:
             as `effnets.finetune`.
         """
+        self.folder.check(self.recipe, resume=self.resume)
+        splits = open_data(self.data, val_share=self.recipe.val_share, seed=self.recipe.seed)
+        if splits.train is None:
+            raise TrainingError(f"{self.data}: has no training pictures; put them into train/")
+        torch.manual_seed(self.recipe.seed)
+        network = build_network(self.recipe, splits.train.class_names)
+        freeze_by(self.recipe, network)
+        # Only now: what cannot be read leaves no folder behind.
         main = self.accelerator.is_main_process
         with self.folder.lock() if main else nullcontext():
             if main:
                 self.folder.begin(self.recipe, resume=self.resume)
             self.accelerator.wait_for_everyone()
-            return self._run()
+            return self._run(network, splits, splits.train)
 
-    def _run(self) -> dict[str, Any]:
-        splits = open_data(self.data, val_share=self.recipe.val_share, seed=self.recipe.seed)
-        if splits.train is None:
-            raise TrainingError(f"{self.data}: has no training pictures; put them into train/")
-        account = self._account(splits, splits.train)
+    def _run(self, network: Classifier, splits: Splits, train: ImageSource) -> dict[str, Any]:
+        account = self._account(splits, train)
         state = self.folder.load_state()
-        torch.manual_seed(self.recipe.seed)
-        network = build_network(self.recipe, splits.train.class_names)
         if state is None:
-            self._prepare(network, splits.train, account)
+            self._prepare(network, train, account)
         else:
             _require_same_data(account, state["account"], self.data)
             account.take_over(state["account"])
         for note in account.notes:
             self.listener.note(note)
-        trainer, keeper = self._trainer(network, splits, splits.train, account)
+        trainer, keeper = self._trainer(network, splits, train, account)
         if state is not None:
             trainer.restore(state)
         kept = keeper.assemble(trainer.run())
@@ -154,7 +157,6 @@ class Session:
     ) -> tuple[Trainer, FolderKeeper]:
         recipe = self.recipe
         network.to(self.accelerator.device, memory_format=torch.channels_last)
-        freeze_by(recipe, network)
         weights = None
         if recipe.balance == "weights":
             weights = torch.from_numpy(class_weights(train.labels, len(train.class_names)))
