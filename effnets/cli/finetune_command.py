@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 
-from effnets.cli.training import settings_option, train
+from effnets.cli.training import check_option, settings_option, strict_option, train
 
 __all__ = ["command"]
 
@@ -31,12 +31,16 @@ __all__ = ["command"]
 @click.option("--seed", type=click.IntRange(0), help="Of everything drawn [default: 0].")
 @click.option("--workers", type=click.IntRange(0), help="Processes that load pictures [default: by the cores].")
 @settings_option
+@strict_option
+@check_option
 @click.option("--resume", is_flag=True, help="Go on from the last checkpoint; start where there is none.")
 def command(
     data: str,
     output: Path,
     recipe: str,
     settings: dict[str, Any],
+    strict: bool,
+    check: Literal["quick", "full", "none"],
     resume: bool,
     model: str,
     weights: str | None,
@@ -71,4 +75,4 @@ def command(
         "workers": workers,
     }
     changes = {key: value for key, value in stated.items() if value is not None}
-    train(recipe, {**settings, **changes}, data, output, resume=resume)
+    train(recipe, {**settings, **changes}, data, output, resume=resume, strict=strict, check=check)

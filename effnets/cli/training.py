@@ -6,7 +6,7 @@ import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -17,7 +17,7 @@ from effnets.errors import TrainingInterruptedError
 if TYPE_CHECKING:
     from effnets.train.progress import EpochRow
 
-__all__ = ["settings_option", "train"]
+__all__ = ["check_option", "settings_option", "strict_option", "train"]
 
 
 def _settings(_context: click.Context, _parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, Any]:
@@ -95,7 +95,26 @@ class _Nobody(_Terminal):
     def row(self, row: EpochRow) -> None: ...
 
 
-def train(recipe: str, changes: dict[str, Any], data: str, output: Path, *, resume: bool) -> None:
+strict_option = click.option("--strict", is_flag=True, help="Let a picture that cannot be read be an error.")
+check_option = click.option(
+    "--check",
+    type=click.Choice(["quick", "full", "none"]),
+    default="quick",
+    show_default=True,
+    help="Look at the pictures beforehand: at their headers, whole, or not.",
+)
+
+
+def train(
+    recipe: str,
+    changes: dict[str, Any],
+    data: str,
+    output: Path,
+    *,
+    resume: bool,
+    strict: bool,
+    check: Literal["quick", "full", "none"],
+) -> None:
     """Train, say how it goes, and end with status 143 after SIGTERM and 130 after Ctrl-C, saved."""
     import os
 
@@ -108,7 +127,16 @@ def train(recipe: str, changes: dict[str, Any], data: str, output: Path, *, resu
     try:
         with progress_bar() as bar:
             listener = _Terminal(bar) if first else _Nobody()
-            trained = finetune(settings, data, output, resume=resume, listener=listener, command=command)
+            trained = finetune(
+                settings,
+                data,
+                output,
+                resume=resume,
+                strict=strict,
+                check=check,
+                listener=listener,
+                command=command,
+            )
     except TrainingInterruptedError as interruption:
         click.echo(str(interruption), err=True)
         sys.exit(128 + interruption.signal)

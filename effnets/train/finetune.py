@@ -18,6 +18,7 @@ from effnets.train.signals import StopSignals
 
 if TYPE_CHECKING:
     from effnets.nn.classifier import Classifier
+    from effnets.train.data.checks import Check
 
 __all__ = ["TrainedModel", "finetune"]
 
@@ -59,6 +60,8 @@ def finetune(
     output: str | os.PathLike[str],
     *,
     resume: bool = False,
+    strict: bool = False,
+    check: Check = "quick",
     listener: Listener = SILENT,
     command: str | None = None,
 ) -> TrainedModel:
@@ -74,6 +77,8 @@ def finetune(
         output: the training's folder, made if it is not there.
         resume: go on from the last checkpoint in `output`, to the very tensors that an undisturbed training ends with
             on this machine. Starts where there is none; does nothing where training is over.
+        strict: let a picture that cannot be read be an error; otherwise some are left out, and named.
+        check: how pictures are looked at beforehand: "quick" (their headers), "full" (decoded) or "none".
         listener: who is told how far it is.
         command: to be recorded.
 
@@ -107,6 +112,8 @@ def finetune(
             data=os.fspath(data),
             folder=folder,
             resume=resume,
+            strict=strict,
+            check=check,
             accelerator=accelerator,
             stop=stop,
             listener=listener,

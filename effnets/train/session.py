@@ -15,6 +15,7 @@ from effnets.nn.classifier import Classifier
 from effnets.preprocess import create_transform
 from effnets.train.account import Account, FolderKeeper
 from effnets.train.conclusion import measure, report
+from effnets.train.data.checks import Check
 from effnets.train.data.loader import EpochLoader
 from effnets.train.data.open import open_data
 from effnets.train.data.sampling import class_weights
@@ -49,6 +50,8 @@ class Session:
     data: str
     folder: RunFolder
     resume: bool
+    strict: bool
+    check: Check
     command: str | None
     accelerator: Accelerator
     stop: StopSignals
@@ -61,7 +64,13 @@ class Session:
             as `effnets.finetune`.
         """
         self.folder.check(self.recipe, resume=self.resume)
-        splits = open_data(self.data, val_share=self.recipe.val_share, seed=self.recipe.seed)
+        splits = open_data(
+            self.data,
+            val_share=self.recipe.val_share,
+            seed=self.recipe.seed,
+            strict=self.strict,
+            check=self.check,
+        )
         if splits.train is None:
             raise TrainingError(f"{self.data}: has no training pictures; put them into train/")
         torch.manual_seed(self.recipe.seed)

@@ -113,7 +113,18 @@ def test_a_full_disk_leaves_the_last_checkpoint(material, undisturbed, tmp_path)
 
 def test_a_diverging_loss_ends_with_the_last_checkpoint(material, tmp_path):
     log, folder = tmp_path / "log", tmp_path / "run"
-    wild = ["--epochs", 30, "--lr", 100, "--set", "optimizer=sgd", "--set", "weight_decay=10", "--set", "schedule=constant"]
+    wild = [
+        "--epochs",
+        30,
+        "--lr",
+        100,
+        "--set",
+        "optimizer=sgd",
+        "--set",
+        "weight_decay=10",
+        "--set",
+        "schedule=constant",
+    ]
     assert run(arguments(material, folder, *wild), log) == 1
     text = " ".join(log.read_text().split())
     assert "the loss is no number any more at epoch" in text
