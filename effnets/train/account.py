@@ -104,7 +104,7 @@ class Account:
 
 
 class FolderKeeper:
-    """Keeps a training in its folder: see `effnets.train.loop.Keeper`.
+    """Keeps a training in its folder: see `effnets.train.surroundings.Keeper`.
 
     Args:
         folder: of the training.

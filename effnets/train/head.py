@@ -26,11 +26,12 @@ from effnets.train.features import (
     read_features,
     write_features,
 )
-from effnets.train.loop import Surroundings, Trainer
+from effnets.train.loop import Trainer
 from effnets.train.objective import Objective
 from effnets.train.pictures import Pictures
 from effnets.train.progress import EpochRow
 from effnets.train.recipe import Recipe
+from effnets.train.surroundings import Surroundings
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

@@ -11,8 +11,8 @@ import signal
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Protocol
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,56 +22,16 @@ from effnets.errors import TrainingError, TrainingInterruptedError
 from effnets.train.data.loader import Batch
 from effnets.train.objective import Objective
 from effnets.train.optimise import RateSchedule, make_optimizer
-from effnets.train.progress import SILENT, Best, EpochRow, Listener, Progress
+from effnets.train.progress import Best, EpochRow, Progress
 from effnets.train.recipe import Recipe
-from effnets.train.signals import StopSignals
+from effnets.train.surroundings import Batches, Surroundings
 from effnets.train.validate import Score, score
 
-if TYPE_CHECKING:
-    from accelerate import Accelerator
-
-__all__ = ["Batches", "Keeper", "Surroundings", "Trainer"]
+__all__ = ["Trainer"]
 
 # On an accelerator the processor runs ahead of the steps; it waits for their results, and answers signals, so often.
 _STEPS_AHEAD = 20
 _STEP_STREAM = 7
-
-
-class Batches(Protocol):
-    """Training batches, as `effnets.train.data.loader.EpochLoader` gives them."""
-
-    def __len__(self) -> int: ...
-
-    def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """This process's batches of an epoch, from a global position on."""
-
-
-class Keeper(Protocol):
-    """Where states, kept weights and the course of training go. Called in the main process alone."""
-
-    def save(self, state: dict[str, Any]) -> None: ...
-
-    def keep(self, weights: dict[str, Tensor]) -> None: ...
-
-    def due(self) -> bool:
-        """Whether it is time for a checkpoint in the middle of an epoch."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Surroundings:
-    """What a training happens in.
-
-    Attributes:
-        accelerator: devices and processes.
-        stop: requests to end.
-        keeper: where states go; None keeps nothing, and ends with the last weights.
-        listener: who is told how far it is.
-    """
-
-    accelerator: Accelerator
-    stop: StopSignals
-    keeper: Keeper | None = None
-    listener: Listener = SILENT
 
 
 class Trainer:
@@ -115,6 +75,7 @@ class Trainer:
         self.model: nn.Module = self.accelerator.prepare_model(network)
         self.progress = Progress()
         self.best_weights: dict[str, Tensor] | None = None
+        self.stopping = False
 
     def run(self) -> dict[str, Tensor]:
         """Train to the end.
@@ -133,6 +94,7 @@ class Trainer:
             self._train_epoch()
             self._finish_epoch()
             self._save()
+            self._heed()
         assert self.best_weights is not None, "the last weights are kept where none are judged"
         return self.best_weights
 
@@ -167,12 +129,12 @@ class Trainer:
             progress.step += 1
             last = number == self.steps_per_epoch - 1
             if last or self.accelerator.device.type == "cpu" or progress.step % _STEPS_AHEAD == 0:
-                stop, due = self._settle(losses)
+                due = self._settle(losses)
                 losses = []
             else:
-                stop = due = False
+                due = False
             progress.seconds += time.perf_counter() - begin
-            if not last and (stop or due):
+            if not last and (self.stopping or due):
                 self._save()
                 self._heed()
 
@@ -209,8 +171,11 @@ class Trainer:
         """Gradients are averaged over the processes once in a step, with its last batch."""
         return nullcontext() if last or self.processes == 1 else self.accelerator.no_sync(self.model)
 
-    def _settle(self, losses: list[Tensor]) -> tuple[bool, bool]:
-        """Wait for the last steps, and have all processes agree: whether to end, and whether a checkpoint is due.
+    def _settle(self, losses: list[Tensor]) -> bool:
+        """Wait for the last steps, and have all processes agree whether to end, and whether a checkpoint is due.
+
+        Returns:
+            Whether one is due.
 
         Raises:
             TrainingError: the loss is no number.
@@ -221,15 +186,14 @@ class Trainer:
         if self.processes > 1:
             sums = self.accelerator.reduce(sums.to(self.accelerator.device), reduction="sum").cpu()
         loss, stopped, saved = sums.tolist()
-        if stopped and stop.received is None:
-            stop.received = signal.SIGTERM  # another process was asked
+        self.stopping = stopped > 0
         if not math.isfinite(loss):
             raise TrainingError(self._divergence())
         self.progress.loss_sum += loss
         share = self.progress.step / (self.steps_per_epoch * self.epochs)
         mean = loss / (len(losses) * self.recipe.accumulate)
         self.around.listener.step(f"epoch {self.progress.epoch + 1}/{self.epochs}, loss {mean:.3f}", share)
-        return stopped > 0, saved > 0
+        return saved > 0
 
     def _divergence(self) -> str:
         where = f"epoch {self.progress.epoch + 1}, step {self.progress.batch // self.recipe.accumulate}"
@@ -298,9 +262,9 @@ class Trainer:
         self.accelerator.wait_for_everyone()
 
     def _heed(self) -> None:
-        """End if a signal asked for it."""
-        received = self.around.stop.received
-        if received is not None:
+        """End if this or another process was asked to, as all agreed."""
+        if self.stopping and not self.progress.done:
+            received = self.around.stop.received or signal.SIGTERM
             raise TrainingInterruptedError("training was asked to end and is saved; it goes on with --resume", received)
 
 

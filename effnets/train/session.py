@@ -23,7 +23,7 @@ from effnets.train.data.source import ImageSource
 from effnets.train.data.splits import Splits
 from effnets.train.data.transforms import TrainTransform
 from effnets.train.head import ProbeTask, fit_head
-from effnets.train.loop import Surroundings, Trainer
+from effnets.train.loop import Trainer
 from effnets.train.network import build_network, freeze_by, load_teacher, restore_if_identity
 from effnets.train.objective import Objective
 from effnets.train.pictures import Pictures, cores
@@ -32,6 +32,7 @@ from effnets.train.progress import Listener, Progress
 from effnets.train.recipe import Recipe
 from effnets.train.run_folder import RunFolder
 from effnets.train.signals import StopSignals
+from effnets.train.surroundings import Surroundings
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
