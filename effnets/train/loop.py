@@ -251,14 +251,15 @@ class Trainer:
         """Write a checkpoint of this moment.
 
         Raises:
-            TrainingError: weights are no numbers, or the disk refuses.
+            TrainingError: something in it is no number, or the disk refuses.
         """
         if self.around.keeper is None:
             return
-        if not all(bool(parameter.isfinite().all()) for parameter in self.network.parameters()):
+        state = self.state()
+        if not _all_finite(state):
             raise TrainingError(self._divergence())
         if self.accelerator.is_main_process:
-            self.around.keeper.save(self.state())
+            self.around.keeper.save(state)
         self.accelerator.wait_for_everyone()
 
     def _heed(self) -> None:
@@ -266,6 +267,14 @@ class Trainer:
         if self.stopping and not self.progress.done:
             received = self.around.stop.received or signal.SIGTERM
             raise TrainingInterruptedError("training was asked to end and is saved; it goes on with --resume", received)
+
+
+def _all_finite(state: Any) -> bool:
+    """Whether all tensors in `state` are numbers: weights, statistics, moments."""
+    if isinstance(state, Tensor):
+        return bool(state.isfinite().all())
+    values = state.values() if isinstance(state, dict) else state if isinstance(state, list | tuple) else ()
+    return all(map(_all_finite, values))
 
 
 def _flag(value: bool) -> Tensor:
