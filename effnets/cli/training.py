@@ -27,9 +27,7 @@ def _settings(_context: click.Context, _parameter: click.Parameter, values: tupl
     for value in values:
         key, separator, text = value.partition("=")
         if not separator or not key:
-            raise click.BadParameter(
-                f"{value!r} is no setting; write it like weight_decay=0.01 or augmentation.mixup=0.2"
-            )
+            raise click.BadParameter(f"{value!r} is no setting; write it like ema_decay=0 or augmentation.mixup=0.2")
         try:
             settings[key] = _number(yaml.safe_load(text))
         except yaml.YAMLError:
