@@ -21,7 +21,7 @@ from effnets.train.recipe import Recipe
 from effnets.train.statistics import has_identity_statistics, restore_statistics
 from effnets.zoo import create_model
 
-__all__ = ["build_network", "freeze_by", "load_teacher", "restore_if_identity"]
+__all__ = ["build_network", "freeze_by", "load_teacher", "place", "restore_if_identity"]
 
 # Enough for means and variances: every picture gives each channel hundreds of values in all but the last layers.
 _MEASURED_PICTURES = 512
@@ -70,6 +70,12 @@ def freeze_by(recipe: Recipe, network: Classifier) -> None:
         raise TrainingError(f"freeze is {recipe.freeze!r}, for {recipe.model}: {error}") from None
     if recipe.bn == "eval":
         hold_statistics(network)
+
+
+def place(network: Classifier, device: torch.device) -> None:
+    """Move a network to a device, its channels innermost in memory."""
+    network.to(device)
+    network.to(memory_format=torch.channels_last)
 
 
 def restore_if_identity(recipe: Recipe, network: Classifier, source: ImageSource) -> str | None:

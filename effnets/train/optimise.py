@@ -36,7 +36,11 @@ def make_optimizer(network: nn.Module, recipe: Recipe) -> Optimizer:
     stated = {name: getattr(recipe, name) for name in ("eps", "alpha") if getattr(recipe, name) is not None}
     try:
         optimizer: Optimizer = create_optimizer_v2(
-            groups, opt=recipe.optimizer, lr=recipe.learning_rate, momentum=recipe.momentum, **stated
+            [dict(group) for group in groups],
+            opt=recipe.optimizer,
+            lr=recipe.learning_rate,
+            momentum=recipe.momentum,
+            **stated,
         )
     except TypeError as error:
         raise ArgumentError(f"optimizer {recipe.optimizer} does not take {', '.join(stated)} ({error})") from None

@@ -65,7 +65,7 @@ def _measure(network: Classifier, image_size: int) -> dict[str, Timing]:
         trained.zero_grad(set_to_none=True)
         with torch.autocast("cpu", dtype, enabled=dtype is not None):
             loss = nn.functional.cross_entropy(trained(images).float(), torch.zeros(_IMAGES, dtype=torch.long))
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
 
     subjects = {"float32": lambda: step(None), "bfloat16": lambda: step(torch.bfloat16)}
     return interleave(subjects, rounds=_ROUNDS, warmup=1)

@@ -24,7 +24,7 @@ from effnets.train.data.splits import Splits
 from effnets.train.data.transforms import TrainTransform
 from effnets.train.head import ProbeTask, fit_head
 from effnets.train.loop import Trainer
-from effnets.train.network import build_network, freeze_by, load_teacher, restore_if_identity
+from effnets.train.network import build_network, freeze_by, load_teacher, place, restore_if_identity
 from effnets.train.objective import Objective
 from effnets.train.pictures import Pictures, cores
 from effnets.train.precision import choose_precision
@@ -110,7 +110,7 @@ class Session:
         test = None
         judged_by, split = (splits.val, "val") if splits.test is None else (splits.test, "test")
         if judged_by is not None:
-            kept.to(self.accelerator.device, memory_format=torch.channels_last)
+            place(kept, self.accelerator.device)
             tell = self.listener.step
             evaluation, found = measure(kept, judged_by, split, account, lambda share: tell("measuring", share))
             test = found if split == "test" else None
@@ -137,7 +137,7 @@ class Session:
         recipe, device = self.recipe, self.accelerator.device
         if note := restore_if_identity(recipe, network, train):
             account.notes.append(note)
-        network.to(device, memory_format=torch.channels_last)
+        place(network, device)
         account.precision = recipe.precision
         if recipe.precision == "auto":
             self.listener.step("choosing the precision", 0.0)
@@ -166,7 +166,7 @@ class Session:
         self, network: Classifier, splits: Splits, train: ImageSource, account: Account
     ) -> tuple[Trainer, FolderKeeper]:
         recipe = self.recipe
-        network.to(self.accelerator.device, memory_format=torch.channels_last)
+        place(network, self.accelerator.device)
         weights = None
         if recipe.balance == "weights":
             weights = torch.from_numpy(class_weights(train.labels, len(train.class_names)))

@@ -55,8 +55,8 @@ def score(network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], accelera
         loss = F.cross_entropy(logits, targets, reduction="sum")
         sums += torch.stack([right.double(), loss.double(), torch.full_like(loss, len(labels)).double()]).cpu()
     network.train(was_training)
-    right, loss, count = _total(sums, accelerator)
-    return Score(top1=100.0 * right / max(count, 1), loss=loss / max(count, 1), count=round(count))
+    hits, losses, count = _total(sums, accelerator)
+    return Score(top1=100.0 * hits / max(count, 1), loss=losses / max(count, 1), count=round(count))
 
 
 def _place(images: Tensor, device: torch.device) -> Tensor:
