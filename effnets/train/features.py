@@ -141,22 +141,28 @@ class FeatureBatches:
 
 
 class Probe(nn.Module):
-    """A linear classifier of features that it brings to mean 0 and deviation 1 first: networks' scales differ widely.
+    """A linear classifier of features.
 
     Args:
-        features: whose means and deviations those are.
+        features: to be learned from.
         num_classes: outputs.
+        standardised: bring the features to mean 0 and deviation 1 first: networks' scales differ widely, and this finds
+            the best classifier soonest. Its weights may be large, though, and a network that is trained further does
+            not recover from these: then leave the features as they are.
     """
 
-    def __init__(self, features: Features, num_classes: int) -> None:
+    def __init__(self, features: Features, num_classes: int, *, standardised: bool) -> None:
         super().__init__()
         values = features.values.flatten(0, 1)
+        mean, deviation = torch.zeros(values.shape[1]), torch.ones(values.shape[1])
+        if standardised and len(values) > 1:
+            mean, deviation = values.mean(0), values.std(0)
+            # One scale for what hardly varies: dividing by a deviation near 0 would make it matter.
+            deviation = deviation.clamp(min=0.1 * deviation.mean().clamp(min=1e-6))
         self.mean: Tensor
         self.deviation: Tensor
-        self.register_buffer("mean", values.mean(0))
-        # One scale for what hardly varies: dividing by a deviation near 0 would make it matter.
-        deviation = values.std(0) if len(values) > 1 else torch.ones(values.shape[1])
-        self.register_buffer("deviation", deviation.clamp(min=0.1 * deviation.mean().clamp(min=1e-6)))
+        self.register_buffer("mean", mean)
+        self.register_buffer("deviation", deviation)
         self.classifier = nn.Linear(values.shape[1], num_classes)
         nn.init.zeros_(self.classifier.weight)
         nn.init.zeros_(self.classifier.bias)

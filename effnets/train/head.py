@@ -55,7 +55,9 @@ def fit_head(network: Classifier, train: ImageSource, recipe: Recipe, around: Su
     features = compute_features(network, pictures, device, mirrored=recipe.augmentation.horizontal_flip > 0)
     batches = _batches(features, recipe, around.accelerator)
     weights = _class_weights(recipe, train)
-    trainer = _trainer(features, batches, None, recipe, recipe.head_epochs, weights, around, network.num_classes)
+    # At the rate, and so with weights of the size, that training of the whole goes on with.
+    probe = Probe(features, network.num_classes, standardised=False)
+    trainer = _trainer(probe, batches, None, replace(recipe, epochs=recipe.head_epochs), weights, around)
     fold_probe(trainer.run(), network)
     return trainer.progress.rows[1:]
 
@@ -89,7 +91,10 @@ class ProbeTask:
             seen = compute_features(self.network, judged_by, accelerator.device, mirrored=False)
             judged = [(seen.values[0], seen.labels)]
         batches = _batches(features, recipe, accelerator)
-        return _trainer(features, batches, judged, recipe, recipe.epochs, weights, around, self.network.num_classes)
+        probe = Probe(features, self.network.num_classes, standardised=True)
+        return _trainer(
+            probe, batches, judged, replace(recipe, learning_rate=recipe.probe_learning_rate), weights, around
+        )
 
     def assemble(self, kept: dict[str, Tensor]) -> Classifier:
         """The whole network with the probe `kept` as its classifier."""
@@ -127,27 +132,31 @@ def _class_weights(recipe: Recipe, train: ImageSource) -> Tensor | None:
 
 
 def _trainer(
-    features: Features,
+    probe: Probe,
     batches: FeatureBatches,
     judged_by: Iterable[tuple[Tensor, Tensor]] | None,
     recipe: Recipe,
-    epochs: int,
     weights: Tensor | None,
     around: Surroundings,
-    num_classes: int,
 ) -> Trainer:
     device = around.accelerator.device
     recipe = replace(
-        recipe, learning_rate=recipe.head_learning_rate, min_learning_rate=0.0, optimizer="adamw", eps=None, alpha=None,
-        schedule="cosine", warmup_epochs=0.0, clip_grad=0.0, teacher=None,
-    )  # fmt: skip
+        recipe,
+        min_learning_rate=0.0,
+        optimizer="adamw",
+        eps=None,
+        alpha=None,
+        schedule="cosine",
+        warmup_epochs=0.0,
+        clip_grad=0.0,
+    )
     return Trainer(
-        network=Probe(features, num_classes).to(device),
+        network=probe.to(device),
         objective=Objective(label_smoothing=recipe.label_smoothing, class_weights=weights).to(device),
         batches=batches,
         judged_by=judged_by,
         recipe=recipe,
-        epochs=epochs,
+        epochs=recipe.epochs,
         phase="head",
         dtype=None,
         around=around,

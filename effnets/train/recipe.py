@@ -26,7 +26,7 @@ class Recipe:
         image_size: side of the square input in pixels; None takes the weights'.
         epochs: passes over the training pictures, of the whole network (or of what is not frozen).
         head_epochs: passes over the cached features before, in which the new classifier alone learns; 0 for none.
-            head_learning_rate: of the classifier there, also with `freeze` backbone.
+            probe_learning_rate: of the classifier with `freeze` backbone, on features of deviation 1.
         freeze: what keeps its weights, as of `effnets.freeze`: none, stem, a number of stages, stages, backbone.
         bn: batch statistics of what is not frozen: ``train`` by the batch, ``eval`` as they are in the weights.
         batch_size: pictures in one forward pass. accumulate: forward passes, of all processes together, in one step of
@@ -58,8 +58,8 @@ class Recipe:
     weights: str = "pretrained"
     image_size: int | None = None
     epochs: int = 10
-    head_epochs: int = 30
-    head_learning_rate: float = 5e-3
+    head_epochs: int = 5
+    probe_learning_rate: float = 5e-3
     freeze: str = "none"
     bn: Statistics = "train"
     batch_size: int = 32
@@ -70,7 +70,7 @@ class Recipe:
     eps: float | None = None
     alpha: float | None = None
     weight_decay: float = 0.05
-    layer_decay: float = 0.85
+    layer_decay: float = 1.0
     clip_grad: float = 0.0
     schedule: Schedule = "cosine"
     warmup_epochs: float = 1.0
@@ -128,7 +128,7 @@ class Recipe:
 _RANGES: tuple[tuple[str, float, float], ...] = (
     ("epochs", 1, 100_000),
     ("head_epochs", 0, 100_000),
-    ("head_learning_rate", 1e-9, 100),
+    ("probe_learning_rate", 1e-9, 100),
     ("batch_size", 1, 1 << 20),
     ("accumulate", 1, 1 << 20),
     ("learning_rate", 0, 100),
