@@ -92,9 +92,8 @@ class ProbeTask:
             judged = [(seen.values[0], seen.labels)]
         batches = _batches(features, recipe, accelerator)
         probe = Probe(features, self.network.num_classes, standardised=True)
-        return _trainer(
-            probe, batches, judged, replace(recipe, learning_rate=recipe.probe_learning_rate), weights, around
-        )
+        recipe = replace(recipe, optimizer="adamw", eps=None, alpha=None, learning_rate=recipe.probe_learning_rate)
+        return _trainer(probe, batches, judged, recipe, weights, around)
 
     def assemble(self, kept: dict[str, Tensor]) -> Classifier:
         """The whole network with the probe `kept` as its classifier."""
@@ -140,16 +139,7 @@ def _trainer(
     around: Surroundings,
 ) -> Trainer:
     device = around.accelerator.device
-    recipe = replace(
-        recipe,
-        min_learning_rate=0.0,
-        optimizer="adamw",
-        eps=None,
-        alpha=None,
-        schedule="cosine",
-        warmup_epochs=0.0,
-        clip_grad=0.0,
-    )
+    recipe = replace(recipe, min_learning_rate=0.0, schedule="cosine", warmup_epochs=0.0, clip_grad=0.0)
     return Trainer(
         network=probe.to(device),
         objective=Objective(label_smoothing=recipe.label_smoothing, class_weights=weights).to(device),
