@@ -16,6 +16,11 @@ Statistics = Literal["train", "eval"]
 Balance = Literal["none", "weights", "sampler"]
 
 
+def _for_photographs() -> Augmentation:
+    """Light differs from photograph to photograph, so its strength and tint are nothing to learn by."""
+    return Augmentation(brightness=0.3, contrast=0.3, saturation=0.3)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
     """How a network is trained. The defaults fine-tune a pretrained one on a few hundred to many thousand photographs.
@@ -58,7 +63,7 @@ class Recipe:
     weights: str = "pretrained"
     image_size: int | None = None
     epochs: int = 10
-    head_epochs: int = 5
+    head_epochs: int = 2
     probe_learning_rate: float = 5e-3
     freeze: str = "none"
     bn: Statistics = "train"
@@ -70,7 +75,7 @@ class Recipe:
     eps: float | None = None
     alpha: float | None = None
     weight_decay: float = 0.05
-    layer_decay: float = 1.0
+    layer_decay: float = 0.98
     clip_grad: float = 0.0
     schedule: Schedule = "cosine"
     warmup_epochs: float = 1.0
@@ -92,7 +97,7 @@ class Recipe:
     seed: int = 0
     workers: int | None = None
     checkpoint_minutes: float = 10.0
-    augmentation: Augmentation = field(default_factory=Augmentation)
+    augmentation: Augmentation = field(default_factory=_for_photographs)
 
     def __post_init__(self) -> None:
         require(bool(self.model), "model is empty; name a model of the zoo or a YAML file")
