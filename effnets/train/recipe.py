@@ -56,7 +56,7 @@ class Recipe:
         val_share: of the training pictures, to validate by where the data has none for it.
         seed: of everything drawn. workers: processes that load pictures, for each training process; None chooses.
         checkpoint_minutes: how often a checkpoint is written within an epoch.
-        augmentation: of the training pictures.
+        augmentation: of the training pictures; a recipe that states any of it states all of it.
     """
 
     model: str
