@@ -221,7 +221,11 @@ class Trainer:
         progress.done = progress.epoch >= self.epochs or (0 < patience <= progress.stale)
 
     def _judge(self, row: EpochRow) -> None:
-        """Measure the weights and their average, and keep the better if none before was better."""
+        """Measure the weights and their average, and keep what is as good as the best so far, to within the noise.
+
+        Of equals the later is kept, and the average: with rates that fall they are the better ones, and which of them
+        is ahead by a picture or two is chance. A hundred pictures tell apart what differs by some per cent.
+        """
         begin = time.perf_counter()
         candidates: list[tuple[nn.Module, bool]] = [(self.network, False)]
         if self.average is not None and row.epoch > 0:
@@ -229,16 +233,19 @@ class Trainer:
         scores: list[Score | None] = [None] * len(candidates)
         if self.judged_by is not None:
             scores = [score(network, self.judged_by, self.accelerator) for network, _ in candidates]
-        found = False
+        before, found = self.progress.peak, False
+        for result in scores:
+            if result is not None and result.better_than(self.progress.peak):
+                self.progress.peak = result
+        peak = self.progress.peak
         for (network, average), result in zip(candidates, scores, strict=True):
-            best = self.progress.best
-            if best is None or result is None or result.better_than(best.score):
+            if result is None or peak is None or result.as_good_as(peak):
                 self.progress.best = Best(score=result, epoch=row.epoch, phase=row.phase, average=average)
                 self.best_weights = {
                     name: tensor.detach().cpu().clone() for name, tensor in network.state_dict().items()
                 }
                 found = True
-        self.progress.stale = 0 if found else self.progress.stale + 1
+        self.progress.stale = 0 if peak != before else self.progress.stale + 1
         row = _with_scores(row, scores, time.perf_counter() - begin)
         self.progress.rows.append(row)
         self.around.listener.row(row)

@@ -54,7 +54,7 @@ class Progress:
     Attributes:
         epoch: epochs that are over. batch: global micro-batches of the present one that are. step: of the optimiser.
         loss_sum: of the losses of this epoch's micro-batches. seconds: of this epoch, so far.
-        rows: a row for each epoch. best: the weights that are kept. stale: epochs since they were found.
+        rows: a row for each epoch. peak: the best score seen; stale: epochs since. best: the weights that are kept.
         done: nothing is left to train.
     """
 
@@ -64,6 +64,7 @@ class Progress:
     loss_sum: float = 0.0
     seconds: float = 0.0
     rows: list[EpochRow] = field(default_factory=list)
+    peak: Score | None = None
     best: Best | None = None
     stale: int = 0
     done: bool = False
@@ -76,10 +77,14 @@ class Progress:
     def from_dict(cls, values: dict[str, Any]) -> Progress:
         """The inverse of `to_dict`."""
         rows = [EpochRow(**row) for row in values["rows"]]
-        best = values["best"]
+        best, peak = values["best"], values["peak"]
         if best is not None:
-            best = Best(**{**best, "score": None if best["score"] is None else Score(**best["score"])})
-        return cls(**{**values, "rows": rows, "best": best})
+            best = Best(**{**best, "score": _score(best["score"])})
+        return cls(**{**values, "rows": rows, "best": best, "peak": _score(peak)})
+
+
+def _score(values: dict[str, Any] | None) -> Score | None:
+    return None if values is None else Score(**values)
 
 
 class Listener(Protocol):

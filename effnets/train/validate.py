@@ -37,6 +37,16 @@ class Score:
             return math.isfinite(self.loss)
         return (self.top1, -self.loss) > (other.top1, -other.loss)
 
+    def as_good_as(self, other: Score) -> bool:
+        """Whether top-1 is as high as the other's, as far as so many pictures can tell: to within a standard error.
+
+        That of Agresti and Coull (1998), which does not vanish where all pictures are right.
+        """
+        count = other.count + 4
+        share = (other.top1 / 100 * other.count + 2) / count
+        error = 100 * math.sqrt(share * (1 - share) / count)
+        return math.isfinite(self.loss) and self.top1 >= other.top1 - error
+
 
 @torch.no_grad()
 def score(network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], accelerator: Accelerator) -> Score:

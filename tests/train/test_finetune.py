@@ -69,7 +69,9 @@ def test_metrics_tell_the_training(trained, recipe):
     assert [row["epoch"] for row in metrics["epochs"]] == [0, 1, 2, 3, 4]
     assert all(row["train_loss"] > 0 and row["images"] == 72 for row in metrics["epochs"][1:])
     scores = [row[key] for row in metrics["epochs"] for key in ("val_top1", "average_top1") if row[key] is not None]
-    assert metrics["best_top1"] == max(scores)
+    noise = 100 * (0.25 / 24) ** 0.5
+    assert metrics["best_top1"] in scores
+    assert max(scores) - noise <= metrics["best_top1"] <= max(scores)
     assert metrics["command"] == "effnets finetune …"
     assert metrics["seed"] == 0
     assert {"effnets", "torch", "timm"} <= metrics["versions"].keys()
