@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import signal
 import time
@@ -96,6 +97,20 @@ def test_sigterm_saves_and_ends_with_143(material, undisturbed, tmp_path):
     assert load_state(folder / "last")["progress"]["step"] > 0
     assert run(arguments(material, folder), log) == 1
     assert "a training was begun here; go on with it by --resume" in log.read_text()
+    assert run(arguments(material, folder, "--resume"), log) == 0, log.read_text()
+    require_equal(folder, undisturbed[0])
+
+
+def test_a_signal_to_the_whole_group_finds_the_workers_deaf(material, undisturbed, tmp_path):
+    """As timeout, a service manager or Ctrl-C send it."""
+    log, folder = tmp_path / "log", tmp_path / "run"
+    workers = ["--workers", 2]
+    process = start(arguments(material, folder, *workers), log)
+    while process.is_alive() and not ((state := load_state(folder / "last")) and state["progress"]["step"] >= 1):
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGTERM)
+    process.join()
+    assert process.exitcode == 128 + signal.SIGTERM, log.read_text()
     assert run(arguments(material, folder, "--resume"), log) == 0, log.read_text()
     require_equal(folder, undisturbed[0])
 

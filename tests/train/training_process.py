@@ -59,7 +59,8 @@ def start_together(arguments: list[str], logs: list[Path]) -> list[BaseProcess]:
 def _run(
     arguments: list[str], log: Path, environment: dict[str, str] | None = None, largest_file: int | None = None
 ) -> None:
-    """In the child: `largest_file` in bytes is all that the disk has room for."""
+    """In the child, which leads a group of processes: `largest_file` in bytes is all that the disk has room for."""
+    os.setsid()
     with log.open("a") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)

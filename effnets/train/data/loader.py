@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -112,6 +113,7 @@ class EpochLoader:
             num_workers=workers,
             collate_fn=_as_is,  # type: ignore[arg-type] # there is no list without a batch size
             persistent_workers=workers > 0,
+            worker_init_fn=_leave_signals_to_the_parent,
             pin_memory=self.device.type == "cuda",
             generator=torch.Generator(),  # else it would draw from the global one
         )
@@ -227,6 +229,15 @@ class _Preparation(Dataset["_Answer | EffnetsError"]):
             # Views of [H, W, 3]: to stack them as [3, H, W] would take ten times as long.
             return torch.stack([sample.permute(1, 2, 0) for sample in samples]).permute(0, 3, 1, 2)
         return torch.stack(list(samples))
+
+
+def _leave_signals_to_the_parent(_worker: int) -> None:
+    """A signal to all processes of a training asks it to be saved, for which the batches on their way are needed.
+
+    Workers end when their parent tells them to, or is gone.
+    """
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _as_is(answer: _Answer | EffnetsError) -> _Answer | EffnetsError:
