@@ -143,8 +143,8 @@ def _open(data: str, image_column: str | None, label_column: str | None, class_n
         for source in parts.sources.values():
             if len(set(class_names)) != len(source.class_names):
                 raise ArgumentError(
-                    f"class_names are {len(set(class_names))} different names, but {data} has {len(source.class_names)} "
-                    f"classes ({', '.join(source.class_names[:3])}, …); give one for each"
+                    f"class_names are {len(set(class_names))} different names, but {data} has "
+                    f"{len(source.class_names)} classes ({', '.join(source.class_names[:3])}, …); give one for each"
                 )
             source.class_names = tuple(class_names)
     return parts

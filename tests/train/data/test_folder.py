@@ -64,7 +64,7 @@ def test_links_are_followed_and_loops_named(tmp_path):
     (data / "cat" / "back").symlink_to(data, target_is_directory=True)
     splits = open_data(data, val_share=0)
     assert np.bincount(splits.train.labels).tolist() == [2, 2]
-    assert splits.notes == ("passed over 1 link (cat/back) that leads back into a folder around it",)
+    assert splits.notes == ("passed over 1 link (cat/back) to a folder around itself",)
 
 
 def test_a_link_to_nowhere_is_a_broken_picture(tmp_path):

@@ -21,7 +21,7 @@ class Labels(ImageSource):
         return str(index)
 
     def read(self, index):
-        raise AssertionError("dividing reads no picture")
+        raise AssertionError(f"dividing reads no picture, not even {index}")
 
     def sizes(self):
         raise AssertionError("dividing reads no picture")
