@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
-from effnets.errors import ArgumentError, DataError, MissingFileError
+from effnets.errors import ArgumentError, DataError, EffnetsError, MissingFileError
 from effnets.train.data.archive import index_archive, open_tree
 from effnets.train.data.checks import MANY, Check, check_classes, duplicate_notes, without_broken
 from effnets.train.data.folder import open_folder
 from effnets.train.data.hub_dataset import open_hub_dataset
+from effnets.train.data.layout import is_litter
 from effnets.train.data.manifest import open_manifest
 from effnets.train.data.parquet import open_parquet
 from effnets.train.data.source import ImageSource
@@ -98,7 +99,7 @@ def open_data(
         if val is not None:
             sources["val"] = val
     if thorough and check != "none":
-        notes += duplicate_notes(sources)
+        notes += duplicate_notes({split: sources[split] for split in ("train", "val", "test") if split in sources})
     return Splits(train=sources.get("train"), val=sources.get("val"), test=sources.get("test"), notes=tuple(notes))
 
 
@@ -138,7 +139,12 @@ def open_evaluation_data(
 
 
 def _open(data: str, image_column: str | None, label_column: str | None, class_names: Sequence[str] | None) -> Parts:
-    parts = _read(data, image_column, label_column)
+    try:
+        parts = _read(data, image_column, label_column)
+    except EffnetsError:
+        raise
+    except OSError as error:
+        raise DataError(f"{data}: cannot be read ({error.strerror or error})") from error
     if class_names is not None:
         for source in parts.sources.values():
             if len(set(class_names)) != len(source.class_names):
@@ -172,6 +178,9 @@ def _read(data: str, image_column: str | None, label_column: str | None) -> Part
 
 
 def _open_folder(folder: Path, image_column: str | None, label_column: str | None) -> Parts:
+    # An archive beside folders is what they were unpacked from.
+    if any(entry.is_dir() and not is_litter(entry.name) and entry.name != "data" for entry in folder.iterdir()):
+        return open_folder(folder)
     tables = _below(folder, "*.parquet")
     if tables:
         return open_parquet(tables, named=False, image_column=image_column, label_column=label_column)

@@ -26,6 +26,18 @@ def test_a_tar_is_read_like_the_folder_it_holds(tmp_path):
     assert packed.test.name(0) == str(tmp_path / "data.tar" / "data/test/cat/0.jpg")
 
 
+def test_names_that_begin_with_a_dot(tmp_path):
+    path = pack(tmp_path / "data.tar", {f"./{name}": content for name, content in by_class(2).items()})
+    assert open_data(path, val_share=0).class_names == ("cat", "dog")
+
+
+def test_an_archive_beside_its_folders_is_passed_over(tmp_path):
+    pack(write(tmp_path, by_class(2)) / "data.tar", by_class(5))
+    splits = open_data(tmp_path, val_share=0)
+    assert len(splits.train) == 4
+    assert splits.notes == ("passed over 1 file (data.tar) with no picture's ending",)
+
+
 def test_files_stored_once_for_several_names(tmp_path):
     path = pack(tmp_path / "data.tar", by_class(2))
     with tarfile.open(path, "a") as archive:

@@ -95,6 +95,8 @@ def test_a_picture_that_vanishes_is_named(tmp_path):
 def test_what_does_not_exist(tmp_path):
     with pytest.raises(MissingFileError, match="nothing does not exist; check its spelling"):
         open_data(tmp_path / "nothing")
+    with pytest.raises(DataError, match=r"cannot be read .*too long"):
+        open_data("x" * 300)
     (tmp_path / "data.zip").write_bytes(b"")
     with pytest.raises(DataError, match="no data set that can be read; name a folder by class"):
         open_data(tmp_path / "data.zip")

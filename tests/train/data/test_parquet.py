@@ -38,8 +38,8 @@ def test_rows_in_any_order(tmp_path):
 
 
 def test_memory_is_bounded(tmp_path, monkeypatch):
-    source = open_data(table(tmp_path / "data.parquet", rows=1), val_share=0).train
     monkeypatch.setattr(parquet, "CACHE_BYTES", 2000)
+    source = open_data(table(tmp_path / "data.parquet", rows=1), val_share=0).train
     for index in range(10):
         assert source.read(index) == picture(index)
     assert sum(rows.nbytes for rows in source._cache.values()) <= 2000 or len(source._cache) == 1
