@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from effnets.errors import (
         ArgumentError,
         ConfigError,
+        DataError,
         DownloadError,
         EffnetsError,
         EngineError,
@@ -61,6 +62,7 @@ _HOMES = {
     "Classifier": "effnets.nn.classifier",
     "ConfigError": "effnets.errors",
     "Cost": "effnets.cost",
+    "DataError": "effnets.errors",
     "DownloadError": "effnets.errors",
     "EffnetsError": "effnets.errors",
     "Engine": "effnets.runtime.engine",
@@ -114,6 +116,7 @@ __all__ = [
     "Classifier",
     "ConfigError",
     "Cost",
+    "DataError",
     "DownloadError",
     "EffnetsError",
     "Engine",

@@ -214,6 +214,7 @@ class Session:
             seed=recipe.seed,
             multiple=recipe.accumulate,
             workers=min(cores(), _MAX_WORKERS) if recipe.workers is None else recipe.workers,
+            broken_limit=0 if self.strict else None,
             rank=accelerator.process_index,
             world=accelerator.num_processes,
             device=accelerator.device,

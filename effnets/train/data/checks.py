@@ -13,7 +13,7 @@ from effnets.errors import DataError, ImageError
 from effnets.train.data.source import ImageSource
 from effnets.train.data.splits import named
 
-__all__ = ["Check", "check_classes", "duplicate_notes", "without_broken"]
+__all__ = ["MANY", "Check", "allowed_broken", "check_classes", "duplicate_notes", "without_broken"]
 
 Check = Literal["none", "quick", "full"]
 
@@ -25,6 +25,11 @@ _SHOWN = 5
 
 _JPEG_BEGIN, _JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
 _PNG_BEGIN, _PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
+
+
+def allowed_broken(pictures: int, limit: float = 0.05) -> int:
+    """How many of so many pictures may be broken: the part `limit` of them, or 3 if that is more."""
+    return max(_ALWAYS_ALLOWED, int(limit * pictures))
 
 
 def without_broken(
@@ -57,7 +62,7 @@ def without_broken(
             broken[index] = str(error)
     if not broken:
         return source, ()
-    allowed = 0 if strict else max(_ALWAYS_ALLOWED, int(limit * len(source)))
+    allowed = 0 if strict else allowed_broken(len(source), limit)
     names = [source.name(index) for index in broken]
     if len(broken) > allowed:
         reasons = "".join(f"\n  {reason}" for reason in list(broken.values())[:_SHOWN])
@@ -117,8 +122,8 @@ def duplicate_notes(sources: Mapping[str, ImageSource]) -> tuple[str, ...]:
                 ]
                 count = sum(len(places[second]) for places in shared)
                 notes.append(
-                    f"{count} of the {len(sources[second])} pictures of {second} are in {first} as well, which flatters "
-                    f"the accuracy: {'; '.join(names[:3])}{'; …' if len(names) > 3 else ''}"
+                    f"{count} of the {len(sources[second])} pictures of {second} are in {first} as well, which "
+                    f"flatters the accuracy: {'; '.join(names[:3])}{'; …' if len(names) > 3 else ''}"
                 )
     return tuple(notes)
 

@@ -69,7 +69,7 @@ def open_folder(folder: Path) -> Parts:
         sources[split] = FileSource(folder, files, labels, layout.class_names)
     notes = layout.notes
     if found.loops:
-        notes += (f"passed over {named('link', found.loops, 3)} that lead back into a folder around them",)
+        notes += (f"passed over {named('link', found.loops, 3)} to a folder around itself",)
     return Parts(sources=sources, notes=notes)
 
 

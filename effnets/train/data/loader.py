@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
 from effnets.arguments import check_integer
-from effnets.errors import ArgumentError, EffnetsError
+from effnets.errors import ArgumentError, DataError
 from effnets.preprocess import Transform
+from effnets.train.data.checks import allowed_broken
+from effnets.train.data.preparation import Answer, Preparation, Request
 from effnets.train.data.randomness import Stream, drawn_by
 from effnets.train.data.sampling import balanced_order, occurrences, shuffled_order
 from effnets.train.data.source import ImageSource
@@ -64,9 +67,14 @@ class EpochLoader:
         multiple: leave out as many of the last micro-batches as it takes for their number to be a multiple of this:
             the processes times the steps of gradient accumulation.
         workers: processes that prepare pictures; 0 prepares them here.
+        broken_limit: how many different pictures may turn out broken on the way. They are left out of their batches,
+            with a warning, and noted in `broken`; by default 5 % of all or 3, as `open_data` has it.
         rank, world: this process's number and how many there are.
         device: that images and labels come on.
         channels_last: lay the images out so.
+
+    Attributes:
+        broken: messages about the pictures that turned out broken, by index.
 
     Raises:
         ArgumentError: an argument has a value it cannot take, or the pictures do not fill a batch.
@@ -83,6 +91,7 @@ class EpochLoader:
         drop_last: bool = True,
         multiple: int = 1,
         workers: int = 0,
+        broken_limit: int | None = None,
         rank: int = 0,
         world: int = 1,
         device: torch.device | str = "cpu",
@@ -96,6 +105,8 @@ class EpochLoader:
         if not 0 <= rank < world:
             raise ArgumentError(f"rank is {rank} of {world} processes; give one from 0 to {world - 1}")
         self.rank, self.world = rank, world
+        self.broken: dict[int, str] = {}
+        self.broken_limit = allowed_broken(len(source)) if broken_limit is None else broken_limit
         self.device = torch.device(device)
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         whole = len(source) // self.batch_size if drop_last else -(-len(source) // self.batch_size)
@@ -106,8 +117,8 @@ class EpochLoader:
                 f"{'full ' if drop_last else ''}batches; choose a smaller batch size"
             )
         self._requests = _Requests()
-        self._loader: DataLoader[_Answer | EffnetsError] = DataLoader(
-            _Preparation(source, transform, self.seed),
+        self._loader: DataLoader[Answer] = DataLoader(
+            Preparation(source, transform, self.seed),
             batch_size=None,  # a request is a whole batch already
             sampler=self._requests,
             num_workers=workers,
@@ -132,19 +143,19 @@ class EpochLoader:
             start: the global micro-batch to begin at; `len(self)` gives none.
 
         Raises:
-            ImageError: a picture is unreadable; the message names it.
+            DataError: more pictures are broken than may be; the message names them.
         """
         order, repeats = self._order(epoch)
         first = start + (self.rank - start) % self.world
         size = self.batch_size
         self._requests.pending = [
-            _Request(number, epoch, order[number * size :][:size], repeats[number * size :][:size])
+            Request(number, epoch, order[number * size :][:size], repeats[number * size :][:size])
             for number in range(first, self._length, self.world)
         ]
         for answer in self._loader:
-            if isinstance(answer, EffnetsError):
-                raise answer
-            yield self._finish(answer)
+            self._note_broken(answer.broken)
+            if len(answer.indices):
+                yield self._finish(answer)
 
     def _order(self, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Indices, and how often each came before in this epoch."""
@@ -159,76 +170,53 @@ class EpochLoader:
                 order = balanced_order(self.source.labels, self.seed, epoch)
                 return order, occurrences(order)
 
-    def _finish(self, answer: _Answer) -> Batch:
+    def _finish(self, answer: Answer) -> Batch:
         request = answer.request
         images = answer.images.to(self.device, non_blocking=True)
         if images.dtype == torch.uint8:
             images = images.to(torch.float32).sub_(self._mean).div_(self._std)
         images = images.contiguous(memory_format=self.memory_format)
-        indices = torch.from_numpy(request.indices.copy())
-        labels = torch.from_numpy(self.source.labels[request.indices]).to(self.device, non_blocking=True)
+        labels = torch.from_numpy(self.source.labels[answer.indices]).to(self.device, non_blocking=True)
         targets = None
         if self._mixing is not None:
             with drawn_by(Stream.BATCH, self.seed, request.epoch, request.number):
                 images, targets = self._mixing(images, labels)
-        return Batch(number=request.number, images=images, labels=labels, indices=indices, targets=targets)
+        return Batch(
+            number=request.number,
+            images=images,
+            labels=labels,
+            indices=torch.from_numpy(answer.indices),
+            targets=targets,
+        )
+
+    def _note_broken(self, broken: Mapping[int, str]) -> None:
+        for index, message in broken.items():
+            if index not in self.broken:
+                warnings.warn(f"left out of its batch: {message}", stacklevel=3)
+        self.broken.update(broken)
+        if len(self.broken) > self.broken_limit:
+            reasons = "".join(f"\n  {reason}" for reason in list(self.broken.values())[:5])
+            raise DataError(
+                f"{len(self.broken)} of {len(self.source)} pictures cannot be read, and {self.broken_limit} may be "
+                f"left out; mend or remove them:{reasons}"
+            )
 
     def _per_channel(self, values: tuple[float, ...]) -> Tensor:
         """On the scale of 0..255, to be broadcast over [N, 3, H, W]."""
         return (255 * torch.tensor(values, dtype=torch.float32, device=self.device)).reshape(-1, 1, 1)
 
 
-class _Request(NamedTuple):
-    number: int
-    epoch: int
-    indices: NDArray[np.int64]
-    repeats: NDArray[np.int64]
-
-
-class _Answer(NamedTuple):
-    images: Tensor
-    request: _Request
-
-
 class _Requests:
     """What the next iteration of the DataLoader asks for."""
 
     def __init__(self) -> None:
-        self.pending: Sequence[_Request] = ()
+        self.pending: Sequence[Request] = ()
 
-    def __iter__(self) -> Iterator[_Request]:
+    def __iter__(self) -> Iterator[Request]:
         return iter(self.pending)
 
     def __len__(self) -> int:
         return len(self.pending)
-
-
-class _Preparation(Dataset["_Answer | EffnetsError"]):
-    """Answers requests. Errors for users are answers too: raised in a worker they would come with its traceback."""
-
-    def __init__(self, source: ImageSource, transform: TrainTransform | Transform, seed: int) -> None:
-        self.source, self.transform, self.seed = source, transform, seed
-
-    def __getitem__(self, request: _Request) -> _Answer | EffnetsError:
-        try:
-            samples = [
-                self._sample(request.epoch, int(index), int(repeat))
-                for index, repeat in zip(request.indices, request.repeats, strict=True)
-            ]
-        except EffnetsError as error:
-            return error
-        return _Answer(self._stack(samples), request)
-
-    def _sample(self, epoch: int, index: int, repeat: int) -> Tensor:
-        if isinstance(self.transform, TrainTransform):
-            return self.transform(self.source, index, (Stream.SAMPLE, self.seed, epoch, index, repeat))
-        return self.transform(self.source.image(index))
-
-    def _stack(self, samples: Sequence[Tensor]) -> Tensor:
-        if isinstance(self.transform, TrainTransform):
-            # Views of [H, W, 3]: to stack them as [3, H, W] would take ten times as long.
-            return torch.stack([sample.permute(1, 2, 0) for sample in samples]).permute(0, 3, 1, 2)
-        return torch.stack(list(samples))
 
 
 def _leave_signals_to_the_parent(_worker: int) -> None:
@@ -240,7 +228,7 @@ def _leave_signals_to_the_parent(_worker: int) -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-def _as_is(answer: _Answer | EffnetsError) -> _Answer | EffnetsError:
+def _as_is(answer: Answer) -> Answer:
     return answer
 
 

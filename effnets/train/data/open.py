@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
-from effnets.errors import ArgumentError, DataError, MissingFileError
+from effnets.errors import ArgumentError, DataError, EffnetsError, MissingFileError
 from effnets.train.data.archive import index_archive, open_tree
 from effnets.train.data.checks import MANY, Check, check_classes, duplicate_notes, without_broken
 from effnets.train.data.folder import open_folder
 from effnets.train.data.hub_dataset import open_hub_dataset
+from effnets.train.data.layout import is_litter
 from effnets.train.data.manifest import open_manifest
 from effnets.train.data.parquet import open_parquet
 from effnets.train.data.source import ImageSource
@@ -49,6 +50,7 @@ def open_data(
     broken_limit: float = 0.05,
     image_column: str | None = None,
     label_column: str | None = None,
+    class_names: Sequence[str] | None = None,
 ) -> Splits:
     """Open a data set to train on.
 
@@ -67,6 +69,7 @@ def open_data(
             than 200,000 pictures, "quick" looks at none.
         broken_limit: part of the pictures of a split that may be broken and are left out, with a note; 3 always may.
         image_column, label_column: of parquet files and Hub data sets, where they do not have their usual names.
+        class_names: names instead of those that were found, in the same order: where labels are mere numbers.
 
     Raises:
         MissingFileError: no such file or folder.
@@ -78,7 +81,7 @@ def open_data(
     if not 0 <= broken_limit <= 1:
         raise ArgumentError(f"broken_limit is {broken_limit!r}; give a part of the pictures, from 0 to 1")
     origin = os.fspath(data)
-    parts = _open(origin, image_column, label_column)
+    parts = _open(origin, image_column, label_column, class_names)
     sources, notes = dict(parts.sources), list(parts.notes)
     if UNDIVIDED in sources:
         sources["train"] = sources.pop(UNDIVIDED)
@@ -96,7 +99,7 @@ def open_data(
         if val is not None:
             sources["val"] = val
     if thorough and check != "none":
-        notes += duplicate_notes(sources)
+        notes += duplicate_notes({split: sources[split] for split in ("train", "val", "test") if split in sources})
     return Splits(train=sources.get("train"), val=sources.get("val"), test=sources.get("test"), notes=tuple(notes))
 
 
@@ -108,6 +111,7 @@ def open_evaluation_data(
     broken_limit: float = 0.05,
     image_column: str | None = None,
     label_column: str | None = None,
+    class_names: Sequence[str] | None = None,
 ) -> EvaluationData:
     """Open the pictures to measure by: those of test/, else of val/, else, where nothing is divided, all.
 
@@ -118,7 +122,7 @@ def open_evaluation_data(
         DataError: it is no data set, it is damaged, or it has training pictures only.
     """
     origin = os.fspath(data)
-    parts = _open(origin, image_column, label_column)
+    parts = _open(origin, image_column, label_column, class_names)
     for split in ("test", "val", UNDIVIDED):
         if split in parts.sources:
             break
@@ -134,7 +138,25 @@ def open_evaluation_data(
     return EvaluationData(split=split, source=source, notes=notes)
 
 
-def _open(data: str, image_column: str | None, label_column: str | None) -> Parts:
+def _open(data: str, image_column: str | None, label_column: str | None, class_names: Sequence[str] | None) -> Parts:
+    try:
+        parts = _read(data, image_column, label_column)
+    except EffnetsError:
+        raise
+    except OSError as error:
+        raise DataError(f"{data}: cannot be read ({error.strerror or error})") from error
+    if class_names is not None:
+        for source in parts.sources.values():
+            if len(set(class_names)) != len(source.class_names):
+                raise ArgumentError(
+                    f"class_names are {len(set(class_names))} different names, but {data} has "
+                    f"{len(source.class_names)} classes ({', '.join(source.class_names[:3])}, …); give one for each"
+                )
+            source.class_names = tuple(class_names)
+    return parts
+
+
+def _read(data: str, image_column: str | None, label_column: str | None) -> Parts:
     if data.startswith("hf-dataset:"):
         return open_hub_dataset(data, image_column=image_column, label_column=label_column)
     path = Path(data)
@@ -156,6 +178,9 @@ def _open(data: str, image_column: str | None, label_column: str | None) -> Part
 
 
 def _open_folder(folder: Path, image_column: str | None, label_column: str | None) -> Parts:
+    # An archive beside folders is what they were unpacked from.
+    if any(entry.is_dir() and not is_litter(entry.name) and entry.name != "data" for entry in folder.iterdir()):
+        return open_folder(folder)
     tables = _below(folder, "*.parquet")
     if tables:
         return open_parquet(tables, named=False, image_column=image_column, label_column=label_column)

@@ -4,14 +4,51 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from effnets.runtime.image import decode_rgb
+from effnets.runtime.image import decode_rgb, image_size
 
-__all__ = ["ImageSource", "Subset"]
+__all__ = ["EncodedPicture", "ImageSource", "Picture", "Subset"]
+
+
+class Picture(Protocol):
+    """A picture whose size is known before it is decoded."""
+
+    def size(self) -> tuple[int, int]:
+        """(width, height) in pixels, upright."""
+        ...
+
+    def decode(self, reduce: int = 1) -> Image.Image:
+        """The picture, RGB and upright.
+
+        Args:
+            reduce: 2, 4 or 8 allows it to come at no less than that part of its size, if that is faster.
+
+        Raises:
+            ImageError: it is unreadable; the message names it.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedPicture:
+    """The content of a picture's file."""
+
+    data: bytes
+    name: str
+
+    def size(self) -> tuple[int, int]:
+        """(width, height) in pixels, upright, as the header states them."""
+        return image_size(self.data, self.name)
+
+    def decode(self, reduce: int = 1) -> Image.Image:
+        """The picture, RGB and upright; a JPEG comes reduced."""
+        return decode_rgb(self.data, self.name, reduce=reduce)
 
 
 class ImageSource(ABC):
@@ -44,17 +81,21 @@ class ImageSource(ABC):
     def sizes(self) -> NDArray[np.int64]:
         """[len]; bytes of every picture's file, had without reading the files where that can be."""
 
-    def image(self, index: int, *, reduce: int = 1) -> Image.Image:
-        """The picture, RGB and upright.
-
-        Args:
-            index: of the picture, from 0.
-            reduce: 2, 4 or 8 allows a JPEG to come at no less than that part of its size, which is faster.
+    def picture(self, index: int) -> Picture:
+        """The picture, of which nothing is decoded yet.
 
         Raises:
-            ImageError: the picture is unreadable; the message names it.
+            ImageError: it cannot be read.
         """
-        return decode_rgb(self.read(index), self.name(index), reduce=reduce)
+        return EncodedPicture(self.read(index), self.name(index))
+
+    def image(self, index: int) -> Image.Image:
+        """The picture, RGB and upright.
+
+        Raises:
+            ImageError: it is unreadable; the message names it.
+        """
+        return self.picture(index).decode()
 
     def subset(self, indices: Sequence[int] | NDArray[np.int64]) -> ImageSource:
         """The pictures at `indices` only, in their order."""
@@ -84,6 +125,9 @@ class Subset(ImageSource):
 
     def sizes(self) -> NDArray[np.int64]:
         return self.origin.sizes()[self.indices]
+
+    def picture(self, index: int) -> Picture:
+        return self.origin.picture(int(self.indices[index]))
 
     def subset(self, indices: Sequence[int] | NDArray[np.int64]) -> ImageSource:
         return Subset(self.origin, self.indices[np.asarray(indices, np.int64)])

@@ -13,7 +13,6 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from effnets.arguments import check_size
-from effnets.runtime.image import decode_rgb, image_size
 from effnets.spec import PreprocessSpec
 from effnets.train.data.augmentation import Augmentation
 from effnets.train.data.randomness import drawn_by
@@ -89,11 +88,11 @@ class TrainTransform:
 
     def _resized_crop(self, source: ImageSource, index: int) -> Image.Image:
         """Choose the crop first, so that a large JPEG is decoded no larger than the crop is to become."""
-        data, name = source.read(index), source.name(index)
-        width, height = image_size(data, name)
+        picture = source.picture(index)
+        width, height = picture.size()
         box = self._random_box(width, height)
         spare = min((box[2] - box[0]) / self.width, (box[3] - box[1]) / self.height)
-        image = decode_rgb(data, name, reduce=max(power for power in (1, 2, 4, 8) if power == 1 or power <= spare))
+        image = picture.decode(reduce=max(power for power in (1, 2, 4, 8) if power == 1 or power <= spare))
         across, down = image.width / width, image.height / height
         box = (box[0] * across, box[1] * down, box[2] * across, box[3] * down)
         return image.resize((self.width, self.height), self._resample, box)

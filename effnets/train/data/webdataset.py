@@ -120,7 +120,7 @@ def _label(path: Path, files: Mapping[str, Member]) -> str:
 
 
 def _split_name(name: str) -> tuple[str, str]:
-    """Key and ending, lower case, of a file: WebDataset's keys end at the first dot of the last part."""
+    """Key and last ending, lower case, of a file: WebDataset's keys end at the first dot of the last part."""
     folder, slash, base = name.rpartition("/")
     stem, _, ending = base.partition(".")
-    return folder + slash + stem, ending.lower()
+    return folder + slash + stem, ending.rpartition(".")[2].lower()
