@@ -15,14 +15,16 @@ from torch import Tensor, nn
 
 from effnets.nn.classifier import Classifier
 from effnets.train.checkpoint import write_whole
-from effnets.train.data.loader import Batch
+from effnets.train.data.loader import Batch, EpochLoader
 from effnets.train.data.sampling import balanced_order, shuffled_order
+from effnets.train.data.source import ImageSource
 from effnets.train.pictures import Pictures
 
 __all__ = [
     "FeatureBatches",
     "Features",
     "Probe",
+    "compute_augmented_features",
     "compute_features",
     "features_key",
     "fold_probe",
@@ -58,6 +60,27 @@ def compute_features(network: Classifier, pictures: Pictures, device: torch.devi
     return Features(values=torch.cat(values, dim=1).float().cpu(), labels=torch.cat(labels))
 
 
+@torch.no_grad()
+def compute_augmented_features(network: Classifier, loader: EpochLoader, views: int) -> Features:
+    """Run all pictures through the network in evaluation mode, each augmented in as many ways as there are `views`.
+
+    Args:
+        network: whose features; its mode is kept.
+        loader: of all pictures in their order; an epoch of it is a view.
+        views: at least 1.
+    """
+    was_training = network.training
+    network.eval()
+    values: list[Tensor] = []
+    for view in range(views):
+        parts = [
+            network.forward_head(network.forward_features(b.images), pre_logits=True) for b in loader.batches(view)
+        ]
+        values.append(torch.cat(parts).float().cpu())
+    network.train(was_training)
+    return Features(values=torch.stack(values), labels=torch.from_numpy(loader.source.labels).long())
+
+
 def read_features(path: Path, key: str) -> Features | None:
     """What `write_features` kept under the same `key`; None where there is nothing of it."""
     try:
@@ -79,15 +102,14 @@ def write_features(path: Path, key: str, features: Features) -> None:
     write_whole(path, safetensors.torch.save(tensors, {"key": key}))
 
 
-def features_key(network: Classifier, pictures: Pictures, *, mirrored: bool) -> str:
-    """What features depend on, as a hash: the weights, the transform, the pictures' names, sizes and labels."""
+def features_key(network: Classifier, source: ImageSource, how: str) -> str:
+    """What features depend on, as a hash: the weights, the pictures' names and labels, and `how` they are made."""
     digest = hashlib.sha256()
     for name, tensor in network.state_dict().items():
         if not name.startswith("classifier."):
             digest.update(name.encode())
             digest.update(tensor.cpu().contiguous().numpy().tobytes())
-    source = pictures.source
-    digest.update(f"{pictures.transform!r} {mirrored} {len(source)}".encode())
+    digest.update(f"{how} {len(source)}".encode())
     digest.update(np.ascontiguousarray(source.labels).tobytes())
     digest.update("\n".join(Path(source.name(index)).name for index in range(len(source))).encode())
     return digest.hexdigest()

@@ -14,12 +14,15 @@ from torch import Tensor
 
 from effnets.nn.classifier import Classifier
 from effnets.preprocess import create_transform
+from effnets.train.data.loader import EpochLoader
 from effnets.train.data.sampling import class_weights
 from effnets.train.data.source import ImageSource
+from effnets.train.data.transforms import TrainTransform
 from effnets.train.features import (
     FeatureBatches,
     Features,
     Probe,
+    compute_augmented_features,
     compute_features,
     features_key,
     fold_probe,
@@ -28,7 +31,7 @@ from effnets.train.features import (
 )
 from effnets.train.loop import Trainer
 from effnets.train.objective import Objective
-from effnets.train.pictures import Pictures
+from effnets.train.pictures import Pictures, default_workers
 from effnets.train.progress import EpochRow
 from effnets.train.recipe import Recipe
 from effnets.train.surroundings import Surroundings
@@ -84,8 +87,7 @@ class ProbeTask:
     ) -> Trainer:
         """What trains the classifier; computes the features."""
         recipe, accelerator = self.recipe, self.accelerator
-        pictures = Pictures(train, create_transform(self.network), recipe.batch_size)
-        features = self._features(pictures)
+        features = self._features(train)
         judged = None
         if judged_by is not None:
             seen = compute_features(self.network, judged_by, accelerator.device, mirrored=False)
@@ -101,14 +103,29 @@ class ProbeTask:
         fold_probe(kept, network)
         return network.eval()
 
-    def _features(self, pictures: Pictures) -> Features:
-        mirrored = self.recipe.augmentation.horizontal_flip > 0
-        path, key = self.folder / _FEATURES, features_key(self.network, pictures, mirrored=mirrored)
-        features = read_features(path, key)
-        if features is None:
-            features = compute_features(self.network, pictures, self.accelerator.device, mirrored=mirrored)
-            if self.accelerator.is_main_process:
-                write_features(path, key, features)
+    def _features(self, train: ImageSource) -> Features:
+        recipe, preprocess = self.recipe, self.network.spec.preprocess
+        unmixed = replace(recipe.augmentation, mixup=0.0, cutmix=0.0)  # features of a blend are no blend of features
+        transform = TrainTransform(preprocess, preprocess.input_size, unmixed)
+        path = self.folder / _FEATURES
+        key = features_key(self.network, train, f"{transform!r} {preprocess} {recipe.seed} {recipe.probe_views}")
+        if (features := read_features(path, key)) is not None:
+            return features
+        loader = EpochLoader(
+            train,
+            transform,
+            batch_size=recipe.batch_size,
+            order="sequential",
+            seed=recipe.seed,
+            drop_last=False,
+            workers=default_workers() if recipe.workers is None else recipe.workers,
+            broken_limit=0,  # every view has every picture
+            device=self.accelerator.device,
+            channels_last=True,
+        )
+        features = compute_augmented_features(self.network, loader, recipe.probe_views)
+        if self.accelerator.is_main_process:
+            write_features(path, key, features)
         return features
 
 

@@ -14,15 +14,21 @@ from torch import Tensor
 
 from effnets.train.data.source import ImageSource
 
-__all__ = ["Pictures", "cores"]
+__all__ = ["Pictures", "cores", "default_workers"]
 
 # Decoded pictures that are kept from one pass to the next, up to so many bytes.
 _KEPT_BYTES = 512 << 20
+_MAX_WORKERS = 8
 
 
 def cores() -> int:
     """Processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def default_workers() -> int:
+    """Processes that load pictures: one for each core, up to where decoding is faster than any network here learns."""
+    return min(cores(), _MAX_WORKERS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -26,7 +26,7 @@ from effnets.train.head import ProbeTask, fit_head
 from effnets.train.loop import Trainer
 from effnets.train.network import build_network, freeze_by, load_teacher, place, restore_if_identity
 from effnets.train.objective import Objective
-from effnets.train.pictures import Pictures, cores
+from effnets.train.pictures import Pictures, default_workers
 from effnets.train.precision import choose_precision
 from effnets.train.progress import Listener, Progress
 from effnets.train.recipe import Recipe
@@ -38,9 +38,6 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 __all__ = ["Session"]
-
-# More do not help: decoding is then faster than any of these networks learns.
-_MAX_WORKERS = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -213,7 +210,7 @@ class Session:
             order="balanced" if recipe.balance == "sampler" else "shuffled",
             seed=recipe.seed,
             multiple=recipe.accumulate,
-            workers=min(cores(), _MAX_WORKERS) if recipe.workers is None else recipe.workers,
+            workers=default_workers() if recipe.workers is None else recipe.workers,
             broken_limit=0 if self.strict else None,
             rank=accelerator.process_index,
             world=accelerator.num_processes,

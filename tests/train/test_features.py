@@ -10,10 +10,14 @@ from support import shake
 import effnets
 from effnets.preprocess import create_transform
 from effnets.train.data import open_data
+from effnets.train.data.augmentation import Augmentation
+from effnets.train.data.loader import EpochLoader
+from effnets.train.data.transforms import TrainTransform
 from effnets.train.features import (
     FeatureBatches,
     Features,
     Probe,
+    compute_augmented_features,
     compute_features,
     features_key,
     fold_probe,
@@ -68,6 +72,20 @@ def test_a_folded_probe_gives_the_probes_answers(network, pictures, standardised
         assert torch.allclose(seen.mean(0), torch.zeros(24), atol=1e-4)
 
 
+def test_augmented_features_are_a_view_for_each_epoch(network, pictures):
+    preprocess = network.spec.preprocess
+    transform = TrainTransform(preprocess, 32, Augmentation())
+    loader = EpochLoader(pictures.source, transform, batch_size=5, order="sequential", drop_last=False)
+    network.train()
+    features = compute_augmented_features(network, loader, 2)
+    assert network.training
+    assert features.values.shape == (2, 24, 24)
+    assert not torch.equal(features.values[0], features.values[1])
+    assert features.labels.tolist() == pictures.source.labels.tolist()
+    again = compute_augmented_features(network, loader, 1)
+    assert torch.equal(again.values[0], features.values[0])
+
+
 def test_constant_features_do_not_blow_up():
     probe = Probe(Features(values=torch.ones(1, 4, 3), labels=torch.zeros(4)), 2, standardised=True)
     assert probe(torch.ones(4, 3)).isfinite().all()
@@ -75,19 +93,19 @@ def test_constant_features_do_not_blow_up():
 
 def test_kept_features_are_those_of_the_same_network_and_pictures(network, pictures, tmp_path):
     path = tmp_path / "kept" / "features.safetensors"
-    key = features_key(network, pictures, mirrored=True)
+    key = features_key(network, pictures.source, "mirrored")
     features = compute_features(network, pictures, CPU, mirrored=True)
     assert read_features(path, key) is None
     write_features(path, key, features)
     found = read_features(path, key)
     assert torch.equal(found.values, features.values)
     assert torch.equal(found.labels, features.labels)
-    assert read_features(path, features_key(network, pictures, mirrored=False)) is None
+    assert read_features(path, features_key(network, pictures.source, "plain")) is None
     network.reset_classifier(7)  # of no matter to what enters it
-    assert features_key(network, pictures, mirrored=True) == key
+    assert features_key(network, pictures.source, "mirrored") == key
     with torch.no_grad():
         network.stem.conv.weight[0, 0, 0, 0] += 1
-    assert features_key(network, pictures, mirrored=True) != key
+    assert features_key(network, pictures.source, "mirrored") != key
     path.write_bytes(b"damaged")
     assert read_features(path, key) is None
 
