@@ -64,7 +64,7 @@ class Recipe:
     weights: str = "pretrained"
     image_size: int | None = None
     epochs: int = 10
-    head_epochs: int = 2
+    head_epochs: int = 1
     probe_learning_rate: float = 5e-3
     probe_views: int = 6
     freeze: str = "none"
