@@ -239,7 +239,8 @@ class Trainer:
                 self.progress.peak = result
         peak = self.progress.peak
         for (network, average), result in zip(candidates, scores, strict=True):
-            if result is None or peak is None or result.as_good_as(peak):
+            good = result is None or peak is None or result.as_good_as(peak)
+            if good and _all_finite(network.state_dict()):
                 self.progress.best = Best(score=result, epoch=row.epoch, phase=row.phase, average=average)
                 self.best_weights = {
                     name: tensor.detach().cpu().clone() for name, tensor in network.state_dict().items()

@@ -65,7 +65,7 @@ class Recipe:
     image_size: int | None = None
     epochs: int = 10
     head_epochs: int = 1
-    probe_learning_rate: float = 5e-3
+    probe_learning_rate: float = 1e-2
     probe_views: int = 6
     freeze: str = "none"
     bn: Statistics = "train"
