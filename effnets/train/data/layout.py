@@ -9,6 +9,7 @@ from typing import TypeAlias
 
 from effnets.errors import DataError
 from effnets.runtime.photos import image_suffixes
+from effnets.train.data.classes import class_names_of
 from effnets.train.data.splits import SPLIT_NAMES, UNDIVIDED, named
 
 __all__ = ["Layout", "arrange", "is_litter"]
@@ -29,7 +30,7 @@ class Layout:
     """Pictures by split and class.
 
     Attributes:
-        class_names: sorted; of the training split, or of all splits where there is none.
+        class_names: of the training split, or of all splits where there is none; in the order of `ordered`.
         splits: (position among the files, label) by "train", "val" and "test", or by "all" where nothing is divided.
         notes: what was passed over.
     """
@@ -56,7 +57,8 @@ def arrange(files: Sequence[str], folders: Iterable[str], origin: str) -> Layout
         origin: what the data set is called, for errors.
 
     Raises:
-        DataError: the paths are no such tree, or a split has classes that training lacks.
+        DataError: the paths are no such tree, a class to learn has no picture, or a split has classes that training
+            lacks.
     """
     pictures, others = _pictures(files)
     if not pictures:
@@ -67,12 +69,13 @@ def arrange(files: Sequence[str], folders: Iterable[str], origin: str) -> Layout
     pictures = {position: path[depth:] for position, path in pictures.items()}
     known = [path[depth:] for path in known if len(path) > depth]
     splits, stray = _splits(pictures, known, origin)
+    _check_filled(splits.get("train") or splits.get(UNDIVIDED, {}), origin)
     notes = []
     if others:
         notes.append(f"passed over {named('file', others, 3)} with no picture's ending")
     if stray:
         notes.append(f"passed over {named('picture', [files[i] for i in stray], 3)} outside of every class folder")
-    class_names = _class_names(splits, origin)
+    class_names = class_names_of(splits, origin)
     return Layout(
         class_names=class_names,
         splits={split: _labelled(classes, class_names) for split, classes in splits.items()},
@@ -151,18 +154,13 @@ def _classes(pictures: Mapping[int, _Path], folders: Iterable[_Path]) -> tuple[_
     return classes, stray
 
 
-def _class_names(splits: Mapping[str, _Classes], origin: str) -> tuple[str, ...]:
-    train = splits.get("train")
-    if train is None:
-        return tuple(sorted({name for classes in splits.values() for name in classes}))
-    for split, classes in splits.items():
-        unknown = sorted(name for name, positions in classes.items() if positions and name not in train)
-        if unknown:
-            raise DataError(
-                f"{origin}: {split}/ has {named('class', unknown)} that train/ lacks, so nothing could learn them; "
-                "rename or remove these folders, or add them to train/"
-            )
-    return tuple(sorted(train))
+def _check_filled(classes: _Classes, origin: str) -> None:
+    empty = sorted(name for name, positions in classes.items() if not positions)
+    if empty:
+        raise DataError(
+            f"{origin}: {named('class', empty)} without a picture, so nothing could be learned of it; "
+            "remove the empty folder, or put pictures into it"
+        )
 
 
 def _labelled(classes: _Classes, class_names: Sequence[str]) -> list[tuple[int, int]]:

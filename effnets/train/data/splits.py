@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from effnets.errors import ArgumentError
 from effnets.train.data.source import ImageSource
 
-__all__ = ["SPLIT_NAMES", "UNDIVIDED", "Parts", "Splits", "divide", "named"]
+__all__ = ["SPLIT_NAMES", "UNDIVIDED", "Parts", "Splits", "divide", "named", "split_of"]
 
 # Every word for a split that is understood, and what it is called here.
 SPLIT_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
@@ -87,6 +88,12 @@ def divide(source: ImageSource, share: float, seed: int) -> tuple[ImageSource, I
     if not taken.any():
         return source, None, notes
     return source.subset(np.sort(by_class[~taken])), source.subset(np.sort(by_class[taken])), notes
+
+
+def split_of(name: str) -> str | None:
+    """The split that a file's name begins with: "train-00000.tar" is of "train", "trains.tar" of none."""
+    word = re.match(r"[a-z]+", name.lower())
+    return SPLIT_NAMES.get(word[0]) if word else None
 
 
 def named(noun: str, names: Sequence[str], shown: int = 5) -> str:
