@@ -117,8 +117,8 @@ def duplicate_notes(sources: Mapping[str, ImageSource]) -> tuple[str, ...]:
                 ]
                 count = sum(len(places[second]) for places in shared)
                 notes.append(
-                    f"{count} of the {len(sources[second])} pictures of {second} are in {first} as well, which flatters "
-                    f"the accuracy: {'; '.join(names[:3])}{'; …' if len(names) > 3 else ''}"
+                    f"{count} of the {len(sources[second])} pictures of {second} are in {first} as well, which "
+                    f"flatters the accuracy: {'; '.join(names[:3])}{'; …' if len(names) > 3 else ''}"
                 )
     return tuple(notes)
 

@@ -69,7 +69,9 @@ def open_folder(folder: Path) -> Parts:
         sources[split] = FileSource(folder, files, labels, layout.class_names)
     notes = layout.notes
     if found.loops:
-        notes += (f"passed over {named('link', found.loops, 3)} that lead back into a folder around them",)
+        notes += (
+            f"passed over {named('link', found.loops, 3)} that {'leads' if len(found.loops) == 1 else 'lead'} back into a folder around it",
+        )
     return Parts(sources=sources, notes=notes)
 
 

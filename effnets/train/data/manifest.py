@@ -79,7 +79,7 @@ def _columns(path: Path, header: list[str]) -> list[str]:
     separated = [sign for sign in (";", "\t") if any(sign in name for name in columns)]
     hint = f"; separate columns by commas, not by {separated[0]!r}" if separated else ""
     raise DataError(
-        f"{path}, line 1: has the columns {', '.join(columns) or 'of nothing'}; wanted are path, label[, split]{hint}"
+        f"{path}, line 1: has the columns {', '.join(columns) or 'nothing'}; wanted are path, label[, split]{hint}"
     )
 
 

@@ -49,6 +49,7 @@ def open_data(
     broken_limit: float = 0.05,
     image_column: str | None = None,
     label_column: str | None = None,
+    class_names: Sequence[str] | None = None,
 ) -> Splits:
     """Open a data set to train on.
 
@@ -67,6 +68,7 @@ def open_data(
             than 200,000 pictures, "quick" looks at none.
         broken_limit: part of the pictures of a split that may be broken and are left out, with a note; 3 always may.
         image_column, label_column: of parquet files and Hub data sets, where they do not have their usual names.
+        class_names: names instead of those that were found, in the same order: where labels are mere numbers.
 
     Raises:
         MissingFileError: no such file or folder.
@@ -78,7 +80,7 @@ def open_data(
     if not 0 <= broken_limit <= 1:
         raise ArgumentError(f"broken_limit is {broken_limit!r}; give a part of the pictures, from 0 to 1")
     origin = os.fspath(data)
-    parts = _open(origin, image_column, label_column)
+    parts = _open(origin, image_column, label_column, class_names)
     sources, notes = dict(parts.sources), list(parts.notes)
     if UNDIVIDED in sources:
         sources["train"] = sources.pop(UNDIVIDED)
@@ -108,6 +110,7 @@ def open_evaluation_data(
     broken_limit: float = 0.05,
     image_column: str | None = None,
     label_column: str | None = None,
+    class_names: Sequence[str] | None = None,
 ) -> EvaluationData:
     """Open the pictures to measure by: those of test/, else of val/, else, where nothing is divided, all.
 
@@ -118,7 +121,7 @@ def open_evaluation_data(
         DataError: it is no data set, it is damaged, or it has training pictures only.
     """
     origin = os.fspath(data)
-    parts = _open(origin, image_column, label_column)
+    parts = _open(origin, image_column, label_column, class_names)
     for split in ("test", "val", UNDIVIDED):
         if split in parts.sources:
             break
@@ -134,7 +137,20 @@ def open_evaluation_data(
     return EvaluationData(split=split, source=source, notes=notes)
 
 
-def _open(data: str, image_column: str | None, label_column: str | None) -> Parts:
+def _open(data: str, image_column: str | None, label_column: str | None, class_names: Sequence[str] | None) -> Parts:
+    parts = _read(data, image_column, label_column)
+    if class_names is not None:
+        for source in parts.sources.values():
+            if len(set(class_names)) != len(source.class_names):
+                raise ArgumentError(
+                    f"class_names are {len(set(class_names))} different names, but {data} has {len(source.class_names)} "
+                    f"classes ({', '.join(source.class_names[:3])}, …); give one for each"
+                )
+            source.class_names = tuple(class_names)
+    return parts
+
+
+def _read(data: str, image_column: str | None, label_column: str | None) -> Parts:
     if data.startswith("hf-dataset:"):
         return open_hub_dataset(data, image_column=image_column, label_column=label_column)
     path = Path(data)

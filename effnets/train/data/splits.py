@@ -83,7 +83,7 @@ def divide(source: ImageSource, share: float, seed: int) -> tuple[ImageSource, I
     notes = (
         ()
         if not single
-        else (f"{named('class', single)} with a single picture: it stays in train, so none validates them",)
+        else (f"{named('class', single)} with a single picture: it stays in train, so nothing validates it",)
     )
     if not taken.any():
         return source, None, notes
