@@ -82,9 +82,29 @@ def test_outputs_without_names():
         match_classes(("a", "b"), class_names(3), named=False)
 
 
-def test_numbers_for_names():
+@pytest.mark.parametrize("named", [True, False])
+def test_numbers_for_names(named):
     names = sorted(str(index) for index in range(12))
     assert names[2] == "10"
-    outputs, note = match_classes(names, class_names(12), named=False)
+    model_names = tuple("abcdefghijkl") if named else class_names(12)
+    outputs, note = match_classes(names, model_names, named=named)
     assert outputs.tolist() == [int(name) for name in names]
+    assert note == (
+        "the data number their classes, which are taken for the model's outputs in order" if named else None
+    )
+
+
+def test_numbers_leave_the_background_out_and_must_be_all_of_them():
+    numbers = [str(index) for index in range(1000)]
+    outputs, _ = match_classes(numbers, class_names(1001))
+    np.testing.assert_array_equal(outputs, np.arange(1, 1001))
+    for some in (["0", "1"], ["1", "2", "3"], ["0", "1", "2", "3"]):
+        with pytest.raises(ArgumentError, match="are not the model's"):
+            match_classes(some, MODEL)
+
+
+def test_a_model_whose_names_are_numbers_keeps_them():
+    model_names = tuple(sorted(str(index) for index in range(12)))
+    outputs, note = match_classes([str(index) for index in range(12)], model_names)
+    assert [model_names[output] for output in outputs] == [str(index) for index in range(12)]
     assert note is None
