@@ -22,18 +22,21 @@ def match_classes(
 
     Classes are matched by name, whatever their order. Of ImageNet's 1000 outputs, or 1001 with a background before
     them, the WordNet numbers of its folders (``n01440764``) and the full entries ("tench, Tinca tinca") are names too.
-    A model that does not name its outputs (`named` is False) has them in the order of the data's classes, or by their
-    numbers where these are their names: in a folder's listing, class 10 comes before class 2.
+    Data that only number their classes, from 0 and as many as the model's, mean its outputs by these numbers (in a
+    folder's listing, class 10 comes before class 2). A model that does not name its outputs (`named` is False) has them
+    in the order of the data's classes.
 
     Raises:
         ArgumentError: classes of the data that the model does not have; shows both.
     """
     if list(data_names) == list(model_names):
         return np.arange(len(data_names)), None
+    outputs = _by_number(data_names, model_names)
+    if outputs is not None:
+        note = "the data number their classes, which are taken for the model's outputs in order" if named else None
+        return outputs, note
     if not named:
         if len(data_names) == len(model_names):
-            if set(data_names) == {str(index) for index in range(len(data_names))}:
-                return np.array([int(name) for name in data_names]), None
             note = f"the model does not name its {len(model_names)} outputs: taken in the order of the data's classes"
             return np.arange(len(data_names)), note
         raise _mismatch(data_names, model_names, "their numbers differ, and the model does not name its outputs")
@@ -65,6 +68,17 @@ def _by_name(data_names: Sequence[str], names: Sequence[str]) -> NDArray[np.int6
     if len(set(data_names)) < len(data_names) or any(len(where) != 1 for where in found):
         return None
     return np.array([where[0] for where in found], np.int64)
+
+
+def _by_number(data_names: Sequence[str], model_names: Sequence[str]) -> NDArray[np.int64] | None:
+    """Outputs where the data's names are all the numbers from 0, and the model has as many, a background aside."""
+    offset = len(model_names) - len(data_names)
+    has_background = offset == 1 and model_names[0] == "background"
+    numbers = {str(index) for index in range(len(data_names))}
+    # Where the model's own names are numbers, names decide: fine-tuned on folders, its output 2 may be called "10".
+    if set(data_names) != numbers or numbers & set(model_names) or not (offset == 0 or has_background):
+        return None
+    return np.array([int(name) for name in data_names], np.int64) + offset
 
 
 def _subset_note(data_names: Sequence[str], model_names: Sequence[str]) -> str | None:

@@ -68,12 +68,13 @@ def evaluate(
     check_integer("batch_size", batch_size, 1, "it must be at least 1")
     check_integer("topk", topk, 1, "ask for at least 1")
     workers = check_integer("workers", workers or _cores(), 1, "it must be at least 1")
-    split, notes, origin = "given", (), "pictures in memory"
+    split, notes, origin = "given", tuple[str, ...](), "pictures in memory"
     if isinstance(data, ImageSource):
         source = data
     else:
-        split, source, notes = open_evaluation_data(data)
-        origin = os.fspath(data)
+        # Every picture is read below anyway, and a broken one told of then.
+        opened = open_evaluation_data(data, check="none")
+        split, source, notes, origin = opened.split, opened.source, opened.notes, os.fspath(data)
     if len(source) == 0:
         raise DataError(f"{origin}: there is no picture to evaluate on")
     scorer = scorer_of(model, image_size)

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Broken", "Evaluation", "RealScore", "percent_interval"]
 
+# Up to so many classes JSON holds the confusion matrix; and so many of the most confused pairs, however many there are.
+_WHOLE_MATRIX = 100
+
 
 @dataclass(frozen=True, slots=True)
 class Broken:
@@ -171,6 +174,10 @@ class Evaluation:
             "notes": list(self.notes),
             "broken": [{"name": broken.name, "reason": broken.reason} for broken in self.broken],
             "classes": self._class_rows(),
+            "confused": [
+                {"class": truth, "answer": answer, "times": times}
+                for truth, answer, times in self.confused_pairs(_WHOLE_MATRIX)
+            ],
         }
         if self.real:
             values["real"] = {
@@ -179,7 +186,7 @@ class Evaluation:
                 "images": self.real.count,
                 "left_out": self.real.left_out,
             }
-        if len(self.classes) <= 1000:
+        if len(self.classes) <= _WHOLE_MATRIX:
             values["confusion"] = self.confusion().tolist()
         if per_image:
             values["answers"] = self._answer_rows()

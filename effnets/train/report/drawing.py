@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -87,7 +88,9 @@ class Drawing:
 @contextmanager
 def drawing_style() -> Iterator[None]:
     """The look of all charts, for what is drawn inside."""
-    with mpl.rc_context(_STYLE):  # type: ignore[arg-type]
+    with mpl.rc_context(_STYLE), warnings.catch_warnings():  # type: ignore[arg-type]
+        # The page shows all the world's letters; the PNG those that the font has.
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
         yield
 
 

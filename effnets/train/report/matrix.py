@@ -18,7 +18,7 @@ __all__ = ["LARGEST", "confusion_matrix"]
 LARGEST = 100  # classes; beyond, the most confused pairs say more than a picture
 _LONGEST_NAME = 26
 # Up to so many classes: a cell's side and the size of names, in pixels.
-_SIZES = ((6, 64, 13), (12, 46, 12), (25, 28, 11), (50, 17, 10), (LARGEST, 10.5, 8.5))
+_SIZES = ((6, 64, 13), (12, 46, 12), (25, 28, 11), (50, 17, 10), (LARGEST, 9, 8))
 _COUNTED = 25  # up to so many classes have their counts written into the cells
 
 
@@ -44,7 +44,10 @@ def confusion_matrix(matrix: NDArray[np.int64], names: Sequence[str]) -> Drawing
         plot.spines[:].set_visible(False)
         _draw_cells(plot, matrix, cell, font if count <= _COUNTED else None)
         places = np.arange(count) + 0.5
-        plot.set_xticks(places, names, rotation=90, fontsize=font)
+        # Anchored, so that names end at the cells in whatever font the page is shown.
+        plot.set_xticks(
+            places, names, rotation=90, fontsize=font, rotation_mode="anchor", ha="right", va="center_baseline"
+        )
         plot.set_yticks(places, names, fontsize=font)
         for label in (*plot.get_xticklabels(), *plot.get_yticklabels()):
             label.set_color(INK)

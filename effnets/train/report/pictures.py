@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from effnets.arguments import check_size
 from effnets.errors import EffnetsError
 from effnets.nn.classifier import Classifier
 from effnets.preprocess import create_transform
@@ -70,8 +71,7 @@ def attention(evaluation: Evaluation, network: Classifier, wrong: int, right: in
     """Maps for the surest answers: so many `wrong` ones, and so many `right` ones, each of another class."""
     places = _surest(evaluation, wrong, right)
     transform = create_transform(network)
-    preprocess, size = transform.preprocess, (transform.size, transform.size)
-    assert isinstance(transform.size, int), "a model's own input is a square"
+    size = check_size(transform.size)
     found: list[Attention] = []
     for place in places:
         picture = _picture(evaluation, place)
@@ -81,7 +81,7 @@ def attention(evaluation: Evaluation, network: Classifier, wrong: int, right: in
         inputs = transform(picture)[None]
         classes = [answer] if answer == truth else [answer, truth]
         maps = class_activation_maps(network, inputs, [classes])[0]
-        seen = _as_seen(picture, cover_size(*size, preprocess), size)
+        seen = _as_seen(picture, cover_size(*size, transform.preprocess), size)
         heated = _heated(seen, maps)
         found.append(
             Attention(
