@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from effnets.errors import (
         ArgumentError,
         ConfigError,
+        DataError,
         DownloadError,
         EffnetsError,
         EngineError,
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
         ImageError,
         MissingFileError,
         QuantizationError,
+        ReportError,
+        TrainingError,
+        TrainingInterruptedError,
         UnknownModelError,
         UploadError,
         VerificationError,
@@ -34,11 +38,15 @@ if TYPE_CHECKING:
     from effnets.inference import predict
     from effnets.nn.classifier import Classifier
     from effnets.nn.features import FeaturePyramid
+    from effnets.nn.freeze import freeze
     from effnets.preprocess import create_transform
     from effnets.registry import list_weights
     from effnets.runtime.engine import Engine, load_engine
     from effnets.runtime.predictions import Prediction
     from effnets.spec import BlockSpec, ModelSpec, PreprocessSpec
+    from effnets.train.evaluation import Evaluation, evaluate
+    from effnets.train.finetune import TrainedModel, finetune
+    from effnets.train.recipe import Recipe
     from effnets.weights.load import load_weights
     from effnets.weights.pretrained import push_to_hub, save_pretrained
     from effnets.weights.report import LoadReport
@@ -54,10 +62,12 @@ _HOMES = {
     "Classifier": "effnets.nn.classifier",
     "ConfigError": "effnets.errors",
     "Cost": "effnets.cost",
+    "DataError": "effnets.errors",
     "DownloadError": "effnets.errors",
     "EffnetsError": "effnets.errors",
     "Engine": "effnets.runtime.engine",
     "EngineError": "effnets.errors",
+    "Evaluation": "effnets.train.evaluation",
     "ExportError": "effnets.errors",
     "ExportReport": "effnets.deploy.onnx",
     "FeaturePyramid": "effnets.nn.features",
@@ -69,7 +79,12 @@ _HOMES = {
     "PreprocessSpec": "effnets.spec",
     "QuantizationError": "effnets.errors",
     "QuantizeReport": "effnets.deploy.quantize_report",
+    "Recipe": "effnets.train.recipe",
+    "ReportError": "effnets.errors",
     "Rewrites": "effnets.deploy.rewrites",
+    "TrainedModel": "effnets.train.finetune",
+    "TrainingError": "effnets.errors",
+    "TrainingInterruptedError": "effnets.errors",
     "UnknownModelError": "effnets.errors",
     "UploadError": "effnets.errors",
     "VerificationError": "effnets.errors",
@@ -78,7 +93,10 @@ _HOMES = {
     "count": "effnets.cost",
     "create_model": "effnets.zoo",
     "create_transform": "effnets.preprocess",
+    "evaluate": "effnets.train.evaluation",
     "export_onnx": "effnets.deploy.onnx",
+    "finetune": "effnets.train.finetune",
+    "freeze": "effnets.nn.freeze",
     "list_models": "effnets.config",
     "list_weights": "effnets.registry",
     "load_engine": "effnets.runtime.engine",
@@ -98,10 +116,12 @@ __all__ = [
     "Classifier",
     "ConfigError",
     "Cost",
+    "DataError",
     "DownloadError",
     "EffnetsError",
     "Engine",
     "EngineError",
+    "Evaluation",
     "ExportError",
     "ExportReport",
     "FeaturePyramid",
@@ -113,7 +133,12 @@ __all__ = [
     "PreprocessSpec",
     "QuantizationError",
     "QuantizeReport",
+    "Recipe",
+    "ReportError",
     "Rewrites",
+    "TrainedModel",
+    "TrainingError",
+    "TrainingInterruptedError",
     "UnknownModelError",
     "UploadError",
     "VerificationError",
@@ -122,7 +147,10 @@ __all__ = [
     "count",
     "create_model",
     "create_transform",
+    "evaluate",
     "export_onnx",
+    "finetune",
+    "freeze",
     "list_models",
     "list_weights",
     "load_engine",

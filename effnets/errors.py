@@ -3,6 +3,7 @@
 __all__ = [
     "ArgumentError",
     "ConfigError",
+    "DataError",
     "DownloadError",
     "EffnetsError",
     "EngineError",
@@ -10,6 +11,9 @@ __all__ = [
     "ImageError",
     "MissingFileError",
     "QuantizationError",
+    "ReportError",
+    "TrainingError",
+    "TrainingInterruptedError",
     "UnknownModelError",
     "UploadError",
     "VerificationError",
@@ -27,6 +31,10 @@ class ArgumentError(EffnetsError, ValueError):
 
 class ConfigError(EffnetsError, ValueError):
     """A YAML table or a block string does not describe a network."""
+
+
+class DataError(EffnetsError, ValueError):
+    """A data set cannot be read, or there is nothing to be learned from it."""
 
 
 class UnknownModelError(EffnetsError, ValueError):
@@ -63,6 +71,26 @@ class VerificationError(EffnetsError, RuntimeError):
 
 class ExportError(EffnetsError, RuntimeError):
     """A model cannot be exported, or its file not be written."""
+
+
+class ReportError(EffnetsError, OSError):
+    """A report cannot be written: no permission, or no room."""
+
+
+class TrainingError(EffnetsError, RuntimeError):
+    """A training cannot go on, or its folder not be used; checkpoints that were written before are intact."""
+
+
+class TrainingInterruptedError(TrainingError):
+    """A signal asked a training to end; it is saved, and goes on with ``resume``.
+
+    Attributes:
+        signal: its number.
+    """
+
+    def __init__(self, message: str, signal: int) -> None:
+        super().__init__(message)
+        self.signal = signal
 
 
 class QuantizationError(EffnetsError, RuntimeError):

@@ -21,11 +21,14 @@ _COMMANDS = {
     "bench": ("effnets.cli.bench_command", "Measure models on this machine, against other libraries."),
     "choose": ("effnets.cli.choose_command", "Choose the most accurate network for a budget, by measuring."),
     "convert": ("effnets.cli.convert_command", "Write a weights file for another framework."),
+    "eval": ("effnets.cli.eval_command", "Measure accuracy on pictures with labels, and compare."),
     "export": ("effnets.cli.export_command", "Write a model as one verified ONNX file."),
+    "finetune": ("effnets.cli.finetune_command", "Fine-tune a pretrained network on photographs by class."),
     "list": ("effnets.cli.list_command", "List models with their parameters, multiply-adds and input size."),
     "predict": ("effnets.cli.predict_command", "Classify photographs."),
     "prefetch": ("effnets.cli.prefetch_command", "Fetch published weights into the cache, for use without network."),
     "show": ("effnets.cli.show_command", "Show a model's stages: shapes, kernels, costs, block strings."),
+    "train": ("effnets.cli.train_command", "Train a network by a recipe."),
     "tune": ("effnets.cli.tune_command", "Find the fastest way to execute a model on this machine."),
 }
 

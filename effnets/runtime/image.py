@@ -11,6 +11,7 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from statistics import fmean
 from typing import Any, TypeAlias
@@ -23,7 +24,16 @@ from effnets.arguments import check_size
 from effnets.errors import ArgumentError, EffnetsError, ImageError, MissingFileError
 from effnets.spec import PreprocessSpec
 
-__all__ = ["ImageSource", "color_mode", "cover_size", "image_to_array", "load_rgb", "normalise_pixels"]
+__all__ = [
+    "ImageSource",
+    "color_mode",
+    "cover_size",
+    "decode_rgb",
+    "image_size",
+    "image_to_array",
+    "load_rgb",
+    "normalise_pixels",
+]
 
 ImageSource: TypeAlias = Image.Image | NDArray[Any] | str | os.PathLike[str]
 
@@ -39,6 +49,9 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+
+
+_SWAPPING_SIDES = {_TURNS[5], _TURNS[6], _TURNS[7], _TURNS[8]}
 
 
 def load_rgb(source: ImageSource, channels: int = 3) -> Image.Image:
@@ -74,6 +87,39 @@ def load_rgb(source: ImageSource, channels: int = 3) -> Image.Image:
         f"image is of type {type(source).__name__}; pass a path, a PIL image, "
         "or a uint8 NumPy array of shape [height, width, 3]"
     )
+
+
+def decode_rgb(data: bytes, name: str, channels: int = 3, *, reduce: int = 1) -> Image.Image:
+    """Read an image from the bytes of its file, as `load_rgb` does from a path.
+
+    Args:
+        data: the file's content.
+        name: of the image, for errors.
+        channels: 3 gives an image of mode "RGB", 1 of mode "L".
+        reduce: 2, 4 or 8 allows a JPEG to be decoded at no less than that part of its size, which is faster by
+            as much; other formats come whole.
+
+    Raises:
+        ImageError: the image is unreadable, has no pixels, or values of unknown scale (modes F and I).
+        ArgumentError: channels is neither 1 nor 3.
+    """
+    mode = color_mode(channels)
+    with _pillow_at_work(name), Image.open(_nonempty(data, name)) as image:
+        setattr(image, "filename", name)  # noqa: B010 (for later errors; Pillow's stubs lack it)
+        if reduce > 1:
+            image.draft(mode, (-(-image.width // reduce), -(-image.height // reduce)))
+        return _upright_in_mode(image, mode)
+
+
+def image_size(data: bytes, name: str) -> tuple[int, int]:
+    """The (width, height) in pixels, upright, that the header of an image file states.
+
+    Raises:
+        ImageError: it is no image.
+    """
+    with _pillow_at_work(name), Image.open(_nonempty(data, name)) as image:
+        width, height = image.size
+        return (height, width) if _turn(image) in _SWAPPING_SIDES else (width, height)
 
 
 def image_to_array(
@@ -135,6 +181,12 @@ def _load_file(path: Path, mode: str) -> Image.Image:
             raise ImageError(f"{path} is empty (0 bytes); copy or download it again")
         with Image.open(path) as image:
             return _upright_in_mode(image, mode)
+
+
+def _nonempty(data: bytes, name: str) -> BytesIO:
+    if not data:
+        raise ImageError(f"{name} is empty (0 bytes); copy or download it again")
+    return BytesIO(data)
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import gzip
 from functools import cache
 from importlib.resources import files
 
-__all__ = ["class_names", "imagenet1k", "imagenet12k"]
+__all__ = ["class_names", "imagenet1k", "imagenet1k_lemmas", "imagenet1k_wordnet_ids", "imagenet12k"]
 
 
 @cache
@@ -15,7 +15,19 @@ def imagenet1k() -> tuple[str, ...]:
 
     They are not all different: classes 134 and 517 are both a "crane", 638 and 639 both a "maillot".
     """
-    return _first_lemmas(files("effnets").joinpath("data", "imagenet1k.tsv").read_bytes())
+    return tuple(lemmas.split(", ")[0] for lemmas in imagenet1k_lemmas())
+
+
+@cache
+def imagenet1k_lemmas() -> tuple[str, ...]:
+    """Return all lemmas of each of the 1,000 synsets: "tench, Tinca tinca"."""
+    return tuple(lemmas for _, lemmas in _imagenet1k_table())
+
+
+@cache
+def imagenet1k_wordnet_ids() -> tuple[str, ...]:
+    """Return the WordNet number of each of the 1,000 synsets, as ImageNet's folders are called: "n01440764"."""
+    return tuple(wordnet_id for wordnet_id, _ in _imagenet1k_table())
 
 
 @cache
@@ -40,6 +52,11 @@ def class_names(num_classes: int) -> tuple[str, ...]:
     if num_classes == 11821:
         return imagenet12k()
     return tuple(f"class {index}" for index in range(num_classes))
+
+
+def _imagenet1k_table() -> list[list[str]]:
+    text = files("effnets").joinpath("data", "imagenet1k.tsv").read_text(encoding="utf-8")
+    return [line.split("\t") for line in text.splitlines()]
 
 
 def _first_lemmas(table: bytes) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from effnets.runtime.predictions import Prediction
 
-__all__ = ["PhotoResult", "find_photos"]
+__all__ = ["PhotoResult", "find_photos", "image_suffixes"]
 
 # Pillow recognises these, but they are documents, films and data.
 _NO_PICTURES = frozenset({"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "PDF", "WMF"})
@@ -36,7 +36,7 @@ def find_photos(paths: Iterable[str], tell: Callable[[str], object]) -> Iterator
         if not path:
             yield PhotoResult(path, error="'' is no path")
         elif os.path.isdir(path):
-            yield from _search(path, _image_suffixes(), tell)
+            yield from _search(path, image_suffixes(), tell)
         else:
             yield PhotoResult(path)
 
@@ -63,7 +63,8 @@ def _search(folder: str, suffixes: set[str], tell: Callable[[str], object]) -> I
         yield PhotoResult(folder, error=f"{folder}: no image file in this folder")
 
 
-def _image_suffixes() -> set[str]:
+def image_suffixes() -> set[str]:
+    """The endings of file names, lower case and with their dot, that Pillow reads as pictures."""
     from PIL import Image
 
     formats = Image.registered_extensions()

@@ -1,0 +1,168 @@
+"""``effnets eval``."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from effnets.cli.progress import progress_bar
+from effnets.cli.text import printable
+
+if TYPE_CHECKING:
+    from effnets.train.evaluation import Comparison, Evaluation
+
+__all__ = ["command"]
+
+_PER_CLASS = 30  # classes that are listed without being asked for
+_BROKEN = 5
+
+
+@click.command(name="eval")
+@click.argument("data")
+@click.option("--model", help="A model of the zoo, or a YAML file of your own; exported models and folders need none.")
+@click.option(
+    "--weights",
+    multiple=True,
+    help="A weights file, folder, tag, or exported model; several are compared [default: the published weights].",
+)
+@click.option(
+    "--engine",
+    "engines",
+    multiple=True,
+    help="onnxruntime, openvino, torch (rewritten) and the like; several are compared [default: the network as built].",
+)
+@click.option("--topk", type=click.IntRange(1), default=5, show_default=True, help="For the second figure.")
+@click.option("--image-size", type=click.IntRange(1, 8192), help="Side of the input in pixels [default: the weights'].")
+@click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True, help="Pictures at a time.")
+@click.option("--workers", type=click.IntRange(1), help="Threads that decode [default: one for each core, up to 16].")
+@click.option("--real-labels", metavar="FILE", help="ReaL's reassessed labels, for ImageNet's validation pictures.")
+@click.option("--strict", is_flag=True, help="Fail at a picture that cannot be read, instead of leaving it out.")
+@click.option("--per-class", is_flag=True, help="List the classes, however many.")
+@click.option("--per-image", is_flag=True, help="Put the answer for each picture into the JSON.")
+@click.option("--json", "json_file", metavar="FILE", help="Write everything as JSON; - prints it instead of the table.")
+@click.option("--report", metavar="FOLDER", help="Write a page about the first of them, report.html.")
+def command(
+    data: str,
+    model: str | None,
+    weights: tuple[str, ...],
+    engines: tuple[str, ...],
+    topk: int,
+    image_size: int | None,
+    batch_size: int,
+    workers: int | None,
+    real_labels: str | None,
+    strict: bool,
+    per_class: bool,
+    per_image: bool,
+    json_file: str | None,
+    report: str | None,
+) -> None:
+    """Measure a model's accuracy on DATA: a folder of pictures by class, or another form of pictures with labels.
+
+    The pictures of test/ are used, else those of val/, else all. Several --weights or --engine answer for the same
+    pictures and are compared with the first: a network and what was exported of it, in float and in int8.
+    """
+    if json_file not in (None, "-") and not Path(str(json_file)).absolute().parent.is_dir():
+        raise click.UsageError(f"--json {json_file}: there is no folder {Path(str(json_file)).parent}")
+    if per_image and json_file is None:
+        raise click.UsageError("--per-image is for the JSON; add --json FILE")
+    # Imported here: NumPy and torch take time, and neither --help nor a mistyped option should wait for them.
+    from effnets.cli.eval_subjects import subjects_of
+    from effnets.train.evaluation import compare, evaluate
+
+    subjects = subjects_of(model, weights, engines)
+    evaluations: list[Evaluation] = []
+    for subject in subjects:
+        with ExitStack() as stack, progress_bar() as progress:
+            loaded = subject.load(stack, image_size)
+            for note in subject.notes:
+                click.echo(printable(note), err=True)
+            found = evaluate(
+                loaded,
+                data,
+                batch_size=batch_size,
+                topk=topk,
+                image_size=image_size,
+                real_labels=real_labels,
+                strict=strict,
+                workers=workers,
+                progress=None if progress is None else partial(progress, subject.name),
+            )
+            evaluations.append(found)
+            if report is not None and len(evaluations) == 1:
+                _write_report(report, found, loaded, subject.name)
+    comparisons = [compare(evaluations[0], other) for other in evaluations[1:]]
+    names = [subject.name for subject in subjects]
+    if json_file is not None:
+        text = json.dumps(_as_json(names, evaluations, comparisons, per_image), indent=1)
+        if json_file == "-":
+            click.echo(text)
+        else:
+            Path(json_file).write_text(text + "\n", encoding="utf-8")
+    if json_file != "-":
+        _print(names, evaluations, comparisons, per_class)
+    _tell(evaluations[0])
+
+
+def _write_report(folder: str, evaluation: Evaluation, loaded: Any, name: str) -> None:
+    from effnets.runtime.engine import Engine
+    from effnets.train.report import RunSummary, write_report
+
+    title = Path(evaluation.data).resolve().name.partition(".")[0] or evaluation.data
+    summary = RunSummary(
+        title=title,
+        command=shlex.join(["effnets", *sys.argv[1:]]),
+        evaluation=evaluation,
+        network=None if isinstance(loaded, Engine) else loaded,
+        recipe={"weights": Path(name).name},
+    )
+    click.echo(f"report: {write_report(folder, summary)}", err=True)
+
+
+def _as_json(
+    names: list[str], evaluations: list[Evaluation], comparisons: list[Comparison], per_image: bool
+) -> dict[str, Any]:
+    from effnets import __version__
+    from effnets.bench.machine import describe_machine
+
+    rows = [
+        {"weights": name, **evaluation.to_dict(per_image=per_image)}
+        for name, evaluation in zip(names, evaluations, strict=True)
+    ]
+    for row, comparison in zip(rows[1:], comparisons, strict=True):
+        row["compared_with_first"] = comparison.to_dict()
+    return {"effnets": __version__, "machine": describe_machine().to_dict(), "evaluations": rows}
+
+
+def _print(names: list[str], evaluations: list[Evaluation], comparisons: list[Comparison], per_class: bool) -> None:
+    from effnets.cli.eval_tables import class_table, comparison_table, result_table
+    from effnets.cli.tables import print_table
+
+    first = evaluations[0]
+    pictures = {"given": "pictures", "all": "pictures"}.get(first.split, f"{first.split} pictures")
+    click.echo(f"{printable(first.data)}: {first.count:,} {pictures} of {len(first.classes):,} classes\n")
+    if len(evaluations) == 1 and (per_class or len(first.classes) <= _PER_CLASS):
+        print_table(class_table(first))
+        click.echo()
+    print_table(result_table(names, evaluations))
+    if comparisons:
+        click.echo()
+        print_table(comparison_table(names, evaluations, comparisons))
+
+
+def _tell(evaluation: Evaluation) -> None:
+    """What else there is to know, on the error stream."""
+    for note in evaluation.notes:
+        click.echo(printable(note), err=True)
+    for broken in evaluation.broken[:_BROKEN]:
+        click.echo(printable(f"left out: {broken.reason}"), err=True)
+    if evaluation.broken:
+        total = evaluation.count + len(evaluation.broken)
+        click.echo(f"{len(evaluation.broken)} of {total} pictures could not be read and count nowhere", err=True)

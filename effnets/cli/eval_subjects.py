@@ -1,0 +1,119 @@
+"""What ``effnets eval`` measures: weights, each in an engine."""
+
+from __future__ import annotations
+
+import tempfile
+import warnings
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from effnets.runtime.engine import ENGINES, FOR_ONNX
+
+if TYPE_CHECKING:
+    from effnets.nn.classifier import Classifier
+    from effnets.runtime.engine import Engine
+
+__all__ = ["Subject", "subjects_of"]
+
+_AUTO = "auto"
+_FOR_NETWORKS = (_AUTO, "torch", "torch-compile", *FOR_ONNX)
+
+
+@dataclass(slots=True)
+class Subject:
+    """Weights and the engine that executes them.
+
+    Attributes:
+        weights: a file, a folder or a tag; None for the published ones of `model`.
+        notes: what loading has to say.
+    """
+
+    model: str | None
+    weights: str | None
+    engine: str
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        """What was measured, in a table."""
+        return self.weights or str(self.model)
+
+    def load(self, stack: ExitStack, image_size: int | None) -> Classifier | Engine:
+        """The model, ready to be evaluated at `image_size`; what it needs on disk lives as long as `stack`."""
+        from effnets.runtime.engine import load_engine
+
+        if _is_exported(self.weights):
+            return load_engine(str(self.weights), self.engine)
+        network = self._load_network()
+        if self.engine == _AUTO:
+            return network
+        if self.engine not in FOR_ONNX:
+            return load_engine(network, self.engine)
+        from effnets.deploy.onnx import export_onnx
+
+        path = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "model.onnx"
+        export_onnx(network, path, image_size=image_size)
+        return load_engine(path, self.engine)
+
+    def _load_network(self) -> Classifier:
+        # Imported here: torch takes seconds, and exported models do without.
+        from effnets.zoo import create_model
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what the loader warns of is an error here
+            if self.model is None:
+                network = create_model(str(self.weights), pretrained=True)
+            else:
+                network = create_model(self.model, pretrained=self.weights is None, weights=self.weights)
+        report = network.load_report
+        if report and report.reinitialised:
+            raise click.ClickException(f"{report.source}: has no classifier, so that answers would be chance")
+        self.notes += [f"{self.name}: {note}" for note in report.notes] if report else []
+        return network
+
+
+def subjects_of(model: str | None, weights: tuple[str, ...], engines: tuple[str, ...]) -> list[Subject]:
+    """Every one of `weights` in each of `engines` that can execute it.
+
+    Raises:
+        click.UsageError: something cannot be executed, or needs a model's name.
+    """
+    for engine in engines:
+        if engine not in (_AUTO, *ENGINES):
+            raise click.UsageError(f"--engine {engine}: choose among {', '.join((_AUTO, *ENGINES))}")
+    subjects: list[Subject] = []
+    for one in weights or (None,):
+        if one is None and model is None:
+            raise click.UsageError("--model is missing; only an exported model or a folder, --weights, needs none")
+        if one is not None and model is None and not (_is_exported(one) or _is_whole(one)):
+            raise click.UsageError(f"--weights {one}: which network are they of? Add --model")
+        possible = _possible(one)
+        fitting = [engine for engine in engines or (_AUTO,) if engine in possible]
+        if not fitting:
+            raise click.UsageError(
+                f"{one or model} is executed by {', '.join(possible)}, not by {' or '.join(engines)}"
+            )
+        subjects += [Subject(model, one, engine) for engine in dict.fromkeys(fitting)]
+    unused = set(engines) - {subject.engine for subject in subjects}
+    if unused:
+        raise click.UsageError(f"--engine {', '.join(sorted(unused))} executes none of the --weights")
+    return subjects
+
+
+def _possible(weights: str | None) -> tuple[str, ...]:
+    if not _is_exported(weights):
+        return _FOR_NETWORKS
+    return (_AUTO, "aotinductor") if str(weights).lower().endswith(".pt2") else (_AUTO, *FOR_ONNX)
+
+
+def _is_exported(weights: str | None) -> bool:
+    return weights is not None and Path(weights).suffix.lower() in (".onnx", ".pt2")
+
+
+def _is_whole(weights: str) -> bool:
+    """Whether it says by itself which network it is."""
+    return Path(weights).is_dir() or weights.startswith("hf-hub:")

@@ -1,0 +1,78 @@
+"""``effnets finetune``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import click
+
+from effnets.cli.training import check_option, settings_option, strict_option, train
+
+__all__ = ["command"]
+
+
+@click.command(name="finetune")
+@click.argument("data")
+@click.option("--model", required=True, help="A model of the zoo, or a YAML file.")
+@click.option("--weights", help="A file, a folder, a tag, or random [default: the published weights].")
+@click.option("--output", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder of the run.")
+@click.option("--recipe", default="finetune", show_default=True, help="A recipe's name or YAML file.")
+@click.option("--epochs", type=click.IntRange(1), help="Passes over the pictures [default: the recipe's].")
+@click.option("--batch-size", type=click.IntRange(1), help="Pictures in a forward pass [default: the recipe's].")
+@click.option("--image-size", type=click.IntRange(8, 8192), help="Side of the input in pixels [default: the weights'].")
+@click.option("--lr", "learning_rate", type=click.FloatRange(0, min_open=True), help="Learning rate of the last layer.")
+@click.option(
+    "--freeze", help="stem, a number of stages, stages, or backbone: a linear probe on cached features [default: none]."
+)
+@click.option("--teacher", help="A network to learn from as well: a name, or a folder of an earlier run.")
+@click.option("--balance", type=click.Choice(["none", "weights", "sampler"]), help="Of classes of unlike size.")
+@click.option("--precision", type=click.Choice(["auto", "float32", "bfloat16"]), help="[default: by measuring]")
+@click.option("--seed", type=click.IntRange(0), help="Of everything drawn [default: 0].")
+@click.option("--workers", type=click.IntRange(0), help="Processes that load pictures [default: by the cores].")
+@settings_option
+@strict_option
+@check_option
+@click.option("--resume", is_flag=True, help="Go on from the last checkpoint; start where there is none.")
+def command(
+    data: str,
+    output: Path,
+    recipe: str,
+    settings: dict[str, Any],
+    strict: bool,
+    check: Literal["quick", "full", "none"],
+    resume: bool,
+    model: str,
+    weights: str | None,
+    epochs: int | None,
+    batch_size: int | None,
+    image_size: int | None,
+    learning_rate: float | None,
+    freeze: str | None,
+    teacher: str | None,
+    balance: str | None,
+    precision: str | None,
+    seed: int | None,
+    workers: int | None,
+) -> None:
+    """Fine-tune a pretrained network on the photographs in DATA: a folder by class, a manifest, an archive, ….
+
+    OUTPUT then holds model.safetensors, which create_model loads, metrics.json, and last/, from which --resume goes on
+    after whatever happened. SIGTERM and Ctrl-C save and end with status 143 and 130.
+    """
+    stated = {
+        "model": model,
+        "weights": weights,
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "image_size": image_size,
+        "learning_rate": learning_rate,
+        "freeze": freeze,
+        "teacher": teacher,
+        "balance": balance,
+        "precision": precision,
+        "seed": seed,
+        "workers": workers,
+    }
+    changes = {key: value for key, value in stated.items() if value is not None}
+    train(recipe, {**settings, **changes}, data, output, resume=resume, strict=strict, check=check)

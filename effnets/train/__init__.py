@@ -1,0 +1,1 @@
+"""Training, fine-tuning and evaluation. Importing it imports nothing heavy; its modules do."""

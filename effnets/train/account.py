@@ -1,0 +1,130 @@
+"""What a training tells of itself: ``metrics.json``."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from torch import Tensor
+
+from effnets import __version__
+from effnets.bench.machine import describe_machine
+from effnets.nn.classifier import Classifier
+from effnets.train.progress import EpochRow, Progress
+from effnets.train.recipe import Recipe
+from effnets.train.run_folder import Clock, RunFolder
+from effnets.train.validate import Score
+
+__all__ = ["Account", "FolderKeeper"]
+
+
+@dataclass(slots=True, kw_only=True)
+class Account:
+    """What is known of a training beside its progress.
+
+    Attributes:
+        recipe, data, command: what was asked for.
+        class_names, images: what the data are: pictures in each split.
+        notes: what the user was told.
+        precision: what was chosen. processes: that trained together.
+        head_rows: of the classifier's head start.
+        spent: seconds before this process began. begun: when it did, by `time.monotonic`.
+    """
+
+    recipe: Recipe
+    data: str
+    command: str | None
+    class_names: tuple[str, ...]
+    images: dict[str, int]
+    processes: int = 1
+    notes: list[str] = field(default_factory=list)
+    precision: str = "float32"
+    head_rows: list[EpochRow] = field(default_factory=list)
+    spent: float = 0.0
+    begun: float = field(default_factory=time.monotonic)
+
+    def state(self) -> dict[str, Any]:
+        """What a resumed training takes over."""
+        return {
+            "precision": self.precision,
+            "notes": self.notes,
+            "head_rows": [asdict(row) for row in self.head_rows],
+            "spent": self.seconds,
+            "class_names": list(self.class_names),
+            "images": self.images,
+        }
+
+    def take_over(self, state: dict[str, Any]) -> None:
+        """The inverse of `state`."""
+        self.precision, self.spent = state["precision"], state["spent"]
+        self.notes = list(dict.fromkeys([*state["notes"], *self.notes]))
+        self.head_rows = [EpochRow(**row) for row in state["head_rows"]]
+
+    @property
+    def seconds(self) -> float:
+        """Of all processes one after another that worked at this training."""
+        return self.spent + time.monotonic() - self.begun
+
+    def metrics(self, progress: Progress, *, finished: bool = False, test: Score | None = None) -> dict[str, Any]:
+        """The content of ``metrics.json``."""
+        best = progress.best
+        judged = None if best is None else best.score
+        rows = [*self.head_rows, *progress.rows]
+        trained = [row for row in progress.rows if row.seconds]
+        speed = sum(row.images for row in trained) / sum(row.seconds for row in trained) if trained else None
+        machine = describe_machine()
+        return {
+            "finished": finished,
+            "best_top1": None if judged is None else judged.top1,
+            "best_loss": None if judged is None else judged.loss,
+            "best_epoch": None if best is None else best.epoch,
+            "best_is_average": None if best is None else best.average,
+            "test_top1": None if test is None else test.top1,
+            "test_loss": None if test is None else test.loss,
+            "model": self.recipe.model,
+            "data": self.data,
+            "classes": list(self.class_names),
+            "images": self.images,
+            "notes": self.notes,
+            "epochs": [asdict(row) for row in rows],
+            "seconds": self.seconds,
+            "images_per_second": speed,
+            "precision": self.precision,
+            "processes": self.processes,
+            "seed": self.recipe.seed,
+            "command": self.command,
+            "written": datetime.now(UTC).isoformat(timespec="seconds"),
+            "versions": {"effnets": __version__, **machine.versions},
+            "machine": str(machine),
+            "recipe": asdict(self.recipe),
+        }
+
+
+class FolderKeeper:
+    """Keeps a training in its folder: see `effnets.train.surroundings.Keeper`.
+
+    Args:
+        folder: of the training.
+        account: whose story is told beside.
+        assemble: from kept weights to the network that is handed over.
+    """
+
+    def __init__(
+        self, folder: RunFolder, account: Account, assemble: Callable[[dict[str, Tensor]], Classifier]
+    ) -> None:
+        self.folder, self.account, self.assemble = folder, account, assemble
+        self.clock = Clock(account.recipe.checkpoint_minutes)
+
+    def save(self, state: dict[str, Any]) -> None:
+        self.folder.save_state({**state, "account": self.account.state()})
+        self.folder.save_metrics(self.account.metrics(Progress.from_dict(state["progress"])))
+        self.clock.set()
+
+    def keep(self, weights: dict[str, Tensor]) -> None:
+        self.folder.save_network(self.assemble(weights))
+
+    def due(self) -> bool:
+        return self.clock.due()

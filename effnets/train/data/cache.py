@@ -1,0 +1,100 @@
+"""Decoded pictures kept in memory, so that no epoch but the first decodes them. Free of torch."""
+
+from __future__ import annotations
+
+import math
+import mmap
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from effnets.errors import ImageError
+from effnets.train.data.source import ImageSource, Picture
+
+__all__ = ["CachedSource"]
+
+CACHE_BYTES = 1 << 30
+
+
+class CachedSource(ImageSource):
+    """The pictures of another source, shrunk until their shorter side has `side` pixels, and kept once decoded.
+
+    The memory is shared with worker processes that are forked later. Pictures that it has no room for are decoded and
+    shrunk anew each time, so that what comes does not depend on what is kept.
+
+    Args:
+        source: of the pictures.
+        side: in pixels; smaller pictures stay as they are. Some 1.5 times the network's input keeps details for crops.
+        limit: bytes of memory at most, 1 GiB by default; 0 keeps nothing.
+
+    Attributes:
+        kept: how many pictures, from the first one on, there is room for.
+    """
+
+    def __init__(self, source: ImageSource, side: int, limit: int = CACHE_BYTES) -> None:
+        self.source, self.side = source, side
+        self.labels, self.class_names = source.labels, source.class_names
+        self.shapes = np.array([self._shape(index) for index in range(len(source))], np.int64).reshape(-1, 2)
+        ends = np.cumsum(self.shapes.prod(axis=1) * 3)
+        self._starts = np.concatenate([[0], ends])
+        self.kept = int(np.searchsorted(ends, limit, side="right"))
+        # Anonymous and shared: forked workers fill it together, and no limit of /dev/shm applies.
+        self._memory = mmap.mmap(-1, max(1, int(self._starts[self.kept]) + self.kept))
+        self._pixels = np.frombuffer(self._memory, np.uint8, int(self._starts[self.kept]))
+        self._filled = np.frombuffer(self._memory, np.uint8, self.kept, int(self._starts[self.kept]))
+
+    def name(self, index: int) -> str:
+        return self.source.name(index)
+
+    def read(self, index: int) -> bytes:
+        return self.source.read(index)
+
+    def sizes(self) -> NDArray[np.int64]:
+        return self.source.sizes()
+
+    def picture(self, index: int) -> Picture:
+        height, width = (int(side) for side in self.shapes[index])
+        if not height:  # its header is broken; decoding says how
+            return self.source.picture(index)
+        if index >= self.kept:
+            return DecodedPicture(self._shrunk(index, width, height))
+        place = self._pixels[self._starts[index] : self._starts[index + 1]].reshape(height, width, 3)
+        if not self._filled[index]:
+            place[:] = np.asarray(self._shrunk(index, width, height))
+            self._filled[index] = 1  # after the pixels: two processes may write the same ones, none reads half of them
+        return DecodedPicture(Image.fromarray(place))
+
+    def _shape(self, index: int) -> tuple[int, int]:
+        try:
+            width, height = self.source.picture(index).size()
+        except ImageError:
+            return 0, 0
+        scale = min(1.0, self.side / min(width, height))
+        return math.ceil(height * scale), math.ceil(width * scale)
+
+    def _shrunk(self, index: int, width: int, height: int) -> Image.Image:
+        picture = self.source.picture(index)
+        spare = min(picture.size()) / self.side
+        image = picture.decode(reduce=max(power for power in (1, 2, 4, 8) if power == 1 or power <= spare))
+        return image if image.size == (width, height) else image.resize((width, height), Image.Resampling.BICUBIC)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # A worker that is not forked begins with nothing kept.
+        return CachedSource, (self.source, self.side, int(self._starts[self.kept]))
+
+
+@dataclass(frozen=True, slots=True)
+class DecodedPicture:
+    """A picture in memory."""
+
+    image: Image.Image
+
+    def size(self) -> tuple[int, int]:
+        """(width, height) in pixels."""
+        return self.image.size
+
+    def decode(self, reduce: int = 1) -> Image.Image:  # noqa: ARG002 (nothing would be faster)
+        """The picture as it is."""
+        return self.image

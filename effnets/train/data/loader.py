@@ -1,0 +1,250 @@
+"""Batches whose order and augmentation depend on seed, epoch and index alone. Knows torch."""
+
+from __future__ import annotations
+
+import signal
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader
+from torchvision.transforms import v2
+
+from effnets.arguments import check_integer
+from effnets.errors import ArgumentError, DataError
+from effnets.preprocess import Transform
+from effnets.train.data.checks import allowed_broken
+from effnets.train.data.preparation import Answer, Preparation, Request
+from effnets.train.data.randomness import Stream, drawn_by
+from effnets.train.data.sampling import balanced_order, occurrences, shuffled_order
+from effnets.train.data.source import ImageSource
+from effnets.train.data.transforms import TrainTransform
+
+__all__ = ["Batch", "EpochLoader", "Order"]
+
+Order = Literal["shuffled", "balanced", "sequential"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """Some pictures of one source.
+
+    Attributes:
+        number: of the global micro-batch within its epoch, from 0.
+        images: float32 [N, 3, H, W], normalised.
+        labels: int64 [N]; true classes.
+        indices: int64 [N], on the CPU; into the source.
+        targets: float32 [N, classes], each row adding up to 1, where pictures were mixed; else None.
+    """
+
+    number: int
+    images: Tensor
+    labels: Tensor
+    indices: Tensor
+    targets: Tensor | None = None
+
+
+class EpochLoader:
+    """The batches of an epoch, from any position on, for one of several processes.
+
+    The order is a function of (seed, epoch), a sample of (seed, epoch, index), mixing of (seed, epoch, batch); none
+    depends on the number of workers or processes, and torch's global generator is left alone. Global micro-batch j goes
+    to process j % world.
+
+    Args:
+        source: where the pictures come from.
+        transform: a `TrainTransform`, or the evaluation transform of `effnets.create_transform`.
+        batch_size: pictures in a micro-batch.
+        order: "shuffled"; "balanced": as many pictures of every class, to within one, those of small classes again and
+            again; or "sequential".
+        seed: of order, augmentation and mixing.
+        drop_last: leave out the last micro-batch if it is not full.
+        multiple: leave out as many of the last micro-batches as it takes for their number to be a multiple of this:
+            the processes times the steps of gradient accumulation.
+        workers: processes that prepare pictures; 0 prepares them here.
+        broken_limit: how many different pictures may turn out broken on the way. They are left out of their batches,
+            with a warning, and noted in `broken`; by default 5 % of all or 3, as `open_data` has it.
+        rank, world: this process's number and how many there are.
+        device: that images and labels come on.
+        channels_last: lay the images out so.
+
+    Attributes:
+        broken: messages about the pictures that turned out broken, by index.
+
+    Raises:
+        ArgumentError: an argument has a value it cannot take, or the pictures do not fill a batch.
+    """
+
+    def __init__(
+        self,
+        source: ImageSource,
+        transform: TrainTransform | Transform,
+        *,
+        batch_size: int,
+        order: Order = "shuffled",
+        seed: int = 0,
+        drop_last: bool = True,
+        multiple: int = 1,
+        workers: int = 0,
+        broken_limit: int | None = None,
+        rank: int = 0,
+        world: int = 1,
+        device: torch.device | str = "cpu",
+        channels_last: bool = False,
+    ) -> None:
+        self.source, self.transform, self.order = source, transform, order
+        self.batch_size = check_integer("batch_size", batch_size, 1, "give the pictures in a batch, from 1")
+        self.seed = check_integer("seed", seed, 0, "give an integer from 0")
+        check_integer("multiple", multiple, 1, "give an integer from 1")
+        check_integer("workers", workers, 0, "give a number of processes, from 0")
+        if not 0 <= rank < world:
+            raise ArgumentError(f"rank is {rank} of {world} processes; give one from 0 to {world - 1}")
+        self.rank, self.world = rank, world
+        self.broken: dict[int, str] = {}
+        self.broken_limit = allowed_broken(len(source)) if broken_limit is None else broken_limit
+        self.device = torch.device(device)
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        whole = len(source) // self.batch_size if drop_last else -(-len(source) // self.batch_size)
+        self._length = whole // multiple * multiple
+        if not self._length:
+            raise ArgumentError(
+                f"batch_size is {batch_size}, but {len(source)} pictures are too few for {multiple} "
+                f"{'full ' if drop_last else ''}batches; choose a smaller batch size"
+            )
+        self._requests = _Requests()
+        self._loader: DataLoader[Answer] = DataLoader(
+            Preparation(source, transform, self.seed),
+            batch_size=None,  # a request is a whole batch already
+            sampler=self._requests,
+            num_workers=workers,
+            collate_fn=_as_is,  # type: ignore[arg-type] # there is no list without a batch size
+            persistent_workers=workers > 0,
+            worker_init_fn=_leave_signals_to_the_parent,
+            pin_memory=self.device.type == "cuda",
+            generator=torch.Generator(),  # else it would draw from the global one
+        )
+        self._mixing = _mixing(transform, len(source.class_names))
+        self._mean, self._std = (self._per_channel(values) for values in _statistics(transform))
+
+    def __len__(self) -> int:
+        """Global micro-batches in an epoch, of all processes together."""
+        return self._length
+
+    def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """This process's batches of an epoch. Finish or drop one epoch before asking for the next.
+
+        Args:
+            epoch: its number, from 0.
+            start: the global micro-batch to begin at; `len(self)` gives none.
+
+        Raises:
+            DataError: more pictures are broken than may be; the message names them.
+        """
+        order, repeats = self._order(epoch)
+        first = start + (self.rank - start) % self.world
+        size = self.batch_size
+        self._requests.pending = [
+            Request(number, epoch, order[number * size :][:size], repeats[number * size :][:size])
+            for number in range(first, self._length, self.world)
+        ]
+        for answer in self._loader:
+            self._note_broken(answer.broken)
+            if len(answer.indices):
+                yield self._finish(answer)
+
+    def _order(self, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Indices, and how often each came before in this epoch."""
+        length = len(self.source)
+        nothing = np.zeros(length, np.int64)
+        match self.order:
+            case "sequential":
+                return np.arange(length), nothing
+            case "shuffled":
+                return shuffled_order(length, self.seed, epoch), nothing
+            case "balanced":
+                order = balanced_order(self.source.labels, self.seed, epoch)
+                return order, occurrences(order)
+
+    def _finish(self, answer: Answer) -> Batch:
+        request = answer.request
+        images = answer.images.to(self.device, non_blocking=True)
+        if images.dtype == torch.uint8:
+            images = images.to(torch.float32).sub_(self._mean).div_(self._std)
+        images = images.contiguous(memory_format=self.memory_format)
+        labels = torch.from_numpy(self.source.labels[answer.indices]).to(self.device, non_blocking=True)
+        targets = None
+        if self._mixing is not None:
+            with drawn_by(Stream.BATCH, self.seed, request.epoch, request.number):
+                images, targets = self._mixing(images, labels)
+        return Batch(
+            number=request.number,
+            images=images,
+            labels=labels,
+            indices=torch.from_numpy(answer.indices),
+            targets=targets,
+        )
+
+    def _note_broken(self, broken: Mapping[int, str]) -> None:
+        for index, message in broken.items():
+            if index not in self.broken:
+                warnings.warn(f"left out of its batch: {message}", stacklevel=3)
+        self.broken.update(broken)
+        if len(self.broken) > self.broken_limit:
+            reasons = "".join(f"\n  {reason}" for reason in list(self.broken.values())[:5])
+            raise DataError(
+                f"{len(self.broken)} of {len(self.source)} pictures cannot be read, and {self.broken_limit} may be "
+                f"left out; mend or remove them:{reasons}"
+            )
+
+    def _per_channel(self, values: tuple[float, ...]) -> Tensor:
+        """On the scale of 0..255, to be broadcast over [N, 3, H, W]."""
+        return (255 * torch.tensor(values, dtype=torch.float32, device=self.device)).reshape(-1, 1, 1)
+
+
+class _Requests:
+    """What the next iteration of the DataLoader asks for."""
+
+    def __init__(self) -> None:
+        self.pending: Sequence[Request] = ()
+
+    def __iter__(self) -> Iterator[Request]:
+        return iter(self.pending)
+
+    def __len__(self) -> int:
+        return len(self.pending)
+
+
+def _leave_signals_to_the_parent(_worker: int) -> None:
+    """A signal to all processes of a training asks it to be saved, for which the batches on their way are needed.
+
+    Workers end when their parent tells them to, or is gone.
+    """
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _as_is(answer: Answer) -> Answer:
+    return answer
+
+
+def _statistics(transform: TrainTransform | Transform) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    return transform.preprocess.mean, transform.preprocess.std
+
+
+def _mixing(transform: TrainTransform | Transform, classes: int) -> v2.Transform | None:
+    if isinstance(transform, Transform):
+        return None
+    mixup, cutmix = transform.augmentation.mixup, transform.augmentation.cutmix
+    choices: list[v2.Transform] = []
+    if mixup:
+        choices.append(v2.MixUp(alpha=mixup, num_classes=classes))
+    if cutmix:
+        choices.append(v2.CutMix(alpha=cutmix, num_classes=classes))
+    if len(choices) == 2:
+        return v2.RandomChoice(choices)
+    return choices[0] if choices else None

@@ -1,0 +1,96 @@
+"""A table of pictures: CSV with the columns path, label and, if wished, split. Free of torch."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from effnets.errors import DataError
+from effnets.train.data.classes import index_labels
+from effnets.train.data.folder import FileSource
+from effnets.train.data.source import ImageSource
+from effnets.train.data.splits import SPLIT_NAMES, UNDIVIDED, Parts
+
+__all__ = ["open_manifest"]
+
+_COLUMNS = ("path", "label", "split")
+_SHOWN = 5
+
+
+class _Row(NamedTuple):
+    line: int
+    path: str
+    label: str
+    split: str
+
+
+def open_manifest(path: Path) -> Parts:
+    """Pictures listed in a CSV file; their paths are relative to its folder.
+
+    Raises:
+        DataError: it is no such table, rows are incomplete, or files are missing; the message gives the lines.
+    """
+    rows = _read(path)
+    missing = [f"line {row.line}: {row.path}" for row in rows if not (path.parent / row.path).is_file()]
+    _refuse(path, missing, "files do not exist", "paths are relative to the folder of the CSV file")
+    by_split: dict[str, list[_Row]] = {}
+    for row in rows:
+        by_split.setdefault(row.split, []).append(row)
+    class_names, labels = index_labels({split: [r.label for r in rows] for split, rows in by_split.items()}, str(path))
+    sources: dict[str, ImageSource] = {
+        split: FileSource(path.parent, [row.path for row in rows], labels[split], class_names)
+        for split, rows in by_split.items()
+    }
+    return Parts(sources=sources)
+
+
+def _read(path: Path) -> list[_Row]:
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file, strict=True)
+            columns = _columns(path, next(reader, []))
+            records = [(reader.line_num, record) for record in reader]
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: is not UTF-8 text ({error.reason}); save it as UTF-8") from error
+    except csv.Error as error:
+        raise DataError(f"{path}, line {reader.line_num}: is no CSV ({error})") from error
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
+    incomplete = [
+        f"line {line}" for line, record in records if len(record) != len(columns) or not all(map(str.strip, record))
+    ]
+    _refuse(path, incomplete, "rows are empty or incomplete", f"every row needs {', '.join(columns)}")
+    if not records:
+        raise DataError(f"{path}: lists no picture; write one row for each, with {', '.join(columns)}")
+    rows = list(_rows(columns, records))
+    unknown = [f"line {row.line}: {row.split!r}" for row in rows if row.split not in {*SPLIT_NAMES.values(), UNDIVIDED}]
+    _refuse(path, unknown, "splits are unknown", "write train, val or test")
+    return rows
+
+
+def _columns(path: Path, header: list[str]) -> list[str]:
+    columns = [name.strip().lower() for name in header]
+    unknown = [name for name in columns if name not in _COLUMNS]
+    lacking = [name for name in _COLUMNS[:2] if name not in columns]
+    if not unknown and not lacking and len(set(columns)) == len(columns):
+        return columns
+    separated = [sign for sign in (";", "\t") if any(sign in name for name in columns)]
+    hint = f"; separate columns by commas, not by {separated[0]!r}" if separated else ""
+    raise DataError(
+        f"{path}, line 1: has the columns {', '.join(columns) or 'nothing'}; wanted are path, label[, split]{hint}"
+    )
+
+
+def _rows(columns: list[str], records: list[tuple[int, list[str]]]) -> Iterator[_Row]:
+    for line, record in records:
+        cells = dict(zip(columns, (cell.strip() for cell in record), strict=True))
+        split = cells.get("split", UNDIVIDED)
+        yield _Row(line, cells["path"], cells["label"], SPLIT_NAMES.get(split.lower(), split))
+
+
+def _refuse(path: Path, faults: list[str], what: str, hint: str) -> None:
+    if faults:
+        shown = ", ".join(faults[:_SHOWN]) + (", …" if len(faults) > _SHOWN else "")
+        raise DataError(f"{path}: {len(faults)} {what} ({shown}); {hint}")

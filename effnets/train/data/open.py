@@ -1,0 +1,195 @@
+"""The front door to data: a path or a name → splits to train on. Free of torch."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import get_args
+
+from effnets.errors import ArgumentError, DataError, EffnetsError, MissingFileError
+from effnets.train.data.archive import index_archive, open_tree
+from effnets.train.data.checks import MANY, Check, check_classes, duplicate_notes, without_broken
+from effnets.train.data.folder import open_folder
+from effnets.train.data.hub_dataset import open_hub_dataset
+from effnets.train.data.layout import is_litter
+from effnets.train.data.manifest import open_manifest
+from effnets.train.data.parquet import open_parquet
+from effnets.train.data.source import ImageSource
+from effnets.train.data.splits import UNDIVIDED, Parts, Splits, divide
+from effnets.train.data.webdataset import expand_braces, is_webdataset, open_shards
+
+__all__ = ["EvaluationData", "open_data", "open_evaluation_data"]
+
+_KINDS = "a folder by class, a .csv table, a .tar, .parquet files, shards-{000..007}.tar or hf-dataset:user/name"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluationData:
+    """Pictures to measure by.
+
+    Attributes:
+        split: "test", "val", or "all" of a data set that is not divided.
+        source: the pictures.
+        notes: what the user should know.
+    """
+
+    split: str
+    source: ImageSource
+    notes: tuple[str, ...]
+
+
+def open_data(
+    data: str | os.PathLike[str],
+    *,
+    val_share: float = 0.1,
+    seed: int = 0,
+    strict: bool = False,
+    check: Check = "quick",
+    broken_limit: float = 0.05,
+    image_column: str | None = None,
+    label_column: str | None = None,
+    class_names: Sequence[str] | None = None,
+) -> Splits:
+    """Open a data set to train on.
+
+    Where it has no validation pictures, they are taken from its training pictures, the same share of every class. What
+    has no test pictures gets none.
+
+    Args:
+        data: a folder by class, with or without train/, val/ and test/ around the classes; a .tar of such a folder; a
+            CSV file with the columns path, label and, if wished, split; a parquet file in the Hub's layout, or a folder
+            of such with names like train-0.parquet; WebDataset shards ("shards-{000..007}.tar", or a folder of them); a
+            data set of the Hub ("hf-dataset:user/name@revision").
+        val_share: part of the training pictures to validate by where there are none for it; 0 for none.
+        seed: of the draw of these.
+        strict: leave out no broken picture: raise.
+        check: how pictures are looked at beforehand: "quick", "full" (decoded, which takes a while) or "none". Of more
+            than 200,000 pictures, "quick" looks at none.
+        broken_limit: part of the pictures of a split that may be broken and are left out, with a note; 3 always may.
+        image_column, label_column: of parquet files and Hub data sets, where they do not have their usual names.
+        class_names: names instead of those that were found, in the same order: where labels are mere numbers.
+
+    Raises:
+        MissingFileError: no such file or folder.
+        DataError: it is no data set, it is damaged, or there is nothing to learn from it.
+        ArgumentError: an argument has a value it cannot take.
+    """
+    if check not in get_args(Check):
+        raise ArgumentError(f"check is {check!r}; choose one of {', '.join(get_args(Check))}")
+    if not 0 <= broken_limit <= 1:
+        raise ArgumentError(f"broken_limit is {broken_limit!r}; give a part of the pictures, from 0 to 1")
+    origin = os.fspath(data)
+    parts = _open(origin, image_column, label_column, class_names)
+    sources, notes = dict(parts.sources), list(parts.notes)
+    if UNDIVIDED in sources:
+        sources["train"] = sources.pop(UNDIVIDED)
+    thorough = check == "full" or sum(map(len, sources.values())) <= MANY
+    if not thorough and check == "quick":
+        notes.append(f"more than {MANY:,} pictures: neither broken ones nor duplicates between splits were looked for")
+        check = "none"
+    for split in sources:
+        sources[split], more = without_broken(split, sources[split], check=check, limit=broken_limit, strict=strict)
+        notes += more
+    notes += check_classes(sources, "train" if "train" in sources else None, origin)
+    if "train" in sources and "val" not in sources:
+        sources["train"], val, more = divide(sources["train"], val_share, seed)
+        notes += more
+        if val is not None:
+            sources["val"] = val
+    if thorough and check != "none":
+        notes += duplicate_notes({split: sources[split] for split in ("train", "val", "test") if split in sources})
+    return Splits(train=sources.get("train"), val=sources.get("val"), test=sources.get("test"), notes=tuple(notes))
+
+
+def open_evaluation_data(
+    data: str | os.PathLike[str],
+    *,
+    strict: bool = False,
+    check: Check = "quick",
+    broken_limit: float = 0.05,
+    image_column: str | None = None,
+    label_column: str | None = None,
+    class_names: Sequence[str] | None = None,
+) -> EvaluationData:
+    """Open the pictures to measure by: those of test/, else of val/, else, where nothing is divided, all.
+
+    Arguments are as of `open_data`.
+
+    Raises:
+        MissingFileError: no such file or folder.
+        DataError: it is no data set, it is damaged, or it has training pictures only.
+    """
+    origin = os.fspath(data)
+    parts = _open(origin, image_column, label_column, class_names)
+    for split in ("test", "val", UNDIVIDED):
+        if split in parts.sources:
+            break
+    else:
+        raise DataError(
+            f"{origin}: has training pictures only; name some that no network has learned from, in test/ or val/"
+        )
+    source = parts.sources[split]
+    if check == "quick" and len(source) > MANY:
+        check = "none"
+    source, notes = without_broken(split, source, check=check, limit=broken_limit, strict=strict)
+    notes = (*parts.notes, *notes, *check_classes({split: source}, None, origin))
+    return EvaluationData(split=split, source=source, notes=notes)
+
+
+def _open(data: str, image_column: str | None, label_column: str | None, class_names: Sequence[str] | None) -> Parts:
+    try:
+        parts = _read(data, image_column, label_column)
+    except EffnetsError:
+        raise
+    except OSError as error:
+        raise DataError(f"{data}: cannot be read ({error.strerror or error})") from error
+    if class_names is not None:
+        for source in parts.sources.values():
+            if len(set(class_names)) != len(source.class_names):
+                raise ArgumentError(
+                    f"class_names are {len(set(class_names))} different names, but {data} has "
+                    f"{len(source.class_names)} classes ({', '.join(source.class_names[:3])}, …); give one for each"
+                )
+            source.class_names = tuple(class_names)
+    return parts
+
+
+def _read(data: str, image_column: str | None, label_column: str | None) -> Parts:
+    if data.startswith("hf-dataset:"):
+        return open_hub_dataset(data, image_column=image_column, label_column=label_column)
+    path = Path(data)
+    if "{" in path.name and not path.exists():
+        return open_shards([Path(name) for name in expand_braces(data)])
+    if not path.exists():
+        raise MissingFileError(f"{data} does not exist; check its spelling and the current folder")
+    if path.is_dir():
+        return _open_folder(path, image_column, label_column)
+    match path.suffix.lower():
+        case ".csv":
+            return open_manifest(path)
+        case ".tar":
+            archive = index_archive(path)
+            return open_shards([path], archives=[archive]) if is_webdataset(archive) else open_tree(archive)
+        case ".parquet":
+            return open_parquet([path], named=True, image_column=image_column, label_column=label_column)
+    raise DataError(f"{data}: is no data set that can be read; name {_KINDS}")
+
+
+def _open_folder(folder: Path, image_column: str | None, label_column: str | None) -> Parts:
+    # An archive beside folders is what they were unpacked from.
+    if any(entry.is_dir() and not is_litter(entry.name) and entry.name != "data" for entry in folder.iterdir()):
+        return open_folder(folder)
+    tables = _below(folder, "*.parquet")
+    if tables:
+        return open_parquet(tables, named=False, image_column=image_column, label_column=label_column)
+    shards = _below(folder, "*.tar")
+    if shards:
+        return open_shards(shards)
+    return open_folder(folder)
+
+
+def _below(folder: Path, pattern: str) -> Sequence[Path]:
+    """Files of a folder, or of data/ in it, where the Hub has them."""
+    return sorted(folder.glob(pattern)) or sorted((folder / "data").glob(pattern))

@@ -1,0 +1,207 @@
+"""Pictures in parquet files, in the column layout of the Hugging Face Hub. Free of torch."""
+
+from __future__ import annotations
+
+import json
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from effnets.errors import DataError, ImageError
+from effnets.train.data.classes import index_labels, read_class_names
+from effnets.train.data.source import ImageSource
+from effnets.train.data.splits import UNDIVIDED, Parts, split_of
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = ["ParquetSource", "open_parquet"]
+
+# Row groups kept in memory by each process.
+CACHE_BYTES = 1 << 30
+
+_IMAGE_COLUMNS = ("image", "img")
+_LABEL_COLUMNS = ("label", "labels", "fine_label")
+
+
+class ParquetSource(ImageSource):
+    """Pictures in a column of parquet files, read a row group at a time.
+
+    Up to 1 GiB of row groups stay in memory in each process; of larger files, pictures in random order are slow.
+
+    Args:
+        files: the files' paths; their rows follow each other.
+        column: of the pictures: encoded files, or structs of `bytes` and `path`.
+        groups: [row groups, 3]; file, number there and rows of every row group.
+        labels: [len]; indices into the class names.
+        class_names: in the order of the network's outputs.
+    """
+
+    def __init__(
+        self,
+        files: Sequence[Path],
+        column: str,
+        groups: NDArray[np.int64],
+        labels: NDArray[np.int64],
+        class_names: tuple[str, ...],
+    ) -> None:
+        self.files, self.column, self.groups = tuple(files), column, groups
+        self.labels, self.class_names = labels, class_names
+        self._starts = np.concatenate([[0], np.cumsum(groups[:, 2])])
+        self._cache: OrderedDict[int, pa.Array[Any]] = OrderedDict()
+
+    def name(self, index: int) -> str:
+        group = self._group_of(index)
+        file = int(self.groups[group, 0])
+        first = int(self._starts[np.flatnonzero(self.groups[:, 0] == file)[0]])
+        return f"{self.files[file]}, row {index - first}"
+
+    def read(self, index: int) -> bytes:
+        group = self._group_of(index)
+        data = self._rows(group)[index - int(self._starts[group])].as_py()
+        if data is None:
+            raise ImageError(f"{self.name(index)} has no bytes; write pictures into the file, not their paths")
+        return data
+
+    def sizes(self) -> NDArray[np.int64]:
+        import pyarrow.compute as pc
+
+        lengths = [
+            pc.fill_null(pc.binary_length(self._rows(group)), 0).to_numpy(zero_copy_only=False)
+            for group in range(len(self.groups))
+        ]
+        return np.concatenate(lengths).astype(np.int64)
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "_cache": OrderedDict()}
+
+    def _group_of(self, index: int) -> int:
+        return int(np.searchsorted(self._starts, index, side="right")) - 1
+
+    def _rows(self, group: int) -> pa.Array[Any]:
+        if group in self._cache:
+            self._cache.move_to_end(group)
+            return self._cache[group]
+        rows = self._load(group)
+        self._cache[group] = rows
+        while len(self._cache) > 1 and sum(kept.nbytes for kept in self._cache.values()) > CACHE_BYTES:
+            self._cache.popitem(last=False)
+        return rows
+
+    def _load(self, group: int) -> pa.Array[Any]:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        file, number, _ = (int(value) for value in self.groups[group])
+        try:
+            # Without threads, which a forked worker would not have.
+            table = pq.ParquetFile(self.files[file]).read_row_group(number, columns=[self.column], use_threads=False)
+        except (pa.ArrowException, OSError) as error:
+            raise ImageError(f"{self.files[file]}: row group {number} cannot be read ({_first_line(error)})") from error
+        rows = table.column(self.column).combine_chunks()
+        rows = rows.chunk(0) if isinstance(rows, pa.ChunkedArray) else rows
+        return rows.field("bytes") if pa.types.is_struct(rows.type) else rows
+
+
+def open_parquet(
+    files: Sequence[Path], *, named: bool, image_column: str | None = None, label_column: str | None = None
+) -> Parts:
+    """Pictures in parquet files; the splits are what the files' names begin with.
+
+    Class names come from what the `datasets` library wrote into the files, or from classnames.txt beside them, one name
+    a line; else they are the labels.
+
+    Args:
+        files: of one data set.
+        named: the user named this very file, so that it is the whole data set.
+        image_column, label_column: their names; by default image or img, and label, labels or fine_label.
+
+    Raises:
+        DataError: a file is damaged, of another layout, or of no split.
+    """
+    origin = str(files[0] if len(files) == 1 else files[0].parent)
+    splits: dict[str, list[Path]] = {}
+    for file in files:
+        splits.setdefault(UNDIVIDED if named else split_of(file.name) or UNDIVIDED, []).append(file)
+    if UNDIVIDED in splits and len(splits) > 1:
+        raise DataError(
+            f"{splits[UNDIVIDED][0]}: belongs to no split by its name, as other files beside it do; "
+            "let its name begin with train, validation or test"
+        )
+    tables = {split: _Table(paths, image_column, label_column) for split, paths in splits.items()}
+    class_names, labels = _labels(tables, origin)
+    sources: dict[str, ImageSource] = {
+        split: ParquetSource(table.files, table.image_column, table.groups, labels[split], class_names)
+        for split, table in tables.items()
+    }
+    return Parts(sources=sources)
+
+
+class _Table:
+    """The files of one split: their columns, row groups and labels as stored."""
+
+    def __init__(self, files: Sequence[Path], image_column: str | None, label_column: str | None) -> None:
+        try:
+            import pyarrow as pa
+            import pyarrow.parquet as pq
+        except ImportError as error:
+            raise DataError(f"{files[0]}: parquet needs pyarrow; pip install 'effnets[train]'") from error
+        self.files = tuple(files)
+        groups: list[tuple[int, int, int]] = []
+        labels: list[pa.ChunkedArray[Any]] = []
+        for number, path in enumerate(files):
+            try:
+                file = pq.ParquetFile(path)
+                schema = file.schema_arrow
+                self.image_column = _column(path, schema, image_column, _IMAGE_COLUMNS, "image_column")
+                self.label_column = _column(path, schema, label_column, _LABEL_COLUMNS, "label_column")
+                labels.append(file.read(columns=[self.label_column]).column(0))
+            except (pa.ArrowException, OSError) as error:
+                raise DataError(
+                    f"{path}: cannot be read as parquet ({_first_line(error)}); copy or download it again"
+                ) from error
+            metadata = file.metadata
+            groups += [(number, group, metadata.row_group(group).num_rows) for group in range(metadata.num_row_groups)]
+            self.names = _declared_names(schema, self.label_column)
+        self.groups = np.array(groups, np.int64).reshape(-1, 3)
+        self.labels = [value for column in labels for value in column.to_pylist()]
+
+
+def _labels(tables: Mapping[str, _Table], origin: str) -> tuple[tuple[str, ...], dict[str, NDArray[np.int64]]]:
+    for table in tables.values():
+        absent = [row for row, label in enumerate(table.labels) if label is None]
+        if absent:
+            raise DataError(f"{table.files[0]}: {len(absent)} rows have no {table.label_column}, row {absent[0]} first")
+    first = next(iter(tables.values()))
+    for table in tables.values():
+        if table.names != first.names:
+            raise DataError(f"{table.files[0]}: declares other class names than {first.files[0]}; bring them into line")
+    declared = first.names or read_class_names(first.files[0].parent)
+    return index_labels({split: table.labels for split, table in tables.items()}, origin, declared)
+
+
+def _column(path: Path, schema: pa.Schema, wanted: str | None, usual: tuple[str, ...], argument: str) -> str:
+    found = [name for name in ((wanted,) if wanted else usual) if name in schema.names]
+    if not found:
+        raise DataError(
+            f"{path}: has the columns {', '.join(schema.names)}, none named {wanted or ' or '.join(usual)}; "
+            f"name it with {argument}"
+        )
+    return found[0]
+
+
+def _declared_names(schema: pa.Schema, column: str) -> tuple[str, ...] | None:
+    """Class names as the `datasets` library writes them into a file."""
+    try:
+        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+        return tuple(features[column]["names"])
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -1,0 +1,72 @@
+"""From a request for a micro-batch to its pictures, in this process or in a worker. Knows torch."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from effnets.errors import ImageError
+from effnets.preprocess import Transform
+from effnets.train.data.randomness import Stream
+from effnets.train.data.source import ImageSource
+from effnets.train.data.transforms import TrainTransform
+
+__all__ = ["Answer", "Preparation", "Request"]
+
+
+class Request(NamedTuple):
+    """One global micro-batch: its number, its epoch, [N] indices, and [N] how often each came before in the epoch."""
+
+    number: int
+    epoch: int
+    indices: NDArray[np.int64]
+    repeats: NDArray[np.int64]
+
+
+class Answer(NamedTuple):
+    """What was asked for, images [n, 3, H, W] of the readable pictures, their [n] indices, and errors by index."""
+
+    request: Request
+    images: Tensor
+    indices: NDArray[np.int64]
+    broken: dict[int, str]
+
+
+class Preparation(Dataset[Answer]):
+    """Answers requests. Broken pictures are part of it: raised in a worker, errors would come with its traceback.
+
+    Args:
+        source: of the pictures.
+        transform: a `TrainTransform`, whose uint8 is still to be normalised, or the evaluation transform.
+        seed: of what is drawn.
+    """
+
+    def __init__(self, source: ImageSource, transform: TrainTransform | Transform, seed: int) -> None:
+        self.source, self.transform, self.seed = source, transform, seed
+
+    def __getitem__(self, request: Request) -> Answer:
+        samples: dict[tuple[int, int], Tensor] = {}
+        broken: dict[int, str] = {}
+        for index, repeat in zip(request.indices.tolist(), request.repeats.tolist(), strict=True):
+            try:
+                samples[index, repeat] = self._sample(request.epoch, index, repeat)
+            except ImageError as error:
+                broken[index] = str(error)
+        images = self._stack(list(samples.values())) if samples else torch.empty(0)
+        return Answer(request, images, np.array([index for index, _ in samples], np.int64), broken)
+
+    def _sample(self, epoch: int, index: int, repeat: int) -> Tensor:
+        if isinstance(self.transform, TrainTransform):
+            return self.transform(self.source, index, (Stream.SAMPLE, self.seed, epoch, index, repeat))
+        return self.transform(self.source.image(index))
+
+    def _stack(self, samples: list[Tensor]) -> Tensor:
+        if isinstance(self.transform, TrainTransform):
+            # Views of [H, W, 3]: to stack them as [3, H, W] would take ten times as long.
+            return torch.stack([sample.permute(1, 2, 0) for sample in samples]).permute(0, 3, 1, 2)
+        return torch.stack(samples)

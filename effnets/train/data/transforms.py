@@ -1,0 +1,160 @@
+"""From a picture to a sample to learn from: crop, flip, colours, erasing. Knows torch and torchvision."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TypeAlias
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms import v2
+
+from effnets.arguments import check_size
+from effnets.spec import PreprocessSpec
+from effnets.train.data.augmentation import Augmentation
+from effnets.train.data.randomness import drawn_by
+from effnets.train.data.source import ImageSource
+
+__all__ = ["TrainTransform"]
+
+_Box: TypeAlias = tuple[float, float, float, float]  # left, upper, right, lower, in pixels
+
+_CROP_ATTEMPTS = 10
+
+
+class TrainTransform:
+    """Pictures of a source as samples to learn from, uint8 tensors [3, H, W] that are still to be normalised.
+
+    Their memory is laid out as [H, W, 3], as Pillow's is: a stack of them is channels_last without any copy.
+
+    What is drawn for a sample is a function of the key it is drawn by, whatever was drawn before.
+
+    Args:
+        preprocess: of the weights: interpolation, mean (the colour that erases), std.
+        size: side of the square that comes out, or its (height, width), in pixels; by default that of the weights.
+        augmentation: what may be done to a picture.
+    """
+
+    def __init__(
+        self,
+        preprocess: PreprocessSpec,
+        size: int | tuple[int, int] | None = None,
+        augmentation: Augmentation | None = None,
+    ) -> None:
+        self.preprocess = preprocess
+        self.height, self.width = check_size(preprocess.input_size if size is None else size)
+        self.augmentation = Augmentation() if augmentation is None else augmentation
+        self._resample = Image.Resampling[preprocess.interpolation.upper()]
+        self._mean_color = tuple(round(255 * value) for value in _three(preprocess.mean))
+        self._on_pictures = _on_pictures(self.augmentation, self._mean_color)
+        self._on_tensors = _on_tensors(self.augmentation, self._mean_color)
+
+    def __call__(self, source: ImageSource, index: int, key: tuple[int, ...]) -> Tensor:
+        """The picture at `index` of `source` as a sample, uint8 [3, H, W].
+
+        Args:
+            source: of the picture.
+            index: its place there.
+            key: integers by which everything random is drawn: (seed, epoch, index, …).
+
+        Raises:
+            ImageError: the picture is unreadable.
+        """
+        with drawn_by(*key):
+            image = self._crop(source, index)
+            for change in self._on_pictures:
+                image = change(image)
+            sample = torch.from_numpy(np.array(image)).permute(2, 0, 1)
+            for erase in self._on_tensors:
+                sample = erase(sample)
+            return sample
+
+    def _crop(self, source: ImageSource, index: int) -> Image.Image:
+        if self.augmentation.crop == "resized":
+            return self._resized_crop(source, index)
+        image = source.image(index)
+        scale = max(self.width / image.width, self.height / image.height)
+        box = _central_box(image.width, image.height, self.width / scale, self.height / scale)
+        image = image.resize((self.width, self.height), self._resample, box)
+        if self.augmentation.crop == "center":
+            return image
+        padding = self.augmentation.padding
+        pixels = np.pad(np.asarray(image), ((padding, padding), (padding, padding), (0, 0)), mode="reflect")
+        top, left = (int(torch.randint(2 * padding + 1, ())) for _ in range(2))
+        return Image.fromarray(pixels[top : top + self.height, left : left + self.width])
+
+    def _resized_crop(self, source: ImageSource, index: int) -> Image.Image:
+        """Choose the crop first, so that a large JPEG is decoded no larger than the crop is to become."""
+        picture = source.picture(index)
+        width, height = picture.size()
+        box = self._random_box(width, height)
+        spare = min((box[2] - box[0]) / self.width, (box[3] - box[1]) / self.height)
+        image = picture.decode(reduce=max(power for power in (1, 2, 4, 8) if power == 1 or power <= spare))
+        across, down = image.width / width, image.height / height
+        box = (box[0] * across, box[1] * down, box[2] * across, box[3] * down)
+        return image.resize((self.width, self.height), self._resample, box)
+
+    def _random_box(self, width: int, height: int) -> _Box:
+        """The crop of Szegedy et al. 2015 (arXiv:1409.4842, section 6): a share of the area, and an aspect ratio."""
+        augmentation = self.augmentation
+        target = self.width / self.height
+        for _ in range(_CROP_ATTEMPTS):
+            share, ratio, right, down = torch.rand(4, dtype=torch.float64).tolist()
+            area = width * height * _between(augmentation.scale, share)
+            aspect = target * math.exp(
+                _between((math.log(augmentation.ratio[0]), math.log(augmentation.ratio[1])), ratio)
+            )
+            crop_width, crop_height = math.sqrt(area * aspect), math.sqrt(area / aspect)
+            if crop_width <= width and crop_height <= height:
+                left, top = right * (width - crop_width), down * (height - crop_height)
+                return left, top, left + crop_width, top + crop_height
+        low, high = (target * limit for limit in augmentation.ratio)
+        return _central_box(width, height, min(width, height * high), min(height, width / low))
+
+    def __repr__(self) -> str:
+        return f"TrainTransform({self.height}×{self.width}, {self.augmentation})"
+
+
+def _between(limits: tuple[float, float], share: float) -> float:
+    return limits[0] + share * (limits[1] - limits[0])
+
+
+def _central_box(width: int, height: int, crop_width: float, crop_height: float) -> _Box:
+    left, top = (width - crop_width) / 2, (height - crop_height) / 2
+    return max(left, 0.0), max(top, 0.0), min(left + crop_width, width), min(top + crop_height, height)
+
+
+def _three(values: tuple[float, ...]) -> tuple[float, ...]:
+    return values * 3 if len(values) == 1 else values
+
+
+def _on_pictures(augmentation: Augmentation, fill: tuple[int, ...]) -> tuple[Callable[[Image.Image], Image.Image], ...]:
+    changes: list[Callable[[Image.Image], Image.Image]] = []
+    if augmentation.horizontal_flip:
+        changes.append(v2.RandomHorizontalFlip(augmentation.horizontal_flip))
+    if augmentation.vertical_flip:
+        changes.append(v2.RandomVerticalFlip(augmentation.vertical_flip))
+    if augmentation.rotation:
+        changes.append(v2.RandomRotation(augmentation.rotation, v2.InterpolationMode.BILINEAR, fill=list(fill)))
+    match augmentation.policy:
+        case "randaugment":
+            changes.append(v2.RandAugment(augmentation.policy_layers, augmentation.policy_magnitude, fill=list(fill)))
+        case "autoaugment":
+            changes.append(v2.AutoAugment(fill=list(fill)))
+        case "trivialaugment":
+            changes.append(v2.TrivialAugmentWide(fill=list(fill)))
+    jitter = (augmentation.brightness, augmentation.contrast, augmentation.saturation, augmentation.hue)
+    if any(jitter):
+        changes.append(v2.ColorJitter(*jitter))
+    if augmentation.grayscale:
+        changes.append(v2.RandomGrayscale(augmentation.grayscale))
+    return tuple(changes)
+
+
+def _on_tensors(augmentation: Augmentation, fill: tuple[int, ...]) -> tuple[Callable[[Tensor], Tensor], ...]:
+    if not augmentation.random_erasing:
+        return ()
+    return (v2.RandomErasing(augmentation.random_erasing, value=[float(value) for value in fill]),)

@@ -1,0 +1,204 @@
+"""A frozen backbone computes each picture once: its features, and a classifier that learns on them in seconds."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import safetensors.torch
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from effnets.nn.classifier import Classifier
+from effnets.train.checkpoint import write_whole
+from effnets.train.data.loader import Batch, EpochLoader
+from effnets.train.data.sampling import balanced_order, shuffled_order
+from effnets.train.data.source import ImageSource
+from effnets.train.pictures import Pictures
+
+__all__ = [
+    "FeatureBatches",
+    "Features",
+    "Probe",
+    "compute_augmented_features",
+    "compute_features",
+    "features_key",
+    "fold_probe",
+    "read_features",
+    "write_features",
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Features:
+    """What enters the classifier: `values` [views, N, C], one for each view of a picture, and `labels` [N]."""
+
+    values: Tensor
+    labels: Tensor
+
+
+@torch.no_grad()
+def compute_features(network: Classifier, pictures: Pictures, device: torch.device, *, mirrored: bool) -> Features:
+    """Run all pictures through the network in evaluation mode, and mirrored once more where asked for.
+
+    The network's mode is kept.
+    """
+    was_training = network.training
+    network.eval()
+    values: list[Tensor] = []
+    labels: list[Tensor] = []
+    for images, truth in pictures:
+        placed = images.to(device, memory_format=torch.channels_last)
+        views = [placed, placed.flip(3)] if mirrored else [placed]
+        values.append(torch.stack([network.forward_head(network.forward_features(v), pre_logits=True) for v in views]))
+        labels.append(truth)
+    network.train(was_training)
+    return Features(values=torch.cat(values, dim=1).float().cpu(), labels=torch.cat(labels))
+
+
+@torch.no_grad()
+def compute_augmented_features(network: Classifier, loader: EpochLoader, views: int) -> Features:
+    """Run all pictures through the network in evaluation mode, each augmented in as many ways as there are `views`.
+
+    Args:
+        network: whose features; its mode is kept.
+        loader: of all pictures in their order; an epoch of it is a view.
+        views: at least 1.
+    """
+    was_training = network.training
+    network.eval()
+    values: list[Tensor] = []
+    for view in range(views):
+        parts = [
+            network.forward_head(network.forward_features(b.images), pre_logits=True) for b in loader.batches(view)
+        ]
+        values.append(torch.cat(parts).float().cpu())
+    network.train(was_training)
+    return Features(values=torch.stack(values), labels=torch.from_numpy(loader.source.labels).long())
+
+
+def read_features(path: Path, key: str) -> Features | None:
+    """What `write_features` kept under the same `key`; None where there is nothing of it."""
+    try:
+        with safe_open(path, "pt") as file:
+            if (file.metadata() or {}).get("key") != key:
+                return None
+            return Features(values=file.get_tensor("values"), labels=file.get_tensor("labels"))
+    except (OSError, SafetensorError):
+        return None
+
+
+def write_features(path: Path, key: str, features: Features) -> None:
+    """Keep features for a resumed run.
+
+    Raises:
+        TrainingError: the disk refuses.
+    """
+    tensors = {"values": features.values.contiguous(), "labels": features.labels}
+    write_whole(path, safetensors.torch.save(tensors, {"key": key}))
+
+
+def features_key(network: Classifier, source: ImageSource, how: str) -> str:
+    """What features depend on, as a hash: the weights, the pictures' names and labels, and `how` they are made."""
+    digest = hashlib.sha256()
+    for name, tensor in network.state_dict().items():
+        if not name.startswith("classifier."):
+            digest.update(name.encode())
+            digest.update(tensor.cpu().contiguous().numpy().tobytes())
+    digest.update(f"{how} {len(source)}".encode())
+    digest.update(np.ascontiguousarray(source.labels).tobytes())
+    digest.update("\n".join(Path(source.name(index)).name for index in range(len(source))).encode())
+    return digest.hexdigest()
+
+
+class FeatureBatches:
+    """Training batches of features, each picture in one of its views, by the rules of `EpochLoader`.
+
+    Args:
+        features: of the training pictures.
+        batch_size: pictures in a micro-batch; a smaller set is one batch.
+        multiple: what the number of micro-batches must be a multiple of.
+        balanced: whether all classes come equally often.
+        seed: of order and views.
+        rank, world: this process's number and how many there are.
+    """
+
+    def __init__(
+        self,
+        features: Features,
+        *,
+        batch_size: int,
+        seed: int,
+        multiple: int = 1,
+        balanced: bool = False,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        self.features, self.seed, self.balanced, self.rank, self.world = features, seed, balanced, rank, world
+        count = len(features.labels)
+        self.batch_size = max(min(batch_size, count // multiple), 1)
+        self._length = count // self.batch_size // multiple * multiple
+
+    def __len__(self) -> int:
+        return self._length
+
+    def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """This process's batches of an epoch, from global position `start` on."""
+        labels = self.features.labels
+        if self.balanced:
+            order = balanced_order(labels.numpy(), self.seed, epoch)
+        else:
+            order = shuffled_order(len(labels), self.seed, epoch)
+        views = np.random.default_rng((self.seed, epoch, 1)).integers(len(self.features.values), size=len(order))
+        for number in range(start, self._length):
+            if number % self.world == self.rank:
+                chosen = slice(number * self.batch_size, (number + 1) * self.batch_size)
+                indices = torch.from_numpy(order[chosen].copy())
+                values = self.features.values[torch.from_numpy(views[chosen]), indices]
+                yield Batch(number=number, images=values, labels=labels[indices], indices=indices)
+
+
+class Probe(nn.Module):
+    """A linear classifier of features.
+
+    Args:
+        features: to be learned from.
+        num_classes: outputs.
+        standardised: bring the features to mean 0 and deviation 1 first: networks' scales differ widely, and this finds
+            the best classifier soonest. Its weights may be large, though, and a network that is trained further does
+            not recover from these: then leave the features as they are.
+    """
+
+    def __init__(self, features: Features, num_classes: int, *, standardised: bool) -> None:
+        super().__init__()
+        values = features.values.flatten(0, 1)
+        mean, deviation = torch.zeros(values.shape[1]), torch.ones(values.shape[1])
+        if standardised and len(values) > 1:
+            mean, deviation = values.mean(0), values.std(0)
+            # One scale for what hardly varies: dividing by a deviation near 0 would make it matter.
+            deviation = deviation.clamp(min=0.1 * deviation.mean().clamp(min=1e-6))
+        self.mean: Tensor
+        self.deviation: Tensor
+        self.register_buffer("mean", mean)
+        self.register_buffer("deviation", deviation)
+        self.classifier = nn.Linear(values.shape[1], num_classes)
+        nn.init.zeros_(self.classifier.weight)
+        nn.init.zeros_(self.classifier.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.classifier((x - self.mean) / self.deviation)
+
+
+@torch.no_grad()
+def fold_probe(weights: dict[str, Tensor], network: Classifier) -> None:
+    """Put a probe's `weights` into the network's classifier, which then gives the probe's answers."""
+    weight = weights["classifier.weight"].double() / weights["deviation"].double()
+    bias = weights["classifier.bias"].double() - weight @ weights["mean"].double()
+    classifier = network.classifier
+    assert isinstance(classifier, nn.Linear), "a network that is fine-tuned has classes"
+    classifier.weight.copy_(weight)
+    classifier.bias.copy_(bias)

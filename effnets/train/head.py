@@ -1,0 +1,170 @@
+"""Training of the classifier alone, on features that the frozen backbone computes once."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from effnets.nn.classifier import Classifier
+from effnets.preprocess import create_transform
+from effnets.train.data.loader import EpochLoader
+from effnets.train.data.sampling import class_weights
+from effnets.train.data.source import ImageSource
+from effnets.train.data.transforms import TrainTransform
+from effnets.train.features import (
+    FeatureBatches,
+    Features,
+    Probe,
+    compute_augmented_features,
+    compute_features,
+    features_key,
+    fold_probe,
+    read_features,
+    write_features,
+)
+from effnets.train.loop import Trainer
+from effnets.train.objective import Objective
+from effnets.train.pictures import Pictures, default_workers
+from effnets.train.progress import EpochRow
+from effnets.train.recipe import Recipe
+from effnets.train.surroundings import Surroundings
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+__all__ = ["ProbeTask", "fit_head"]
+
+# A head start need not see more: it only spares the backbone the first, wild gradients.
+_HEAD_PICTURES = 20_000
+_FEATURES = "features.safetensors"
+
+
+def fit_head(network: Classifier, train: ImageSource, recipe: Recipe, around: Surroundings) -> list[EpochRow]:
+    """Train the network's classifier, everything else as it is.
+
+    Returns:
+        A row for each epoch.
+    """
+    chosen = np.random.default_rng(recipe.seed).permutation(len(train))[:_HEAD_PICTURES]
+    pictures = Pictures(train, create_transform(network), recipe.batch_size, chosen.tolist())
+    device = around.accelerator.device
+    features = compute_features(network, pictures, device, mirrored=recipe.augmentation.horizontal_flip > 0)
+    batches = _batches(features, recipe, around.accelerator)
+    weights = _class_weights(recipe, train)
+    # At the rate, and so with weights of the size, that training of the whole goes on with.
+    probe = Probe(features, network.num_classes, standardised=False)
+    trainer = _trainer(probe, batches, None, replace(recipe, epochs=recipe.head_epochs), weights, around)
+    fold_probe(trainer.run(), network)
+    return trainer.progress.rows[1:]
+
+
+class ProbeTask:
+    """A linear probe: the backbone's features once, from then on seconds for an epoch.
+
+    Args:
+        network: whose classifier is trained.
+        recipe: how.
+        accelerator: devices and processes.
+        folder: where the features are kept for a resumed training.
+    """
+
+    def __init__(self, network: Classifier, recipe: Recipe, accelerator: Accelerator, folder: Path) -> None:
+        self.network, self.recipe, self.accelerator, self.folder = network, recipe, accelerator, folder
+
+    def trainer(
+        self,
+        train: ImageSource,
+        judged_by: Pictures | None,
+        weights: Tensor | None,
+        around: Surroundings,
+    ) -> Trainer:
+        """What trains the classifier; computes the features."""
+        recipe, accelerator = self.recipe, self.accelerator
+        features = self._features(train)
+        judged = None
+        if judged_by is not None:
+            seen = compute_features(self.network, judged_by, accelerator.device, mirrored=False)
+            judged = [(seen.values[0], seen.labels)]
+        batches = _batches(features, recipe, accelerator)
+        probe = Probe(features, self.network.num_classes, standardised=True)
+        recipe = replace(recipe, optimizer="adamw", eps=None, alpha=None, learning_rate=recipe.probe_learning_rate)
+        return _trainer(probe, batches, judged, recipe, weights, around)
+
+    def assemble(self, kept: dict[str, Tensor]) -> Classifier:
+        """The whole network with the probe `kept` as its classifier."""
+        network = copy.deepcopy(self.network).cpu()
+        fold_probe(kept, network)
+        return network.eval()
+
+    def _features(self, train: ImageSource) -> Features:
+        recipe, preprocess = self.recipe, self.network.spec.preprocess
+        unmixed = replace(recipe.augmentation, mixup=0.0, cutmix=0.0)  # features of a blend are no blend of features
+        transform = TrainTransform(preprocess, preprocess.input_size, unmixed)
+        path = self.folder / _FEATURES
+        key = features_key(self.network, train, f"{transform!r} {preprocess} {recipe.seed} {recipe.probe_views}")
+        if (features := read_features(path, key)) is not None:
+            return features
+        loader = EpochLoader(
+            train,
+            transform,
+            batch_size=recipe.batch_size,
+            order="sequential",
+            seed=recipe.seed,
+            drop_last=False,
+            workers=default_workers() if recipe.workers is None else recipe.workers,
+            broken_limit=0,  # every view has every picture
+            device=self.accelerator.device,
+            channels_last=True,
+        )
+        features = compute_augmented_features(self.network, loader, recipe.probe_views)
+        if self.accelerator.is_main_process:
+            write_features(path, key, features)
+        return features
+
+
+def _batches(features: Features, recipe: Recipe, accelerator: Accelerator) -> FeatureBatches:
+    return FeatureBatches(
+        features,
+        batch_size=recipe.batch_size,
+        seed=recipe.seed,
+        multiple=recipe.accumulate,
+        balanced=recipe.balance == "sampler",
+        rank=accelerator.process_index,
+        world=accelerator.num_processes,
+    )
+
+
+def _class_weights(recipe: Recipe, train: ImageSource) -> Tensor | None:
+    if recipe.balance != "weights":
+        return None
+    return torch.from_numpy(class_weights(train.labels, len(train.class_names)))
+
+
+def _trainer(
+    probe: Probe,
+    batches: FeatureBatches,
+    judged_by: Iterable[tuple[Tensor, Tensor]] | None,
+    recipe: Recipe,
+    weights: Tensor | None,
+    around: Surroundings,
+) -> Trainer:
+    device = around.accelerator.device
+    recipe = replace(recipe, min_learning_rate=0.0, schedule="cosine", warmup_epochs=0.0, clip_grad=0.0)
+    return Trainer(
+        network=probe.to(device),
+        objective=Objective(label_smoothing=recipe.label_smoothing, class_weights=weights).to(device),
+        batches=batches,
+        judged_by=judged_by,
+        recipe=recipe,
+        epochs=recipe.epochs,
+        phase="head",
+        dtype=None,
+        around=around,
+    )

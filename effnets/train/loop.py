@@ -1,0 +1,298 @@
+"""The loop: steps, epochs, validation; and a state from which it goes on as if nothing had happened.
+
+Everything random in a step is drawn by seed, epoch and batch, so that the state is tensors and a position: there is no
+generator's state to lose, and the number of processes makes no difference to what is drawn.
+"""
+
+from __future__ import annotations
+
+import math
+import signal
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from effnets.errors import TrainingError, TrainingInterruptedError
+from effnets.train.data.loader import Batch
+from effnets.train.objective import Objective
+from effnets.train.optimise import RateSchedule, make_optimizer
+from effnets.train.progress import Best, EpochRow, Progress
+from effnets.train.recipe import Recipe
+from effnets.train.surroundings import Batches, Surroundings
+from effnets.train.validate import Score, score
+
+__all__ = ["Trainer"]
+
+# On an accelerator the processor runs ahead of the steps; it waits for their results, and answers signals, so often.
+_STEPS_AHEAD = 20
+_STEP_STREAM = 7
+
+
+class Trainer:
+    """Trains a network, and keeps the best of what validation sees.
+
+    Args:
+        network: to train; already on the device.
+        objective: its loss.
+        batches: the training pictures.
+        judged_by: this process's share of the validation pictures; None where there are none, and the last is best.
+        recipe: how. epochs: how long.
+        phase: what the rows are called.
+        dtype: of autocast; None for none.
+        around: devices, signals, folder.
+    """
+
+    def __init__(
+        self,
+        *,
+        network: nn.Module,
+        objective: Objective,
+        batches: Batches,
+        judged_by: Iterable[tuple[Tensor, Tensor]] | None,
+        recipe: Recipe,
+        epochs: int,
+        phase: str,
+        dtype: torch.dtype | None,
+        around: Surroundings,
+    ) -> None:
+        from timm.utils import ModelEmaV3
+
+        self.network, self.objective, self.batches, self.judged_by = network, objective, batches, judged_by
+        self.recipe, self.epochs, self.phase, self.dtype, self.around = recipe, epochs, phase, dtype, around
+        self.accelerator = around.accelerator
+        self.processes = self.accelerator.num_processes
+        self.steps_per_epoch = len(batches) // recipe.accumulate
+        self.optimizer = make_optimizer(network, recipe)
+        self.rates = RateSchedule(self.optimizer, recipe, self.steps_per_epoch, epochs)
+        self.average = ModelEmaV3(network, decay=recipe.ema_decay, use_warmup=True) if recipe.ema_decay else None
+        # Only now: the copy must not be wrapped.
+        self.model: nn.Module = self.accelerator.prepare_model(network)
+        self.progress = Progress()
+        self.best_weights: dict[str, Tensor] | None = None
+        self.stopping = False
+
+    def run(self) -> dict[str, Tensor]:
+        """Train to the end.
+
+        Returns:
+            The weights that are kept.
+
+        Raises:
+            TrainingError: the loss is no number any more, a process was lost, or the disk refuses.
+            TrainingInterruptedError: a signal asked to end, and the state is saved.
+        """
+        if self.progress.step == 0 and self.progress.best is None:
+            self._judge(EpochRow(phase=self.phase, epoch=0))
+            self._save()
+        while not self.progress.done:
+            self._train_epoch()
+            self._finish_epoch()
+            self._save()
+            self._heed()
+        assert self.best_weights is not None, "the last weights are kept where none are judged"
+        return self.best_weights
+
+    def state(self) -> dict[str, Any]:
+        """Everything that `restore` wants."""
+        return {
+            "network": self.network.state_dict(),
+            "average": None if self.average is None else self.average.module.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "progress": self.progress.to_dict(),
+            "best": self.best_weights,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from what `state` returned, perhaps with another number of processes."""
+        self.network.load_state_dict(state["network"])
+        if self.average is not None:
+            self.average.module.load_state_dict(state["average"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.progress = Progress.from_dict(state["progress"])
+        self.best_weights = state["best"]
+
+    def _train_epoch(self) -> None:
+        progress, accumulate = self.progress, self.recipe.accumulate
+        self.network.train()
+        batches = self.batches.batches(progress.epoch, start=progress.batch)
+        losses: list[Tensor] = []
+        for number in range(progress.batch // accumulate, self.steps_per_epoch):
+            begin = time.perf_counter()
+            losses.append(self._step(batches))
+            progress.batch += accumulate
+            progress.step += 1
+            last = number == self.steps_per_epoch - 1
+            if last or self.accelerator.device.type == "cpu" or progress.step % _STEPS_AHEAD == 0:
+                due = self._settle(losses)
+                losses = []
+            else:
+                due = False
+            progress.seconds += time.perf_counter() - begin
+            if not last and (self.stopping or due):
+                self._save()
+                self._heed()
+
+    def _step(self, batches: Iterator[Batch]) -> Tensor:
+        """One step of the optimiser; returns the sum of the losses of this process's batches."""
+        share = self.recipe.accumulate // self.processes
+        self.rates.set(self.progress.step)
+        self.optimizer.zero_grad(set_to_none=True)
+        total = torch.zeros((), dtype=torch.float64 if self.accelerator.device.type == "cpu" else torch.float32)
+        total = total.to(self.accelerator.device)
+        for turn in range(share):
+            batch = next(batches)
+            with self._synchronised(turn == share - 1):
+                loss = self._loss(batch)
+                self.accelerator.backward(loss / share)
+            total += loss.detach()
+        if self.recipe.clip_grad:
+            self.accelerator.clip_grad_norm_(self.network.parameters(), self.recipe.clip_grad)
+        self.optimizer.step()
+        if self.average is not None:
+            self.average.update(self.network, step=self.progress.step + 1)
+        return total
+
+    def _loss(self, batch: Batch) -> Tensor:
+        key = (self.recipe.seed, _STEP_STREAM, self.progress.epoch, batch.number)
+        torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1))
+        targets = batch.labels if batch.targets is None else batch.targets
+        with torch.autocast(self.accelerator.device.type, self.dtype, enabled=self.dtype is not None):
+            logits = self.model(batch.images).float()
+            loss: Tensor = self.objective(logits, targets, batch.images)
+        return loss
+
+    def _synchronised(self, last: bool) -> AbstractContextManager[Any]:
+        """Gradients are averaged over the processes once in a step, with its last batch."""
+        return nullcontext() if last or self.processes == 1 else self.accelerator.no_sync(self.model)
+
+    def _settle(self, losses: list[Tensor]) -> bool:
+        """Wait for the last steps, and have all processes agree whether to end, and whether a checkpoint is due.
+
+        Returns:
+            Whether one is due.
+
+        Raises:
+            TrainingError: the loss is no number.
+        """
+        keeper, stop = self.around.keeper, self.around.stop
+        due = keeper is not None and self.accelerator.is_main_process and keeper.due()
+        sums = torch.stack([torch.stack(losses).sum().double().cpu(), *map(_flag, (stop.received is not None, due))])
+        if self.processes > 1:
+            sums = self.accelerator.reduce(sums.to(self.accelerator.device), reduction="sum").cpu()
+        loss, stopped, saved = sums.tolist()
+        self.stopping = stopped > 0
+        if not math.isfinite(loss):
+            raise TrainingError(self._divergence())
+        self.progress.loss_sum += loss
+        share = self.progress.step / (self.steps_per_epoch * self.epochs)
+        mean = loss / (len(losses) * self.recipe.accumulate)
+        self.around.listener.step(f"epoch {self.progress.epoch + 1}/{self.epochs}, loss {mean:.3f}", share)
+        return saved > 0
+
+    def _divergence(self) -> str:
+        where = f"epoch {self.progress.epoch + 1}, step {self.progress.batch // self.recipe.accumulate}"
+        return (
+            f"the loss is no number any more at {where}; the last good checkpoint is intact. Lower learning_rate "
+            f"(now {self.recipe.learning_rate:g}), set clip_grad to 1, or lengthen warmup_epochs (now "
+            f"{self.recipe.warmup_epochs:g}), in a new folder"
+        )
+
+    def _finish_epoch(self) -> None:
+        progress = self.progress
+        rate = max(group["lr"] for group in self.optimizer.param_groups)
+        images = self.steps_per_epoch * self.recipe.accumulate * self.recipe.batch_size
+        row = EpochRow(
+            phase=self.phase,
+            epoch=progress.epoch + 1,
+            learning_rate=rate,
+            train_loss=progress.loss_sum / (self.steps_per_epoch * self.recipe.accumulate),
+            seconds=progress.seconds,
+            images=images,
+        )
+        progress.epoch, progress.batch, progress.loss_sum, progress.seconds = progress.epoch + 1, 0, 0.0, 0.0
+        self._judge(row)
+        patience = self.recipe.patience
+        progress.done = progress.epoch >= self.epochs or (0 < patience <= progress.stale)
+
+    def _judge(self, row: EpochRow) -> None:
+        """Measure the weights and their average, and keep what is as good as the best so far, to within the noise.
+
+        Of equals the later is kept, and the average: with rates that fall they are the better ones, and which of them
+        is ahead by a picture or two is chance. A hundred pictures tell apart what differs by some per cent.
+        """
+        begin = time.perf_counter()
+        candidates: list[tuple[nn.Module, bool]] = [(self.network, False)]
+        if self.average is not None and row.epoch > 0:
+            candidates.append((self.average.module, True))
+        scores: list[Score | None] = [None] * len(candidates)
+        if self.judged_by is not None:
+            scores = [score(network, self.judged_by, self.accelerator) for network, _ in candidates]
+        before, found = self.progress.peak, False
+        for result in scores:
+            if result is not None and result.better_than(self.progress.peak):
+                self.progress.peak = result
+        peak = self.progress.peak
+        for (network, average), result in zip(candidates, scores, strict=True):
+            good = result is None or peak is None or result.as_good_as(peak)
+            if good and _all_finite(network.state_dict()):
+                self.progress.best = Best(score=result, epoch=row.epoch, phase=row.phase, average=average)
+                self.best_weights = {
+                    name: tensor.detach().cpu().clone() for name, tensor in network.state_dict().items()
+                }
+                found = True
+        self.progress.stale = 0 if peak != before else self.progress.stale + 1
+        row = _with_scores(row, scores, time.perf_counter() - begin)
+        self.progress.rows.append(row)
+        self.around.listener.row(row)
+        keeper = self.around.keeper
+        if found and keeper is not None and self.accelerator.is_main_process:
+            assert self.best_weights is not None, "found just now"
+            keeper.keep(self.best_weights)
+
+    def _save(self) -> None:
+        """Write a checkpoint of this moment.
+
+        Raises:
+            TrainingError: something in it is no number, or the disk refuses.
+        """
+        if self.around.keeper is None:
+            return
+        state = self.state()
+        if not _all_finite(state):
+            raise TrainingError(self._divergence())
+        if self.accelerator.is_main_process:
+            self.around.keeper.save(state)
+        self.accelerator.wait_for_everyone()
+
+    def _heed(self) -> None:
+        """End if this or another process was asked to, as all agreed."""
+        if self.stopping and not self.progress.done:
+            received = self.around.stop.received or signal.SIGTERM
+            raise TrainingInterruptedError("training was asked to end and is saved; it goes on with --resume", received)
+
+
+def _all_finite(state: Any) -> bool:
+    """Whether all tensors in `state` are numbers: weights, statistics, moments."""
+    if isinstance(state, Tensor):
+        return bool(state.isfinite().all())
+    values = state.values() if isinstance(state, dict) else state if isinstance(state, list | tuple) else ()
+    return all(map(_all_finite, values))
+
+
+def _flag(value: bool) -> Tensor:
+    return torch.tensor(float(value), dtype=torch.float64)
+
+
+def _with_scores(row: EpochRow, scores: list[Score | None], seconds: float) -> EpochRow:
+    row = replace(row, val_seconds=seconds)
+    if scores[0] is not None:
+        row = replace(row, val_top1=scores[0].top1, val_loss=scores[0].loss)
+    if len(scores) > 1 and scores[1] is not None:
+        row = replace(row, average_top1=scores[1].top1, average_loss=scores[1].loss)
+    return row

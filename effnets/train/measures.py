@@ -1,0 +1,178 @@
+"""What is measured of a classifier's answers, in NumPy: intervals, scores of classes, calibration. Free of torch."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = [
+    "BINS",
+    "Calibration",
+    "CalibrationTally",
+    "ClassScores",
+    "mcnemar",
+    "precision_recall",
+    "wilson_interval",
+]
+
+BINS = 15  # equally wide, as Guo et al. 2017 (arXiv:1706.04599) have them
+_Z95 = 1.959963984540054
+# Temperatures at which all images are measured while they pass by: 8 % apart, and what lies between is interpolated.
+_TEMPERATURES = np.geomspace(0.1, 10.0, 61)
+_EXACT = 1000  # up to so many differing answers the binomial distribution is summed
+
+
+def wilson_interval(right: int, count: int) -> tuple[float, float]:
+    """Between what the true share lies with 95 % confidence, 0..1, where `right` of `count` were.
+
+    Wilson's score interval (Wilson 1927): unlike the normal one it stays within 0..1 and holds for few images.
+    """
+    if count == 0:
+        return 0.0, 1.0
+    share, z2 = right / count, _Z95**2
+    centre = (share + z2 / (2 * count)) / (1 + z2 / count)
+    half = _Z95 / (1 + z2 / count) * math.sqrt(share * (1 - share) / count + z2 / (4 * count**2))
+    # Exactly 0 and 1 where no, or every, answer was right: rounding must not exclude what was seen.
+    return (0.0 if right == 0 else centre - half), (1.0 if right == count else centre + half)
+
+
+def mcnemar(gained: int, lost: int) -> float:
+    """How probable so uneven a split of the changed verdicts is by chance alone (McNemar 1947), 0..1.
+
+    Two classifiers judge the same images; `gained` were wrong with the first and right with the second, `lost` the
+    other way round. Exact for up to 1000, by the corrected chi-square beyond.
+    """
+    changed = gained + lost
+    if changed == 0:
+        return 1.0
+    if changed <= _EXACT:
+        tail = sum(math.comb(changed, k) for k in range(min(gained, lost) + 1))
+        return min(1.0, 2 * tail / 2**changed)
+    statistic = max(0.0, abs(gained - lost) - 1) ** 2 / changed
+    return math.erfc(math.sqrt(statistic / 2))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClassScores:
+    """How well each class is told: arrays ``[C]``, shares 0..1, NaN where there is nothing to divide by.
+
+    Attributes:
+        support: images of the class. answered: how often it was the answer.
+        precision: of the answers that name it, how many are right. recall: of its images, how many are recognised.
+        f1: their harmonic mean.
+    """
+
+    support: NDArray[np.int64]
+    answered: NDArray[np.int64]
+    precision: NDArray[np.float64]
+    recall: NDArray[np.float64]
+    f1: NDArray[np.float64]
+
+
+def precision_recall(labels: NDArray[np.integer], answers: NDArray[np.integer], num_classes: int) -> ClassScores:
+    """The scores of each of `num_classes` from the true `labels` and the `answers`, both ``[N]``."""
+    support = np.bincount(labels, minlength=num_classes)
+    answered = np.bincount(answers, minlength=num_classes)
+    right = np.bincount(labels[labels == answers], minlength=num_classes)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        precision, recall, f1 = right / answered, right / support, 2 * right / (support + answered)
+    return ClassScores(support=support, answered=answered, precision=precision, recall=recall, f1=f1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Calibration:
+    """Whether probabilities mean what they say, in bins of equal width over the answer's probability.
+
+    Attributes:
+        temperature: by which logits are divided so that the mean loss is least (Guo et al. 2017, section 4.2), fitted
+            on these very images; None where it lies beyond 0.1..10, as when every answer is right.
+        error: expected calibration error (ECE), 0..1: the mean gap between confidence and share of right answers.
+        scaled_error: the same after the logits are divided by the temperature (by the nearest of 61, 8 % apart).
+        loss, scaled_loss: mean cross entropy in nats, as answered and with the temperature.
+        counts, confidence, accuracy: of each bin: images, mean probability of the answer, share that is right; the
+            shares are NaN for empty bins.
+        scaled_counts, scaled_confidence, scaled_accuracy: the same with the temperature.
+    """
+
+    temperature: float | None
+    error: float
+    scaled_error: float
+    loss: float
+    scaled_loss: float
+    counts: NDArray[np.int64]
+    confidence: NDArray[np.float64]
+    accuracy: NDArray[np.float64]
+    scaled_counts: NDArray[np.int64]
+    scaled_confidence: NDArray[np.float64]
+    scaled_accuracy: NDArray[np.float64]
+
+
+class CalibrationTally:
+    """Calibration of logits that pass by in batches, none of which is kept: sums for each temperature."""
+
+    def __init__(self) -> None:
+        # The last row is temperature 1, the logits as they are.
+        self._inverse = np.append(1 / _TEMPERATURES, 1.0)
+        size = len(self._inverse)
+        self._loss = np.zeros(size)
+        self._slope = np.zeros(size)  # of the loss over the inverse temperature
+        self._bins = np.zeros((3, size, BINS))  # images, probability, right answers
+        self._count = 0
+
+    def add(self, logits: NDArray[np.float32], labels: NDArray[np.integer]) -> None:
+        """Count logits ``[N, C]`` and their true classes ``[N]``."""
+        rows = np.arange(len(labels))
+        shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
+        # In a precision that is ample for sums, and in which exp is several times as fast.
+        single, truth = shifted.astype(np.float32), shifted[rows, labels]
+        right = logits.argmax(axis=1) == labels
+        for row, inverse in enumerate(self._inverse):
+            weights = np.exp(single * np.float32(inverse))
+            total = weights.sum(axis=1, dtype=np.float64)
+            mean = np.einsum("nc,nc->n", weights, single) / total
+            self._loss[row] += (np.log(total) - inverse * truth).sum()
+            self._slope[row] += (mean - truth).sum()
+            confidence = 1 / total
+            index = np.minimum((confidence * BINS).astype(np.int64), BINS - 1)
+            for kind, values in enumerate((None, confidence, right.astype(np.float64))):
+                self._bins[kind, row] += np.bincount(index, values, minlength=BINS)
+        self._count += len(labels)
+
+    def finish(self) -> Calibration:
+        """What the images counted so far give; there must be one."""
+        inverse = self._best_inverse()
+        fitted = len(_TEMPERATURES) if inverse is None else int(np.abs(np.log(self._inverse[:-1] / inverse)).argmin())
+        counts, confidence, accuracy, error = self._row(len(_TEMPERATURES))
+        scaled_counts, scaled_confidence, scaled_accuracy, scaled_error = self._row(fitted)
+        return Calibration(
+            temperature=None if inverse is None else 1 / inverse,
+            error=error,
+            scaled_error=scaled_error,
+            loss=float(self._loss[-1] / self._count),
+            scaled_loss=float(self._loss[fitted] / self._count),
+            counts=counts,
+            confidence=confidence,
+            accuracy=accuracy,
+            scaled_counts=scaled_counts,
+            scaled_confidence=scaled_confidence,
+            scaled_accuracy=scaled_accuracy,
+        )
+
+    def _best_inverse(self) -> float | None:
+        """Where the slope crosses zero: the loss is convex in the inverse temperature, so that it does so once."""
+        inverse, slope = self._inverse[:-1][::-1], self._slope[:-1][::-1]  # rising
+        if slope[0] >= 0 or slope[-1] <= 0:
+            return None
+        above = int(np.argmax(slope > 0))
+        low, high = slope[above - 1], slope[above]
+        share = -low / (high - low)
+        return float(inverse[above - 1] * (inverse[above] / inverse[above - 1]) ** share)
+
+    def _row(self, row: int) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64], float]:
+        counts, confidence, right = self._bins[:, row]
+        error = float(np.abs(confidence - right).sum() / self._count)
+        with np.errstate(invalid="ignore"):
+            return counts.astype(np.int64), confidence / counts, right / counts, error

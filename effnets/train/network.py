@@ -1,0 +1,125 @@
+"""The network that a training begins with, and the teacher it may have."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from effnets.errors import ArgumentError, TrainingError
+from effnets.nn.classifier import Classifier
+from effnets.nn.freeze import freeze, hold_statistics, parse_until
+from effnets.preprocess import create_transform
+from effnets.train.data.source import ImageSource
+from effnets.train.objective import Teacher
+from effnets.train.pictures import Pictures
+from effnets.train.recipe import Recipe
+from effnets.train.statistics import has_identity_statistics, restore_statistics
+from effnets.zoo import create_model
+
+__all__ = ["build_network", "freeze_by", "load_teacher", "place", "restore_if_identity"]
+
+# Enough for means and variances: every picture gives each channel hundreds of values in all but the last layers.
+_MEASURED_PICTURES = 512
+
+
+def build_network(recipe: Recipe, class_names: Sequence[str]) -> Classifier:
+    """The network of a recipe with a fresh classifier for these classes, its own weights loaded.
+
+    Draws from torch's global generator. The size of the recipe becomes the network's own.
+
+    Raises:
+        as `effnets.create_model`.
+    """
+    published, drawn = recipe.weights == "pretrained", recipe.weights == "random"
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*newly initialised")  # that is the plan
+        network = create_model(
+            recipe.model,
+            pretrained=published,
+            weights=None if published or drawn else recipe.weights,
+            num_classes=len(class_names),
+            drop_rate=recipe.drop_rate,
+            drop_path_rate=recipe.drop_path_rate,
+        )
+    if not published and not drawn and network.class_names is None:
+        # A classifier of as many classes, but of others: none of its knowledge is about ours.
+        network.reset_classifier(len(class_names))
+    network.class_names = tuple(class_names)
+    if recipe.image_size is not None:
+        preprocess = replace(
+            network.spec.preprocess, input_size=recipe.image_size, test_input_size=None, test_crop_pct=None
+        )
+        network.spec = replace(network.spec, preprocess=preprocess)
+    return network
+
+
+def freeze_by(recipe: Recipe, network: Classifier) -> None:
+    """Freeze what the recipe says, and hold the batch statistics it says.
+
+    Raises:
+        TrainingError: the network has fewer stages.
+    """
+    try:
+        freeze(network, parse_until(recipe.freeze))
+    except ArgumentError as error:
+        raise TrainingError(f"freeze is {recipe.freeze!r}, for {recipe.model}: {error}") from None
+    if recipe.bn == "eval":
+        hold_statistics(network)
+
+
+def place(network: Classifier, device: torch.device) -> None:
+    """Move a network to a device, its channels innermost in memory."""
+    network.to(device)
+    network.to(memory_format=torch.channels_last)
+
+
+def restore_if_identity(recipe: Recipe, network: Classifier, source: ImageSource) -> str | None:
+    """Measure batch statistics where the weights came without any; a note for the user if that was so."""
+    if recipe.weights == "random" or not has_identity_statistics(network):
+        return None
+    generator = np.random.default_rng(recipe.seed)
+    chosen = generator.permutation(len(source))[:_MEASURED_PICTURES].tolist()
+    pictures = Pictures(source, create_transform(network), recipe.batch_size, chosen)
+    seen = restore_statistics(network, (images for images, _ in pictures))
+    return (
+        "the weights came with batch normalisation folded away, so there were no statistics to train with; they were "
+        f"measured on {seen} training pictures, and the network computes what it did"
+    )
+
+
+def load_teacher(recipe: Recipe, pupil: Classifier) -> Teacher | None:
+    """Whom the recipe names to learn from.
+
+    Raises:
+        TrainingError: the teacher does not know these classes.
+        as `effnets.create_model`: it cannot be loaded.
+    """
+    if recipe.teacher is None:
+        return None
+    network = create_model(recipe.teacher, pretrained=True)
+    return Teacher(network, pupil, _outputs(recipe.teacher, network, pupil))
+
+
+def _outputs(name: str, teacher: Classifier, pupil: Classifier) -> Tensor | None:
+    """The teacher's output for each class of the pupil."""
+    ours, theirs = pupil.class_names, teacher.class_names
+    if ours is None or theirs is None:
+        if teacher.num_classes == pupil.num_classes:
+            return None
+        raise TrainingError(
+            f"teacher {name} has {teacher.num_classes} outputs without names for {pupil.num_classes} classes; "
+            "fine-tune it on these classes first, and name its folder"
+        )
+    missing = [label for label in ours if label not in theirs]
+    if missing:
+        shown = ", ".join(missing[:5]) + (", …" if len(missing) > 5 else "")
+        raise TrainingError(
+            f"teacher {name} does not know {len(missing)} of {len(ours)} classes ({shown}); fine-tune it on these "
+            "classes first, and name its folder"
+        )
+    return None if ours == theirs else torch.tensor([theirs.index(label) for label in ours])

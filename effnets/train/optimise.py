@@ -1,0 +1,91 @@
+"""timm's optimisers and schedules, as a recipe asks for them."""
+
+from __future__ import annotations
+
+from torch import nn
+from torch.optim import Optimizer
+
+from effnets.errors import ArgumentError
+from effnets.train.groups import parameter_groups
+from effnets.train.recipe import Recipe
+
+__all__ = ["RateSchedule", "make_optimizer"]
+
+
+def make_optimizer(network: nn.Module, recipe: Recipe) -> Optimizer:
+    """The optimiser of all parameters that learn, in the groups of `parameter_groups`.
+
+    Raises:
+        ArgumentError: timm has no such optimiser, it does not take what the recipe states, or nothing learns.
+    """
+    from timm.optim import create_optimizer_v2, list_optimizers
+
+    if recipe.optimizer not in list_optimizers():
+        raise ArgumentError(
+            f"optimizer is {recipe.optimizer!r}, which timm does not have; adamw, sgd, rmsproptf and lamb are among "
+            "what timm.optim.list_optimizers() lists"
+        )
+    groups = parameter_groups(
+        network,
+        learning_rate=recipe.learning_rate,
+        weight_decay=recipe.weight_decay,
+        layer_decay=recipe.layer_decay,
+    )
+    if not groups:
+        raise ArgumentError("nothing is left to learn; freeze less")
+    stated = {name: getattr(recipe, name) for name in ("eps", "alpha") if getattr(recipe, name) is not None}
+    try:
+        optimizer: Optimizer = create_optimizer_v2(
+            [dict(group) for group in groups],
+            opt=recipe.optimizer,
+            lr=recipe.learning_rate,
+            momentum=recipe.momentum,
+            **stated,
+        )
+    except TypeError as error:
+        raise ArgumentError(f"optimizer {recipe.optimizer} does not take {', '.join(stated)} ({error})") from None
+    return optimizer
+
+
+class RateSchedule:
+    """Learning rates as a function of the step alone, so that there is no state to lose.
+
+    Args:
+        optimizer: whose groups' rates, as they are now, are the highest.
+        recipe: what schedule.
+        steps_per_epoch: of the optimiser.
+        epochs: after which a cosine has come to its end.
+    """
+
+    def __init__(self, optimizer: Optimizer, recipe: Recipe, steps_per_epoch: int, epochs: int) -> None:
+        from timm.scheduler import CosineLRScheduler, StepLRScheduler
+        from timm.scheduler.scheduler import Scheduler
+
+        total = steps_per_epoch * epochs
+        warmup = min(round(recipe.warmup_epochs * steps_per_epoch), total - 1)
+        self._scheduler: Scheduler
+        if recipe.schedule == "cosine":
+            self._scheduler = CosineLRScheduler(
+                optimizer,
+                t_initial=max(total - warmup, 1),
+                lr_min=recipe.min_learning_rate,
+                warmup_t=warmup,
+                warmup_prefix=True,
+                t_in_epochs=False,
+            )
+        else:
+            constant = recipe.schedule == "constant"
+            self._scheduler = StepLRScheduler(
+                optimizer,
+                decay_t=total + warmup + 1 if constant else max(round(recipe.decay_epochs * steps_per_epoch), 1),
+                decay_rate=1.0 if constant else recipe.decay_rate,
+                warmup_t=warmup,
+                warmup_prefix=True,
+                t_in_epochs=False,
+            )
+        self._warmup = warmup
+
+    def set(self, step: int) -> None:
+        """Set the rates for the step that follows after `step` of them."""
+        # Counted from 1 while they rise: a first step at rate 0 would be none.
+        self._scheduler.step_update(step + 1 if step < self._warmup else step)

@@ -1,0 +1,187 @@
+"""The page itself: what the template is given. Everything that comes from outside is escaped by it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.resources import files
+from typing import Any
+
+import jinja2
+import numpy as np
+from markupsafe import Markup
+
+from effnets import __version__
+from effnets.bench.machine import describe_machine
+from effnets.cost import count
+from effnets.train.evaluation.result import Evaluation
+from effnets.train.report.drawing import Drawing
+from effnets.train.report.pictures import Attention, Shown, probability, to_data_uri
+from effnets.train.report.summary import RunSummary
+
+__all__ = ["render_page"]
+
+_WEAKEST = 30  # classes shown before the others are folded away
+_PAIRS = 10
+_BROKEN = 20
+_SPLITS = {"test": "test pictures", "val": "validation pictures", "all": "pictures", "given": "pictures"}
+
+
+def render_page(
+    run: RunSummary, charts: Mapping[str, Drawing], shown: Sequence[Shown], maps: Sequence[Attention]
+) -> str:
+    """The page as HTML, with its style sheet and its pictures inside."""
+    folder = files("effnets.train.report")
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["picture"] = to_data_uri
+    environment.filters["probability"] = probability
+    environment.filters["percent"] = lambda share: f"{100 * share:.1f}"
+    template = environment.from_string(folder.joinpath("report.html.jinja").read_text(encoding="utf-8"))
+    return template.render(
+        run=run,
+        style=Markup(folder.joinpath("report.css").read_text(encoding="utf-8")),
+        # matplotlib has escaped what stands in them.
+        charts={name: Markup(drawing.svg) for name, drawing in charts.items()},
+        widths={name: drawing.width for name, drawing in charts.items()},
+        shown=shown,
+        maps=maps,
+        **_context(run),
+    )
+
+
+def _context(run: RunSummary) -> dict[str, Any]:
+    evaluation = run.evaluation
+    classes = _class_rows(evaluation)
+    low, high = evaluation.interval
+    return {
+        "evaluation": evaluation,
+        "pictures": _SPLITS.get(evaluation.split, "pictures"),
+        "lead": _lead(run),
+        "low": low,
+        "high": high,
+        "tiles": _tiles(run),
+        "classes": classes[:_WEAKEST],
+        "other_classes": classes[_WEAKEST:],
+        "pairs": _pairs(evaluation),
+        "wrong": int((~evaluation.right).sum()),
+        "facts": _facts(run),
+        "recipe": list(_flattened(run.recipe)),
+        "notes": [*run.notes, *(note for note in evaluation.notes if note not in run.notes)],
+        "broken": evaluation.broken[:_BROKEN],
+        "version": __version__,
+    }
+
+
+def _lead(run: RunSummary) -> str:
+    evaluation = run.evaluation
+    classes = f"{len(evaluation.classes):,} classes"
+    measured = f"measured on {evaluation.count:,} {_SPLITS.get(evaluation.split, 'pictures')}"
+    if not run.history:
+        return f"{evaluation.model}, {measured} of {classes}."
+    learned = run.pictures.get("train")
+    trained = f"trained for {len(run.history)} epoch{'s' if len(run.history) != 1 else ''}"
+    trained += f" on {learned:,} pictures" if learned else ""
+    return f"{evaluation.model}, {trained} of {classes}, {measured}."
+
+
+def _tiles(run: RunSummary) -> list[tuple[str, str, str, str]]:
+    """Label, figure, unit, and what it stands for."""
+    evaluation, calibration = run.evaluation, run.evaluation.calibration
+    tiles = []
+    if run.selected_top1 is not None:
+        tiles.append(("Validation", f"{run.selected_top1:.1f}", "%", "top-1 that chose these weights"))
+    if len(evaluation.class_names) > evaluation.topk:
+        tiles.append(
+            (
+                f"Top-{evaluation.topk}",
+                f"{evaluation.topk_accuracy:.1f}",
+                "%",
+                f"the right class among {evaluation.topk}",
+            )
+        )
+    if evaluation.real:
+        tiles.append(
+            ("ReaL", f"{evaluation.real.top1:.1f}", "%", f"reassessed labels, {evaluation.real.count:,} pictures")
+        )
+    f1 = evaluation.scores().f1[evaluation.classes]
+    tiles += [
+        ("Macro F1", f"{100 * float(np.nanmean(f1)):.1f}", "%", "mean over the classes"),
+        ("Loss", f"{evaluation.loss:.3f}", "nats", "mean cross entropy"),
+        ("Calibration", f"{100 * calibration.error:.1f}", "%", "expected error (ECE)"),
+        ("Network", _figure(evaluation.network_speed), "images/s", evaluation.engine),
+        ("Decoding", _figure(evaluation.decoding_speed), "images/s", f"on {_threads(evaluation.workers)}"),
+    ]
+    if run.network is not None:
+        cost = count(run.network)
+        tiles += [
+            ("Parameters", f"{cost.params / 1e6:.2f}", "M", f"{4 * cost.params / 1e6:.1f} MB in float32"),
+            ("Multiply-adds", f"{cost.madds / 1e6:,.0f}", "M", "for one picture"),
+        ]
+    if run.training_speed is not None:
+        tiles.append(("Training", _figure(run.training_speed), "images/s", "steps alone"))
+    if run.training_seconds is not None:
+        tiles.append(("Time", *_duration(run.training_seconds), "for the whole training"))
+    return tiles
+
+
+def _class_rows(evaluation: Evaluation) -> list[dict[str, Any]]:
+    """The weakest first; classes without a picture last."""
+    scores = evaluation.scores()
+    rows = [
+        {
+            "name": evaluation.class_names[output],
+            "images": int(scores.support[output]),
+            "precision": float(scores.precision[output]),
+            "recall": float(scores.recall[output]),
+            "f1": float(scores.f1[output]),
+        }
+        for output in evaluation.classes
+    ]
+    return sorted(rows, key=lambda row: (row["images"] == 0, row["f1"] if row["images"] else 0.0, row["name"]))
+
+
+def _pairs(evaluation: Evaluation) -> list[dict[str, Any]]:
+    pairs = evaluation.confused_pairs(_PAIRS)
+    most = max((times for _, _, times in pairs), default=1)
+    return [{"truth": truth, "answer": answer, "times": times, "share": times / most} for truth, answer, times in pairs]
+
+
+def _facts(run: RunSummary) -> list[tuple[str, str]]:
+    versions = run.versions
+    if run.machine is None or versions is None:
+        machine = describe_machine()
+        versions = machine.versions if versions is None else versions
+    facts = [("effnets", __version__)]
+    if run.finished is not None:
+        facts.append(("finished", run.finished.isoformat(sep=" ", timespec="minutes")))
+    if run.seed is not None:
+        facts.append(("seed", str(run.seed)))
+    facts += [(f"{split} pictures", f"{number:,}") for split, number in run.pictures.items()]
+    facts.append(("machine", run.machine if run.machine is not None else str(machine)))
+    return facts + [(name, version) for name, version in versions.items() if name != "effnets"]
+
+
+def _flattened(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            yield from _flattened(value, f"{name}.")
+        else:
+            yield name, value if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False)
+
+
+def _figure(speed: float) -> str:
+    return f"{speed:,.0f}" if speed >= 10 else f"{speed:.1f}"
+
+
+def _threads(workers: int) -> str:
+    return f"{workers} thread{'s' if workers != 1 else ''}"
+
+
+def _duration(seconds: float) -> tuple[str, str]:
+    for size, unit in ((3600, "h"), (60, "min")):
+        if seconds >= 1.5 * size:
+            return f"{seconds / size:.1f}", unit
+    return f"{seconds:.0f}", "s"

@@ -1,0 +1,161 @@
+"""Pictures of a report: the surest mistakes, and what the network looked at."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import PurePath
+
+import matplotlib as mpl
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from effnets.arguments import check_size
+from effnets.errors import EffnetsError
+from effnets.nn.classifier import Classifier
+from effnets.preprocess import create_transform
+from effnets.runtime.image import cover_size
+from effnets.train.evaluation.result import Evaluation
+from effnets.train.report.cam import class_activation_maps
+
+__all__ = ["Attention", "Shown", "attention", "mistakes", "probability", "to_data_uri"]
+
+_THUMBNAIL = 240  # pixels: twice what the page shows, for dense screens
+_MAP = 224
+_HEAT = "inferno"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shown:
+    """A picture with what was answered.
+
+    Attributes:
+        name: class folder and file. truth, answer: names of classes. probability: of the answer, 0..1.
+    """
+
+    image: Image.Image
+    name: str
+    truth: str
+    answer: str
+    probability: float
+
+    @property
+    def is_right(self) -> bool:
+        """Whether the answer is the true class."""
+        return self.truth == self.answer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attention:
+    """A picture as the network saw it, and the maps for its answer and, where that was wrong, for the true class."""
+
+    shown: Shown
+    for_answer: Image.Image
+    for_truth: Image.Image | None
+
+
+def mistakes(evaluation: Evaluation, count: int) -> list[Shown]:
+    """The mistakes with the highest probabilities, the surest first."""
+    found: list[Shown] = []
+    for place in _surest(evaluation, count, 0):
+        image = _picture(evaluation, place)
+        if image is not None:
+            found.append(_shown(evaluation, place, _square(image, _THUMBNAIL)))
+    return found
+
+
+def attention(evaluation: Evaluation, network: Classifier, wrong: int, right: int) -> list[Attention]:
+    """Maps for the surest answers: so many `wrong` ones, and so many `right` ones, each of another class."""
+    places = _surest(evaluation, wrong, right)
+    transform = create_transform(network)
+    size = check_size(transform.size)
+    found: list[Attention] = []
+    for place in places:
+        picture = _picture(evaluation, place)
+        if picture is None:
+            continue
+        answer, truth = int(evaluation.answers[place]), int(evaluation.labels[place])
+        inputs = transform(picture)[None]
+        classes = [answer] if answer == truth else [answer, truth]
+        maps = class_activation_maps(network, inputs, [classes])[0]
+        seen = _as_seen(picture, cover_size(*size, transform.preprocess), size)
+        heated = _heated(seen, maps)
+        found.append(
+            Attention(
+                shown=_shown(evaluation, place, seen.resize((_MAP, _MAP), Image.Resampling.LANCZOS)),
+                for_answer=heated[0],
+                for_truth=heated[1] if len(heated) > 1 else None,
+            )
+        )
+    return found
+
+
+def to_data_uri(image: Image.Image) -> str:
+    """The picture as a JPEG within a link."""
+    buffer = io.BytesIO()
+    image.convert("RGB").save(buffer, format="JPEG", quality=82, optimize=True)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def probability(share: float) -> str:
+    """In per cent, never more certain than it is."""
+    return "over 99\u00a0%" if 0.995 <= share < 1 else f"{100 * share:.0f}\u00a0%"
+
+
+def _surest(evaluation: Evaluation, wrong: int, right: int) -> list[int]:
+    order = np.argsort(-evaluation.confidences, kind="stable")
+    is_right = evaluation.right[order]
+    mistaken, certain = order[~is_right][:wrong], order[is_right]
+    # The first, and so the surest, of each class.
+    _, first = np.unique(evaluation.labels[certain], return_index=True)
+    return [int(place) for place in (*mistaken, *certain[np.sort(first)][:right])]
+
+
+def _picture(evaluation: Evaluation, place: int) -> Image.Image | None:
+    """None where the file has gone since."""
+    try:
+        return evaluation.source.image(int(evaluation.indices[place]))
+    except EffnetsError:
+        return None
+
+
+def _shown(evaluation: Evaluation, place: int, image: Image.Image) -> Shown:
+    return Shown(
+        image=image,
+        name="/".join(PurePath(evaluation.source.name(int(evaluation.indices[place]))).parts[-2:]),
+        truth=evaluation.class_names[evaluation.labels[place]],
+        answer=evaluation.class_names[evaluation.answers[place]],
+        probability=float(evaluation.confidences[place]),
+    )
+
+
+def _square(image: Image.Image, side: int) -> Image.Image:
+    """The middle of the picture."""
+    return _as_seen(image, (side, side), (side, side))
+
+
+def _as_seen(image: Image.Image, cover: tuple[int, int], size: tuple[int, int]) -> Image.Image:
+    """What is left of a picture that covers `cover` when its middle is cropped to `size`, (height, width)."""
+    share = min(image.height / cover[0], image.width / cover[1])
+    height, width = size[0] * share, size[1] * share
+    left, top = (image.width - width) / 2, (image.height - height) / 2
+    box = (left, top, left + width, top + height)
+    return image.resize((size[1], size[0]), Image.Resampling.BICUBIC, box=box)
+
+
+def _heated(seen: Image.Image, maps: NDArray[np.float32]) -> Sequence[Image.Image]:
+    """The picture in grey under each map, in colours that are the same for all of them; what speaks against is left."""
+    grey = np.asarray(seen.convert("L").resize((_MAP, _MAP)), np.float32)[..., None] / 255
+    evidence = np.maximum(maps, 0) / max(float(maps.max()), 1e-9)
+    images = []
+    for values in evidence:
+        large = Image.fromarray(values.astype(np.float32)).resize((_MAP, _MAP), Image.Resampling.BICUBIC)
+        heat = np.clip(np.asarray(large), 0, 1)
+        colour = mpl.colormaps[_HEAT](heat)[..., :3]
+        strength = 0.15 + 0.6 * heat[..., None] ** 0.8
+        mixed = (1 - strength) * (0.25 + 0.75 * grey) + strength * colour
+        images.append(Image.fromarray((255 * mixed).astype(np.uint8)))
+    return images

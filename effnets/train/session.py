@@ -1,0 +1,239 @@
+"""One training from end to end: data, network, the classifier's head start, everything, and what is left of it."""
+
+from __future__ import annotations
+
+import copy
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from effnets.errors import TrainingError
+from effnets.nn.classifier import Classifier
+from effnets.preprocess import create_transform
+from effnets.train.account import Account, FolderKeeper
+from effnets.train.conclusion import measure, report
+from effnets.train.data.checks import Check
+from effnets.train.data.loader import EpochLoader
+from effnets.train.data.open import open_data
+from effnets.train.data.sampling import class_weights
+from effnets.train.data.source import ImageSource
+from effnets.train.data.splits import Splits
+from effnets.train.data.transforms import TrainTransform
+from effnets.train.head import ProbeTask, fit_head
+from effnets.train.loop import Trainer
+from effnets.train.network import build_network, freeze_by, load_teacher, place, restore_if_identity
+from effnets.train.objective import Objective
+from effnets.train.pictures import Pictures, default_workers
+from effnets.train.precision import choose_precision
+from effnets.train.progress import Listener, Progress
+from effnets.train.recipe import Recipe
+from effnets.train.run_folder import RunFolder
+from effnets.train.signals import StopSignals
+from effnets.train.surroundings import Surroundings
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+__all__ = ["Session"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Session:
+    """A training, with the arguments of `effnets.finetune` and what it runs in."""
+
+    recipe: Recipe
+    data: str
+    folder: RunFolder
+    resume: bool
+    strict: bool
+    check: Check
+    command: str | None
+    accelerator: Accelerator
+    stop: StopSignals
+    listener: Listener
+
+    def run(self) -> dict[str, Any]:
+        """Train; returns the metrics.
+
+        Raises:
+            as `effnets.finetune`.
+        """
+        self.folder.check(self.recipe, resume=self.resume)
+        splits = open_data(
+            self.data,
+            val_share=self.recipe.val_share,
+            seed=self.recipe.seed,
+            strict=self.strict,
+            check=self.check,
+        )
+        if splits.train is None:
+            raise TrainingError(f"{self.data}: has no training pictures; put them into train/")
+        torch.manual_seed(self.recipe.seed)
+        network = build_network(self.recipe, splits.train.class_names)
+        freeze_by(self.recipe, network)
+        # Only now: what cannot be read leaves no folder behind.
+        main = self.accelerator.is_main_process
+        with self.folder.lock() if main else nullcontext():
+            if main:
+                self.folder.begin(self.recipe, resume=self.resume)
+            self.accelerator.wait_for_everyone()
+            return self._run(network, splits, splits.train)
+
+    def _run(self, network: Classifier, splits: Splits, train: ImageSource) -> dict[str, Any]:
+        account = self._account(splits, train)
+        state = self.folder.load_state()
+        if state is None:
+            self._prepare(network, train, account)
+        else:
+            _require_same_data(account, state["account"], self.data)
+            account.take_over(state["account"])
+        for note in account.notes:
+            self.listener.note(note)
+        trainer, keeper = self._trainer(network, splits, train, account)
+        if state is not None:
+            trainer.restore(state)
+        kept = keeper.assemble(trainer.run())
+        metrics: dict[str, Any] = {}
+        if self.accelerator.is_main_process:
+            metrics = self._conclude(kept, splits, account, trainer.progress)
+        self.accelerator.wait_for_everyone()
+        return metrics
+
+    def _conclude(self, kept: Classifier, splits: Splits, account: Account, progress: Progress) -> dict[str, Any]:
+        """Measure the kept network once on test/, write the report, and say that training is over, in this order."""
+        test = None
+        judged_by, split = (splits.val, "val") if splits.test is None else (splits.test, "test")
+        if judged_by is not None:
+            place(kept, self.accelerator.device)
+            tell = self.listener.step
+            evaluation, found = measure(kept, judged_by, split, account, lambda share: tell("measuring", share))
+            test = found if split == "test" else None
+            tell("writing the report", 1.0)
+            report(self.folder.path, kept.cpu(), evaluation, account, progress)
+        metrics = account.metrics(progress, finished=True, test=test)
+        self.folder.save_metrics(metrics)
+        return metrics
+
+    def _account(self, splits: Splits, train: ImageSource) -> Account:
+        parts = {"train": splits.train, "val": splits.val, "test": splits.test}
+        return Account(
+            recipe=self.recipe,
+            data=self.data,
+            command=self.command,
+            class_names=train.class_names,
+            images={name: 0 if part is None else len(part) for name, part in parts.items()},
+            processes=self.accelerator.num_processes,
+            notes=list(splits.notes),
+        )
+
+    def _prepare(self, network: Classifier, train: ImageSource, account: Account) -> None:
+        """What comes before the first checkpoint: statistics, the choice of precision, the classifier's head start."""
+        recipe, device = self.recipe, self.accelerator.device
+        if note := restore_if_identity(recipe, network, train):
+            account.notes.append(note)
+        place(network, device)
+        account.precision = recipe.precision
+        if recipe.precision == "auto":
+            self.listener.step("choosing the precision", 0.0)
+            main = self.accelerator.is_main_process
+            account.precision = choose_precision(network, network.spec.input_size, device) if main else "float32"
+        self._share(network, account)
+        if recipe.head_epochs and recipe.freeze != "backbone" and recipe.weights != "random":
+            self.listener.step("computing features for the classifier's head start", 0.0)
+            account.head_rows = fit_head(network, train, recipe, self._around())
+
+    def _share(self, network: Classifier, account: Account) -> None:
+        """Have all processes begin with what the main one has: machines may round differently."""
+        if self.accelerator.num_processes == 1:
+            return
+        from accelerate.utils import broadcast, broadcast_object_list
+
+        account.precision = broadcast_object_list([account.precision], from_process=0)[0]
+        with torch.no_grad():
+            for tensor in network.state_dict().values():
+                tensor.copy_(broadcast(tensor.contiguous(), from_process=0))
+
+    def _around(self, keeper: FolderKeeper | None = None) -> Surroundings:
+        return Surroundings(accelerator=self.accelerator, stop=self.stop, keeper=keeper, listener=self.listener)
+
+    def _trainer(
+        self, network: Classifier, splits: Splits, train: ImageSource, account: Account
+    ) -> tuple[Trainer, FolderKeeper]:
+        recipe = self.recipe
+        place(network, self.accelerator.device)
+        weights = None
+        if recipe.balance == "weights":
+            weights = torch.from_numpy(class_weights(train.labels, len(train.class_names)))
+        judged_by = None if splits.val is None else self._judging(network, splits.val)
+        if recipe.freeze == "backbone":
+            task = ProbeTask(network, recipe, self.accelerator, self.folder.states)
+            keeper = FolderKeeper(self.folder, account, task.assemble)
+            self.listener.step("computing features", 0.0)
+            return task.trainer(train, judged_by, weights, self._around(keeper)), keeper
+        shell = copy.deepcopy(network).cpu()
+
+        def assemble(kept: dict[str, Tensor]) -> Classifier:
+            shell.load_state_dict(kept)
+            return shell.eval()
+
+        keeper = FolderKeeper(self.folder, account, assemble)
+        objective = Objective(
+            label_smoothing=recipe.label_smoothing,
+            class_weights=weights,
+            teacher=load_teacher(recipe, network),
+            teacher_share=recipe.teacher_share,
+            temperature=recipe.temperature,
+        ).to(self.accelerator.device)
+        trainer = Trainer(
+            network=network,
+            objective=objective,
+            batches=self._batches(network, train),
+            judged_by=judged_by,
+            recipe=recipe,
+            epochs=recipe.epochs,
+            phase="all",
+            dtype=torch.bfloat16 if account.precision == "bfloat16" else None,
+            around=self._around(keeper),
+        )
+        return trainer, keeper
+
+    def _batches(self, network: Classifier, train: ImageSource) -> EpochLoader:
+        recipe, accelerator = self.recipe, self.accelerator
+        preprocess = network.spec.preprocess
+        return EpochLoader(
+            train,
+            TrainTransform(preprocess, preprocess.input_size, recipe.augmentation),
+            batch_size=max(min(recipe.batch_size, len(train) // recipe.accumulate), 1),
+            order="balanced" if recipe.balance == "sampler" else "shuffled",
+            seed=recipe.seed,
+            multiple=recipe.accumulate,
+            workers=default_workers() if recipe.workers is None else recipe.workers,
+            broken_limit=0 if self.strict else None,
+            rank=accelerator.process_index,
+            world=accelerator.num_processes,
+            device=accelerator.device,
+            channels_last=recipe.channels_last,
+        )
+
+    def _judging(self, network: Classifier, source: ImageSource) -> Pictures:
+        """This process's share of the pictures to judge by."""
+        indices = range(self.accelerator.process_index, len(source), self.accelerator.num_processes)
+        return Pictures(source, create_transform(network), self.recipe.batch_size, indices)
+
+
+def _require_same_data(account: Account, before: dict[str, Any], data: str) -> None:
+    now = account.state()
+    for what in ("class_names", "images"):
+        if now[what] != before[what]:
+            raise TrainingError(
+                f"{data}: is not what this training was begun with: {what.replace('_', ' ')} were "
+                f"{_short(before[what])} and are {_short(now[what])}; restore the data, or start in another folder"
+            )
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 120 else f"{text[:117]}…"

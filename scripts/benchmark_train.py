@@ -1,0 +1,100 @@
+"""Steps of training on this machine: this library's default set-up beside timm's, the same network in both.
+
+    uv run scripts/benchmark_train.py mobilenetv2_100 rexnet_100 mixnet_m --batch 16
+
+Ours is what `effnets finetune` does: channels_last, and bfloat16 where `effnets.train.precision` finds that it is
+faster. timm's is that of its train.py without further options: float32, contiguous; on a GPU, with --amp and
+--channels-last. Programs take turns; what is printed are medians, and the ratio of two medians of one run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from typing import Any
+
+import timm
+import torch
+from timm.optim import create_optimizer_v2
+from torch import nn
+
+import effnets
+from effnets.bench.machine import describe_machine
+from effnets.bench.timing import interleave, ratio
+from effnets.train.optimise import make_optimizer
+from effnets.train.precision import choose_precision
+from effnets.train.recipe import Recipe
+
+_CLASSES = 100
+
+
+def _step(
+    model: nn.Module, optimizer: torch.optim.Optimizer, images: torch.Tensor, dtype: torch.dtype | None
+) -> Callable[[], float]:
+    labels = torch.arange(len(images), device=images.device) % _CLASSES
+
+    def step() -> float:
+        optimizer.zero_grad(set_to_none=True)
+        with torch.autocast(images.device.type, dtype, enabled=dtype is not None):
+            loss = nn.functional.cross_entropy(model(images).float(), labels, label_smoothing=0.1)
+        loss.backward()
+        optimizer.step()
+        return loss.item()
+
+    return step
+
+
+def measure(name: str, batch: int, size: int, rounds: int, device: torch.device) -> dict[str, Any]:
+    torch.manual_seed(0)
+    on_gpu = device.type == "cuda"
+    images = torch.randn(batch, 3, size, size, device=device)
+    theirs = timm.create_model(name, num_classes=_CLASSES).to(device).train()
+    network = effnets.create_model(name, num_classes=_CLASSES).to(device).train()
+    chosen = choose_precision(network, size, device)
+    subjects = {}
+    placed = images.contiguous(memory_format=torch.channels_last)
+    their_images = placed if on_gpu else images
+    if on_gpu:
+        theirs = theirs.to(memory_format=torch.channels_last)
+    optimizer = create_optimizer_v2(theirs, "adamw", lr=1e-4, weight_decay=0.05)
+    subjects["timm"] = _step(theirs, optimizer, their_images, torch.bfloat16 if on_gpu else None)
+    for precision in ("float32", "bfloat16"):
+        torch.manual_seed(0)
+        ours = effnets.create_model(name, num_classes=_CLASSES).to(device, memory_format=torch.channels_last).train()
+        optimizer = make_optimizer(ours, Recipe(model=name, learning_rate=1e-4))
+        subjects[precision] = _step(ours, optimizer, placed, torch.bfloat16 if precision == "bfloat16" else None)
+    timings = interleave(subjects, rounds=rounds)
+    return {
+        "model": name,
+        "images_per_second": {key: 1000 * batch / timing.median for key, timing in timings.items()},
+        "chosen": chosen,
+        "ratio": ratio(timings["timm"], timings[chosen]),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", nargs="*", default=["mobilenetv2_100", "rexnet_100", "mixnet_m"])
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--image-size", type=int, default=224)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    options = parser.parse_args()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    rows = [measure(name, options.batch, options.image_size, options.rounds, device) for name in options.models]
+    if options.json:
+        print(json.dumps({"machine": describe_machine().to_dict(), "batch": options.batch, "rows": rows}, indent=1))
+        return
+    print(f"{describe_machine()}; batch {options.batch}, {options.image_size} px, {device}; images/s")
+    print(f"{'model':<18}{'timm':>8}{'float32':>10}{'bfloat16':>10}  {'chosen':<10}{'ratio':>6}")
+    for row in rows:
+        speed = row["images_per_second"]
+        print(
+            f"{row['model']:<18}{speed['timm']:>8.1f}{speed['float32']:>10.1f}{speed['bfloat16']:>10.1f}  "
+            f"{row['chosen']:<10}{row['ratio']:>5.2f}x"
+        )
+
+
+if __name__ == "__main__":
+    main()

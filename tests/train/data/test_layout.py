@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from effnets.errors import DataError
+from effnets.train.data.layout import arrange
+
+NAMES = st.text(st.characters(blacklist_characters="/\0", blacklist_categories=["Cs"]), min_size=1, max_size=8).filter(
+    lambda name: not name.startswith(".") and name.lower() not in {"thumbs.db", "desktop.ini", "__macosx"}
+)
+
+
+def classes_of(files: list[str], folders: tuple[str, ...] = ()) -> dict[str, dict[str, list[str]]]:
+    layout = arrange(files, folders, "data")
+    found: dict[str, dict[str, list[str]]] = {}
+    for split, pictures in layout.splits.items():
+        for position, label in pictures:
+            found.setdefault(split, {}).setdefault(layout.class_names[label], []).append(files[position])
+    return found
+
+
+def test_folders_are_classes():
+    assert classes_of(["cat/a.jpg", "dog/b.PNG", "cat/deeper/c.webp"]) == {
+        "all": {"cat": ["cat/a.jpg", "cat/deeper/c.webp"], "dog": ["dog/b.PNG"]}
+    }
+
+
+@pytest.mark.parametrize("word", ["val", "valid", "validation"])
+def test_splits_are_known_by_their_usual_words(word):
+    found = classes_of(["train/cat/a.jpg", "train/dog/a.jpg", f"{word}/cat/b.jpg", "test/dog/c.jpg"])
+    assert found.keys() == {"train", "val", "test"}
+    assert found["val"] == {"cat": [f"{word}/cat/b.jpg"]}
+
+
+def test_folders_around_everything_are_looked_through():
+    assert classes_of(["outer/inner/train/cat/a.jpg", "outer/inner/train/dog/b.jpg"]).keys() == {"train"}
+    assert classes_of(["outer/cat/a.jpg", "outer/dog/b.jpg"])["all"].keys() == {"cat", "dog"}
+
+
+def test_train_is_a_class_where_it_holds_pictures():
+    assert classes_of(["train/a.jpg", "bus/b.jpg"])["all"].keys() == {"train", "bus"}
+    assert classes_of(["train/a.jpg", "test/b.jpg"])["all"].keys() == {"train", "test"}
+
+
+def test_splits_beside_classes_are_ambiguous():
+    with pytest.raises(DataError, match=r"data: holds train/ and also 1 folder \(bus\); put every class inside"):
+        arrange(["train/cat/a.jpg", "bus/b.jpg"], (), "data")
+
+
+def test_two_words_for_one_split():
+    with pytest.raises(DataError, match="several mean val; merge these"):
+        arrange(["train/cat/a.jpg", "val/cat/a.jpg", "valid/cat/a.jpg"], (), "data")
+
+
+def test_classes_that_training_lacks():
+    with pytest.raises(DataError, match=r"test has 1 class \(bird\) that train lacks"):
+        arrange(["train/cat/a.jpg", "train/dog/a.jpg", "test/bird/a.jpg"], (), "data")
+
+
+def test_a_class_without_pictures_is_named():
+    with pytest.raises(DataError, match=r"1 class \(bird\) without a picture.*remove the empty folder"):
+        arrange(["cat/a.jpg", "dog/b.jpg"], ["cat", "dog", "bird"], "data")
+    # Where nothing is learned from it, it does no harm.
+    files = ["train/cat/a.jpg", "train/dog/b.jpg", "test/cat/c.jpg"]
+    assert arrange(files, ["train", "train/cat", "train/dog", "test", "test/cat", "test/dog"], "data").notes == ()
+
+
+def test_what_is_passed_over_is_named():
+    layout = arrange(
+        ["cat/a.jpg", "dog/b.jpg", "dog/notes.txt", "cover.jpg", "cat/.DS_Store", ".git/x.jpg"], (), "data"
+    )
+    assert layout.notes == (
+        "passed over 1 file (dog/notes.txt) with no picture's ending",
+        "passed over 1 picture (cover.jpg) outside of every class folder",
+    )
+
+
+def test_no_picture():
+    with pytest.raises(DataError, match=r"data: no picture in it; there is only 1 other file \(cat/a.txt\)"):
+        arrange(["cat/a.txt"], (), "data")
+
+
+def test_numbers_are_sorted_as_numbers():
+    assert arrange([f"{number}/a.jpg" for number in range(11)], (), "data").class_names[-2:] == ("9", "10")
+
+
+@given(st.dictionaries(NAMES, st.integers(1, 3), min_size=2, max_size=6), st.sampled_from(["", "outer/"]))
+def test_every_picture_is_of_the_class_of_its_folder(counts, around):
+    files = [f"{around}{name}/{number}.png" for name, count in counts.items() for number in range(count)]
+    layout = arrange(files, (), "data")
+    (pictures,) = layout.splits.values()
+    assert set(layout.class_names) == counts.keys()
+    assert [position for position, _ in pictures] == list(range(len(files)))
+    assert [layout.class_names[label] for _, label in pictures] == [file.split("/")[-2] for file in files]

@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+from data_sets import pack, picture
+from hypothesis import given
+from hypothesis import strategies as st
+
+from effnets.errors import DataError, MissingFileError
+from effnets.train.data import open_data
+from effnets.train.data.webdataset import expand_braces
+
+
+def shards(folder, names, label=str, ending="cls", each=4):
+    for position, name in enumerate(names):
+        files = {}
+        for number in range(each):
+            files[f"{number:04}.jpg"] = picture(100 * position + number)
+            files[f"{number:04}.{ending}"] = label(number % 2).encode()
+        pack(folder / name, files)
+
+
+def test_shards_by_a_pattern(tmp_path):
+    shards(tmp_path, ["part-00.tar", "part-01.tar"])
+    source = open_data(f"{tmp_path}/part-{{00..01}}.tar", val_share=0).train
+    assert source.class_names == ("0", "1")
+    assert source.labels.tolist() == [0, 1] * 4
+    assert source.read(5) == picture(101)
+    assert source.name(5) == f"{tmp_path}/part-01.tar/0001.jpg"
+
+
+@pytest.mark.parametrize("key", ["label", "cls", "class"])
+def test_labels_in_json(tmp_path, key):
+    shards(tmp_path, ["0.tar"], lambda number: json.dumps({key: ["cat", "dog"][number], "width": 16}), "json")
+    source = open_data(tmp_path / "0.tar", val_share=0).train
+    assert source.class_names == ("cat", "dog")
+    assert source.labels.tolist() == [0, 1, 0, 1]
+
+
+def test_names_of_numbers_lie_beside(tmp_path):
+    shards(tmp_path, ["0.tar"])
+    (tmp_path / "classnames.txt").write_text("cat\ndog\nbird\n")
+    splits = open_data(tmp_path, val_share=0)
+    assert splits.class_names == ("cat", "dog", "bird")
+    assert splits.notes == ("train has no picture of 1 class (bird)",)
+    (tmp_path / "classnames.txt").write_text("cat\n")
+    with pytest.raises(DataError, match="2 labels lie outside of the 1 declared classes, 1 of picture 1 first"):
+        open_data(tmp_path)
+
+
+def test_shards_of_several_splits(tmp_path):
+    shards(tmp_path, ["train-0.tar", "train-1.tar", "validation-0.tar", "test-0.tar"])
+    splits = open_data(tmp_path)
+    assert [len(source) for source in (splits.train, splits.val, splits.test)] == [8, 4, 4]
+    only = open_data(f"{tmp_path}/train-{{0..1}}.tar", val_share=0.25)
+    assert [len(only.train), len(only.val)] == [6, 2]
+
+
+def test_faults_are_named(tmp_path):
+    with pytest.raises(MissingFileError, match=r"part-0.tar does not exist, one of 2 shards"):
+        open_data(f"{tmp_path}/part-{{0..1}}.tar")
+    pack(tmp_path / "lonely.tar", {"1.jpg": picture(1), "1.cls": b"0", "2.jpg": picture(2)})
+    with pytest.raises(DataError, match=r"1 sample \(2\) without a picture or without .cls or .json"):
+        open_data(tmp_path / "lonely.tar")
+    pack(tmp_path / "double.tar", {"1.left.jpg": picture(1), "1.right.jpg": picture(2), "1.cls": b"0"})
+    with pytest.raises(DataError, match="1 has several pictures"):
+        open_data(tmp_path / "double.tar")
+    pack(tmp_path / "other.tar", {"1.jpg": picture(1), "1.json": b'{"caption": "a cat"}'})
+    with pytest.raises(DataError, match=r"1\.json states no class; wanted is one of the keys label"):
+        open_data(tmp_path / "other.tar")
+
+
+def test_braces():
+    assert expand_braces("a-{08..11}.tar") == ["a-08.tar", "a-09.tar", "a-10.tar", "a-11.tar"]
+    assert expand_braces("{8..11}") == ["8", "9", "10", "11"]
+    assert expand_braces("{train,val}-{0..1}") == ["train-0", "train-1", "val-0", "val-1"]
+    assert expand_braces("plain.tar") == ["plain.tar"]
+    with pytest.raises(DataError, match="goes backwards"):
+        expand_braces("{3..1}")
+    with pytest.raises(DataError, match="braces do not pair"):
+        expand_braces("a-{0..1.tar")
+
+
+@given(st.integers(0, 500), st.integers(0, 40), st.integers(1, 5))
+def test_ranges_are_whole(first, more, width):
+    names = expand_braces(f"s-{{{first:0{width}}..{first + more:0{width}}}}.tar")
+    assert [int(name[2:-4]) for name in names] == list(range(first, first + more + 1))

@@ -1,0 +1,127 @@
+"""Cached features: what they depend on, batches of them, and the probe that becomes a classifier."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from drawn_classes import draw_data, write_table
+from support import shake
+
+import effnets
+from effnets.preprocess import create_transform
+from effnets.train.data import open_data
+from effnets.train.data.augmentation import Augmentation
+from effnets.train.data.loader import EpochLoader
+from effnets.train.data.transforms import TrainTransform
+from effnets.train.features import (
+    FeatureBatches,
+    Features,
+    Probe,
+    compute_augmented_features,
+    compute_features,
+    features_key,
+    fold_probe,
+    read_features,
+    write_features,
+)
+from effnets.train.pictures import Pictures
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def network(tmp_path):
+    torch.manual_seed(0)
+    return shake(effnets.create_model(write_table(tmp_path)), size=32)
+
+
+@pytest.fixture
+def pictures(tmp_path, network):
+    source = open_data(draw_data(tmp_path / "data")).train
+    return Pictures(source, create_transform(network), 5)
+
+
+def test_pictures_are_the_same_in_every_pass(pictures):
+    first, second = list(pictures), list(pictures)
+    assert [len(images) for images, _ in first] == [5, 5, 5, 5, 4]
+    assert all(torch.equal(a, b) for (a, _), (b, _) in zip(first, second, strict=True))
+    alone = torch.stack([pictures.transform(pictures.source.image(index)) for index in range(24)])
+    assert torch.equal(torch.cat([images for images, _ in first]), alone)
+    assert torch.equal(torch.cat([labels for _, labels in first]), torch.from_numpy(pictures.source.labels))
+    chosen = Pictures(pictures.source, pictures.transform, 2, [7, 3, 9])
+    assert torch.equal(torch.cat([images for images, _ in chosen]), alone[[7, 3, 9]])
+
+
+@pytest.mark.parametrize("standardised", [True, False])
+def test_a_folded_probe_gives_the_probes_answers(network, pictures, standardised):
+    network.train()
+    features = compute_features(network, pictures, CPU, mirrored=True)
+    assert network.training
+    assert features.values.shape == (2, 24, 24)
+    probe = Probe(features, 3, standardised=standardised)
+    torch.nn.init.normal_(probe.classifier.weight)
+    torch.nn.init.normal_(probe.classifier.bias)
+    with torch.no_grad():
+        fold_probe(probe.state_dict(), network)
+        network.eval()
+        images = torch.cat([images for images, _ in pictures])
+        assert torch.allclose(network(images), probe(features.values[0]), atol=1e-4)
+        assert torch.allclose(network(images.flip(3)), probe(features.values[1]), atol=1e-4)
+    if standardised:
+        seen = (features.values.flatten(0, 1) - probe.mean) / probe.deviation
+        assert torch.allclose(seen.mean(0), torch.zeros(24), atol=1e-4)
+
+
+def test_augmented_features_are_a_view_for_each_epoch(network, pictures):
+    preprocess = network.spec.preprocess
+    transform = TrainTransform(preprocess, 32, Augmentation())
+    loader = EpochLoader(pictures.source, transform, batch_size=5, order="sequential", drop_last=False)
+    network.train()
+    features = compute_augmented_features(network, loader, 2)
+    assert network.training
+    assert features.values.shape == (2, 24, 24)
+    assert not torch.equal(features.values[0], features.values[1])
+    assert features.labels.tolist() == pictures.source.labels.tolist()
+    again = compute_augmented_features(network, loader, 1)
+    assert torch.equal(again.values[0], features.values[0])
+
+
+def test_constant_features_do_not_blow_up():
+    probe = Probe(Features(values=torch.ones(1, 4, 3), labels=torch.zeros(4)), 2, standardised=True)
+    assert probe(torch.ones(4, 3)).isfinite().all()
+
+
+def test_kept_features_are_those_of_the_same_network_and_pictures(network, pictures, tmp_path):
+    path = tmp_path / "kept" / "features.safetensors"
+    key = features_key(network, pictures.source, "mirrored")
+    features = compute_features(network, pictures, CPU, mirrored=True)
+    assert read_features(path, key) is None
+    write_features(path, key, features)
+    found = read_features(path, key)
+    assert torch.equal(found.values, features.values)
+    assert torch.equal(found.labels, features.labels)
+    assert read_features(path, features_key(network, pictures.source, "plain")) is None
+    network.reset_classifier(7)  # of no matter to what enters it
+    assert features_key(network, pictures.source, "mirrored") == key
+    with torch.no_grad():
+        network.stem.conv.weight[0, 0, 0, 0] += 1
+    assert features_key(network, pictures.source, "mirrored") != key
+    path.write_bytes(b"damaged")
+    assert read_features(path, key) is None
+
+
+def test_batches_of_features_go_by_turns_to_processes():
+    values = torch.arange(22.0).view(1, 22, 1).repeat(2, 1, 1)
+    features = Features(values=values, labels=torch.arange(22) % 2)
+    whole = list(FeatureBatches(features, batch_size=4, seed=1, multiple=2).batches(3))
+    assert [batch.number for batch in whole] == [0, 1, 2, 3]
+    assert len(torch.cat([batch.indices for batch in whole]).unique()) == 16
+    assert all(torch.equal(batch.images[:, 0].long(), batch.indices) for batch in whole)
+    for rank in (0, 1):
+        part = FeatureBatches(features, batch_size=4, seed=1, multiple=2, rank=rank, world=2)
+        mine = list(part.batches(3, start=2))
+        assert [batch.number for batch in mine] == [2 + rank]
+        assert torch.equal(mine[0].indices, whole[2 + rank].indices)
+    assert not torch.equal(next(FeatureBatches(features, batch_size=4, seed=1).batches(4)).indices, whole[0].indices)
+    small = FeatureBatches(features, batch_size=100, seed=1, multiple=2)
+    assert (len(small), small.batch_size) == (2, 11)

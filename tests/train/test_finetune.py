@@ -1,0 +1,200 @@
+"""Trainings as a user starts them from Python: what the folder holds, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+
+import pytest
+import torch
+from drawn_classes import CLASSES, draw_data, write_table
+
+import effnets
+from effnets.preprocess import create_transform
+from effnets.train.data.augmentation import Augmentation
+from effnets.train.recipe_file import read_recipe
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("trained")
+    draw_data(folder / "data", train=24, val=8, test=8)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def recipe(folder):
+    return effnets.Recipe(
+        model=str(write_table(folder)),
+        weights="random",
+        epochs=4,
+        batch_size=12,
+        learning_rate=5e-3,
+        layer_decay=1.0,
+        workers=0,
+        precision="float32",
+        augmentation=Augmentation(scale=(0.7, 1.0)),
+    )
+
+
+@pytest.fixture(scope="module")
+def trained(folder, recipe):
+    return effnets.finetune(recipe, folder / "data", folder / "run", command="effnets finetune …")
+
+
+def top1(model, source):
+    transform = create_transform(model)
+    with torch.no_grad():
+        answers = model(torch.stack([transform(source.image(index)) for index in range(len(source))])).argmax(1)
+    return 100 * (answers == torch.from_numpy(source.labels)).float().mean().item()
+
+
+def test_the_folder_holds_a_network_that_gives_the_figures(folder, trained):
+    from effnets.train.data import open_data
+
+    model = trained.load()
+    splits = open_data(folder / "data")
+    assert model.class_names == CLASSES
+    assert trained.best_top1 == pytest.approx(top1(model, splits.val))
+    assert trained.test_top1 == pytest.approx(top1(model, splits.test))
+    assert effnets.predict(model, splits.test.image(0), topk=1)[0][0].label in CLASSES
+
+
+def test_metrics_tell_the_training(trained, recipe):
+    metrics = json.loads((trained.folder / "metrics.json").read_text())
+    assert metrics == json.loads(json.dumps(trained.metrics))
+    assert metrics["finished"] is True
+    assert metrics["images"] == {"train": 72, "val": 24, "test": 24}
+    assert [row["epoch"] for row in metrics["epochs"]] == [0, 1, 2, 3, 4]
+    assert all(row["train_loss"] > 0 and row["images"] == 72 for row in metrics["epochs"][1:])
+    scores = [row[key] for row in metrics["epochs"] for key in ("val_top1", "average_top1") if row[key] is not None]
+    noise = 100 * (0.25 / 24) ** 0.5
+    assert metrics["best_top1"] in scores
+    assert max(scores) - noise <= metrics["best_top1"] <= max(scores)
+    assert metrics["command"] == "effnets finetune …"
+    assert metrics["seed"] == 0
+    assert {"effnets", "torch", "timm"} <= metrics["versions"].keys()
+    assert read_recipe(trained.folder / "recipe.yaml") == recipe
+
+
+def test_the_same_seed_gives_the_same_tensors_and_another_others(folder, trained, recipe):
+    torch.manual_seed(99)
+    before = torch.get_rng_state()
+    again = effnets.finetune(recipe, folder / "data", folder / "again")
+    assert torch.equal(torch.get_rng_state(), before)
+    other = effnets.finetune(replace(recipe, seed=1), folder / "data", folder / "other")
+    state, twin, stranger = (run.load().state_dict() for run in (trained, again, other))
+    assert all(torch.equal(value, twin[name]) for name, value in state.items())
+    assert not torch.equal(state["stem.conv.weight"], stranger["stem.conv.weight"])
+
+
+def test_a_pretrained_network_starts_with_a_trained_classifier(folder, trained, recipe):
+    """Head first: its score before any training of the whole is that of a linear probe."""
+    start = replace(recipe, weights=str(trained.folder), epochs=1, head_epochs=20)
+    run = effnets.finetune(start, folder / "data", folder / "second")
+    rows = run.metrics["epochs"]
+    assert [row["phase"] for row in rows] == ["head"] * 20 + ["all"] * 2
+    assert rows[19]["train_loss"] < rows[0]["train_loss"]
+    assert rows[20]["val_top1"] >= trained.best_top1 - 15
+    assert run.best_top1 >= rows[20]["val_top1"]
+
+
+def test_a_probe_trains_the_classifier_alone_on_kept_features(folder, trained, recipe):
+    probe = replace(recipe, weights=str(trained.folder), freeze="backbone", epochs=15)
+    run = effnets.finetune(probe, folder / "data", folder / "probe")
+    before, after = trained.load().state_dict(), run.load().state_dict()
+    changed = {name for name, value in before.items() if not torch.equal(value, after[name])}
+    assert changed == {"classifier.weight", "classifier.bias"}
+    assert run.best_top1 >= trained.best_top1 - 15
+    assert (run.folder / "last" / "features.safetensors").is_file()
+    assert {row["phase"] for row in run.metrics["epochs"]} == {"head"}
+
+
+def test_a_frozen_part_stays(folder, trained, recipe):
+    partly = replace(recipe, weights=str(trained.folder), freeze="2", epochs=1, head_epochs=0, ema_decay=0.0)
+    run = effnets.finetune(partly, folder / "data", folder / "partly")
+    before, after = trained.load().state_dict(), run.load().state_dict()
+    changed = {name for name, value in before.items() if not torch.equal(value, after[name])}
+    assert not any(name.startswith(("stem", "stages.0", "stages.1")) for name in changed)
+    assert {"stages.2.0.expand.conv.weight", "classifier.weight"} <= changed or run.metrics["best_epoch"] == 0
+
+
+def test_a_teacher_is_listened_to(folder, trained, recipe):
+    taught = replace(recipe, teacher=str(trained.folder), teacher_share=0.9, epochs=2)
+    run = effnets.finetune(taught, folder / "data", folder / "taught")
+    alone = trained.metrics["epochs"][1]["train_loss"]
+    assert run.metrics["epochs"][1]["train_loss"] != alone
+
+
+@pytest.mark.parametrize(
+    "changes", [{"balance": "weights"}, {"balance": "sampler"}, {"ema_decay": 0.0}, {"bn": "eval"}]
+)
+def test_variants_train(folder, recipe, changes, tmp_path):
+    run = effnets.finetune(replace(recipe, epochs=1, **changes), folder / "data", tmp_path / "run")
+    assert 0 <= run.best_top1 <= 100
+
+
+def test_mixing_and_bfloat16_train(folder, recipe, tmp_path):
+    mixed = replace(
+        recipe, epochs=1, precision="bfloat16", clip_grad=1.0, augmentation=Augmentation(mixup=0.2, cutmix=1.0)
+    )
+    run = effnets.finetune(mixed, folder / "data", tmp_path / "run")
+    assert run.metrics["precision"] == "bfloat16"
+    assert run.load().stem.conv.weight.dtype == torch.float32
+
+
+def test_without_validation_the_last_average_is_kept(folder, recipe, tmp_path):
+    data = tmp_path / "data"
+    shutil.copytree(folder / "data" / "train", data / "train")
+    run = effnets.finetune(replace(recipe, epochs=2, val_share=0.0), data, tmp_path / "run")
+    assert run.best_top1 is None
+    assert run.test_top1 is None
+    assert (run.metrics["best_epoch"], run.metrics["best_is_average"]) == (2, True)
+
+
+def test_patience_ends_early(folder, recipe, tmp_path):
+    run = effnets.finetune(
+        replace(recipe, epochs=40, learning_rate=1e-9, patience=2, ema_decay=0.0, bn="eval"),
+        folder / "data",
+        tmp_path / "run",
+    )
+    assert len(run.metrics["epochs"]) < 40
+
+
+def test_the_image_size_becomes_the_networks(folder, recipe, tmp_path):
+    run = effnets.finetune(replace(recipe, epochs=1, image_size=40), folder / "data", tmp_path / "run")
+    assert run.load().spec.input_size == 40
+    assert create_transform(run.load()).size == 40
+
+
+def test_other_trainings_folders_are_refused(folder, trained, recipe, tmp_path):
+    output = tmp_path / "run"
+    output.mkdir()
+    shutil.copytree(trained.folder / "last", output / "last")
+    shutil.copy(trained.folder / "recipe.yaml", output)
+    with pytest.raises(
+        effnets.TrainingError, match=r"begun with other settings \(epochs 4 → 7\); resume it with the same"
+    ):
+        effnets.finetune(replace(recipe, epochs=7), folder / "data", output, resume=True)
+    draw_data(tmp_path / "less", train=20, val=8, test=8)
+    with pytest.raises(effnets.TrainingError, match=r"images were {'train': 72, .* and are {'train': 60"):
+        effnets.finetune(recipe, tmp_path / "less", output, resume=True)
+    saved = tmp_path / "saved"
+    effnets.save_pretrained(trained.load(), saved)
+    with pytest.raises(effnets.TrainingError, match="saved: holds a network that no training here made"):
+        effnets.finetune(recipe, folder / "data", saved)
+
+
+def test_a_folder_that_cannot_be_made_is_named(folder, recipe, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(effnets.TrainingError, match=r"file/run: cannot be written \(.+\); name a folder that you may"):
+        effnets.finetune(recipe, folder / "data", tmp_path / "file" / "run")
+
+
+def test_a_damaged_checkpoint_is_named(folder, recipe, tmp_path):
+    output = tmp_path / "run"
+    (output / "last").mkdir(parents=True)
+    (output / "last" / "state.pt").write_bytes(b"half a check")
+    with pytest.raises(effnets.TrainingError, match=r"lacks its recipe\.yaml"):
+        effnets.finetune(recipe, folder / "data", output, resume=True)

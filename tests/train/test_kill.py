@@ -1,0 +1,151 @@
+"""Trainings that are killed, stopped, out of room or diverging, in real processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from drawn_classes import draw_data, write_table
+from safetensors.torch import load_file
+from training_process import run, start
+
+import effnets
+from effnets.train.checkpoint import load_state
+
+# A checkpoint after every step, so that kills meet writing.
+SETTINGS = ["--epochs", 3, "--batch-size", 8, "--seed", 3, "--workers", 0, "--set", "checkpoint_minutes=0"]
+
+
+@pytest.fixture(scope="module")
+def material(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("material")
+    return draw_data(folder / "data"), write_table(folder)
+
+
+def arguments(material, output, *more):
+    data, table = material
+    return ["finetune", data, "--model", table, "--weights", "random", "--output", output, *SETTINGS, *more]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(material, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("undisturbed")
+    assert run(["--version"], folder / "log") == 0  # the server's imports are not to be counted
+    begin = time.monotonic()
+    assert run(arguments(material, folder / "run"), folder / "log") == 0, (folder / "log").read_text()
+    return folder / "run", time.monotonic() - begin
+
+
+def require_equal(run_folder: Path, other: Path) -> None:
+    ours, theirs = (load_file(folder / "model.safetensors") for folder in (run_folder, other))
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    last, reference = (load_state(folder / "last") for folder in (run_folder, other))
+    assert all(torch.equal(last["network"][name], value) for name, value in reference["network"].items())
+    assert all(torch.equal(last["average"][name], value) for name, value in reference["average"].items())
+
+
+@pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.full)])
+def test_killed_trainings_end_with_the_same_tensors(material, undisturbed, tmp_path, kills):
+    reference, seconds = undisturbed
+    log, moments = tmp_path / "log", random.Random(kills)
+    killed, trainings = 0, [tmp_path / "run0"]
+    while killed < kills:
+        process = start(arguments(material, trainings[-1], "--resume"), log)
+        process.join(moments.uniform(0, 0.6 * seconds))
+        if process.exitcode is None:
+            process.kill()
+            process.join()
+            killed += 1
+            load_state(trainings[-1] / "last")  # whatever is there is whole
+        else:  # it came through: on with another
+            assert process.exitcode == 0, log.read_text()
+            trainings.append(tmp_path / f"run{len(trainings)}")
+    assert run(arguments(material, trainings[-1], "--resume"), log) == 0, log.read_text()
+    for folder in trainings:
+        require_equal(folder, reference)
+        assert not [path.name for path in folder.iterdir() if path.name.startswith(".")]
+
+
+def test_a_finished_training_is_left_alone(material, undisturbed, tmp_path):
+    folder, _ = undisturbed
+    before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.rglob("*") if path.is_file()}
+    log = tmp_path / "log"
+    assert run(arguments(material, folder, "--resume"), log) == 0
+    assert "this training is over; nothing to do" in log.read_text()
+    after = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.rglob("*") if path.is_file()}
+    assert after == before
+    assert run(arguments(material, folder), log) == 1
+    assert "holds a training that is over; name another folder" in log.read_text()
+
+
+def test_sigterm_saves_and_ends_with_143(material, undisturbed, tmp_path):
+    log, folder = tmp_path / "log", tmp_path / "run"
+    process = start(arguments(material, folder), log)
+    while not (folder / "last" / "state.pt").exists() and process.is_alive():
+        time.sleep(0.01)
+    process.terminate()
+    process.join()
+    assert process.exitcode == 128 + signal.SIGTERM, log.read_text()
+    assert "goes on with --resume" in log.read_text()
+    assert load_state(folder / "last")["progress"]["step"] > 0
+    assert run(arguments(material, folder), log) == 1
+    assert "a training was begun here; go on with it by --resume" in log.read_text()
+    assert run(arguments(material, folder, "--resume"), log) == 0, log.read_text()
+    require_equal(folder, undisturbed[0])
+
+
+def test_a_signal_to_the_whole_group_finds_the_workers_deaf(material, undisturbed, tmp_path):
+    """As timeout, a service manager or Ctrl-C send it."""
+    log, folder = tmp_path / "log", tmp_path / "run"
+    workers = ["--workers", 2]
+    process = start(arguments(material, folder, *workers), log)
+    while process.is_alive() and not ((state := load_state(folder / "last")) and state["progress"]["step"] >= 1):
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGTERM)
+    process.join()
+    assert process.exitcode == 128 + signal.SIGTERM, log.read_text()
+    assert run(arguments(material, folder, "--resume"), log) == 0, log.read_text()
+    require_equal(folder, undisturbed[0])
+
+
+def test_a_full_disk_leaves_the_last_checkpoint(material, undisturbed, tmp_path):
+    log, folder = tmp_path / "log", tmp_path / "run"
+    # The first checkpoint has no moments of the optimiser yet, and fits; the next ones do not.
+    whole = (undisturbed[0] / "last" / "state.pt").stat().st_size
+    assert run(arguments(material, folder), log, largest_file=whole * 2 // 3) == 1
+    assert "state.pt: cannot be written (File too large); the last good checkpoint is intact" in log.read_text()
+    assert load_state(folder / "last")["progress"]["step"] == 0
+    assert not list((folder / "last").glob(".*.partial"))
+    assert run(arguments(material, folder, "--resume"), log) == 0, log.read_text()
+    require_equal(folder, undisturbed[0])
+
+
+def test_a_diverging_loss_ends_with_the_last_checkpoint(material, tmp_path):
+    log, folder = tmp_path / "log", tmp_path / "run"
+    wild = [
+        "--epochs",
+        30,
+        "--lr",
+        100,
+        "--set",
+        "optimizer=sgd",
+        "--set",
+        "weight_decay=10",
+        "--set",
+        "schedule=constant",
+    ]
+    assert run(arguments(material, folder, *wild), log) == 1
+    text = " ".join(log.read_text().split())
+    assert "the loss is no number any more at epoch" in text
+    assert "Lower learning_rate (now 100)" in text
+    state = load_state(folder / "last")
+    assert all(value.isfinite().all() for value in state["network"].values())
+    assert effnets.create_model(folder, pretrained=True).class_names == ("disc", "frame", "stripes")
+    assert json.loads((folder / "metrics.json").read_text())["finished"] is False

@@ -1,0 +1,105 @@
+"""Recipes: round trip, and refusals that say where and what to do."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import effnets
+from effnets.train.data.augmentation import Augmentation
+from effnets.train.recipe import Recipe
+from effnets.train.recipe_file import encode_recipe, find_recipe, list_recipes, read_recipe
+
+RECIPES = st.builds(
+    Recipe,
+    model=st.sampled_from(["mixnet_s", "no", "1e3", "ein Netz: mit #"]),
+    weights=st.sampled_from(["pretrained", "random", "../weights/Größe 1.h5"]),
+    image_size=st.none() | st.integers(8, 8192),
+    epochs=st.integers(1, 1000),
+    learning_rate=st.floats(1e-6, 10),
+    eps=st.none() | st.floats(1e-9, 1),
+    freeze=st.sampled_from(["none", "stem", "3"]),
+    bn=st.sampled_from(["train", "eval"]),
+    channels_last=st.booleans(),
+    teacher=st.none() | st.just("rexnet_100"),
+    workers=st.none() | st.integers(0, 8),
+    augmentation=st.builds(
+        Augmentation,
+        scale=st.tuples(st.floats(0.01, 0.5), st.floats(0.5, 1)),
+        policy=st.sampled_from(["none", "randaugment"]),
+        mixup=st.floats(0, 1),
+    ),
+)
+
+
+@given(RECIPES)
+def test_recipes_come_back_as_they_were(tmp_path_factory, recipe):
+    path = tmp_path_factory.mktemp("recipe") / "recipe.yaml"
+    path.write_text(encode_recipe(recipe), encoding="utf-8")
+    assert read_recipe(path) == recipe
+
+
+def test_every_setting_is_written_out():
+    text = encode_recipe(Recipe(model="mixnet_s"))
+    assert all(f"\n{field.name}:" in f"\n{text}" for field in fields(Recipe))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("model: x\nepoch: 3\n", r"r.yaml:2: unknown key 'epoch'; did you mean 'epochs'\?"),
+        ("model: x\nfrobnicate: 3\n", r"r.yaml:2: unknown key 'frobnicate'; keys are model, weights, "),
+        ("model: x\n\nepochs: 0\n", r"r.yaml:3: epochs is 0; it must lie in 1\.\.100000"),
+        ("model: x\nepochs: 2.5\n", r"r.yaml:2: epochs is 2.5; it must be a whole number"),
+        ("model: x\nepochs: true\n", r"r.yaml:2: epochs is True; it must be a whole number"),
+        ("model: x\nlearning_rate: fast\n", r"r.yaml:2: learning_rate is 'fast'; it must be a number"),
+        ("model: x\nlearning_rate: 0\n", r"r.yaml:2: learning_rate is 0; it must lie above 0"),
+        (
+            "model: x\nschedule: cosin\n",
+            r"r.yaml:2: schedule is 'cosin'; it must be one of cosine, exponential, constant",
+        ),
+        ("model: x\nfreeze: half\n", r"r.yaml:2: freeze is 'half'; choose none, stem, a number of stages"),
+        ("model: x\nmin_learning_rate: 1\n", r"r.yaml:2: min_learning_rate is 1, above learning_rate 0\.\S+; lower it"),
+        ("model: x\naugmentation:\n  mixupp: 1\n", r"r.yaml:3: unknown key 'mixupp'; did you mean 'mixup'\?"),
+        ("model: x\naugmentation:\n  mixup: -1\n", r"r.yaml:3: mixup is -1.0; give a number from 0 \(off\) to 10"),
+        ("model: x\naugmentation:\n  scale: [0.5]\n", r"r.yaml:3: scale is \(0.5,\); give two parts of the area"),
+        ("model: x\naugmentation: 3\n", r"r.yaml:2: augmentation is 3; it must be a mapping of settings"),
+        ("epochs: 3\n", r"r.yaml: lacks model; add a line such as 'model: mobilenetv2_100'"),
+        ("- 1\n", r"r.yaml: holds no settings; write lines such as 'epochs: 10'"),
+        ("model: x\nmodel: y\n", r"r.yaml:2:1: 'model' stands here twice"),
+        ("model: x\nfreeze: backbone\nweights: random\n", r"freeze is backbone, and weights are random"),
+        ("model: x\nfreeze: backbone\nteacher: y\n", r"teacher is for a network that learns"),
+    ],
+)
+def test_impossible_recipes_are_refused_where_they_stand(tmp_path, text, message):
+    path = tmp_path / "r.yaml"
+    path.write_text(text)
+    with pytest.raises(effnets.ConfigError, match=message):
+        read_recipe(path)
+
+
+def test_changes_go_before_the_file_and_are_checked_alike(tmp_path):
+    path = tmp_path / "r.yaml"
+    path.write_text("model: x\nepochs: 3\naugmentation: {mixup: 0.2, cutmix: 1}\n")
+    recipe = read_recipe(path, {"epochs": 5, "augmentation.mixup": 0.4, "freeze": 2})
+    assert (recipe.epochs, recipe.augmentation.mixup, recipe.augmentation.cutmix, recipe.freeze) == (5, 0.4, 1.0, "2")
+    with pytest.raises(effnets.ConfigError, match=r"^epochs is 0; it must lie in"):
+        read_recipe(path, {"epochs": 0})
+    with pytest.raises(effnets.ConfigError, match=r"^unknown key 'epocs'; did you mean 'epochs'\?"):
+        read_recipe(path, {"epocs": 0})
+    with pytest.raises(effnets.ConfigError, match="holds no settings called mixup"):
+        read_recipe(path, {"model.mixup": 0})
+
+
+def test_recipes_that_come_along_are_found_and_read():
+    names = list_recipes()
+    assert "finetune" in names
+    for name in names:
+        assert read_recipe(find_recipe(name)).model
+    with pytest.raises(effnets.ConfigError, match="no recipe 'finetun'; did you mean finetune"):
+        find_recipe("finetun")
+    with pytest.raises(effnets.MissingFileError, match=r"nowhere\.yaml: no such file"):
+        read_recipe(find_recipe("nowhere.yaml"))
