@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from effnets.deploy.rewrite import optimize
 from effnets.nn.classifier import Classifier
 from effnets.train.checkpoint import write_whole
 from effnets.train.data.loader import Batch, EpochLoader
@@ -47,16 +49,14 @@ def compute_features(network: Classifier, pictures: Pictures, device: torch.devi
 
     The network's mode is kept.
     """
-    was_training = network.training
-    network.eval()
     values: list[Tensor] = []
     labels: list[Tensor] = []
-    for images, truth in pictures:
-        placed = images.to(device, memory_format=torch.channels_last)
-        views = [placed, placed.flip(3)] if mirrored else [placed]
-        values.append(torch.stack([network.forward_head(network.forward_features(v), pre_logits=True) for v in views]))
-        labels.append(truth)
-    network.train(was_training)
+    with _for_inference(network) as backbone:
+        for images, truth in pictures:
+            placed = images.to(device, memory_format=torch.channels_last)
+            views = [placed, placed.flip(3)] if mirrored else [placed]
+            values.append(torch.stack([_features_of(backbone, view) for view in views]))
+            labels.append(truth)
     return Features(values=torch.cat(values, dim=1).float().cpu(), labels=torch.cat(labels))
 
 
@@ -69,16 +69,32 @@ def compute_augmented_features(network: Classifier, loader: EpochLoader, views: 
         loader: of all pictures in their order; an epoch of it is a view.
         views: at least 1.
     """
+    values: list[Tensor] = []
+    with _for_inference(network) as backbone:
+        for view in range(views):
+            parts = [_features_of(backbone, batch.images) for batch in loader.batches(view)]
+            values.append(torch.cat(parts).float().cpu())
+    return Features(values=torch.stack(values), labels=torch.from_numpy(loader.source.labels).long())
+
+
+@contextmanager
+def _for_inference(network: Classifier) -> Iterator[Classifier]:
+    """The network in evaluation mode, on a CPU a rewritten copy, which is twice as fast; its own mode comes back."""
+    if next(network.parameters()).device.type == "cpu":
+        rewritten = optimize(network)
+        assert isinstance(rewritten, Classifier)
+        yield rewritten
+        return
     was_training = network.training
     network.eval()
-    values: list[Tensor] = []
-    for view in range(views):
-        parts = [
-            network.forward_head(network.forward_features(b.images), pre_logits=True) for b in loader.batches(view)
-        ]
-        values.append(torch.cat(parts).float().cpu())
-    network.train(was_training)
-    return Features(values=torch.stack(values), labels=torch.from_numpy(loader.source.labels).long())
+    try:
+        yield network
+    finally:
+        network.train(was_training)
+
+
+def _features_of(backbone: Classifier, images: Tensor) -> Tensor:
+    return backbone.forward_head(backbone.forward_features(images), pre_logits=True)
 
 
 def read_features(path: Path, key: str) -> Features | None:

@@ -94,7 +94,14 @@ class ProbeTask:
             judged = [(seen.values[0], seen.labels)]
         batches = _batches(features, recipe, accelerator)
         probe = Probe(features, self.network.num_classes, standardised=True)
-        recipe = replace(recipe, optimizer="adamw", eps=None, alpha=None, learning_rate=recipe.probe_learning_rate)
+        recipe = replace(
+            recipe,
+            optimizer="adam",  # whose decay is the penalty's gradient, as AdamW's is not
+            eps=None,
+            alpha=None,
+            learning_rate=recipe.probe_learning_rate,
+            weight_decay=recipe.probe_penalty,
+        )
         return _trainer(probe, batches, judged, recipe, weights, around)
 
     def assemble(self, kept: dict[str, Tensor]) -> Classifier:

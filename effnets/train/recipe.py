@@ -31,8 +31,10 @@ class Recipe:
         image_size: side of the square input in pixels; None takes the weights'.
         epochs: passes over the training pictures, of the whole network (or of what is not frozen).
         head_epochs: passes over the cached features before, in which the new classifier alone learns; 0 for none.
-            probe_learning_rate: of the classifier with `freeze` backbone, on features of deviation 1. probe_views:
-            how often its pictures are augmented, once for all epochs.
+            probe_learning_rate: of the classifier with `freeze` backbone, on features of deviation 1.
+            probe_penalty: half of it times the sum of its squared weights is added to the loss, since a thousand
+            features of a few hundred pictures separate anything. probe_views: how often its pictures are augmented,
+            once for all epochs.
         freeze: what keeps its weights, as of `effnets.freeze`: none, stem, a number of stages, stages, backbone.
         bn: batch statistics of what is not frozen: ``train`` by the batch, ``eval`` as they are in the weights.
         batch_size: pictures in one forward pass. accumulate: forward passes, of all processes together, in one step of
@@ -66,6 +68,7 @@ class Recipe:
     epochs: int = 10
     head_epochs: int = 1
     probe_learning_rate: float = 1e-2
+    probe_penalty: float = 1e-2
     probe_views: int = 6
     freeze: str = "none"
     bn: Statistics = "train"
@@ -136,6 +139,7 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("epochs", 1, 100_000),
     ("head_epochs", 0, 100_000),
     ("probe_learning_rate", 1e-9, 100),
+    ("probe_penalty", 0, 10),
     ("probe_views", 1, 1000),
     ("batch_size", 1, 1 << 20),
     ("accumulate", 1, 1 << 20),
