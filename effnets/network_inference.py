@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 from effnets.errors import ArgumentError
 from effnets.nn.classifier import Classifier
 from effnets.nn.features import FeaturePyramid
+from effnets.nn.mode import evaluating
 from effnets.nn.unwrap import network_of
 from effnets.preprocess import create_transform
 from effnets.runtime.image import ImageSource
@@ -41,7 +41,7 @@ def classify(model: nn.Module, batch: Tensor, topk: int = 5) -> list[list[Predic
     network = _classifier(model)
     names = network.class_names or class_names(network.num_classes)
     weight = next(network.parameters())
-    with _evaluating(model), torch.inference_mode():
+    with evaluating(model), torch.inference_mode():
         logits = model(batch.to(device=weight.device, dtype=weight.dtype))
     if logits.ndim != 2:
         raise ArgumentError("this model has global_pool='none' and judges every place; pool to classify an image")
@@ -53,15 +53,3 @@ def _classifier(model: nn.Module) -> Classifier:
     if isinstance(network, FeaturePyramid) or not network.num_classes:
         raise ArgumentError("this model has no classifier; build it without features_only and with num_classes above 0")
     return network
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode, and afterwards every module's own again: parts of a model may be frozen."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True

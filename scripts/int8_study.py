@@ -32,8 +32,9 @@ from effnets.deploy.quantize import time_pair
 from effnets.deploy.ranges import session_of
 from effnets.runtime.description import Description
 from effnets.runtime.engine import load_onnx
-from effnets.runtime.image import image_to_array, load_rgb
+from effnets.runtime.image import load_rgb
 from effnets.runtime.onnx_file import read_properties
+from effnets.runtime.pixels import image_to_array
 
 ROOT = Path(__file__).resolve().parent.parent
 REAL = {

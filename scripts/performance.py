@@ -50,9 +50,8 @@ ALIKE = "mobilenetv1_100"
 # What is known of aims that are hard to reach.
 REMARKS = {
     ("onnxruntime", "mixnet_l"): (
-        "Every mixed layer was also turned the other way, one at a time: merged or split, dense, grouped or kept. None "
-        "made the whole network more than 4 % faster in the lower quartile of 25 rounds. What is left lies elsewhere: "
-        "squeeze-and-excite takes each map out of ONNX Runtime's blocked layout, and back for the next convolution."
+        "what is left lies outside of the mixed layers. Squeeze-and-excite takes each map out of ONNX Runtime's "
+        "blocked layout, and back for the next convolution: see both in MixNet-M's profile below."
     ),
 }
 

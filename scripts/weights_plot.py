@@ -7,6 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
 
+from effnets.bench.plot_labels import Box
+
 __all__ = ["Point", "draw"]
 
 WIDTH, HEIGHT = 1000, 640
@@ -29,19 +31,6 @@ class Point:
     name: str
     label: str = ""
     line: str = ""  # points of the same non-empty line are joined
-
-
-@dataclass(frozen=True, slots=True)
-class Box:
-    left: float
-    top: float
-    right: float
-    bottom: float
-
-    def meets(self, other: Box) -> bool:
-        return (
-            self.left < other.right and other.left < self.right and self.top < other.bottom and other.top < self.bottom
-        )
 
 
 def draw(points: Sequence[Point], *, title: str, x_label: str, y_label: str) -> str:

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from effnets.errors import ArgumentError, ImageError, MissingFileError
 from effnets.runtime.description import Description
-from effnets.runtime.image import color_mode, image_to_array, load_rgb, normalise_pixels
+from effnets.runtime.image import color_mode, load_rgb
 from effnets.runtime.photos import find_photos
+from effnets.runtime.pixels import image_to_array, normalise_pixels
 from effnets.spec import PreprocessSpec
 
 __all__ = ["Photos", "Split", "split_photos"]

@@ -1,4 +1,4 @@
-"""Preprocessing as ONNX nodes: what `effnets.runtime.image` does with Pillow, as arithmetic that every engine has.
+"""Preprocessing as ONNX nodes: what `effnets.runtime.pixels` does with Pillow, as arithmetic that every engine has.
 
 ONNX has Resize, but OpenVINO ignores its `antialias`, and no engine rounds between the two directions as Pillow does.
 A resize is two matrix products, so here the matrices are computed in the graph, from the image's own size, and only for
@@ -16,7 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from effnets.arguments import check_size
 from effnets.runtime.description import Description
-from effnets.runtime.image import cover_size
+from effnets.runtime.pixels import cover_size
 
 __all__ = ["prepend_preprocessing"]
 
@@ -79,7 +79,7 @@ def _preprocess(nodes: _Nodes, images: str, normalised: str, description: Descri
 
 
 def _covering(nodes: _Nodes, height: str, width: str, cover_height: int, cover_width: int) -> tuple[str, str]:
-    """The size to resize to, as `runtime.image` has it: one that just covers, its aspect ratio kept."""
+    """The size to resize to, as `runtime.pixels` has it: one that just covers, its aspect ratio kept."""
     if cover_height == cover_width:
         shorter = nodes.add("Min", height, width)
         sides = (nodes.add("Div", nodes.add("Mul", side, cover_width), shorter) for side in (height, width))
@@ -146,7 +146,7 @@ def _to_levels(nodes: _Nodes, pixels: str) -> str:
 
 
 def _per_channel(nodes: _Nodes, values: tuple[float, ...], channels: int) -> str:
-    """``[1, C, 1, 1]``; a grey image takes the average, as in `runtime.image`."""
+    """``[1, C, 1, 1]``; a grey image takes the average, as in `runtime.pixels`."""
     if channels == 1:
         values = (fmean(values),)
     return nodes.constant(np.array(values, np.float32).reshape(1, -1, 1, 1))

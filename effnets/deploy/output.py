@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import uuid
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
 from effnets.errors import ArgumentError, EngineError, ExportError
 from effnets.runtime.engine import FOR_ONNX
+from effnets.whole_file import write_whole
 
 __all__ = ["check_engines", "check_path", "write_file"]
 
@@ -55,17 +55,7 @@ def write_file(path: Path, data: bytes) -> None:
     Raises:
         ExportError: the disk refuses, or does not hold what was written.
     """
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
-        try:
-            with temporary.open("xb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            if temporary.read_bytes() != data:
-                raise ExportError(f"{path}: the disk does not hold what was written to it")
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        write_whole(path, data, read_back=True)
     except OSError as error:
         raise ExportError(f"{path}: cannot be written ({error.strerror or error})") from None

@@ -22,7 +22,7 @@ from effnets.deploy.reference import Replay
 from effnets.errors import EffnetsError, VerificationError
 from effnets.runtime.description import Description
 from effnets.runtime.engine import Engine, load_onnx
-from effnets.runtime.image import image_to_array
+from effnets.runtime.pixels import image_to_array
 
 __all__ = ["TOLERANCE", "verify", "verify_rewrites"]
 
@@ -60,7 +60,7 @@ def verify(
     - each node by itself with torch's operator (`node_check`), so that no layer hides another's faults;
     - torch's program with the module it was traced from, both in float64, where they must agree closely;
     - logits on each of `engines` with the float64 network's, for several batches, sizes and kinds of images;
-    - preprocessing inside of the graph with that of `runtime.image`.
+    - preprocessing inside of the graph with that of `runtime.pixels`.
 
     Args:
         graph: what was exported.

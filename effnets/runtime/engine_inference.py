@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from effnets.arguments import check_size
 from effnets.errors import ArgumentError
 from effnets.runtime.engine import Engine
-from effnets.runtime.image import ImageSource, color_mode, image_to_array, load_rgb
+from effnets.runtime.image import ImageSource, color_mode, load_rgb
+from effnets.runtime.pixels import image_to_array
 from effnets.runtime.predictions import Prediction, rank
 
 __all__ = ["EngineClassifier"]

@@ -1,43 +1,34 @@
-"""From a photograph to the network's input, with NumPy and Pillow alone: `load_rgb`, then `image_to_array`.
+"""Photographs read upright and in 8 bits, with NumPy and Pillow alone; `runtime.pixels` makes inputs of them.
 
-Together they give, bit for bit, what timm's evaluation transform gives, with which the weights were measured.
-They differ where it is wrong: it ignores EXIF orientation and saturates 16-bit greys.
+timm's loaders, with which the weights were measured, ignore EXIF orientation and saturate 16-bit greys; these do not.
 """
 
 from __future__ import annotations
 
-import math
 import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
-from statistics import fmean
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from effnets.arguments import check_size
 from effnets.errors import ArgumentError, EffnetsError, ImageError, MissingFileError
-from effnets.spec import PreprocessSpec
 
 __all__ = [
     "ImageSource",
     "color_mode",
-    "cover_size",
     "decode_rgb",
     "image_size",
-    "image_to_array",
     "load_rgb",
-    "normalise_pixels",
+    "name_of",
 ]
 
 ImageSource: TypeAlias = Image.Image | NDArray[Any] | str | os.PathLike[str]
-
-_MAX_RESIZED_PIXELS = 89_478_485  # Pillow's default of what is worth decoding
 
 # EXIF 2.32, tag Orientation: what turns the stored pixels upright.
 _TURNS = {
@@ -49,8 +40,6 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-
-
 _SWAPPING_SIDES = {_TURNS[5], _TURNS[6], _TURNS[7], _TURNS[8]}
 
 
@@ -81,7 +70,7 @@ def load_rgb(source: ImageSource, channels: int = 3) -> Image.Image:
     if isinstance(source, np.ndarray):
         return _image_from_array(source).convert(mode)
     if isinstance(source, Image.Image):
-        with _pillow_at_work(_name_of(source)):
+        with _pillow_at_work(name_of(source)):
             return _upright_in_mode(source, mode)
     raise ArgumentError(
         f"image is of type {type(source).__name__}; pass a path, a PIL image, "
@@ -122,50 +111,12 @@ def image_size(data: bytes, name: str) -> tuple[int, int]:
         return (height, width) if _turn(image) in _SWAPPING_SIDES else (width, height)
 
 
-def image_to_array(
-    image: Image.Image, preprocess: PreprocessSpec, size: int | tuple[int, int] | None = None
-) -> NDArray[np.float32]:
-    """Resize, crop and normalise an image, bit for bit as timm's evaluation transform does.
-
-    The image is resized, its aspect ratio kept, until it just covers the size divided by `crop_pct`; its
-    centre is cropped to the size; values become (x/255 - mean) / std. The array is contiguous, of shape
-    [C, H, W], with C = 3 for RGB and 1 for L.
-
-    Args:
-        image: of mode "RGB" or "L", from `load_rgb`.
-        preprocess: of the weights. A grey image takes the averages of the three means and stds.
-        size: side of a square, or (height, width), in pixels; by default the input size of the weights.
-
-    Raises:
-        ImageError: the image is so elongated that it would be resized to over 89,478,485 pixels.
-        ArgumentError: the size is no size, or the image of another mode.
-    """
-    if image.mode not in ("RGB", "L"):
-        raise ArgumentError(f"image is of mode {image.mode}; bring it to RGB or L with load_rgb first")
-    height, width = check_size(preprocess.input_size if size is None else size)
-    image = _center_crop(_resize_to_cover(image, height, width, preprocess), height, width)
-    return normalise_pixels(np.asarray(image).reshape(height, width, len(image.getbands())), preprocess)
-
-
-def normalise_pixels(pixels: NDArray[np.uint8], preprocess: PreprocessSpec) -> NDArray[np.float32]:
-    """Pixels [H, W, C] of 0..255 as a network's input, contiguous and of shape [C, H, W]: (x/255 - mean) / std."""
-    channels = pixels.shape[2]
-    mean = _per_channel("mean", preprocess.mean, channels)
-    std = _per_channel("std", preprocess.std, channels)
-    return np.ascontiguousarray((pixels.astype(np.float32).transpose(2, 0, 1) / np.float32(255) - mean) / std)
-
-
 def color_mode(channels: int) -> str:
     """Return Pillow's mode for a network with 3 or 1 input channels, or raise an ArgumentError."""
     modes = {3: "RGB", 1: "L"}
     if channels not in modes:
         raise ArgumentError(f"channels is {channels!r}; images have 3 (RGB) or 1 (grey)")
     return modes[channels]
-
-
-def cover_size(height: int, width: int, preprocess: PreprocessSpec) -> tuple[int, int]:
-    """The (height, width) that a resized image just covers, before its centre is cropped to `height` and `width`."""
-    return math.floor(height / preprocess.crop_pct), math.floor(width / preprocess.crop_pct)
 
 
 def _load_file(path: Path, mode: str) -> Image.Image:
@@ -221,7 +172,7 @@ def _damaged(name: str, error: Exception) -> ImageError:
 def _upright_in_mode(image: Image.Image, mode: str) -> Image.Image:
     image.load()
     if 0 in image.size:
-        raise ImageError(f"{_name_of(image)} has no pixels: its size is {image.width}×{image.height}")
+        raise ImageError(f"{name_of(image)} has no pixels: its size is {image.width}×{image.height}")
     turn = _turn(image)
     upright = _to_8_bits(image).convert(mode)
     if turn is not None:
@@ -250,7 +201,7 @@ def _to_8_bits(image: Image.Image) -> Image.Image:
     values = np.asarray(image)
     if image.mode == "F" or values.min() < 0 or values.max() > 65535:
         raise ImageError(
-            f"{_name_of(image)} is of mode {image.mode}, with values from {values.min()} to {values.max()}; "
+            f"{name_of(image)} is of mode {image.mode}, with values from {values.min()} to {values.max()}; "
             "scale them to 0..255 and pass a uint8 array"
         )
     return Image.fromarray(_uint16_to_uint8(values))
@@ -275,39 +226,6 @@ def _uint16_to_uint8(values: NDArray[Any]) -> NDArray[np.uint8]:
     return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
 
 
-def _resize_to_cover(image: Image.Image, height: int, width: int, preprocess: PreprocessSpec) -> Image.Image:
-    cover_height, cover_width = cover_size(height, width, preprocess)
-    if cover_height == cover_width:  # torchvision's Resize, which truncates the longer side, …
-        shorter = min(image.size)
-        new_width = int(cover_width * image.width / shorter)
-        new_height = int(cover_height * image.height / shorter)
-    else:  # … or timm's ResizeKeepRatio, which rounds it.
-        ratio = min(image.width / cover_width, image.height / cover_height)
-        new_width = round(image.width / ratio)
-        new_height = round(image.height / ratio)
-    if new_width * new_height > _MAX_RESIZED_PIXELS:
-        raise ImageError(
-            f"{_name_of(image)} of {image.width}×{image.height} pixels would be resized to {new_width}×{new_height}, "
-            f"above the limit of {_MAX_RESIZED_PIXELS}; crop it to a less elongated shape, or choose a smaller size"
-        )
-    return image.resize((new_width, new_height), Image.Resampling[preprocess.interpolation.upper()])
-
-
-def _center_crop(image: Image.Image, height: int, width: int) -> Image.Image:
-    # The image covers the crop, as crop_pct is at most 1. Halves are rounded to even, as in torchvision.
-    left = round((image.width - width) / 2)
-    top = round((image.height - height) / 2)
-    return image.crop((left, top, left + width, top + height))
-
-
-def _per_channel(name: str, values: tuple[float, ...], channels: int) -> NDArray[np.float32]:
-    """Return the values as [C, 1, 1], or as [1, 1, 1] where one serves all channels."""
-    if channels == 1:
-        values = (fmean(values),)
-    if len(values) not in (1, channels):
-        raise ArgumentError(f"preprocess.{name} has {len(values)} numbers; give one for each channel")
-    return np.array(values, np.float32).reshape(-1, 1, 1)
-
-
-def _name_of(image: Image.Image) -> str:
+def name_of(image: Image.Image) -> str:
+    """What errors call an image: the file it came from, where that is known."""
     return str(getattr(image, "filename", "")) or "the image"

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import io
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from effnets.errors import TrainingError
+from effnets.whole_file import write_whole
 
-__all__ = ["STATE_FILE", "load_state", "save_state", "write_whole"]
+__all__ = ["STATE_FILE", "load_state", "save_state", "write_in_run"]
 
 STATE_FILE = "state.pt"
 _FORMAT = 1
@@ -25,7 +25,7 @@ def save_state(folder: Path, state: dict[str, Any]) -> None:
     """
     buffer = io.BytesIO()  # torch's own writer hides the reason of a failure
     torch.save({"format": _FORMAT, **state}, buffer)
-    write_whole(folder / STATE_FILE, buffer.getbuffer())
+    write_in_run(folder / STATE_FILE, buffer.getbuffer())
 
 
 def load_state(folder: Path) -> dict[str, Any] | None:
@@ -47,38 +47,18 @@ def load_state(folder: Path) -> dict[str, Any] | None:
     return state
 
 
-def write_whole(path: Path, data: bytes | memoryview) -> None:
-    """Write a file beside, have the disk confirm it, and only then give it its name.
+def write_in_run(path: Path, data: bytes | memoryview) -> None:
+    """Write a file of a run's folder whole or not at all; the folder is made where it is missing.
 
     Raises:
         TrainingError: the disk refuses; a file that was there before is still there.
     """
-    # One name: what a killed process left is written over, never heaped up. The folder's lock keeps others out.
-    partial = path.with_name(f".{path.name}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with partial.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(path)
-            _sync_folder(path.parent)
-        finally:
-            partial.unlink(missing_ok=True)
+        # One name: what a killed process left is written over, never heaped up. The folder's lock keeps others out.
+        write_whole(path, data, partial=path.with_name(f".{path.name}.partial"))
     except OSError as error:
         raise TrainingError(
             f"{path}: cannot be written ({error.strerror or error}); the last good checkpoint is intact: "
             "make room, or make the folder writable, and resume"
         ) from error
-
-
-def _sync_folder(folder: Path) -> None:
-    """Have the disk confirm the new name, where the system lets folders be opened."""
-    if os.name != "posix":
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

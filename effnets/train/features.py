@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from effnets.deploy.rewrite import optimize
 from effnets.nn.classifier import Classifier
-from effnets.train.checkpoint import write_whole
+from effnets.nn.mode import evaluating
+from effnets.train.checkpoint import write_in_run
 from effnets.train.data.loader import Batch, EpochLoader
 from effnets.train.data.sampling import balanced_order, shuffled_order
 from effnets.train.data.source import ImageSource
@@ -85,12 +86,8 @@ def _for_inference(network: Classifier) -> Iterator[Classifier]:
         assert isinstance(rewritten, Classifier)
         yield rewritten
         return
-    was_training = network.training
-    network.eval()
-    try:
+    with evaluating(network):
         yield network
-    finally:
-        network.train(was_training)
 
 
 def _features_of(backbone: Classifier, images: Tensor) -> Tensor:
@@ -115,7 +112,7 @@ def write_features(path: Path, key: str, features: Features) -> None:
         TrainingError: the disk refuses.
     """
     tensors = {"values": features.values.contiguous(), "labels": features.labels}
-    write_whole(path, safetensors.torch.save(tensors, {"key": key}))
+    write_in_run(path, safetensors.torch.save(tensors, {"key": key}))
 
 
 def features_key(network: Classifier, source: ImageSource, how: str) -> str:

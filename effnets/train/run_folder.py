@@ -15,7 +15,7 @@ from typing import Any
 
 from effnets.errors import EffnetsError, TrainingError
 from effnets.nn.classifier import Classifier
-from effnets.train.checkpoint import STATE_FILE, load_state, save_state, write_whole
+from effnets.train.checkpoint import STATE_FILE, load_state, save_state, write_in_run
 from effnets.train.recipe import Recipe
 from effnets.train.recipe_file import encode_recipe, read_recipe
 from effnets.weights.folder import CONFIG, WEIGHTS
@@ -84,7 +84,7 @@ class RunFolder:
         """
         self.check(recipe, resume=resume)
         self._sweep()
-        write_whole(self.path / RECIPE, encode_recipe(recipe).encode())
+        write_in_run(self.path / RECIPE, encode_recipe(recipe).encode())
 
     def _sweep(self) -> None:
         """Remove what a process that was killed while saving left behind."""
@@ -160,7 +160,7 @@ class RunFolder:
     def save_metrics(self, metrics: dict[str, Any]) -> None:
         """Write metrics.json."""
         text = json.dumps(_finite(metrics), indent=1, ensure_ascii=False, allow_nan=False)
-        write_whole(self.path / METRICS, (text + "\n").encode())
+        write_in_run(self.path / METRICS, (text + "\n").encode())
 
 
 class Clock:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+from effnets.nn.mode import evaluating
 
 __all__ = ["Score", "score"]
 
@@ -55,16 +56,14 @@ def score(network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], accelera
     In float32, whatever the precision of training: what is reported is what the saved file gives. The network's mode
     is restored.
     """
-    was_training = network.training
-    network.eval()
     device, sums = accelerator.device, torch.zeros(3, dtype=torch.float64)
-    for images, labels in batches:
-        logits = network(_place(images, device)).float()
-        targets = labels.to(device)
-        right = (logits.argmax(1) == targets).sum()
-        loss = F.cross_entropy(logits, targets, reduction="sum")
-        sums += torch.stack([right.double(), loss.double(), torch.full_like(loss, len(labels)).double()]).cpu()
-    network.train(was_training)
+    with evaluating(network):
+        for images, labels in batches:
+            logits = network(_place(images, device)).float()
+            targets = labels.to(device)
+            right = (logits.argmax(1) == targets).sum()
+            loss = F.cross_entropy(logits, targets, reduction="sum")
+            sums += torch.stack([right.double(), loss.double(), torch.full_like(loss, len(labels)).double()]).cpu()
     hits, losses, count = _total(sums, accelerator)
     return Score(top1=100.0 * hits / max(count, 1), loss=losses / max(count, 1), count=round(count))
 

@@ -7,7 +7,6 @@ import os
 import pickle
 import re
 import stat
-import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +21,7 @@ from effnets.errors import MissingFileError, WeightsError
 from effnets.weights.claims import require_plain, require_sound_header, require_sound_pickle
 from effnets.weights.hdf5 import decode_hdf5, encode_hdf5
 from effnets.weights.integrity import hash_file
+from effnets.whole_file import write_whole
 
 __all__ = ["Checkpoint", "read_checkpoint", "write_checkpoint"]
 
@@ -85,17 +85,8 @@ def write_checkpoint(path: str | os.PathLike[str], tensors: Mapping[str, Tensor]
     """
     path = Path(path)
     data = _encode(path, {name: tensor.contiguous() for name, tensor in tensors.items()}, header)
-    # Not tempfile's: that would be readable for its owner alone.
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
-        try:
-            with temporary.open("xb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        write_whole(path, data)
     except OSError as error:
         raise WeightsError(f"{path}: cannot be written ({error.strerror or error})") from None
 

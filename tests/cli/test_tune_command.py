@@ -54,4 +54,5 @@ def test_an_export_is_tuned(files, tmp_path):
 def test_contradictions_are_told_before_the_work(tmp_path):
     target = tmp_path / "out.onnx"
     assert "leave one of them out" in run("export", "x", target, "--tune", "--no-optimize", status=2).output
+    assert "--tune chooses an engine" in run("export", "x", target, "--tune", "--engine", "openvino", status=2).output
     assert "add --tune" in run("export", "x", target, "--budget", 5, status=2).output

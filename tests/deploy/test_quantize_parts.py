@@ -158,7 +158,7 @@ def test_pixels_are_those_of_a_prediction(tmp_path):
     images = np.concatenate(list(found.held_out.batches()))
     for path, image in zip(found.held_out.paths, images, strict=True):
         loaded = effnets.runtime.image.load_rgb(path)
-        assert np.array_equal(image, effnets.runtime.image.image_to_array(loaded, PREPROCESS))
+        assert np.array_equal(image, effnets.runtime.pixels.image_to_array(loaded, PREPROCESS))
 
 
 def test_too_few_photographs(tmp_path):

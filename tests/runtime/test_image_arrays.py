@@ -7,8 +7,10 @@ import pytest
 from pictures import pixels, random_array
 from PIL import Image
 
+from effnets.arguments import check_size
 from effnets.errors import ArgumentError, ImageError
-from effnets.runtime.image import check_size, color_mode, image_to_array, load_rgb
+from effnets.runtime.image import color_mode, load_rgb
+from effnets.runtime.pixels import image_to_array
 from effnets.spec import PreprocessSpec
 
 pytestmark = pytest.mark.filterwarnings("error")

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -13,11 +12,12 @@ from torch import Tensor, nn
 
 from effnets.errors import ArgumentError
 from effnets.nn.features import FeaturePyramid
+from effnets.nn.mode import evaluating
 from effnets.nn.unwrap import network_of, require_values
 from effnets.preprocess import create_transform
 from effnets.runtime.labels import class_names
 
-__all__ = ["NetworkScorer", "evaluating"]
+__all__ = ["NetworkScorer"]
 
 
 class NetworkScorer:
@@ -60,15 +60,3 @@ class NetworkScorer:
         )
         with evaluating(self._module), torch.inference_mode():
             return self._module(images).float().cpu().numpy()
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode, and afterwards every module's own again: parts of a model may be frozen."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True

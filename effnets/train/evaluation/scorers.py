@@ -12,7 +12,8 @@ from PIL import Image
 from effnets.arguments import check_size
 from effnets.errors import ArgumentError
 from effnets.runtime.engine import Engine
-from effnets.runtime.image import color_mode, image_to_array, load_rgb
+from effnets.runtime.image import color_mode, load_rgb
+from effnets.runtime.pixels import image_to_array
 
 if TYPE_CHECKING:
     from torch import nn

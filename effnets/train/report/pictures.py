@@ -17,7 +17,7 @@ from effnets.arguments import check_size
 from effnets.errors import EffnetsError
 from effnets.nn.classifier import Classifier
 from effnets.preprocess import create_transform
-from effnets.runtime.image import cover_size
+from effnets.runtime.pixels import cover_size
 from effnets.train.evaluation.result import Evaluation
 from effnets.train.report.cam import class_activation_maps
 

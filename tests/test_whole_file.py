@@ -1,0 +1,46 @@
+"""A file is whole, or what was there before is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from effnets.whole_file import write_whole
+
+
+def test_a_file_is_written_and_replaced(tmp_path):
+    path = tmp_path / "a file"
+    for data in (b"first", memoryview(b"second"), b""):
+        write_whole(path, data, read_back=True)
+        assert path.read_bytes() == data
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_a_killed_process_left_is_written_over(tmp_path):
+    path, partial = tmp_path / "file", tmp_path / ".file.partial"
+    partial.write_bytes(b"half of something longer")
+    write_whole(path, b"new", partial=partial)
+    assert path.read_bytes() == b"new"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_failure_leaves_what_was_there(tmp_path):
+    path = tmp_path / "file"
+    path.mkdir()
+    (path / "kept").write_bytes(b"old")
+    with pytest.raises(OSError, match=r"[Dd]irectory"):
+        write_whole(path, b"new")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
+    assert (path / "kept").read_bytes() == b"old"
+
+
+def test_a_disk_that_gives_back_something_else(tmp_path, monkeypatch):
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", lambda _: b"nww")
+        with pytest.raises(OSError, match="the disk does not hold what was written to it"):
+            write_whole(path, b"new", read_back=True)
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
