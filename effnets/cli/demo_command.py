@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -74,10 +74,10 @@ def _load() -> Classifier:
 
         network = create_model(MODEL, pretrained=True).eval()
     names = network.class_names or ()
-    _heading("1. A network that comes along")
+    _heading("1. Classify, with the network in this package")
     click.echo(
         f"{MODEL} has {short(count(MODEL).params)} parameters and learned from the 32-pixel pictures of CIFAR-10.\n"
-        f"It knows {', '.join(names)}."
+        f"It knows {', '.join(names)}, and answers with one of these, whatever it is shown."
     )
     return network
 
@@ -129,17 +129,19 @@ def _pictures(folder: Path, photos: tuple[str, ...]) -> Iterator[tuple[str, str 
 
 
 def _finetune(folder: Path) -> TrainedModel | None:
-    from effnets.demo.objects import OBJECTS
+    from effnets.demo.objects import OBJECTS, write_data
     from effnets.demo.steps import COUNTS, SETTINGS, finetune_head
 
-    _heading("2. Four classes that it has never seen")
+    _heading("2. Fine-tune it, for classes that it has never seen")
     if not _installed("train", "fine-tune, and report on it"):
         return None
     options = [part for key, value in SETTINGS.items() for part in (f"--{key}", str(value))]
     words = ["finetune", str(folder / "data"), *options, "--output", str(folder / "run")]
     with progress_bar() as progress, writing(folder):
         listener = _Listener(progress)
-        listener.step("drawing pictures, loading what trains", 0.0)
+        listener.step("drawing pictures", 0.0)
+        write_data(folder / "data", COUNTS)
+        listener.step("loading what trains", 0.0)
         trained = finetune_head(folder / "data", folder / "run", listener=listener, command=_line(*words))
     click.echo(
         f"{sum(COUNTS.values()) * len(OBJECTS)} pictures of {', '.join(OBJECTS)} were drawn, no two alike, and a new "
@@ -154,7 +156,7 @@ def _finetune(folder: Path) -> TrainedModel | None:
 def _export(network: Classifier, folder: Path, trained: TrainedModel | None) -> ExportReport | None:
     from effnets.demo.steps import MODEL
 
-    _heading("3. One file to ship")
+    _heading("3. Export it: one file to ship")
     if not _installed("export", "export to ONNX, and compare its engines"):
         return None
     with progress_bar() as progress:
@@ -166,8 +168,8 @@ def _export(network: Classifier, folder: Path, trained: TrainedModel | None) -> 
     errors = ", ".join(f"{error:.0e} on {engine}" for engine, error in report.errors.items())
     click.echo(
         printable(f"{report.path} ({report.size / 1e6:.1f} MB) holds weights, class names and preprocessing.") + "\n"
-        "It was compared before it was written: every operation with torch's, and the logits of batches of 1 and 3 with\n"
-        f"the network's in float64. The largest difference is {errors}, of the largest logit."
+        "Before it was written it was compared: every operation with torch's, and the logits of batches of 1 and 3\n"
+        f"with the network's in float64. As a share of the largest logit, the largest difference is {errors}."
     )
     _typed("export", str(trained.folder) if trained else MODEL, str(report.path))
     return report
@@ -178,7 +180,7 @@ def _compare(network: Classifier, exported: ExportReport | None) -> None:
     from effnets.demo.speed import PLAIN, compare_engines
     from effnets.demo.steps import MODEL
 
-    _heading("4. How fast it is here")
+    _heading("4. Compare engines, on this machine")
     with progress_bar() as progress:
         found = compare_engines(network, exported.path if exported else None, progress=progress)
     plain = next(speed for speed in found if speed.engine == PLAIN)
@@ -214,8 +216,8 @@ def _conclude(folder: Path, trained: TrainedModel | None, exported: ExportReport
 class _Listener:
     """Tells of a training: notes, and a bar."""
 
-    def __init__(self, bar: object) -> None:
-        self._bar = bar if callable(bar) else None
+    def __init__(self, bar: Callable[[str, float], None] | None) -> None:
+        self._bar = bar
 
     def note(self, text: str) -> None:
         click.echo(f"note: {printable(text)}", err=True)

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 
-from effnets.errors import ArgumentError
+from effnets.errors import ArgumentError, EffnetsError
 
 __all__ = ["make_folder", "writing"]
 
@@ -44,6 +44,8 @@ def writing(folder: Path) -> Iterator[None]:
     """
     try:
         yield
+    except EffnetsError:  # some are OSErrors too, and say what they mean
+        raise
     except OSError as error:
         raise ArgumentError(
             f"{folder}: cannot be written ({error.strerror or error}); name another folder, --output DIR"

@@ -37,8 +37,8 @@ def compare_engines(
     exported: Path | None,
     *,
     batches: Sequence[int] = (1, 16),
-    rounds: int = 11,
-    seconds: float = 4.0,
+    rounds: int = 9,
+    seconds: float = 3.0,
     progress: Callable[[str, float], object] | None = None,
 ) -> list[Speed]:
     """Time a network as it is, rewritten by `effnets.optimize`, and its exported file on the engines that read it.
