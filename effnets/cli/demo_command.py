@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 _INTERRUPTED = 130
+_DATA = "drawn-objects"  # what the report is called
 
 
 @click.command(name="demo")
@@ -136,13 +137,13 @@ def _finetune(folder: Path) -> TrainedModel | None:
     if not _installed("train", "fine-tune, and report on it"):
         return None
     options = [part for key, value in SETTINGS.items() for part in (f"--{key}", str(value))]
-    words = ["finetune", str(folder / "data"), *options, "--output", str(folder / "run")]
+    words = ["finetune", str(folder / _DATA), *options, "--output", str(folder / "run")]
     with progress_bar() as progress, writing(folder):
         listener = _Listener(progress)
         listener.step("drawing pictures", 0.0)
-        write_data(folder / "data", COUNTS)
+        write_data(folder / _DATA, COUNTS)
         listener.step("loading what trains", 0.0)
-        trained = finetune_head(folder / "data", folder / "run", listener=listener, command=_line(*words))
+        trained = finetune_head(folder / _DATA, folder / "run", listener=listener, command=_line(*words))
     click.echo(
         f"{sum(COUNTS.values()) * len(OBJECTS)} pictures of {', '.join(OBJECTS)} were drawn, no two alike, and a new "
         f"last layer learned from {COUNTS['train'] * len(OBJECTS)} of them.\n"
@@ -184,21 +185,15 @@ def _compare(network: Classifier, exported: ExportReport | None) -> None:
     with progress_bar() as progress:
         found = compare_engines(network, exported.path if exported else None, progress=progress)
     plain = next(speed for speed in found if speed.engine == PLAIN)
-    batches = list(plain.milliseconds)
-    columns = [column for batch in batches for column in (f"ms/image, {batch} at a time", f"× at {batch}")]
-    table = make_table(["engine", *columns], right=columns)
+    columns = [column for batch in plain.milliseconds for column in (f"ms/image by {batch}", "×")]
+    table = make_table(["engine", *columns], right=columns, whole=["engine"])
     for speed in found:
         cells = []
-        for batch in batches:
-            cells += [
-                f"{speed.milliseconds[batch]:.2f}",
-                f"{plain.milliseconds[batch] / speed.milliseconds[batch]:.2f}",
-            ]
+        for batch, milliseconds in speed.milliseconds.items():
+            cells += [f"{milliseconds:.2f}", f"{plain.milliseconds[batch] / milliseconds:.2f}"]
         table.add_row(speed.engine, *cells)
     print_table(table)
-    click.echo(
-        "\nMedians, measured in turns; × is times as fast as the first line. A few seconds show the order, no more:"
-    )
+    click.echo("\nMedians, measured in turns; × is times as fast as the first line. For longer, and against timm:")
     _typed("bench", MODEL)
 
 
