@@ -52,8 +52,8 @@ def command(
 ) -> None:
     """Name what each PHOTO shows, and each photo in a FOLDER and its subfolders.
 
-    Without --model and --weights a small network that comes along answers, for a first look: it knows ten classes,
-    those of CIFAR-10. A photo that cannot be read is reported, the others are classified all the same, and the exit status is 1.
+    A photo that cannot be read is reported, the others are classified all the same, and the exit status is 1. Without
+    --model and --weights a small network that comes along answers, for a first look: it knows CIFAR-10's ten classes.
     """
     results = list(find_photos(photos, lambda text: click.echo(printable(text), err=True)))
     network = _load(model, weights)
@@ -96,9 +96,7 @@ def _load(model: str | None, weights: str | None) -> Classifier | Engine:
     if model is not None:
         return _load_network(model, weights)
     if weights is not None:
-        raise click.UsageError(
-            f"--weights {weights}: which network are they of? Add --model; only FILE.onnx needs none"
-        )
+        raise click.UsageError(f"--weights {weights}: which network are they of? Add --model (FILE.onnx needs none)")
     from effnets.cli.demonstration import load_demonstration, notice
 
     network = load_demonstration()

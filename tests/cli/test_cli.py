@@ -177,7 +177,7 @@ def test_without_a_model_the_demonstration_network_answers_and_says_so(photos):
 def test_a_named_model_is_no_demonstration(photos, weights):
     assert "demonstration" not in predict(photos, "--weights", weights).stderr
     result = run("predict", photos, "--weights", weights, status=2)
-    assert "which network are they of? Add --model; only FILE.onnx needs none" in result.stderr
+    assert "which network are they of? Add --model (FILE.onnx needs none)" in result.stderr
 
 
 def test_other_files_in_a_folder_are_mentioned(photos, weights):

@@ -15,6 +15,7 @@ from support import ROOT
 import effnets
 from effnets.errors import EffnetsError
 from effnets.pins import read_pins
+from effnets.train.recipe_file import read_recipe
 
 NAME = "mixnet_xs_32px.cifar10"
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -48,7 +49,7 @@ def data(tmp_path_factory):
 def run(data, tmp_path_factory):
     folder = tmp_path_factory.mktemp("demo") / "run"
     recipe = ROOT / "configs" / "recipes" / "cifar10_demo.yaml"
-    effnets.finetune(recipe, data, folder, epochs=1, batch_size=8, workers=0)
+    effnets.finetune(read_recipe(recipe, {"epochs": 1, "batch_size": 8}), data, folder)
     return folder
 
 
@@ -107,7 +108,7 @@ def test_a_run_that_is_not_finished(script, package, run, data, tmp_path):
         ({"num_classes": 9}, "num_classes 9, not 10"),
     ],
 )
-def test_another_network(script, package, tmp_path, change, message):
+def test_another_network(script, tmp_path, change, message):
     table = tmp_path / "mine.yaml"
     table.write_text(json.dumps({"mine": {"base": "mixnet_xs_32px", **change}}))
     effnets.save_pretrained(effnets.create_model(table), tmp_path / "mine")
