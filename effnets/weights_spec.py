@@ -99,8 +99,8 @@ class WeightsSpec:
             secure = url.scheme == "https" or (url.scheme == "http" and url.hostname in _LOCAL_HOSTS)
             require(
                 secure and bool(url.hostname),
-                f"source is {self.source!r}; write {HUB_SCHEME}organisation/repository, the file's https:// URL, or "
-                f"{PACKAGE_SCHEME}file",
+                f"source is {self.source!r}; write {HUB_SCHEME}organisation/repository, or the file's https:// URL "
+                f"(or {PACKAGE_SCHEME}file, of one in this package)",
             )
             default = url.path.rpartition("/")[2]
             require(
@@ -139,10 +139,8 @@ class WeightsSpec:
                 f"sha256 {self.sha256} does not begin with {self.sha256_prefix}, as the file's name says it does",
             )
         if self.revision is not None:
-            require(
-                self.repo is not None,
-                "revision is given for a file elsewhere; only repositories on the Hub have revisions",
-            )
+            where = "a URL or a file of the package; only repositories on the Hub have revisions"
+            require(self.repo is not None, f"revision is given for {where}")
             _require_match("revision", self.revision, re.compile("[0-9a-f]{40}"), "the 40 hex digits of a commit")
 
     @property

@@ -28,8 +28,8 @@ def make_section(weights: WeightsSpec) -> str:
             f"`{weights.name}` lies in the package: `effnets predict photo.jpg`, where no model is named, answers",
             f"with it, without network. It knows CIFAR-10's {len(record['classes'])} classes and nothing else:",
             f"{', '.join(record['classes'])}.",
-            "Its accuracy was measured here, on CIFAR-10's test pictures, and stands apart from ImageNet's figures: it is",
-            "neither in the plots nor in `effnets choose`.\n",
+            "Its accuracy was measured here, on CIFAR-10's test pictures, and stands apart from ImageNet's figures: it",
+            "is in neither of the plots, nor does `effnets choose` know it.\n",
             *table(facts(weights, record)),
             "\n```console",
             f"$ effnets train {RECIPE} {DATA} --output run{''.join(other_settings(record))}",
@@ -50,7 +50,7 @@ def facts(weights: WeightsSpec, record: dict[str, Any]) -> Iterator[tuple[str, .
     low, high = record["top1_interval"]
     images = record["images"]
     average = ", moving average of the weights" if record["best_is_average"] else ""
-    yield "weights", f"`{weights.name}`"
+    yield f"`{weights.name}`", ""
     yield "---", "---"
     yield "top-1 on CIFAR-10's test set", f"**{record['top1']:.2f} %** (95 % interval {low:.2f} to {high:.2f})"
     yield "measured on", f"{record['test_images']:,} pictures, with this very file"
