@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from effnets.cli.demonstration import load_demonstration
 from effnets.cli.progress import progress_bar
 from effnets.cli.text import printable, short
 from effnets.demo.folder import make_folder, writing
@@ -71,9 +72,8 @@ def _load() -> Classifier:
             progress("loading torch", 0.0)
         from effnets.cost import count
         from effnets.demo.steps import MODEL
-        from effnets.zoo import create_model
 
-        network = create_model(MODEL, pretrained=True).eval()
+        network = load_demonstration().eval()
     names = network.class_names or ()
     _heading("1. Classify, with the network in this package")
     click.echo(

@@ -79,10 +79,12 @@ def draw_horse(size: int) -> Image.Image:
 
 
 def draw_deer(size: int) -> Image.Image:
-    """A stag on a meadow, from the side."""
+    """A stag at the edge of a wood, from the side."""
     canvas = Canvas(size, seed=7)
-    _meadow(canvas)
-    light, dark = (182, 126, 74), (122, 78, 42)
+    canvas.backdrop((0.0, (52, 72, 44)), (0.5, (84, 104, 62)), (0.6, (128, 138, 76)), (1.0, (152, 148, 88)))
+    canvas.texture(grain=(0.09, 0.09), strength=14, inside=box(0, 0, 1, 0.62))
+    canvas.texture(grain=(0.012, 0.03), strength=9, inside=box(0, 0.5, 1, 1))
+    light, dark = (200, 144, 90), (150, 100, 60)
     canvas.shadow(ellipse((0.46, 0.92), (0.3, 0.025)), strength=0.6, soft=0.02)
     for x in (0.3, 0.57):
         _leg(canvas, (x, 0.66), 0.05, (122, 82, 48), (70, 46, 28))
@@ -95,12 +97,12 @@ def draw_deer(size: int) -> Image.Image:
     for x in (0.21, 0.62):
         _leg(canvas, (x, 0.63), 0.055, (158, 108, 64), (84, 56, 34))
     canvas.shape([(0.68, 0.27), (0.6, 0.22), (0.66, 0.3)], (150, 100, 60))
-    antler = (104, 80, 56)
+    antler = (214, 196, 158)
     for lean in (-0.05, 0.05):
         beam = [(0.705, 0.26), (0.68 + lean, 0.17), (0.72 + 2 * lean, 0.06)]
-        canvas.line(beam, 0.018, antler)
-        canvas.line([beam[1], (beam[1][0] + 0.07, 0.11)], 0.013, antler)
-        canvas.line([(0.7 + 1.5 * lean, 0.115), (0.64 + 1.5 * lean, 0.06)], 0.012, antler)
+        canvas.line(beam, 0.025, antler)
+        canvas.line([beam[1], (beam[1][0] + 0.07, 0.11)], 0.018, antler)
+        canvas.line([(0.7 + 1.5 * lean, 0.115), (0.64 + 1.5 * lean, 0.06)], 0.017, antler)
     canvas.shape(ellipse((0.755, 0.298), (0.011, 0.012)), (18, 14, 12))
     canvas.shape(ellipse((0.855, 0.333), (0.014, 0.012)), (34, 24, 20))
     return canvas.finish()
