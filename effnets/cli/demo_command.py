@@ -78,7 +78,7 @@ def _load() -> Classifier:
     _heading("1. Classify, with the network in this package")
     click.echo(
         f"{MODEL} has {short(count(MODEL).params)} parameters and learned from the 32-pixel pictures of CIFAR-10.\n"
-        f"It knows {', '.join(names)}, and answers with one of these, whatever it is shown."
+        f"It knows {', '.join(names)},\nand answers with one of these whatever it is shown."
     )
     return network
 

@@ -17,7 +17,8 @@ def make_folder(wanted: Path) -> Path:
     """A folder that is new or empty: `wanted`, or, where that holds something, the same name with a number.
 
     Raises:
-        ArgumentError: it cannot be made or written, or `wanted` is a file.
+        ArgumentError: it cannot be made or written, `wanted` is a file, or it holds something and is called ``.`` or
+            ``..``, to which no number can be put.
     """
     for number in count(1):
         folder = wanted if number == 1 else wanted.with_name(f"{wanted.name}-{number}")
@@ -28,6 +29,8 @@ def make_folder(wanted: Path) -> Path:
                 if not folder.is_dir():
                     raise ArgumentError(f"{folder}: is a file; name a folder, --output DIR") from None
                 if any(folder.iterdir()):
+                    if wanted.name in ("", ".."):
+                        raise ArgumentError(f"{folder}: holds something already; name a folder, --output DIR") from None
                     continue
         if os.access(folder, os.W_OK | os.X_OK):
             return folder

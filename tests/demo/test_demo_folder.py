@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import re
+from pathlib import Path
 
 import pytest
 
@@ -35,6 +37,15 @@ def test_a_file_in_its_place_is_refused(tmp_path):
     with pytest.raises(ArgumentError, match=r"inner: cannot be written \(Not a directory\); name another folder"):
         make_folder(tmp_path / "demo" / "inner")
     assert (tmp_path / "demo").read_text() == "mine"
+
+
+@pytest.mark.parametrize("wanted", [".", ".."])
+def test_a_folder_without_a_name_of_its_own_gets_no_number(wanted, tmp_path, monkeypatch):
+    (tmp_path / "inner").mkdir()
+    (tmp_path / "inner" / "mine.txt").write_text("mine")
+    monkeypatch.chdir(tmp_path / "inner")
+    with pytest.raises(ArgumentError, match=rf"^{re.escape(wanted)}: holds something already; name a folder"):
+        make_folder(Path(wanted))
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="for root, no folder is read-only")
