@@ -24,7 +24,19 @@ _EXTRAS = (
 )
 _CORE_ALONE = f"""
 import sys
+from importlib import metadata
+
 sys.modules.update(dict.fromkeys({_EXTRAS}))  # so that none is found
+find = metadata.version
+
+
+def version(name):
+    if name in {_EXTRAS}:
+        raise metadata.PackageNotFoundError(name)
+    return find(name)
+
+
+metadata.version = version
 from effnets.cli import main
 main()
 """
