@@ -3,15 +3,18 @@
     uv run scripts/benchmark_train.py mobilenetv2_100 rexnet_100 mixnet_m --batch 16
 
 Ours is what `effnets finetune` does: channels_last, and bfloat16 where `effnets.train.precision` finds that it is
-faster. timm's is that of its train.py without further options: float32, contiguous; on a GPU, with --amp and
---channels-last. Programs take turns; what is printed are medians, and the ratio of two medians of one run.
+faster, and memory that stays with the process. timm's is that of its train.py without further options: float32,
+contiguous; on a GPU, with --amp and --channels-last. Each is a process of its own, and they take turns; what is printed
+are medians, and the ratio of two medians of one run.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 from collections.abc import Callable
+from multiprocessing.connection import Connection
 from typing import Any
 
 import timm
@@ -22,11 +25,14 @@ from torch import nn
 import effnets
 from effnets.bench.machine import describe_machine
 from effnets.bench.timing import interleave, ratio
+from effnets.train.memory import keep_freed_memory
 from effnets.train.optimise import make_optimizer
 from effnets.train.precision import choose_precision
 from effnets.train.recipe import Recipe
 
 _CLASSES = 100
+_PRECISIONS = ("float32", "bfloat16")
+_STOP = "stop"
 
 
 def _step(
@@ -45,32 +51,66 @@ def _step(
     return step
 
 
-def measure(name: str, batch: int, size: int, rounds: int, device: torch.device) -> dict[str, Any]:
+def _make(subject: str, name: str, batch: int, size: int) -> Callable[[], float]:
+    """A step of timm's training or, by the name of a precision, of ours."""
     torch.manual_seed(0)
-    on_gpu = device.type == "cuda"
+    device = _device()
     images = torch.randn(batch, 3, size, size, device=device)
-    theirs = timm.create_model(name, num_classes=_CLASSES).to(device).train()
-    network = effnets.create_model(name, num_classes=_CLASSES).to(device).train()
-    chosen = choose_precision(network, size, device)
-    subjects = {}
-    placed = images.contiguous(memory_format=torch.channels_last)
-    their_images = placed if on_gpu else images
-    if on_gpu:
+    if subject == "timm":
+        theirs = timm.create_model(name, num_classes=_CLASSES).to(device).train()
+        optimizer = create_optimizer_v2(theirs, "adamw", lr=1e-4, weight_decay=0.05)
+        if device.type != "cuda":
+            return _step(theirs, optimizer, images, None)
         theirs = theirs.to(memory_format=torch.channels_last)
-    optimizer = create_optimizer_v2(theirs, "adamw", lr=1e-4, weight_decay=0.05)
-    subjects["timm"] = _step(theirs, optimizer, their_images, torch.bfloat16 if on_gpu else None)
-    for precision in ("float32", "bfloat16"):
-        torch.manual_seed(0)
-        ours = effnets.create_model(name, num_classes=_CLASSES).to(device, memory_format=torch.channels_last).train()
-        optimizer = make_optimizer(ours, Recipe(model=name, learning_rate=1e-4))
-        subjects[precision] = _step(ours, optimizer, placed, torch.bfloat16 if precision == "bfloat16" else None)
+        return _step(theirs, optimizer, images.contiguous(memory_format=torch.channels_last), torch.bfloat16)
+    keep_freed_memory()
+    ours = effnets.create_model(name, num_classes=_CLASSES).to(device, memory_format=torch.channels_last).train()
+    optimizer = make_optimizer(ours, Recipe(model=name, learning_rate=1e-4))
+    dtype = torch.bfloat16 if subject == "bfloat16" else None
+    return _step(ours, optimizer, images.contiguous(memory_format=torch.channels_last), dtype)
+
+
+def _serve(orders: Connection, subject: str, name: str, batch: int, size: int) -> None:
+    step = _make(subject, name, batch, size)
+    while orders.recv() != _STOP:
+        orders.send(step())
+
+
+class _Subject:
+    """A training in a process of its own, since what one does with memory is the whole process's."""
+
+    def __init__(self, *arguments: Any) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._orders, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(theirs, *arguments), daemon=True)
+        self._process.start()
+
+    def __call__(self) -> float:
+        self._orders.send("step")
+        return self._orders.recv()
+
+    def stop(self) -> None:
+        self._orders.send(_STOP)
+        self._process.join()
+
+
+def measure(name: str, batch: int, size: int, rounds: int) -> dict[str, Any]:
+    device = _device()
+    chosen = choose_precision(effnets.create_model(name, num_classes=_CLASSES).to(device).train(), size, device)
+    subjects = {subject: _Subject(subject, name, batch, size) for subject in ("timm", *_PRECISIONS)}
     timings = interleave(subjects, rounds=rounds)
+    for subject in subjects.values():
+        subject.stop()
     return {
         "model": name,
         "images_per_second": {key: 1000 * batch / timing.median for key, timing in timings.items()},
         "chosen": chosen,
         "ratio": ratio(timings["timm"], timings[chosen]),
     }
+
+
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def main() -> None:
@@ -81,12 +121,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     options = parser.parse_args()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    rows = [measure(name, options.batch, options.image_size, options.rounds, device) for name in options.models]
+    rows = [measure(name, options.batch, options.image_size, options.rounds) for name in options.models]
     if options.json:
         print(json.dumps({"machine": describe_machine().to_dict(), "batch": options.batch, "rows": rows}, indent=1))
         return
-    print(f"{describe_machine()}; batch {options.batch}, {options.image_size} px, {device}; images/s")
+    print(f"{describe_machine()}; batch {options.batch}, {options.image_size} px, {_device()}; images/s")
     print(f"{'model':<18}{'timm':>8}{'float32':>10}{'bfloat16':>10}  {'chosen':<10}{'ratio':>6}")
     for row in rows:
         speed = row["images_per_second"]
