@@ -132,7 +132,7 @@ class Session:
     def _prepare(self, network: Classifier, train: ImageSource, account: Account) -> None:
         """What comes before the first checkpoint: statistics, the choice of precision, the classifier's head start."""
         recipe, device = self.recipe, self.accelerator.device
-        if note := restore_if_identity(recipe, network, train):
+        if note := restore_if_identity(recipe, network, train, self.stop):
             account.notes.append(note)
         place(network, device)
         account.precision = recipe.precision
