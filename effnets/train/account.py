@@ -31,6 +31,8 @@ class Account:
         notes: what the user was told.
         precision: what was chosen. processes: that trained together.
         head_rows: of the classifier's head start.
+        calibration: of the kept network once it is measured: temperature, and which pictures it was fitted and judged
+            on.
         spent: seconds before this process began. begun: when it did, by `time.monotonic`.
     """
 
@@ -43,6 +45,7 @@ class Account:
     notes: list[str] = field(default_factory=list)
     precision: str = "float32"
     head_rows: list[EpochRow] = field(default_factory=list)
+    calibration: dict[str, Any] | None = None
     spent: float = 0.0
     begun: float = field(default_factory=time.monotonic)
 
@@ -84,6 +87,7 @@ class Account:
             "best_is_average": None if best is None else best.average,
             "test_top1": None if test is None else test.top1,
             "test_loss": None if test is None else test.loss,
+            "calibration": self.calibration,
             "model": self.recipe.model,
             "data": self.data,
             "classes": list(self.class_names),

@@ -70,9 +70,7 @@ def compute_features(
 
 
 @torch.no_grad()
-def compute_augmented_features(
-    network: Classifier, loader: EpochLoader, views: int, stop: StopSignals
-) -> Features:
+def compute_augmented_features(network: Classifier, loader: EpochLoader, views: int, stop: StopSignals) -> Features:
     """Run all pictures through the network in evaluation mode, each augmented in as many ways as there are `views`.
 
     Args:

@@ -56,7 +56,9 @@ def fit_head(network: Classifier, train: ImageSource, recipe: Recipe, around: Su
     chosen = np.random.default_rng(recipe.seed).permutation(len(train))[:_HEAD_PICTURES]
     pictures = Pictures(train, create_transform(network), recipe.batch_size, chosen.tolist())
     device = around.accelerator.device
-    features = compute_features(network, pictures, device, around.stop, mirrored=recipe.augmentation.horizontal_flip > 0)
+    features = compute_features(
+        network, pictures, device, around.stop, mirrored=recipe.augmentation.horizontal_flip > 0
+    )
     batches = _batches(features, recipe, around.accelerator)
     weights = _class_weights(recipe, train)
     # At the rate, and so with weights of the size, that training of the whole goes on with.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -15,9 +16,7 @@ from effnets.nn.classifier import Classifier
 from effnets.preprocess import create_transform
 from effnets.train.account import Account, FolderKeeper
 from effnets.train.conclusion import measure, report
-from effnets.train.data.checks import Check
 from effnets.train.data.loader import EpochLoader
-from effnets.train.data.open import open_data
 from effnets.train.data.sampling import class_weights
 from effnets.train.data.source import ImageSource
 from effnets.train.data.splits import Splits
@@ -33,6 +32,7 @@ from effnets.train.recipe import Recipe
 from effnets.train.run_folder import RunFolder
 from effnets.train.signals import StopSignals
 from effnets.train.surroundings import Surroundings
+from effnets.train.validate import Score
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -42,14 +42,14 @@ __all__ = ["Session"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Session:
-    """A training, with the arguments of `effnets.finetune` and what it runs in."""
+    """A training, with the arguments of `effnets.finetune`, how its data are opened, and what it runs in."""
 
     recipe: Recipe
     data: str
     folder: RunFolder
     resume: bool
     strict: bool
-    check: Check
+    open_splits: Callable[[], Splits]
     command: str | None
     accelerator: Accelerator
     stop: StopSignals
@@ -62,13 +62,8 @@ class Session:
             as `effnets.finetune`.
         """
         self.folder.check(self.recipe, resume=self.resume)
-        splits = open_data(
-            self.data,
-            val_share=self.recipe.val_share,
-            seed=self.recipe.seed,
-            strict=self.strict,
-            check=self.check,
-        )
+        splits = self.open_splits()
+        self.stop.heed("its data were opened")
         if splits.train is None:
             raise TrainingError(f"{self.data}: has no training pictures; put them into train/")
         torch.manual_seed(self.recipe.seed)
@@ -105,17 +100,20 @@ class Session:
     def _conclude(self, kept: Classifier, splits: Splits, account: Account, progress: Progress) -> dict[str, Any]:
         """Measure the kept network once on test/, write the report, and say that training is over, in this order."""
         test = None
-        judged_by, split = (splits.val, "val") if splits.test is None else (splits.test, "test")
-        if judged_by is not None:
-            place(kept, self.accelerator.device)
-            tell = self.listener.step
-            evaluation, found = measure(kept, judged_by, split, account, lambda share: tell("measuring", share))
-            test = found if split == "test" else None
-            tell("writing the report", 1.0)
+        place(kept, self.accelerator.device)
+        evaluation = measure(kept, splits, account, self._measuring)
+        if evaluation is not None:
+            if evaluation.split == "test":
+                test = Score(top1=evaluation.top1, loss=evaluation.loss, count=evaluation.count)
+            self.listener.step("writing the report", 1.0)
             report(self.folder.path, kept.cpu(), evaluation, account, progress)
         metrics = account.metrics(progress, finished=True, test=test)
         self.folder.save_metrics(metrics)
         return metrics
+
+    def _measuring(self, what: str, share: float) -> None:
+        self.listener.step(what, share)
+        self.stop.heed("its result was measured")  # it is trained and saved; that is done again
 
     def _account(self, splits: Splits, train: ImageSource) -> Account:
         parts = {"train": splits.train, "val": splits.val, "test": splits.test}

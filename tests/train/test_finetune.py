@@ -61,6 +61,18 @@ def test_the_folder_holds_a_network_that_gives_the_figures(folder, trained):
     assert effnets.predict(model, splits.test.image(0), topk=1)[0][0].label in CLASSES
 
 
+def test_the_temperature_is_fitted_on_validation_and_judged_on_test(folder, trained):
+    validated = effnets.evaluate(trained.load(), folder / "data" / "val", batch_size=12)
+    tested = effnets.evaluate(
+        trained.load(), folder / "data" / "test", batch_size=12, temperature=validated.calibration.temperature
+    )
+    calibration = trained.metrics["calibration"]
+    assert calibration["temperature"] == pytest.approx(validated.calibration.temperature)
+    assert calibration["ece"] == pytest.approx(tested.calibration.error)
+    assert calibration["scaled_ece"] == pytest.approx(tested.calibration.scaled_error)
+    assert "The temperature was fitted on the validation pictures" in (trained.folder / "report.html").read_text()
+
+
 def test_metrics_tell_the_training(trained, recipe):
     metrics = json.loads((trained.folder / "metrics.json").read_text())
     assert metrics == json.loads(json.dumps(trained.metrics))
@@ -73,6 +85,8 @@ def test_metrics_tell_the_training(trained, recipe):
     assert metrics["best_top1"] in scores
     assert max(scores) - noise <= metrics["best_top1"] <= max(scores)
     assert metrics["command"] == "effnets finetune …"
+    calibration = metrics["calibration"]
+    assert (calibration["temperature_fitted_on"], calibration["judged_on"]) == ("val", "test")
     assert metrics["seed"] == 0
     assert {"effnets", "torch", "timm"} <= metrics["versions"].keys()
     assert read_recipe(trained.folder / "recipe.yaml") == recipe

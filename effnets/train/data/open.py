@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
+import numpy as np
+
 from effnets.errors import ArgumentError, DataError, EffnetsError, MissingFileError
 from effnets.train.data.archive import index_archive, open_tree
 from effnets.train.data.checks import MANY, Check, check_classes, duplicate_notes, without_broken
@@ -68,8 +70,10 @@ def open_data(
         check: how pictures are looked at beforehand: "quick", "full" (decoded, which takes a while) or "none". Of more
             than 200,000 pictures, "quick" looks at none.
         broken_limit: part of the pictures of a split that may be broken and are left out, with a note; 3 always may.
-        image_column, label_column: of parquet files and Hub data sets, where they do not have their usual names.
-        class_names: names instead of those that were found, in the same order: where labels are mere numbers.
+        image_column, label_column: of tables (CSV, parquet, Hub), where they do not have their usual names; of shards,
+            label_column is the key in each sample's JSON.
+        class_names: where labels are mere numbers, the names of the classes 0, 1, …; else as many names as there are
+            classes, instead of the data's own and in their order.
 
     Raises:
         MissingFileError: no such file or folder.
@@ -145,15 +149,28 @@ def _open(data: str, image_column: str | None, label_column: str | None, class_n
         raise
     except OSError as error:
         raise DataError(f"{data}: cannot be read ({error.strerror or error})") from error
-    if class_names is not None:
-        for source in parts.sources.values():
-            if len(set(class_names)) != len(source.class_names):
-                raise ArgumentError(
-                    f"class_names are {len(set(class_names))} different names, but {data} has "
-                    f"{len(source.class_names)} classes ({', '.join(source.class_names[:3])}, …); give one for each"
-                )
-            source.class_names = tuple(class_names)
+    return parts if class_names is None else _renamed(parts, class_names, data)
+
+
+def _renamed(parts: Parts, class_names: Sequence[str], data: str) -> Parts:
+    found = next(iter(parts.sources.values())).class_names
+    if len(set(class_names)) < len(class_names) or "" in class_names:
+        raise ArgumentError(f"class_names has empty names, or one twice; give one for each class of {data}")
+    if len(class_names) != len(found) and not _number_some(found, len(class_names)):
+        raise ArgumentError(
+            f"class_names are {len(class_names)} names, but {data} has {len(found)} classes "
+            f"({', '.join(found[:3])}{', …' if len(found) > 3 else ''}); give one for each"
+        )
+    for source in parts.sources.values():
+        if len(class_names) != len(found):  # some of the numbers do not occur
+            source.labels = np.array([int(name) for name in found], np.int64)[source.labels]
+        source.class_names = tuple(class_names)
     return parts
+
+
+def _number_some(found: Sequence[str], count: int) -> bool:
+    """Whether the names are numbers of `count` classes, counted from 0."""
+    return found[0] == "0" and all(name.isascii() and name.isdigit() and int(name) < count for name in found)
 
 
 def _read(data: str, image_column: str | None, label_column: str | None) -> Parts:
@@ -161,33 +178,50 @@ def _read(data: str, image_column: str | None, label_column: str | None) -> Part
         return open_hub_dataset(data, image_column=image_column, label_column=label_column)
     path = Path(data)
     if "{" in path.name and not path.exists():
-        return open_shards([Path(name) for name in expand_braces(data)])
+        _refuse_columns(data, "shards", image_column=image_column)
+        return open_shards([Path(name) for name in expand_braces(data)], label_key=label_column)
     if not path.exists():
         raise MissingFileError(f"{data} does not exist; check its spelling and the current folder")
     if path.is_dir():
         return _open_folder(path, image_column, label_column)
     match path.suffix.lower():
         case ".csv":
-            return open_manifest(path)
+            return open_manifest(path, image_column=image_column, label_column=label_column)
         case ".tar":
-            archive = index_archive(path)
-            return open_shards([path], archives=[archive]) if is_webdataset(archive) else open_tree(archive)
+            return _open_tar(path, image_column, label_column)
         case ".parquet":
             return open_parquet([path], named=True, image_column=image_column, label_column=label_column)
     raise DataError(f"{data}: is no data set that can be read; name {_KINDS}")
 
 
+def _open_tar(path: Path, image_column: str | None, label_column: str | None) -> Parts:
+    archive = index_archive(path)
+    if is_webdataset(archive):
+        _refuse_columns(str(path), "shards", image_column=image_column)
+        return open_shards([path], archives=[archive], label_key=label_column)
+    _refuse_columns(str(path), "an archive of folders", image_column=image_column, label_column=label_column)
+    return open_tree(archive)
+
+
 def _open_folder(folder: Path, image_column: str | None, label_column: str | None) -> Parts:
     # An archive beside folders is what they were unpacked from.
-    if any(entry.is_dir() and not is_litter(entry.name) and entry.name != "data" for entry in folder.iterdir()):
-        return open_folder(folder)
-    tables = _below(folder, "*.parquet")
-    if tables:
-        return open_parquet(tables, named=False, image_column=image_column, label_column=label_column)
-    shards = _below(folder, "*.tar")
-    if shards:
-        return open_shards(shards)
+    if not any(entry.is_dir() and not is_litter(entry.name) and entry.name != "data" for entry in folder.iterdir()):
+        tables = _below(folder, "*.parquet")
+        if tables:
+            return open_parquet(tables, named=False, image_column=image_column, label_column=label_column)
+        shards = _below(folder, "*.tar")
+        if shards:
+            _refuse_columns(str(folder), "shards", image_column=image_column)
+            return open_shards(shards, label_key=label_column)
+    _refuse_columns(str(folder), "a folder by class", image_column=image_column, label_column=label_column)
     return open_folder(folder)
+
+
+def _refuse_columns(data: str, kind: str, **columns: str | None) -> None:
+    """What would have no effect is refused."""
+    for argument, value in columns.items():
+        if value is not None:
+            raise ArgumentError(f"{argument} is {value!r}, but {data} is {kind} without columns; leave it out")
 
 
 def _below(folder: Path, pattern: str) -> Sequence[Path]:

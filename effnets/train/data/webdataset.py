@@ -52,12 +52,19 @@ def is_webdataset(archive: Archive) -> bool:
     )
 
 
-def open_shards(paths: Sequence[Path], *, archives: Sequence[Archive] | None = None) -> Parts:
+def open_shards(
+    paths: Sequence[Path], *, archives: Sequence[Archive] | None = None, label_key: str | None = None
+) -> Parts:
     """Pictures in shards, found by one scan of their headers and read where they lie.
 
     A sample is a picture with NAME.cls (a class, by number or name) or NAME.json (with the key label, cls or class).
     Numbers get their names from classnames.txt beside the shards, one name a line, if it is there. Shards are of the
     split that their names begin with, if these differ.
+
+    Args:
+        paths: of the shards.
+        archives: what they hold, where that is known already.
+        label_key: in NAME.json, where it has another name; there must be a NAME.json then.
 
     Raises:
         MissingFileError: a shard does not exist.
@@ -73,7 +80,7 @@ def open_shards(paths: Sequence[Path], *, archives: Sequence[Archive] | None = N
     labels: dict[str, list[str]] = {}
     for number, archive in enumerate(indexed):
         split = (split_of(archive.path.name) if divided else None) or UNDIVIDED
-        for picture, label in _samples(archive):
+        for picture, label in _samples(archive, label_key):
             members.setdefault(split, []).append((number, picture))
             labels.setdefault(split, []).append(label)
     if not members:
@@ -86,7 +93,7 @@ def open_shards(paths: Sequence[Path], *, archives: Sequence[Archive] | None = N
     return Parts(sources=sources)
 
 
-def _samples(archive: Archive) -> list[tuple[Member, str]]:
+def _samples(archive: Archive, label_key: str | None) -> list[tuple[Member, str]]:
     """Pictures and labels as written, in the order of the archive."""
     endings = {suffix.removeprefix(".") for suffix in image_suffixes()}
     pictures: dict[str, Member] = {}
@@ -102,21 +109,24 @@ def _samples(archive: Archive) -> list[tuple[Member, str]]:
     lonely = sorted(pictures.keys() ^ labels.keys())
     if lonely:
         raise DataError(f"{archive.path}: {named('sample', lonely, 3)} without a picture or without .cls or .json")
-    return [(picture, _label(archive.path, labels[key])) for key, picture in pictures.items()]
+    return [(picture, _label(archive.path, labels[key], label_key)) for key, picture in pictures.items()]
 
 
-def _label(path: Path, files: Mapping[str, Member]) -> str:
-    if "cls" in files:
+def _label(path: Path, files: Mapping[str, Member], wanted: str | None) -> str:
+    if wanted is not None and "json" not in files:
+        raise DataError(f"{path}: {files['cls'].name} is no JSON that could have {wanted}; leave label_column out")
+    if wanted is None and "cls" in files:
         return read_member(path, files["cls"]).decode(errors="replace").strip()
     member = files["json"]
     try:
         content = json.loads(read_member(path, member))
     except ValueError as error:
         raise DataError(f"{path}: {member.name} is no JSON ({error})") from error
-    for key in _LABEL_KEYS:
+    keys = _LABEL_KEYS if wanted is None else (wanted,)
+    for key in keys:
         if isinstance(content, dict) and isinstance(content.get(key), str | int):
             return str(content[key])
-    raise DataError(f"{path}: {member.name} states no class; wanted is one of the keys {', '.join(_LABEL_KEYS)}")
+    raise DataError(f"{path}: {member.name} states no class; wanted is one of the keys {', '.join(keys)}")
 
 
 def _split_name(name: str) -> tuple[str, str]:

@@ -153,6 +153,7 @@ def test_the_figures_stand_in_the_page(page, evaluation, network):
     assert "1 picture could not be read and counts nowhere" in text
     assert "2026-01-02 03:04" in text
     assert f"{evaluation.calibration.temperature:.2f}" in text
+    assert "fitted on the very pictures that it is judged by" in text
     parameters = sum(parameter.numel() for parameter in network.parameters())
     assert f"Parameters {parameters / 1e6:.2f} M" in text
 
