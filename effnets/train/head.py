@@ -118,7 +118,8 @@ class ProbeTask:
         unmixed = replace(recipe.augmentation, mixup=0.0, cutmix=0.0)  # features of a blend are no blend of features
         transform = TrainTransform(preprocess, preprocess.input_size, unmixed)
         path = self.folder / _FEATURES
-        key = features_key(self.network, train, f"{transform!r} {preprocess} {recipe.seed} {recipe.probe_views}")
+        how = f"{transform!r} {preprocess} {recipe.seed} {recipe.probe_views} {train!r}"
+        key = features_key(self.network, train, how)
         if (features := read_features(path, key)) is not None:
             return features
         loader = EpochLoader(

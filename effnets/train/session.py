@@ -13,24 +13,22 @@ from torch import Tensor
 
 from effnets.errors import TrainingError
 from effnets.nn.classifier import Classifier
-from effnets.preprocess import create_transform
 from effnets.train.account import Account, FolderKeeper
 from effnets.train.conclusion import measure, report
-from effnets.train.data.loader import EpochLoader
+from effnets.train.data.cache import CachedSource
 from effnets.train.data.sampling import class_weights
 from effnets.train.data.source import ImageSource
 from effnets.train.data.splits import Splits
-from effnets.train.data.transforms import TrainTransform
 from effnets.train.head import ProbeTask, fit_head
 from effnets.train.loop import Trainer
 from effnets.train.network import build_network, freeze_by, load_teacher, place, restore_if_identity
 from effnets.train.objective import Objective
-from effnets.train.pictures import Pictures, default_workers
 from effnets.train.precision import choose_precision
 from effnets.train.progress import Listener, Progress
 from effnets.train.recipe import Recipe
 from effnets.train.run_folder import RunFolder
 from effnets.train.signals import StopSignals
+from effnets.train.supply import decoded_once, judging_pictures, training_batches
 from effnets.train.surroundings import Surroundings
 from effnets.train.validate import Score
 
@@ -87,6 +85,9 @@ class Session:
             account.take_over(state["account"])
         for note in account.notes:
             self.listener.note(note)
+        cached = None if state is None else account.cached
+        train = decoded_once(train, self.recipe, network.spec.input_size, cached)
+        account.cached = isinstance(train, CachedSource)
         trainer, keeper = self._trainer(network, splits, train, account)
         if state is not None:
             trainer.restore(state)
@@ -165,7 +166,9 @@ class Session:
         weights = None
         if recipe.balance == "weights":
             weights = torch.from_numpy(class_weights(train.labels, len(train.class_names)))
-        judged_by = None if splits.val is None else self._judging(network, splits.val)
+        judged_by = None
+        if splits.val is not None:
+            judged_by = judging_pictures(network, splits.val, recipe, self.accelerator)
         if recipe.freeze == "backbone":
             task = ProbeTask(network, recipe, self.accelerator, self.folder.states)
             keeper = FolderKeeper(self.folder, account, task.assemble)
@@ -188,7 +191,7 @@ class Session:
         trainer = Trainer(
             network=network,
             objective=objective,
-            batches=self._batches(network, train),
+            batches=training_batches(network, train, recipe, self.accelerator, strict=self.strict),
             judged_by=judged_by,
             recipe=recipe,
             epochs=recipe.epochs,
@@ -197,29 +200,6 @@ class Session:
             around=self._around(keeper),
         )
         return trainer, keeper
-
-    def _batches(self, network: Classifier, train: ImageSource) -> EpochLoader:
-        recipe, accelerator = self.recipe, self.accelerator
-        preprocess = network.spec.preprocess
-        return EpochLoader(
-            train,
-            TrainTransform(preprocess, preprocess.input_size, recipe.augmentation),
-            batch_size=max(min(recipe.batch_size, len(train) // recipe.accumulate), 1),
-            order="balanced" if recipe.balance == "sampler" else "shuffled",
-            seed=recipe.seed,
-            multiple=recipe.accumulate,
-            workers=default_workers() if recipe.workers is None else recipe.workers,
-            broken_limit=0 if self.strict else None,
-            rank=accelerator.process_index,
-            world=accelerator.num_processes,
-            device=accelerator.device,
-            channels_last=recipe.channels_last,
-        )
-
-    def _judging(self, network: Classifier, source: ImageSource) -> Pictures:
-        """This process's share of the pictures to judge by."""
-        indices = range(self.accelerator.process_index, len(source), self.accelerator.num_processes)
-        return Pictures(source, create_transform(network), self.recipe.batch_size, indices)
 
 
 def _require_same_data(account: Account, before: dict[str, Any], data: str) -> None:

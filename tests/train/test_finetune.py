@@ -88,6 +88,7 @@ def test_metrics_tell_the_training(trained, recipe):
     calibration = metrics["calibration"]
     assert (calibration["temperature_fitted_on"], calibration["judged_on"]) == ("val", "test")
     assert metrics["seed"] == 0
+    assert metrics["cached"] is True
     assert {"effnets", "torch", "timm"} <= metrics["versions"].keys()
     assert read_recipe(trained.folder / "recipe.yaml") == recipe
 
@@ -142,7 +143,7 @@ def test_a_teacher_is_listened_to(folder, trained, recipe):
 
 
 @pytest.mark.parametrize(
-    "changes", [{"balance": "weights"}, {"balance": "sampler"}, {"ema_decay": 0.0}, {"bn": "eval"}]
+    "changes", [{"balance": "weights"}, {"balance": "sampler"}, {"ema_decay": 0.0}, {"bn": "eval"}, {"cache": "none"}]
 )
 def test_variants_train(folder, recipe, changes, tmp_path):
     run = effnets.finetune(replace(recipe, epochs=1, **changes), folder / "data", tmp_path / "run")

@@ -40,7 +40,8 @@ def test_numbers_are_classes_in_their_order(tmp_path):
 
 
 def test_columns_by_other_names(tmp_path):
-    text = "id,Image,species,split\n1,cat/0.jpg,cat,train\n2,dog/0.jpg,dog,train\n,cat/1.jpg,cat,test\n,dog/1.jpg,dog,test\n"
+    text = "id,Image,species,split\n1,cat/0.jpg,cat,train\n2,dog/0.jpg,dog,train\n"
+    text += ",cat/1.jpg,cat,test\n,dog/1.jpg,dog,test\n"
     path = table(tmp_path, text)
     splits = open_data(path, image_column="image", label_column="species", val_share=0)
     assert [len(splits.train), len(splits.test)] == [2, 2]
