@@ -8,14 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from effnets.nn.classifier import Classifier
 from effnets.preprocess import create_transform
 from effnets.train.data.loader import EpochLoader
-from effnets.train.data.sampling import class_weights
+from effnets.train.data.sampling import class_weights, some_pictures
 from effnets.train.data.source import ImageSource
 from effnets.train.data.transforms import TrainTransform
 from effnets.train.features import (
@@ -53,7 +52,7 @@ def fit_head(network: Classifier, train: ImageSource, recipe: Recipe, around: Su
     Returns:
         A row for each epoch.
     """
-    chosen = np.random.default_rng(recipe.seed).permutation(len(train))[:_HEAD_PICTURES]
+    chosen = some_pictures(train, recipe.seed, _HEAD_PICTURES)
     pictures = Pictures(train, create_transform(network), recipe.batch_size, chosen.tolist())
     device = around.accelerator.device
     features = compute_features(

@@ -6,7 +6,6 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,6 +13,7 @@ from effnets.errors import ArgumentError, TrainingError
 from effnets.nn.classifier import Classifier
 from effnets.nn.freeze import freeze, hold_statistics, parse_until
 from effnets.preprocess import create_transform
+from effnets.train.data.sampling import some_pictures
 from effnets.train.data.source import ImageSource
 from effnets.train.objective import Teacher
 from effnets.train.pictures import Pictures
@@ -87,9 +87,8 @@ def restore_if_identity(recipe: Recipe, network: Classifier, source: ImageSource
     """
     if recipe.weights == "random" or not has_identity_statistics(network):
         return None
-    generator = np.random.default_rng(recipe.seed)
-    chosen = generator.permutation(len(source))[:_MEASURED_PICTURES].tolist()
-    pictures = Pictures(source, create_transform(network), recipe.batch_size, chosen)
+    chosen = some_pictures(source, recipe.seed, _MEASURED_PICTURES)
+    pictures = Pictures(source, create_transform(network), recipe.batch_size, chosen.tolist())
     batches = stop.between(pictures, "batch statistics were measured")
     seen = restore_statistics(network, (images for images, _ in batches))
     return (

@@ -40,7 +40,8 @@ def decoded_once(
     """
     side = round(_SPARE * size)
     if cached is None:
-        asked = recipe.cache == "auto" and recipe.augmentation.crop == "resized"
+        # To read all headers of shards on a server would fetch everything.
+        asked = recipe.cache == "auto" and recipe.augmentation.crop == "resized" and train.shards is None
         return (cache_all(train, side, limit) if asked else None) or train
     return CachedSource(train, side, limit) if cached else train
 

@@ -13,18 +13,23 @@ import numpy as np
 from effnets.errors import ArgumentError, DataError, EffnetsError, MissingFileError
 from effnets.train.data.archive import index_archive, open_tree
 from effnets.train.data.checks import MANY, Check, check_classes, duplicate_notes, without_broken
+from effnets.train.data.download import is_url
 from effnets.train.data.folder import open_folder
 from effnets.train.data.hub_dataset import open_hub_dataset
 from effnets.train.data.layout import is_litter
 from effnets.train.data.manifest import open_manifest
 from effnets.train.data.parquet import open_parquet
+from effnets.train.data.remote_shards import open_remote_shards
+from effnets.train.data.shard_cache import default_cache
 from effnets.train.data.source import ImageSource
 from effnets.train.data.splits import UNDIVIDED, Parts, Splits, divide
 from effnets.train.data.webdataset import expand_braces, is_webdataset, open_shards
 
 __all__ = ["EvaluationData", "open_data", "open_evaluation_data"]
 
-_KINDS = "a folder by class, a .csv table, a .tar, .parquet files, shards-{000..007}.tar or hf-dataset:user/name"
+_KINDS = (
+    "a folder by class, a .csv table, a .tar, .parquet files, shards-{000..007}.tar, https://… or hf-dataset:user/name"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,8 +67,9 @@ def open_data(
     Args:
         data: a folder by class, with or without train/, val/ and test/ around the classes; a .tar of such a folder; a
             CSV file with the columns path, label and, if wished, split; a parquet file in the Hub's layout, or a folder
-            of such with names like train-0.parquet; WebDataset shards ("shards-{000..007}.tar", or a folder of them); a
-            data set of the Hub ("hf-dataset:user/name@revision").
+            of such with names like train-0.parquet; WebDataset shards ("shards-{000..007}.tar", or a folder of them),
+            also on a server ("https://host/shards-{000..007}.tar"), of which 16 GiB are kept on disk at a time (or as
+            many as EFFNETS_SHARDS_GIB says); a data set of the Hub ("hf-dataset:user/name@revision").
         val_share: part of the training pictures to validate by where there are none for it; 0 for none.
         seed: of the draw of these.
         strict: leave out no broken picture: raise.
@@ -90,7 +96,10 @@ def open_data(
     if UNDIVIDED in sources:
         sources["train"] = sources.pop(UNDIVIDED)
     thorough = check == "full" or sum(map(len, sources.values())) <= MANY
-    if not thorough and check == "quick":
+    if any(source.shards is not None for source in sources.values()) and check == "quick":
+        thorough, check = False, "none"
+        notes.append("pictures on a server: neither broken ones nor duplicates between splits were looked for")
+    elif not thorough and check == "quick":
         notes.append(f"more than {MANY:,} pictures: neither broken ones nor duplicates between splits were looked for")
         check = "none"
     for split in sources:
@@ -135,7 +144,7 @@ def open_evaluation_data(
             f"{origin}: has training pictures only; name some that no network has learned from, in test/ or val/"
         )
     source = parts.sources[split]
-    if check == "quick" and len(source) > MANY:
+    if check == "quick" and (len(source) > MANY or source.shards is not None):
         check = "none"
     source, notes = without_broken(split, source, check=check, limit=broken_limit, strict=strict)
     notes = (*parts.notes, *notes, *check_classes({split: source}, None, origin))
@@ -174,6 +183,9 @@ def _number_some(found: Sequence[str], count: int) -> bool:
 
 
 def _read(data: str, image_column: str | None, label_column: str | None) -> Parts:
+    if is_url(data):
+        _refuse_columns(data, "shards", image_column=image_column)
+        return open_remote_shards(expand_braces(data), default_cache(), label_key=label_column)
     if data.startswith("hf-dataset:"):
         return open_hub_dataset(data, image_column=image_column, label_column=label_column)
     path = Path(data)

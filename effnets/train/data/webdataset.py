@@ -14,7 +14,7 @@ from effnets.train.data.classes import index_labels, read_class_names
 from effnets.train.data.source import ImageSource
 from effnets.train.data.splits import UNDIVIDED, Parts, named, split_of
 
-__all__ = ["expand_braces", "is_webdataset", "open_shards"]
+__all__ = ["expand_braces", "is_webdataset", "open_shards", "samples_of"]
 
 _LABEL_ENDINGS = ("cls", "json")
 _LABEL_KEYS = ("label", "cls", "class")
@@ -80,7 +80,7 @@ def open_shards(
     labels: dict[str, list[str]] = {}
     for number, archive in enumerate(indexed):
         split = (split_of(archive.path.name) if divided else None) or UNDIVIDED
-        for picture, label in _samples(archive, label_key):
+        for picture, label in samples_of(archive, label_key):
             members.setdefault(split, []).append((number, picture))
             labels.setdefault(split, []).append(label)
     if not members:
@@ -93,8 +93,12 @@ def open_shards(
     return Parts(sources=sources)
 
 
-def _samples(archive: Archive, label_key: str | None) -> list[tuple[Member, str]]:
-    """Pictures and labels as written, in the order of the archive."""
+def samples_of(archive: Archive, label_key: str | None) -> list[tuple[Member, str]]:
+    """Pictures and labels as written, in the order of the archive.
+
+    Raises:
+        DataError: a sample lacks its picture or label.
+    """
     endings = {suffix.removeprefix(".") for suffix in image_suffixes()}
     pictures: dict[str, Member] = {}
     labels: dict[str, dict[str, Member]] = {}
