@@ -115,15 +115,24 @@ def command(
                 _write_report(report, found, loaded, subject.name)
     comparisons = [compare(evaluations[0], other) for other in evaluations[1:]]
     names = [subject.name for subject in subjects]
-    if json_file is not None:
-        text = json.dumps(_as_json(names, evaluations, comparisons, per_image), indent=1)
-        if json_file == "-":
-            click.echo(text)
-        else:
-            Path(json_file).write_text(text + "\n", encoding="utf-8")
     if json_file != "-":
         _print(names, evaluations, comparisons, per_class)
     _tell(evaluations[0])
+    if json_file is not None:
+        _write_json(json_file, _as_json(names, evaluations, comparisons, per_image))
+
+
+def _write_json(file: str, values: dict[str, Any]) -> None:
+    text = json.dumps(values, indent=1)
+    if file == "-":
+        click.echo(text)
+        return
+    from effnets.whole_file import write_whole
+
+    try:
+        write_whole(Path(file), f"{text}\n".encode())
+    except OSError as error:
+        raise click.ClickException(f"{file}: cannot be written ({error.strerror or error}); name another") from error
 
 
 def _write_report(folder: str, evaluation: Evaluation, loaded: Any, name: str) -> None:
