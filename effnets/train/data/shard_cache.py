@@ -60,7 +60,8 @@ class ShardCache:
 
     def forget(self, url: str) -> None:
         """Remove a shard, so that it is fetched again."""
-        self.path(url).unlink(missing_ok=True)
+        with suppress(OSError):  # what cannot be removed is what cannot be written, of which others tell
+            self.path(url).unlink()
 
     def _fetch(self, url: str, path: Path) -> None:
         partial = path.with_name(f".{path.name}.partial")
