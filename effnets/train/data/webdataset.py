@@ -22,26 +22,52 @@ _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 
 
 def expand_braces(pattern: str) -> list[str]:
-    """What a shell makes of a pattern: "{train,val}-{00..11}.tar" is 24 names.
+    """What a shell makes of a pattern: "{train-{00..11},val-0}.tar" is 13 names.
 
     Raises:
         DataError: a brace is open, or a range goes backwards.
     """
-    match = re.search(r"\{([^{}]*)\}", pattern)
-    if match is None:
-        if "{" in pattern or "}" in pattern:
-            raise DataError(f"{pattern}: its braces do not pair; write, say, shards-{{000..007}}.tar")
+    begin = pattern.find("{")
+    end = _closing(pattern, begin)
+    if begin < 0 and end < 0:
         return [pattern]
-    choices = match[1].split(",")
-    numbers = _RANGE.fullmatch(match[1])
+    if not 0 <= begin < end:
+        raise DataError(f"{pattern}: its braces do not pair; write, say, shards-{{000..007}}.tar")
+    inner, after = pattern[begin + 1 : end], expand_braces(pattern[end + 1 :])
+    numbers = _RANGE.fullmatch(inner)
     if numbers:
         first, last = int(numbers[1]), int(numbers[2])
         if last < first:
-            raise DataError(f"{pattern}: {{{match[1]}}} goes backwards; write the smaller number first")
+            raise DataError(f"{pattern}: {{{inner}}} goes backwards; write the smaller number first")
         width = len(numbers[1]) if numbers[1].startswith("0") or len(numbers[1]) == len(numbers[2]) else 0
         choices = [str(number).zfill(width) for number in range(first, last + 1)]
-    before, after = pattern[: match.start()], pattern[match.end() :]
-    return [before + choice + rest for choice in choices for rest in expand_braces(after)]
+    else:
+        choices = [name for choice in _alternatives(inner) for name in expand_braces(choice)]
+    return [pattern[:begin] + choice + rest for choice in choices for rest in after]
+
+
+def _closing(pattern: str, begin: int) -> int:
+    """Where the brace at `begin` ends; -1 where it does not. Without any: where a closing one stands alone."""
+    if begin < 0:
+        return pattern.find("}")
+    depth = 0
+    for place in range(begin, len(pattern)):
+        depth += {"{": 1, "}": -1}.get(pattern[place], 0)
+        if depth == 0:
+            return place
+    return -1
+
+
+def _alternatives(inner: str) -> list[str]:
+    """What commas separate that stand in no braces."""
+    parts, depth = [""], 0
+    for sign in inner:
+        depth += {"{": 1, "}": -1}.get(sign, 0)
+        if sign == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += sign
+    return parts
 
 
 def is_webdataset(archive: Archive) -> bool:
