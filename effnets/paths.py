@@ -1,4 +1,4 @@
-"""Where things lie: the tables of architectures, and what is kept between runs."""
+"""Where things lie: the tables of architectures, weights of the package's own, and what is kept between runs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from effnets.errors import MissingFileError
 
-__all__ = ["configs_dir", "home_dir"]
+__all__ = ["configs_dir", "home_dir", "packaged_weights_dir"]
 
 
 @cache
@@ -26,6 +26,11 @@ def configs_dir() -> Path:
     raise MissingFileError(
         f"effnets is installed without its configs (looked in {package} and {package.parent}); reinstall it"
     )
+
+
+def packaged_weights_dir() -> Path:
+    """The folder of the weights that come with this package."""
+    return Path(__file__).resolve().parent / "data" / "weights"
 
 
 def home_dir() -> Path:

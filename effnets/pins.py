@@ -1,7 +1,8 @@
 """Pins: the exact file behind each published name, as ``scripts/pin_weights.py`` found it. Free of torch.
 
 They lie in a file of their own, ``configs/weights/pins.yaml``, so that an organisation can pin its own mirror: the
-environment variable ``EFFNETS_PINS`` names another file, which then stands in for it altogether.
+environment variable ``EFFNETS_PINS`` names another file, which then stands in for it altogether. Only files that lie in
+the package have their pins there always.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from effnets.errors import ConfigError, MissingFileError
 from effnets.paths import configs_dir
 from effnets.yamltree import read_yaml
 
-__all__ = ["PINS_VARIABLE", "PIN_KEYS", "Pin", "pins_path", "read_pins"]
+__all__ = ["PINS_VARIABLE", "PIN_KEYS", "Pin", "pins_path", "read_pins", "shipped_pins_path"]
 
 PINS_VARIABLE = "EFFNETS_PINS"
 
@@ -45,7 +46,12 @@ class Pin:
 def pins_path() -> Path:
     """The file of pins: the one that ``EFFNETS_PINS`` names, or ``configs/weights/pins.yaml``."""
     named = os.environ.get(PINS_VARIABLE)
-    return Path(named) if named else configs_dir() / "weights" / "pins.yaml"
+    return Path(named) if named else shipped_pins_path()
+
+
+def shipped_pins_path() -> Path:
+    """The file of pins that comes with this package."""
+    return configs_dir() / "weights" / "pins.yaml"
 
 
 @lru_cache(maxsize=8)

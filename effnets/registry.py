@@ -11,7 +11,7 @@ from typing import Any
 from effnets.catalogue import catalogue, find_entry, model_names, split_tag
 from effnets.errors import ConfigError, UnknownModelError
 from effnets.paths import configs_dir
-from effnets.pins import Pin, pins_path, read_pins
+from effnets.pins import Pin, pins_path, read_pins, shipped_pins_path
 from effnets.spec import ModelSpec
 from effnets.weights_spec import WeightsSpec
 from effnets.weights_table import read_weights
@@ -103,7 +103,8 @@ def _tables() -> Mapping[str, Mapping[str, WeightsSpec]]:
 
 
 def _pinned(weights: WeightsSpec) -> WeightsSpec:
-    path = pins_path()
+    # A file of this package can only be the one it was shipped with, whatever mirror the user's pins are of.
+    path = shipped_pins_path() if weights.packaged else pins_path()
     pins = read_pins(path)
     for name, pin in pins.items():
         model, tag = split_tag(name)

@@ -14,11 +14,12 @@ from effnets.checks import require, require_choice, require_range
 from effnets.remote import HUB_SCHEME, REPOSITORY, RemoteFile
 from effnets.spec import ACTIVATIONS, Activation, Padding, PreprocessSpec
 
-__all__ = ["WEIGHTS_DIALECTS", "WeightsDialect", "WeightsSpec"]
+__all__ = ["PACKAGE_SCHEME", "WEIGHTS_DIALECTS", "WeightsDialect", "WeightsSpec"]
 
 WeightsDialect = Literal["effnets", "timm", "torchvision", "transformers", "keras", "clovaai"]
 WEIGHTS_DIALECTS: tuple[WeightsDialect, ...] = get_args(WeightsDialect)
 
+PACKAGE_SCHEME = "package:"
 _HUB_FILE = "model.safetensors"
 
 _TAG = re.compile(r"[a-z0-9][a-z0-9_]{0,63}")
@@ -32,8 +33,9 @@ class WeightsSpec:
 
     Attributes:
         model, tag: ``mixnet_m`` and ``ft_in1k``; together the `name` ``mixnet_m.ft_in1k``.
-        source: ``hf-hub:org/repo``, or the URL of the file (https; plain http for this machine alone).
-        file: the file in the repository, by default ``model.safetensors``; of a URL, its last part.
+        source: ``hf-hub:org/repo``, the URL of the file (https; plain http for this machine alone), or
+            ``package:file`` of a file that lies in this package.
+        file: the file in the repository, by default ``model.safetensors``; else the source's last part.
         dialect: the framework whose parameter names and layout the file has.
         preprocess: how the weights want their images; complete, not on top of the model's.
         padding, bn_eps, activation: in place of the model's, where these weights differ. None: the model's.
@@ -86,12 +88,19 @@ class WeightsSpec:
         if self.source.startswith(HUB_SCHEME):
             _require_match("source", self.source, REPOSITORY, f"{HUB_SCHEME}organisation/repository")
             default = _HUB_FILE
+        elif self.packaged:
+            default = self.source.removeprefix(PACKAGE_SCHEME)
+            require(
+                self.file in ("", default) and "/" not in default,
+                f"source is {self.source!r} and file {self.file!r}; write {PACKAGE_SCHEME} and the file's name alone",
+            )
         else:
             url = urlsplit(self.source)
             secure = url.scheme == "https" or (url.scheme == "http" and url.hostname in _LOCAL_HOSTS)
             require(
                 secure and bool(url.hostname),
-                f"source is {self.source!r}; write {HUB_SCHEME}organisation/repository, or the file's https:// URL",
+                f"source is {self.source!r}; write {HUB_SCHEME}organisation/repository, or the file's https:// URL "
+                f"(or {PACKAGE_SCHEME}file, of one in this package)",
             )
             default = url.path.rpartition("/")[2]
             require(
@@ -130,7 +139,8 @@ class WeightsSpec:
                 f"sha256 {self.sha256} does not begin with {self.sha256_prefix}, as the file's name says it does",
             )
         if self.revision is not None:
-            require(self.repo is not None, "revision is given for a URL; only repositories on the Hub have revisions")
+            where = "a URL or a file of the package; only repositories on the Hub have revisions"
+            require(self.repo is not None, f"revision is given for {where}")
             _require_match("revision", self.revision, re.compile("[0-9a-f]{40}"), "the 40 hex digits of a commit")
 
     @property
@@ -152,8 +162,13 @@ class WeightsSpec:
         )
 
     @property
+    def packaged(self) -> bool:
+        """Whether the file comes with this package, so that nothing is ever fetched."""
+        return self.source.startswith(PACKAGE_SCHEME)
+
+    @property
     def repo(self) -> str | None:
-        """``organisation/repository`` on the Hub; None for a URL."""
+        """``organisation/repository`` on the Hub; None for a file that lies elsewhere."""
         return self.remote.repo
 
     def url(self, endpoint: str = "https://huggingface.co") -> str:

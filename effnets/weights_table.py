@@ -27,7 +27,8 @@ WEIGHTS_KEYS: Mapping[str, EntryKey] = MappingProxyType(
     {
         "base": EntryKey(kind="text", doc="A template of this file; what is not stated here comes from it."),
         "source": EntryKey(
-            kind="text", doc="hf-hub:organisation/repository, the file's URL, or a URL that ends in / and takes 'file'."
+            kind="text",
+            doc="hf-hub:organisation/repository, the file's URL (one that ends in / takes 'file'), or package:file.",
         ),
         "file": EntryKey(kind="text", doc="The file in the repository; model.safetensors by default."),
         "dialect": EntryKey(kind="text", doc="The framework that wrote the file.", choices=WEIGHTS_DIALECTS),

@@ -17,7 +17,9 @@ from huggingface_hub import HfApi, constants, get_hf_file_metadata, hf_hub_url
 from huggingface_hub.errors import HTTPError
 
 from effnets.config import list_models
+from effnets.errors import EffnetsError
 from effnets.registry import find_weights
+from effnets.weights.fetch import fetch
 from effnets.weights_spec import WeightsSpec
 
 SECONDS = 30
@@ -45,8 +47,11 @@ def main() -> None:
 def check(weights: WeightsSpec, endpoint: str) -> str | None:
     """What is wrong with the source of `weights`; None where nothing is."""
     try:
+        if weights.packaged:
+            fetch(weights)
+            return None
         return check_url(weights.source) if weights.repo is None else check_hub(weights, weights.repo, endpoint)
-    except (HTTPError, OSError) as error:
+    except (HTTPError, OSError, EffnetsError) as error:
         return " ".join(str(error).split())
 
 

@@ -52,6 +52,7 @@ README_ROWS = {
     "ReXNetR": "rexnetr_100 rexnetr_130 rexnetr_150 rexnetr_200 rexnetr_300",
     "ReXNet-lite": "rexnet_lite_100 rexnet_lite_130 rexnet_lite_150 rexnet_lite_200",
     "as TensorFlow trains them": "tf_mobilenetv1_100 tf_mobilenetv2_100 tf_mixnet_s tf_mixnet_m tf_mixnet_l",
+    "for 32-pixel pictures": "mixnet_xs_32px mixnet_s_32px mobilenetv1_100_32px mobilenetv2_100_32px rexnet_100_32px",
     "others": "mnasnet_a1 fbnet_c proxylessnas_mobile efficientnet_lite0",
 }
 

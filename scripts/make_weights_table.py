@@ -9,6 +9,7 @@ import os
 import sys
 from pathlib import Path
 
+from demo_section import make_section
 from weights_plot import Point, draw
 
 from effnets.catalogue import model_names
@@ -75,6 +76,8 @@ tag is its default.
 - **Verified**: what our tests compare with the publisher's own software; [in full](#what-is-verified) below.
 - **Pinned**: the sha256 of the file is known, computed by `uv run scripts/pin_weights.py`; or its beginning is, stated
   by the publisher in the file's name.
+- The [demonstration network](#demonstration-network), for CIFAR-10's ten classes, comes with the package and stands
+  apart: its figures are none of ImageNet's.
 
 ![Top-1 accuracy against multiply-adds](docs/accuracy-madds.svg)
 
@@ -129,16 +132,17 @@ def main() -> None:
 
 
 def make_page(weights: list[WeightsSpec]) -> str:
-    sources = list(dict.fromkeys(entry.accuracy_source for entry in weights if entry.accuracy_source))
+    published = [entry for entry in weights if not entry.packaged]
+    sources = list(dict.fromkeys(entry.accuracy_source for entry in published if entry.accuracy_source))
     page = INTRODUCTION
     for family, title in FAMILIES.items():
-        rows = [make_row(entry, sources) for entry in weights if family_of(entry) == family]
+        rows = [make_row(entry, sources) for entry in published if family_of(entry) == family]
         page += f"\n## {title[0].upper() + title[1:]}\n{HEAD}{''.join(rows)}"
     page += "\n## Sources of the figures\n\n"
     page += "".join(f"{number}. {source}\n" for number, source in enumerate(sources, start=1))
     page += "\n## What is verified\n\n| publisher | what | by |\n|---|---|---|\n"
     page += "".join(f"| {PUBLISHERS[dialect]} | {what} | {by} |\n" for dialect, (what, by) in VERIFIED.items())
-    return page + NOTES
+    return page + NOTES + "".join(make_section(entry) for entry in weights if entry.packaged)
 
 
 def make_row(weights: WeightsSpec, sources: list[str]) -> str:

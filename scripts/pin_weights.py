@@ -4,7 +4,8 @@ uv run scripts/pin_weights.py                      # all that are not pinned yet
 uv run scripts/pin_weights.py 'mixnet_*' --again   # some, also those that are
 uv run scripts/pin_weights.py --endpoint https://mirror.example --pins our-pins.yaml
 
-The Hub announces the sha256 of a file; one from a URL is downloaded and hashed. Exit status 1 when one failed; the
+The Hub announces the sha256 of a file; one from a URL is downloaded and hashed, one of the package is as it lies there
+(`make_demo_weights.py` pins it when it is made). Exit status 1 when one failed; the
 others are pinned all the same.
 """
 
@@ -23,12 +24,15 @@ from huggingface_hub.errors import HTTPError
 
 from effnets.config import list_models
 from effnets.errors import EffnetsError
+from effnets.paths import packaged_weights_dir
 from effnets.pins import PINS_VARIABLE, Pin, pins_path, read_pins
 from effnets.registry import find_weights
+from effnets.weights.integrity import hash_file
 from effnets.weights_spec import WeightsSpec
 
 HEADER = """\
-# model.tag: {revision: …, sha256: …}, filled in by `uv run scripts/pin_weights.py` on a machine with network.
+# model.tag: {revision: …, sha256: …}, filled in by `uv run scripts/pin_weights.py` on a machine with network, and by
+# `uv run scripts/make_demo_weights.py` for the file that lies in the package.
 # Nobody writes here by hand: a hash is one that a program computed, or it does not stand here.
 """
 CHUNK = 1 << 20
@@ -69,7 +73,9 @@ def main() -> None:
 
 def find_pin(weights: WeightsSpec, endpoint: str) -> Pin:
     """What the file of `weights` is at this moment."""
-    if weights.repo is None:
+    if weights.packaged:
+        pin = Pin(sha256=hash_file(packaged_weights_dir() / weights.file))
+    elif weights.repo is None:
         pin = Pin(sha256=hash_url(weights.source))
     else:
         url = hf_hub_url(weights.repo, weights.file, endpoint=endpoint)

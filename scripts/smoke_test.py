@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 
 import torch
@@ -27,7 +31,23 @@ def main() -> None:
     again = effnets.create_model("mixnet_s", weights="mixnet_s.safetensors").eval()
     pixels = torch.zeros(64, 64, 3, dtype=torch.uint8).numpy()
     assert len(effnets.predict(again, pixels)[0]) == 5
+    check_demo()
     print(f"{len(names)} models built from {home}, one saved, loaded and run")
+
+
+def check_demo() -> None:
+    """The first command of a newcomer, without network and extras: it does what it can, and says what is missing."""
+    with tempfile.TemporaryDirectory() as folder:
+        demo = subprocess.run(
+            [sys.executable, "-m", "effnets", "demo"],
+            cwd=folder,
+            env={**os.environ, "HF_HUB_OFFLINE": "1"},
+            capture_output=True,
+            text=True,
+        )
+    assert demo.returncode == 0, demo.stdout + demo.stderr
+    for sentence in ("drawings are named as they were meant", "'effnets[train]'", "'effnets[export]'", "Done, after"):
+        assert sentence in demo.stdout, f"effnets demo does not say {sentence!r}:\n{demo.stdout}"
 
 
 if __name__ == "__main__":

@@ -53,7 +53,8 @@ def test_the_first_tag_is_the_default():
 def test_the_default_has_the_models_own_size_and_classes():
     for model in {name.partition(".")[0] for name in ALL}:
         weights = find_weights(model)
-        assert (weights.preprocess.input_size, weights.num_classes - weights.background) == (224, 1000), model
+        own = (32, 10) if weights.packaged else (224, 1000)
+        assert (weights.preprocess.input_size, weights.num_classes - weights.background) == own, model
 
 
 @pytest.mark.parametrize(
@@ -173,6 +174,14 @@ def test_malformed_pins(pin, text, message):
     pin(text)
     with pytest.raises(ConfigError, match=message):
         find_weights("mobilenetv2_100.tv_in1k")
+
+
+def test_weights_of_the_package_keep_the_pin_they_came_with(pin):
+    shipped = find_weights("mixnet_xs_32px")
+    pin(f"mixnet_xs_32px.cifar10: {{sha256: '{SHA}'}}\n")
+    assert find_weights("mixnet_xs_32px") == shipped
+    assert shipped.pinned
+    assert shipped.sha256 != SHA
 
 
 def test_a_file_of_pins_that_is_not_there(monkeypatch, tmp_path):

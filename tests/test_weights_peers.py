@@ -28,7 +28,7 @@ def timm_name(weights: WeightsSpec) -> str:
 
 def test_every_dialect_is_compared():
     counts = {dialect: len(of(dialect)) for dialect in {weights.dialect for weights in WEIGHTS}}
-    assert counts == {"timm": 28, "torchvision": 2, "transformers": 6, "keras": 38}
+    assert counts == {"timm": 28, "torchvision": 2, "transformers": 6, "keras": 38, "effnets": 1}
 
 
 @pytest.mark.parametrize("weights", of("timm"), ids=timm_name)

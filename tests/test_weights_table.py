@@ -86,6 +86,13 @@ def test_resize_and_crop_replace_each_other(read):
     assert [weights.preprocess.crop_pct for weights in tags["net"].values()] == [224 / 232, 0.5]
 
 
+def test_a_file_of_the_package(read):
+    weights = read(GOOD.replace(HUB, "package:net.safetensors"))["net"]["in1k"]
+    assert (weights.source, weights.file, weights.repo) == ("package:net.safetensors", "net.safetensors", None)
+    assert weights.packaged
+    assert not read(GOOD)["net"]["in1k"].packaged
+
+
 def test_a_url_with_its_file_apart(read):
     weights = read(GOOD.replace(f'"{HUB}"', "https://x.org/folder/, file: w_1.h5"))["net"]["in1k"]
     assert (weights.source, weights.file, weights.repo) == ("https://x.org/folder/w_1.h5", "w_1.h5", None)
@@ -132,6 +139,10 @@ REFUSED = [
     ),
     (GOOD.replace(HUB, "http://x.org/w.pth"), "or the file's https:// URL"),
     (GOOD.replace(HUB, "https://x.org/"), "a URL ends with the file's name"),
+    (GOOD.replace(HUB, "package:../net.safetensors"), "write package: and the file's name alone"),
+    (entry("file: b.pth").replace(HUB, "package:a.pth"), "and file 'b.pth'; write package: and the file's name alone"),
+    (GOOD.replace(HUB, "package:.hidden"), r"file is '\.hidden'; it must be a file's name"),
+    (entry(f"revision: {'a' * 40}").replace(HUB, "package:a.pth"), "revision is given for a URL or a file of the"),
     (entry("file: b.pth").replace(HUB, "https://x.org/a.pth"), "and file 'b.pth'; a URL ends with the file's name"),
     (entry(f"revision: {'a' * 40}").replace(HUB, "https://x.org/a.pth"), "revision is given for a URL"),
 ]

@@ -21,6 +21,7 @@ _COMMANDS = {
     "bench": ("effnets.cli.bench_command", "Measure models on this machine, against other libraries."),
     "choose": ("effnets.cli.choose_command", "Choose the most accurate network for a budget, by measuring."),
     "convert": ("effnets.cli.convert_command", "Write a weights file for another framework."),
+    "demo": ("effnets.cli.demo_command", "See it work: classify, fine-tune, export, compare engines, without network."),
     "eval": ("effnets.cli.eval_command", "Measure accuracy on pictures with labels, and compare."),
     "export": ("effnets.cli.export_command", "Write a model as one verified ONNX file."),
     "finetune": ("effnets.cli.finetune_command", "Fine-tune a pretrained network on photographs by class."),

@@ -88,7 +88,10 @@ def subjects_of(model: str | None, weights: tuple[str, ...], engines: tuple[str,
     subjects: list[Subject] = []
     for one in weights or (None,):
         if one is None and model is None:
-            raise click.UsageError("--model is missing; only an exported model or a folder, --weights, needs none")
+            raise click.UsageError(
+                "--model is missing; only an exported model or a folder, --weights, needs none "
+                "(--model mixnet_xs_32px is the demonstration network, for CIFAR-10)"
+            )
         if one is not None and model is None and not (_is_exported(one) or _is_whole(one)):
             raise click.UsageError(f"--weights {one}: which network are they of? Add --model")
         possible = _possible(one)

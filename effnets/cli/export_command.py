@@ -105,7 +105,8 @@ def command(
                 seed=seed,
                 progress=progress,
             )
-        click.echo(printable(str(quantised)))
+        for number, line in enumerate(quantised.lines()):
+            click.echo(("  " if number else "") + printable(line))
         return
     report = export_onnx(
         network,

@@ -60,12 +60,14 @@ class Split:
     Attributes:
         calibration, held_out: with no file and no content in common.
         broken: why each unusable file could not be read. duplicates: files with the content of another.
+        unknown_folders: names of folders by which photographs are sorted, and which are no classes of the model.
     """
 
     calibration: Photos
     held_out: Photos
     broken: tuple[str, ...] = ()
     duplicates: int = 0
+    unknown_folders: tuple[str, ...] = ()
 
 
 def split_photos(
@@ -117,7 +119,14 @@ def split_photos(
         held_out=_photos(loaded[count:], description),
         broken=tuple(broken),
         duplicates=duplicates,
+        unknown_folders=_unknown_folders(paths, description),
     )
+
+
+def _unknown_folders(paths: Sequence[str], description: Description) -> tuple[str, ...]:
+    folders = sorted({Path(path).parent.name for path in paths})
+    # One folder alone sorts nothing.
+    return tuple(name for name in folders if name not in description.labels) if len(folders) > 1 else ()
 
 
 def _find(source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> tuple[list[str], list[str]]:

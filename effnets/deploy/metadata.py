@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +41,17 @@ def describe(
         accuracy=_accuracy(published),
         rewrites=rewrites.to_dict() if rewrites else {},
         engine=engine,
-        versions={"effnets": __version__} | {name: importlib.metadata.version(name) for name in ("torch", "onnx")},
+        versions=_versions(),
     )
+
+
+def _versions() -> dict[str, str]:
+    """Of the packages that make an export; torch's engines need no onnx."""
+    versions = {"effnets": __version__}
+    for name in ("torch", "onnx"):
+        with suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
+    return versions
 
 
 def _published(network: Classifier) -> WeightsSpec | None:

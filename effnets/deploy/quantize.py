@@ -196,6 +196,7 @@ def _report(
         attempts=attempts,
         calibration_images=len(split.calibration),
         broken=split.broken,
+        unknown_folders=split.unknown_folders,
         duplicates=split.duplicates,
         size=len(built.SerializeToString()),
         float_size=len(data),

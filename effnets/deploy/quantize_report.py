@@ -30,6 +30,7 @@ class QuantizeReport:
             ranges were calibrated, how many channels were equalised, whether biases were corrected.
         attempts: how often the gate was asked; each time more layers were left in float.
         calibration_images: that were used. broken: why files could not be read. duplicates: files left out as such.
+        unknown_folders: folders of photographs whose names are no classes of the model, so that these have no label.
         size, float_size: of the files, in bytes.
         milliseconds: median time for one image on one thread by engine, in float and in int8, in turns.
     """
@@ -52,6 +53,7 @@ class QuantizeReport:
     calibration_images: int
     broken: tuple[str, ...] = ()
     duplicates: int = 0
+    unknown_folders: tuple[str, ...] = ()
     size: int
     float_size: int
     milliseconds: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
@@ -82,6 +84,10 @@ class QuantizeReport:
         return ", ".join(f"{layer} ({fall:+.1%})" for layer, fall in worst) or "no layer in particular"
 
     def __str__(self) -> str:
+        return "\n  ".join(self.lines())
+
+    def lines(self) -> list[str]:
+        """What a person wants to know of it, line by line."""
         lines = [f"{self.path or self.model}: int8, {self.size / 1e6:.1f} MB, {self.size_ratio:.1f} times smaller"]
         for engine, found in self.agreement.items():
             line = (
@@ -105,4 +111,7 @@ class QuantizeReport:
             lines.append(f"all {self.layers} layers in int8")
         if self.broken:
             lines.append(f"{len(self.broken)} photographs could not be read: {'; '.join(self.broken[:3])}")
-        return "\n  ".join(lines)
+        if self.unknown_folders and not any(found.labelled for found in self.agreement.values()):
+            shown = ", ".join(self.unknown_folders[:3]) + (", …" if len(self.unknown_folders) > 3 else "")
+            lines.append(f"accuracy not judged: the folders' names ({shown}) are no classes of the model")
+        return lines

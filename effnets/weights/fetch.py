@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from effnets.errors import DownloadError, EffnetsError, MissingFileError, WeightsError
+from effnets.paths import packaged_weights_dir
 from effnets.remote import RemoteFile
-from effnets.weights.integrity import find_problem
+from effnets.weights.integrity import find_problem, hash_file
 from effnets.weights_spec import WeightsSpec
 
 __all__ = ["FOLDER_VARIABLE", "FetchedFile", "fetch", "fetch_remote", "folder_of_files"]
@@ -24,7 +25,8 @@ class FetchedFile:
 
     Attributes:
         path: where it lies.
-        source: where it is from: ``hf-hub:org/repo@commit/file``, a URL, or the path in the user's folder.
+        source: where it is from: ``hf-hub:org/repo@commit/file``, a URL, ``package:file``, or the path in the user's
+            folder.
         sha256: of the file; None for one of the user's folder that nothing is known of.
         dialect: whose names it has; ``auto`` where that is not known, as of one in the user's folder.
     """
@@ -41,12 +43,15 @@ def fetch(weights: WeightsSpec) -> FetchedFile:
     The folder that ``EFFNETS_WEIGHTS_DIR`` names comes first: ``model.tag.safetensors`` (or ``.pth``, ``.bin``, …) in
     it, or ``org/repo/file``. Then the cache, huggingface_hub's for the Hub and effnets' own for URLs; then the network.
     Every file is compared with what is known of it: the pin, the hash that the Hub announces, or the file's name.
+    Weights that come with this package are neither looked for nor fetched.
 
     Raises:
         DownloadError: it is not here and cannot be fetched; says why and what helps.
         WeightsError: it is not the file that was published.
-        MissingFileError: ``EFFNETS_WEIGHTS_DIR`` names no folder.
+        MissingFileError: ``EFFNETS_WEIGHTS_DIR`` names no folder, or the package is not whole.
     """
+    if weights.packaged:
+        return _from_package(weights)
     looked_for = _names_in_folder(weights)
     for path in looked_for:
         if path.is_file():
@@ -97,6 +102,22 @@ def folder_of_files() -> Path | None:
     if not folder.is_dir():
         raise MissingFileError(f"{folder}: no such folder, and {FOLDER_VARIABLE} names it; correct or unset it")
     return folder
+
+
+def _from_package(weights: WeightsSpec) -> FetchedFile:
+    """The file that comes with this package. Hashed each time: it is small, and there is nothing to remember it by."""
+    path = packaged_weights_dir() / weights.file
+    if not path.is_file():
+        raise MissingFileError(
+            f"{path}: no such file: effnets is installed without its weights {weights.name}; reinstall it"
+        )
+    sha256 = hash_file(path)
+    if sha256 != weights.sha256:
+        raise WeightsError(
+            f"{path}: is not the file that effnets came with (its sha256 is {sha256}, and the pin says "
+            f"{weights.sha256}); reinstall effnets"
+        )
+    return FetchedFile(path=path, source=weights.source, sha256=sha256, dialect=weights.dialect)
 
 
 def _names_in_folder(weights: WeightsSpec) -> list[Path]:

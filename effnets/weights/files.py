@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import pickle
 import re
@@ -107,7 +108,7 @@ def _require_file(path: Path) -> None:
 def _encode(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> bytes:
     if path.suffix.lower() == ".safetensors":
         # transformers wants the format stated.
-        return safetensors.torch.save(dict(tensors), {"format": "pt", **header})
+        return _in_order(safetensors.torch.save(dict(tensors), {"format": "pt", **header}))
     if path.suffix.lower() in _PICKLE_SUFFIXES:
         buffer = io.BytesIO()
         torch.save(dict(tensors), buffer)
@@ -115,6 +116,19 @@ def _encode(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, str]
     if path.suffix.lower() in _HDF5_SUFFIXES:
         return encode_hdf5(path, tensors)
     raise WeightsError(f"{path}: weights are written as .safetensors; give the file that suffix")
+
+
+def _in_order(data: bytes) -> bytes:
+    """The same file with what its header states in alphabetical order, so that equal weights make equal files.
+
+    The library writes these in an order that it draws anew each time.
+    """
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # tensors begin at a multiple of 8
+    return len(text).to_bytes(8, "little") + text + data[8 + length :]
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

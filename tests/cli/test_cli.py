@@ -97,7 +97,7 @@ def test_mistakes_end_in_a_line_not_a_traceback(arguments, message):
     assert message in run(*arguments, status=1).stderr
 
 
-@pytest.mark.parametrize("arguments", [("predict",), ("predict", "a.jpg"), ("list", "a", "b"), ("shw", "mixnet_s")])
+@pytest.mark.parametrize("arguments", [("predict",), ("list", "a", "b"), ("shw", "mixnet_s")])
 def test_usage(arguments):
     assert "Usage:" in run(*arguments, status=2).stderr
 
@@ -159,6 +159,25 @@ def test_unreadable_photos_are_reported_and_the_rest_classified(photos, weights,
     assert "4 of 6 could not be classified" in result.stderr
     for name in ("notes.jpg", "empty.png", "strip.png", "gone.jpg"):
         assert f"not classified: {photos / name}" in result.stderr
+
+
+def test_without_a_model_the_demonstration_network_answers_and_says_so(photos):
+    result = run("predict", photos / "red.png", "--topk", "10", "--json")
+    model = effnets.create_model("mixnet_xs_32px.cifar10", pretrained=True)
+    expected = effnets.predict(model, photos / "red.png", topk=10)[0]
+    predictions = json.loads(result.stdout)[0]["predictions"]
+    assert [p["label"] for p in predictions] == [p.label for p in expected]
+    assert {p["label"] for p in predictions} == set(model.class_names)
+    said = " ".join(result.stderr.split())
+    assert "No model is named, so the demonstration network answers, mixnet_xs_32px.cifar10." in said
+    assert "CIFAR-10's pictures of 32 pixels and knows only 10 classes: airplane, automobile, bird, cat" in said
+    assert "For ImageNet's 1,000 name a model: --model mobilenetv2_100" in said
+
+
+def test_a_named_model_is_no_demonstration(photos, weights):
+    assert "demonstration" not in predict(photos, "--weights", weights).stderr
+    result = run("predict", photos, "--weights", weights, status=2)
+    assert "which network are they of? Add --model (FILE.onnx needs none)" in result.stderr
 
 
 def test_other_files_in_a_folder_are_mentioned(photos, weights):

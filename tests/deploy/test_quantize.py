@@ -102,6 +102,20 @@ def test_too_few_clear_images_are_no_proof(exported, folder, tmp_path):
     assert refusal.value.report.attempts == 1, "no layer is to blame"
 
 
+@pytest.mark.parametrize(("names", "judged"), [(("a", "b"), True), (("left", "right"), False)])
+def test_folders_of_no_class_are_named(exported, folder, tmp_path, names, judged):
+    for index, photo in enumerate(sorted(folder.iterdir())):
+        place = tmp_path / names[index % 2] / photo.name
+        place.parent.mkdir(exist_ok=True)
+        place.write_bytes(photo.read_bytes())
+    gate = Gate(lead=0.0, min_agreement=0.6, min_in_top5=0.8, min_images=16, max_loss=100)
+    report = quantize(exported, tmp_path / "out.onnx", tmp_path, gate=gate)
+    assert all("\n" not in line for line in report.lines())
+    told = "accuracy not judged: the folders' names (left, right) are no classes of the model"
+    assert (told in report.lines()) is not judged
+    assert (report.agreement["onnxruntime"].labelled > 0) is judged
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -16,6 +16,7 @@ import effnets
 import effnets.plan
 from effnets import block_plan
 from effnets.errors import WeightsError
+from effnets.grammar import encode_block
 from effnets.nn.blocks import InvertedResidual, LinearBottleneck
 from effnets.nn.layers import Conv2d, MixedConv, SqueezeExcite
 
@@ -89,6 +90,22 @@ def test_logits_equal_timm(timm_name, name, tmp_path):
     assert (model.load_report.reinitialised, model.load_report.dropped) == ((), ())
     found = errors(reference, model)
     assert max(found.values()) <= tolerance(timm_name), found
+
+
+def test_the_network_for_32_pixels_equals_timms_of_the_same_rows(tmp_path):
+    """timm has no such model, but the builder of its MixNets makes one; its stem always has stride 2."""
+    rows = [[encode_block(block)] for block in effnets.load_spec("mixnet_xs_32px").blocks]
+    torch.manual_seed(0)
+    reference = timm.models.efficientnet.EfficientNet(
+        timm.models._efficientnet_builder.decode_arch_def(rows), num_classes=10, num_features=512, stem_size=32
+    )
+    reference.conv_stem.stride = (1, 1)
+    path = save(shake(reference, size=32), tmp_path)
+    model = effnets.create_model("mixnet_xs_32px", weights=path).eval()
+    assert count_parameters(model) == count_parameters(reference) == effnets.count("mixnet_xs_32px").params == 708_252
+    for shape in ((2, 3, 32, 32), (1, 3, 33, 45)):
+        with torch.no_grad():
+            assert error_between(reference(images(*shape)), model(images(*shape))) <= TOLERANCE
 
 
 @pytest.mark.parametrize("timm_name", ONE_A_FAMILY)

@@ -109,6 +109,18 @@ def test_a_file_that_is_not_what_its_name_says_is_not_pinned(run, hub, tmp_path)
     assert set(read_pins(tmp_path / "pins.yaml")) == {NAMES[0]}
 
 
+def test_a_file_of_the_package_is_hashed_and_checked_where_it_lies():
+    weights = find_registered("mixnet_xs_32px.cifar10")
+    pin_weights, check_sources = (
+        runpy.run_path(str(ROOT / "scripts" / name)) for name in ("pin_weights.py", "check_sources.py")
+    )
+    pin = pin_weights["find_pin"](weights, "http://localhost:9")
+    assert (pin.sha256, pin.revision) == (weights.sha256, None)
+    assert check_sources["check"](weights, "http://localhost:9") is None
+    problem = check_sources["check"](replace(weights, sha256="0" * 64), "http://localhost:9")
+    assert "is not the file that effnets came with" in problem
+
+
 def test_sources_that_are_there(run, hub, tmp_path):
     (tmp_path / "pins.yaml").write_text("{}")
     status, output, _ = run("check_sources.py")

@@ -164,6 +164,25 @@ def test_what_is_no_state_dict(tmp_path, content, message):
         read_checkpoint(path)
 
 
+def test_equal_weights_make_equal_files(tmp_path):
+    """safetensors alone writes a header in an order drawn anew each time."""
+    path = tmp_path / "w.safetensors"
+    tensors = {"a.weight": torch.arange(3, dtype=torch.float16), "b": torch.ones(2, 5), "é": torch.tensor(7)}
+    header = {f"key {number}": "Straße" for number in range(20)}
+    written = set()
+    for _ in range(5):
+        write_checkpoint(path, tensors, header)
+        written.add(path.read_bytes())
+    assert len(written) == 1
+    assert (8 + int.from_bytes(written.pop()[:8], "little")) % 8 == 0
+    checkpoint = read_checkpoint(path)
+    assert checkpoint.header == {"format": "pt", **header}
+    assert checkpoint.tensors.keys() == tensors.keys()
+    for name, tensor in tensors.items():
+        assert checkpoint.tensors[name].dtype == tensor.dtype
+        assert checkpoint.tensors[name].equal(tensor)
+
+
 def test_writing_replaces_whole_files_only(tmp_path):
     path = tmp_path / "w.safetensors"
     write_checkpoint(path, TENSORS, {"model": "x"})

@@ -1,0 +1,151 @@
+"""Put a trained network into the package as its demonstration network: weights, record, pin, and weights.md.
+
+uv run scripts/make_demo_weights.py RUN ../shared/data/cifar10
+
+RUN is a finished folder of `effnets train cifar10_demo`. Its weights are written in float16, and what they answer for
+the test pictures in that precision is what the record states. The same run gives the same files.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import sys
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import make_weights_table
+import torch
+from pin_weights import write_pins
+
+import effnets
+from effnets.entry import encode_entry
+from effnets.errors import EffnetsError
+from effnets.nn.classifier import Classifier
+from effnets.paths import packaged_weights_dir
+from effnets.pins import Pin, read_pins, shipped_pins_path
+from effnets.registry import clear_cache, find_weights
+from effnets.spec import ModelSpec
+from effnets.train.evaluation import Evaluation
+from effnets.train.run_folder import RunFolder
+from effnets.whole_file import write_whole
+
+NAME = "mixnet_xs_32px.cifar10"
+CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+NUMBERS = tuple(str(number) for number in range(len(CLASSES)))
+MAX_BYTES = 1_500_000
+
+# What the record takes over from metrics.json: nothing that only means something on the machine of the training.
+TAKEN = (
+    *("best_top1", "best_epoch", "best_is_average", "images", "epochs", "seconds", "precision", "processes", "seed"),
+    *("written", "versions", "machine"),
+)
+PATHS = ("model", "weights", "teacher")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Put a trained network into the package.")
+    parser.add_argument("run", type=Path, help="a finished folder of 'effnets train cifar10_demo'")
+    parser.add_argument("data", type=Path, help="CIFAR-10, with its test pictures")
+    arguments = parser.parse_args()
+    try:
+        install(arguments.run, arguments.data)
+    except (EffnetsError, OSError) as error:
+        sys.exit(str(error))
+    sys.argv = sys.argv[:1]
+    make_weights_table.main()
+
+
+def install(run: Path, data: Path) -> None:
+    """Write the three files. A pin that is not the file's is refused on loading, so it comes last.
+
+    Raises:
+        EffnetsError, OSError: the run or the data are not what is wanted, or the disk refuses.
+    """
+    metrics = RunFolder(run).finished()
+    if metrics is None:
+        raise EffnetsError(f"{run}: no finished training; name a folder of 'effnets train cifar10_demo', or resume it")
+    content = encode(run)
+    evaluation = measure(content, data)
+    record = make_record(metrics, content, evaluation)
+    target = packaged_weights_dir() / find_weights(NAME).file
+    text = json.dumps(record, indent=1, ensure_ascii=False) + "\n"
+    write_whole(target, content)
+    write_whole(target.with_suffix(".json"), text.encode())
+    pins = dict(read_pins(shipped_pins_path()))
+    write_pins(shipped_pins_path(), {**pins, NAME: Pin(sha256=record["sha256"])})
+    clear_cache()
+    print(f"{target.name}: {len(content):,} bytes, top-1 {evaluation.top1:.2f} % on {evaluation.count:,} test pictures")
+
+
+def encode(run: Path) -> bytes:
+    """The run's network as a safetensors file in float16, under the zoo's name and with the names of the classes.
+
+    Raises:
+        EffnetsError: it is another network, or too large.
+    """
+    network = effnets.create_model(run, pretrained=True)
+    require_same(run, network.spec, effnets.load_spec(NAME))
+    names = network.class_names or NUMBERS
+    if names not in (CLASSES, NUMBERS):
+        raise EffnetsError(f"{run}: was trained on other classes than CIFAR-10's: {', '.join(names)}")
+    packaged = effnets.create_model(NAME, dtype=torch.float16)
+    packaged.load_state_dict(network.state_dict())
+    packaged.class_names = CLASSES
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.safetensors"
+        effnets.save_weights(packaged, path)
+        content = path.read_bytes()
+    if len(content) > MAX_BYTES:
+        raise EffnetsError(f"{run}: makes a file of {len(content):,} bytes; at most {MAX_BYTES:,} go into the package")
+    return content
+
+
+def require_same(run: Path, found: ModelSpec, wanted: ModelSpec) -> None:
+    """Refuse a network that is not the zoo's, whatever its table called it."""
+    ours, theirs = (encode_entry(replace(spec, family=wanted.family)) for spec in (wanted, found))
+    differing = [
+        f"{key} {theirs.get(key, 'by default')}, not {ours.get(key, 'by default')}"
+        for key in ours | theirs
+        if theirs.get(key) != ours.get(key)
+    ]
+    if differing:
+        raise EffnetsError(f"{run}: is no {wanted.name}: it has {'; '.join(differing)}")
+
+
+def measure(content: bytes, data: Path) -> Evaluation:
+    """What the file answers for the test pictures: those that never selected anything."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.safetensors"
+        path.write_bytes(content)
+        network: Classifier = effnets.create_model(NAME.partition(".")[0], weights=path)
+    evaluation = effnets.evaluate(network.eval(), data, batch_size=100, strict=True)
+    if evaluation.split != "test":
+        raise EffnetsError(f"{data}: has no test pictures, only {evaluation.split}; name the whole of CIFAR-10")
+    return evaluation
+
+
+def make_record(metrics: dict[str, Any], content: bytes, evaluation: Evaluation) -> dict[str, Any]:
+    """What is to be known of the weights, as ``effnets/data/weights`` keeps it."""
+    recipe = dict(metrics["recipe"])
+    recipe |= {key: Path(recipe[key]).name for key in PATHS if recipe[key] is not None}
+    recipe["model"] = NAME.partition(".")[0]
+    return {
+        "weights": NAME,
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "bytes": len(content),
+        "classes": list(CLASSES),
+        "top1": evaluation.top1,
+        "top1_interval": list(evaluation.interval),
+        "test_images": evaluation.count,
+        "float32_top1": metrics["test_top1"],
+        **{key: metrics[key] for key in TAKEN},
+        "recipe": recipe,
+    }
+
+
+if __name__ == "__main__":
+    main()
