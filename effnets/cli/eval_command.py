@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from effnets.cli.data_options import class_names_option, image_column_option, label_column_option
 from effnets.cli.progress import progress_bar
 from effnets.cli.text import printable
 
@@ -43,7 +44,13 @@ _BROKEN = 5
 @click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True, help="Pictures at a time.")
 @click.option("--workers", type=click.IntRange(1), help="Threads that decode [default: one for each core, up to 16].")
 @click.option("--real-labels", metavar="FILE", help="ReaL's reassessed labels, for ImageNet's validation pictures.")
+@click.option(
+    "--temperature", type=float, help="Fitted on other pictures, to judge calibration by [default: fitted on these]."
+)
 @click.option("--strict", is_flag=True, help="Fail at a picture that cannot be read, instead of leaving it out.")
+@image_column_option
+@label_column_option
+@class_names_option
 @click.option("--per-class", is_flag=True, help="List the classes, however many.")
 @click.option("--per-image", is_flag=True, help="Put the answer for each picture into the JSON.")
 @click.option("--json", "json_file", metavar="FILE", help="Write everything as JSON; - prints it instead of the table.")
@@ -58,7 +65,11 @@ def command(
     batch_size: int,
     workers: int | None,
     real_labels: str | None,
+    temperature: float | None,
     strict: bool,
+    image_column: str | None,
+    label_column: str | None,
+    class_names: tuple[str, ...] | None,
     per_class: bool,
     per_image: bool,
     json_file: str | None,
@@ -91,7 +102,11 @@ def command(
                 topk=topk,
                 image_size=image_size,
                 real_labels=real_labels,
+                temperature=temperature,
                 strict=strict,
+                image_column=image_column,
+                label_column=label_column,
+                class_names=class_names,
                 workers=workers,
                 progress=None if progress is None else partial(progress, subject.name),
             )
@@ -100,15 +115,24 @@ def command(
                 _write_report(report, found, loaded, subject.name)
     comparisons = [compare(evaluations[0], other) for other in evaluations[1:]]
     names = [subject.name for subject in subjects]
-    if json_file is not None:
-        text = json.dumps(_as_json(names, evaluations, comparisons, per_image), indent=1)
-        if json_file == "-":
-            click.echo(text)
-        else:
-            Path(json_file).write_text(text + "\n", encoding="utf-8")
     if json_file != "-":
         _print(names, evaluations, comparisons, per_class)
     _tell(evaluations[0])
+    if json_file is not None:
+        _write_json(json_file, _as_json(names, evaluations, comparisons, per_image))
+
+
+def _write_json(file: str, values: dict[str, Any]) -> None:
+    text = json.dumps(values, indent=1)
+    if file == "-":
+        click.echo(text)
+        return
+    from effnets.whole_file import write_whole
+
+    try:
+        write_whole(Path(file), f"{text}\n".encode())
+    except OSError as error:
+        raise click.ClickException(f"{file}: cannot be written ({error.strerror or error}); name another") from error
 
 
 def _write_report(folder: str, evaluation: Evaluation, loaded: Any, name: str) -> None:
@@ -161,6 +185,10 @@ def _tell(evaluation: Evaluation) -> None:
     """What else there is to know, on the error stream."""
     for note in evaluation.notes:
         click.echo(printable(note), err=True)
+    if evaluation.calibration.temperature is not None and evaluation.calibration.fitted_here:
+        click.echo(
+            "the temperature was fitted on the pictures that it is judged by; give another by --temperature", err=True
+        )
     for broken in evaluation.broken[:_BROKEN]:
         click.echo(printable(f"left out: {broken.reason}"), err=True)
     if evaluation.broken:

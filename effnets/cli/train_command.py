@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import click
 
+from effnets.cli.data_options import class_names_option, image_column_option, label_column_option
 from effnets.cli.training import check_option, settings_option, strict_option, train
 
 __all__ = ["command"]
@@ -23,6 +24,9 @@ __all__ = ["command"]
 @settings_option
 @strict_option
 @check_option
+@image_column_option
+@label_column_option
+@class_names_option
 @click.option("--resume", is_flag=True, help="Go on from the last checkpoint; start where there is none.")
 def command(
     recipe: str,
@@ -35,9 +39,23 @@ def command(
     settings: dict[str, Any],
     strict: bool,
     check: Literal["quick", "full", "none"],
+    image_column: str | None,
+    label_column: str | None,
+    class_names: tuple[str, ...] | None,
     resume: bool,
 ) -> None:
     """Train a network by RECIPE, a name of configs/recipes or a YAML file, on DATA; from scratch where it says so."""
     stated = {"model": model, "epochs": epochs, "seed": seed, "workers": workers}
     changes = {key: value for key, value in stated.items() if value is not None}
-    train(recipe, {**settings, **changes}, data, output, resume=resume, strict=strict, check=check)
+    train(
+        recipe,
+        {**settings, **changes},
+        data,
+        output,
+        resume=resume,
+        strict=strict,
+        check=check,
+        image_column=image_column,
+        label_column=label_column,
+        class_names=class_names,
+    )

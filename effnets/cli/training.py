@@ -112,6 +112,9 @@ def train(
     resume: bool,
     strict: bool,
     check: Literal["quick", "full", "none"],
+    image_column: str | None,
+    label_column: str | None,
+    class_names: tuple[str, ...] | None,
 ) -> None:
     """Train, say how it goes, and end with status 143 after SIGTERM and 130 after Ctrl-C, saved."""
     import os
@@ -132,6 +135,9 @@ def train(
                 resume=resume,
                 strict=strict,
                 check=check,
+                image_column=image_column,
+                label_column=label_column,
+                class_names=class_names,
                 listener=listener,
                 command=command,
             )

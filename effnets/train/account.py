@@ -29,8 +29,10 @@ class Account:
         recipe, data, command: what was asked for.
         class_names, images: what the data are: pictures in each split.
         notes: what the user was told.
-        precision: what was chosen. processes: that trained together.
+        precision: what was chosen. processes: that trained together. cached: whether pictures are decoded once.
         head_rows: of the classifier's head start.
+        calibration: of the kept network once it is measured: temperature, and which pictures it was fitted and judged
+            on.
         spent: seconds before this process began. begun: when it did, by `time.monotonic`.
     """
 
@@ -42,7 +44,9 @@ class Account:
     processes: int = 1
     notes: list[str] = field(default_factory=list)
     precision: str = "float32"
+    cached: bool = False
     head_rows: list[EpochRow] = field(default_factory=list)
+    calibration: dict[str, Any] | None = None
     spent: float = 0.0
     begun: float = field(default_factory=time.monotonic)
 
@@ -50,6 +54,7 @@ class Account:
         """What a resumed training takes over."""
         return {
             "precision": self.precision,
+            "cached": self.cached,
             "notes": self.notes,
             "head_rows": [asdict(row) for row in self.head_rows],
             "spent": self.seconds,
@@ -60,6 +65,7 @@ class Account:
     def take_over(self, state: dict[str, Any]) -> None:
         """The inverse of `state`."""
         self.precision, self.spent = state["precision"], state["spent"]
+        self.cached = state.get("cached", False)  # trainings of earlier versions decoded every epoch
         self.notes = list(dict.fromkeys([*state["notes"], *self.notes]))
         self.head_rows = [EpochRow(**row) for row in state["head_rows"]]
 
@@ -84,6 +90,7 @@ class Account:
             "best_is_average": None if best is None else best.average,
             "test_top1": None if test is None else test.top1,
             "test_loss": None if test is None else test.loss,
+            "calibration": self.calibration,
             "model": self.recipe.model,
             "data": self.data,
             "classes": list(self.class_names),
@@ -93,6 +100,7 @@ class Account:
             "seconds": self.seconds,
             "images_per_second": speed,
             "precision": self.precision,
+            "cached": self.cached,
             "processes": self.processes,
             "seed": self.recipe.seed,
             "command": self.command,

@@ -11,11 +11,11 @@ from typing import Any
 from effnets.nn.classifier import Classifier
 from effnets.train.account import Account
 from effnets.train.data.source import ImageSource
+from effnets.train.data.splits import Splits
 from effnets.train.evaluation import Evaluation, evaluate
 from effnets.train.progress import EpochRow, Progress
 from effnets.train.report import EpochRow as ReportRow
 from effnets.train.report import RunSummary, write_report
-from effnets.train.validate import Score
 
 __all__ = ["measure", "report"]
 
@@ -23,12 +23,45 @@ _PHASES = {"head": "classifier alone", "all": "all layers"}
 
 
 def measure(
-    network: Classifier, source: ImageSource, split: str, account: Account, progress: Callable[[float], object]
-) -> tuple[Evaluation, Score]:
-    """The kept network on the pictures of test/, or, where there are none, on those of validation."""
-    evaluation = evaluate(network, source, batch_size=account.recipe.batch_size, progress=progress)
-    evaluation = replace(evaluation, data=account.data, split=split)
-    return evaluation, Score(top1=evaluation.top1, loss=evaluation.loss, count=evaluation.count)
+    network: Classifier, splits: Splits, account: Account, progress: Callable[[str, float], object]
+) -> Evaluation | None:
+    """The kept network on the pictures of test/, or, where there are none, on those of validation.
+
+    Test pictures judge the temperature that suits those of validation; where only one of both is there, the temperature
+    is fitted on the pictures that judge it, and the evaluation says so.
+
+    Args:
+        network: on the device that is to compute.
+        splits: the pictures.
+        account: which is told of the calibration.
+        progress: called with what is being done and the share that is, 0 to 1.
+    """
+
+    def judged(source: ImageSource, split: str, temperature: float | None = None) -> Evaluation:
+        evaluation = evaluate(
+            network,
+            source,
+            batch_size=account.recipe.batch_size,
+            temperature=temperature,
+            progress=lambda share: progress(f"measuring on {split}", share),
+        )
+        return replace(evaluation, data=account.data, split=split)
+
+    validated = None if splits.val is None else judged(splits.val, "val")
+    tested = None
+    if splits.test is not None:
+        tested = judged(splits.test, "test", None if validated is None else validated.calibration.temperature)
+    evaluation = tested or validated
+    if evaluation is not None:
+        calibration = evaluation.calibration
+        account.calibration = {
+            "temperature": calibration.temperature,
+            "temperature_fitted_on": evaluation.split if calibration.fitted_here else "val",
+            "judged_on": evaluation.split,
+            "ece": calibration.error,
+            "scaled_ece": calibration.scaled_error,
+        }
+    return evaluation
 
 
 def report(folder: Path, network: Classifier, evaluation: Evaluation, account: Account, progress: Progress) -> None:

@@ -22,6 +22,7 @@ from effnets.train.data.loader import Batch, EpochLoader
 from effnets.train.data.sampling import balanced_order, shuffled_order
 from effnets.train.data.source import ImageSource
 from effnets.train.pictures import Pictures
+from effnets.train.signals import StopSignals
 
 __all__ = [
     "FeatureBatches",
@@ -35,6 +36,8 @@ __all__ = [
     "write_features",
 ]
 
+_DOING = "features were computed"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Features:
@@ -45,15 +48,20 @@ class Features:
 
 
 @torch.no_grad()
-def compute_features(network: Classifier, pictures: Pictures, device: torch.device, *, mirrored: bool) -> Features:
+def compute_features(
+    network: Classifier, pictures: Pictures, device: torch.device, stop: StopSignals, *, mirrored: bool
+) -> Features:
     """Run all pictures through the network in evaluation mode, and mirrored once more where asked for.
 
     The network's mode is kept.
+
+    Raises:
+        TrainingInterruptedError: a signal asked to end.
     """
     values: list[Tensor] = []
     labels: list[Tensor] = []
     with _for_inference(network) as backbone:
-        for images, truth in pictures:
+        for images, truth in stop.between(pictures, _DOING):
             placed = images.to(device, memory_format=torch.channels_last)
             views = [placed, placed.flip(3)] if mirrored else [placed]
             values.append(torch.stack([_features_of(backbone, view) for view in views]))
@@ -62,18 +70,23 @@ def compute_features(network: Classifier, pictures: Pictures, device: torch.devi
 
 
 @torch.no_grad()
-def compute_augmented_features(network: Classifier, loader: EpochLoader, views: int) -> Features:
+def compute_augmented_features(network: Classifier, loader: EpochLoader, views: int, stop: StopSignals) -> Features:
     """Run all pictures through the network in evaluation mode, each augmented in as many ways as there are `views`.
 
     Args:
         network: whose features; its mode is kept.
         loader: of all pictures in their order; an epoch of it is a view.
         views: at least 1.
+        stop: requests to end.
+
+    Raises:
+        TrainingInterruptedError: a signal asked to end.
     """
     values: list[Tensor] = []
     with _for_inference(network) as backbone:
         for view in range(views):
-            parts = [_features_of(backbone, batch.images) for batch in loader.batches(view)]
+            batches = stop.between(loader.batches(view), _DOING)
+            parts = [_features_of(backbone, batch.images) for batch in batches]
             values.append(torch.cat(parts).float().cpu())
     return Features(values=torch.stack(values), labels=torch.from_numpy(loader.source.labels).long())
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,6 +64,9 @@ def finetune(
     resume: bool = False,
     strict: bool = False,
     check: Check = "quick",
+    image_column: str | None = None,
+    label_column: str | None = None,
+    class_names: Sequence[str] | None = None,
     listener: Listener = SILENT,
     command: str | None = None,
 ) -> TrainedModel:
@@ -79,6 +84,8 @@ def finetune(
             on this machine. Starts where there is none; does nothing where training is over.
         strict: let a picture that cannot be read be an error; otherwise some are left out, and named.
         check: how pictures are looked at beforehand: "quick" (their headers), "full" (decoded) or "none".
+        image_column, label_column: of tables, where they do not have their usual names.
+        class_names: of the classes 0, 1, …, where labels are mere numbers; or instead of the data's own.
         listener: who is told how far it is.
         command: to be recorded.
 
@@ -101,6 +108,7 @@ def finetune(
 
     from accelerate import Accelerator
 
+    from effnets.train.data.open import open_data
     from effnets.train.session import Session
 
     accelerator = Accelerator()
@@ -113,7 +121,17 @@ def finetune(
             folder=folder,
             resume=resume,
             strict=strict,
-            check=check,
+            open_splits=partial(
+                open_data,
+                data,
+                val_share=recipe.val_share,
+                seed=recipe.seed,
+                strict=strict,
+                check=check,
+                image_column=image_column,
+                label_column=label_column,
+                class_names=class_names,
+            ),
             accelerator=accelerator,
             stop=stop,
             listener=listener,

@@ -8,14 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from effnets.nn.classifier import Classifier
 from effnets.preprocess import create_transform
 from effnets.train.data.loader import EpochLoader
-from effnets.train.data.sampling import class_weights
+from effnets.train.data.sampling import class_weights, some_pictures
 from effnets.train.data.source import ImageSource
 from effnets.train.data.transforms import TrainTransform
 from effnets.train.features import (
@@ -34,6 +33,7 @@ from effnets.train.objective import Objective
 from effnets.train.pictures import Pictures, default_workers
 from effnets.train.progress import EpochRow
 from effnets.train.recipe import Recipe
+from effnets.train.signals import StopSignals
 from effnets.train.surroundings import Surroundings
 
 if TYPE_CHECKING:
@@ -52,10 +52,12 @@ def fit_head(network: Classifier, train: ImageSource, recipe: Recipe, around: Su
     Returns:
         A row for each epoch.
     """
-    chosen = np.random.default_rng(recipe.seed).permutation(len(train))[:_HEAD_PICTURES]
+    chosen = some_pictures(train, recipe.seed, _HEAD_PICTURES)
     pictures = Pictures(train, create_transform(network), recipe.batch_size, chosen.tolist())
     device = around.accelerator.device
-    features = compute_features(network, pictures, device, mirrored=recipe.augmentation.horizontal_flip > 0)
+    features = compute_features(
+        network, pictures, device, around.stop, mirrored=recipe.augmentation.horizontal_flip > 0
+    )
     batches = _batches(features, recipe, around.accelerator)
     weights = _class_weights(recipe, train)
     # At the rate, and so with weights of the size, that training of the whole goes on with.
@@ -87,10 +89,10 @@ class ProbeTask:
     ) -> Trainer:
         """What trains the classifier; computes the features."""
         recipe, accelerator = self.recipe, self.accelerator
-        features = self._features(train)
+        features = self._features(train, around.stop)
         judged = None
         if judged_by is not None:
-            seen = compute_features(self.network, judged_by, accelerator.device, mirrored=False)
+            seen = compute_features(self.network, judged_by, accelerator.device, around.stop, mirrored=False)
             judged = [(seen.values[0], seen.labels)]
         batches = _batches(features, recipe, accelerator)
         probe = Probe(features, self.network.num_classes, standardised=True)
@@ -110,12 +112,13 @@ class ProbeTask:
         fold_probe(kept, network)
         return network.eval()
 
-    def _features(self, train: ImageSource) -> Features:
+    def _features(self, train: ImageSource, stop: StopSignals) -> Features:
         recipe, preprocess = self.recipe, self.network.spec.preprocess
         unmixed = replace(recipe.augmentation, mixup=0.0, cutmix=0.0)  # features of a blend are no blend of features
         transform = TrainTransform(preprocess, preprocess.input_size, unmixed)
         path = self.folder / _FEATURES
-        key = features_key(self.network, train, f"{transform!r} {preprocess} {recipe.seed} {recipe.probe_views}")
+        how = f"{transform!r} {preprocess} {recipe.seed} {recipe.probe_views} {train!r}"
+        key = features_key(self.network, train, how)
         if (features := read_features(path, key)) is not None:
             return features
         loader = EpochLoader(
@@ -130,7 +133,7 @@ class ProbeTask:
             device=self.accelerator.device,
             channels_last=True,
         )
-        features = compute_augmented_features(self.network, loader, recipe.probe_views)
+        features = compute_augmented_features(self.network, loader, recipe.probe_views, stop)
         if self.accelerator.is_main_process:
             write_features(path, key, features)
         return features

@@ -7,25 +7,23 @@ generator's state to lose, and the number of processes makes no difference to wh
 from __future__ import annotations
 
 import math
-import signal
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from effnets.errors import TrainingError, TrainingInterruptedError
+from effnets.errors import TrainingError
 from effnets.train.data.loader import Batch
 from effnets.train.objective import Objective
 from effnets.train.optimise import RateSchedule, make_optimizer
-from effnets.train.progress import Best, EpochRow, Progress
+from effnets.train.progress import EpochRow, Progress
 from effnets.train.recipe import Recipe
+from effnets.train.selection import Selection, all_finite
 from effnets.train.surroundings import Batches, Surroundings
-from effnets.train.validate import Score, score
 
 __all__ = ["Trainer"]
 
@@ -63,7 +61,7 @@ class Trainer:
     ) -> None:
         from timm.utils import ModelEmaV3
 
-        self.network, self.objective, self.batches, self.judged_by = network, objective, batches, judged_by
+        self.network, self.objective, self.batches = network, objective, batches
         self.recipe, self.epochs, self.phase, self.dtype, self.around = recipe, epochs, phase, dtype, around
         self.accelerator = around.accelerator
         self.processes = self.accelerator.num_processes
@@ -71,10 +69,11 @@ class Trainer:
         self.optimizer = make_optimizer(network, recipe)
         self.rates = RateSchedule(self.optimizer, recipe, self.steps_per_epoch, epochs)
         self.average = ModelEmaV3(network, decay=recipe.ema_decay, use_warmup=True) if recipe.ema_decay else None
+        average = None if self.average is None else self.average.module
+        self.selection = Selection(network, average, judged_by, around)
         # Only now: the copy must not be wrapped.
         self.model: nn.Module = self.accelerator.prepare_model(network)
         self.progress = Progress()
-        self.best_weights: dict[str, Tensor] | None = None
         self.stopping = False
 
     def run(self) -> dict[str, Tensor]:
@@ -88,15 +87,15 @@ class Trainer:
             TrainingInterruptedError: a signal asked to end, and the state is saved.
         """
         if self.progress.step == 0 and self.progress.best is None:
-            self._judge(EpochRow(phase=self.phase, epoch=0))
+            self.selection.judge(EpochRow(phase=self.phase, epoch=0), self.progress)
             self._save()
         while not self.progress.done:
             self._train_epoch()
             self._finish_epoch()
             self._save()
             self._heed()
-        assert self.best_weights is not None, "the last weights are kept where none are judged"
-        return self.best_weights
+        assert self.selection.weights is not None, "the last weights are kept where none are judged"
+        return self.selection.weights
 
     def state(self) -> dict[str, Any]:
         """Everything that `restore` wants."""
@@ -105,7 +104,7 @@ class Trainer:
             "average": None if self.average is None else self.average.module.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "progress": self.progress.to_dict(),
-            "best": self.best_weights,
+            "best": self.selection.weights,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -115,7 +114,7 @@ class Trainer:
             self.average.module.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.progress = Progress.from_dict(state["progress"])
-        self.best_weights = state["best"]
+        self.selection.weights = state["best"]
 
     def _train_epoch(self) -> None:
         progress, accumulate = self.progress, self.recipe.accumulate
@@ -216,44 +215,9 @@ class Trainer:
             images=images,
         )
         progress.epoch, progress.batch, progress.loss_sum, progress.seconds = progress.epoch + 1, 0, 0.0, 0.0
-        self._judge(row)
+        self.selection.judge(row, progress)
         patience = self.recipe.patience
         progress.done = progress.epoch >= self.epochs or (0 < patience <= progress.stale)
-
-    def _judge(self, row: EpochRow) -> None:
-        """Measure the weights and their average, and keep what is as good as the best so far, to within the noise.
-
-        Of equals the later is kept, and the average: with rates that fall they are the better ones, and which of them
-        is ahead by a picture or two is chance. A hundred pictures tell apart what differs by some per cent.
-        """
-        begin = time.perf_counter()
-        candidates: list[tuple[nn.Module, bool]] = [(self.network, False)]
-        if self.average is not None and row.epoch > 0:
-            candidates.append((self.average.module, True))
-        scores: list[Score | None] = [None] * len(candidates)
-        if self.judged_by is not None:
-            scores = [score(network, self.judged_by, self.accelerator) for network, _ in candidates]
-        before, found = self.progress.peak, False
-        for result in scores:
-            if result is not None and result.better_than(self.progress.peak):
-                self.progress.peak = result
-        peak = self.progress.peak
-        for (network, average), result in zip(candidates, scores, strict=True):
-            good = result is None or peak is None or result.as_good_as(peak)
-            if good and _all_finite(network.state_dict()):
-                self.progress.best = Best(score=result, epoch=row.epoch, phase=row.phase, average=average)
-                self.best_weights = {
-                    name: tensor.detach().cpu().clone() for name, tensor in network.state_dict().items()
-                }
-                found = True
-        self.progress.stale = 0 if peak != before else self.progress.stale + 1
-        row = _with_scores(row, scores, time.perf_counter() - begin)
-        self.progress.rows.append(row)
-        self.around.listener.row(row)
-        keeper = self.around.keeper
-        if found and keeper is not None and self.accelerator.is_main_process:
-            assert self.best_weights is not None, "found just now"
-            keeper.keep(self.best_weights)
 
     def _save(self) -> None:
         """Write a checkpoint of this moment.
@@ -264,7 +228,7 @@ class Trainer:
         if self.around.keeper is None:
             return
         state = self.state()
-        if not _all_finite(state):
+        if not all_finite(state):
             raise TrainingError(self._divergence())
         if self.accelerator.is_main_process:
             self.around.keeper.save(state)
@@ -273,26 +237,10 @@ class Trainer:
     def _heed(self) -> None:
         """End if this or another process was asked to, as all agreed."""
         if self.stopping and not self.progress.done:
-            received = self.around.stop.received or signal.SIGTERM
-            raise TrainingInterruptedError("training was asked to end and is saved; it goes on with --resume", received)
-
-
-def _all_finite(state: Any) -> bool:
-    """Whether all tensors in `state` are numbers: weights, statistics, moments."""
-    if isinstance(state, Tensor):
-        return bool(state.isfinite().all())
-    values = state.values() if isinstance(state, dict) else state if isinstance(state, list | tuple) else ()
-    return all(map(_all_finite, values))
+            # Without a keeper this is the head start, which takes seconds and precedes the first checkpoint.
+            saved = "is saved" if self.around.keeper is not None else "had hardly begun"
+            raise self.around.stop.interruption(f"training was asked to end and {saved}; it goes on with --resume")
 
 
 def _flag(value: bool) -> Tensor:
     return torch.tensor(float(value), dtype=torch.float64)
-
-
-def _with_scores(row: EpochRow, scores: list[Score | None], seconds: float) -> EpochRow:
-    row = replace(row, val_seconds=seconds)
-    if scores[0] is not None:
-        row = replace(row, val_top1=scores[0].top1, val_loss=scores[0].loss)
-    if len(scores) > 1 and scores[1] is not None:
-        row = replace(row, average_top1=scores[1].top1, average_loss=scores[1].loss)
-    return row

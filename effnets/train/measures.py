@@ -87,10 +87,12 @@ class Calibration:
     """Whether probabilities mean what they say, in bins of equal width over the answer's probability.
 
     Attributes:
-        temperature: by which logits are divided so that the mean loss is least (Guo et al. 2017, section 4.2), fitted
-            on these very images; None where it lies beyond 0.1..10, as when every answer is right.
+        temperature: by which logits are divided so that the mean loss is least (Guo et al. 2017, section 4.2); None
+            where it lies beyond 0.1..10, as when every answer is right.
+        fitted_here: whether it was fitted on these very images, which flatters what is measured with it.
         error: expected calibration error (ECE), 0..1: the mean gap between confidence and share of right answers.
-        scaled_error: the same after the logits are divided by the temperature (by the nearest of 61, 8 % apart).
+        scaled_error: the same after the logits are divided by the temperature (by the nearest of 61, 8 % apart, where
+            it was fitted here).
         loss, scaled_loss: mean cross entropy in nats, as answered and with the temperature.
         counts, confidence, accuracy: of each bin: images, mean probability of the answer, share that is right; the
             shares are NaN for empty bins.
@@ -98,6 +100,7 @@ class Calibration:
     """
 
     temperature: float | None
+    fitted_here: bool
     error: float
     scaled_error: float
     loss: float
@@ -111,11 +114,16 @@ class Calibration:
 
 
 class CalibrationTally:
-    """Calibration of logits that pass by in batches, none of which is kept: sums for each temperature."""
+    """Calibration of logits that pass by in batches, none of which is kept: sums for each temperature.
 
-    def __init__(self) -> None:
-        # The last row is temperature 1, the logits as they are.
-        self._inverse = np.append(1 / _TEMPERATURES, 1.0)
+    Args:
+        temperature: that was fitted on other images; None fits one on these.
+    """
+
+    def __init__(self, temperature: float | None = None) -> None:
+        self._given = temperature
+        # After those that are tried: temperature 1, the logits as they are, and the one that was given.
+        self._inverse = np.append(1 / _TEMPERATURES, [1.0, *([] if temperature is None else [1 / temperature])])
         size = len(self._inverse)
         self._loss = np.zeros(size)
         self._slope = np.zeros(size)  # of the loss over the inverse temperature
@@ -143,15 +151,20 @@ class CalibrationTally:
 
     def finish(self) -> Calibration:
         """What the images counted so far give; there must be one."""
-        inverse = self._best_inverse()
-        fitted = len(_TEMPERATURES) if inverse is None else int(np.abs(np.log(self._inverse[:-1] / inverse)).argmin())
-        counts, confidence, accuracy, error = self._row(len(_TEMPERATURES))
+        plain = len(_TEMPERATURES)
+        temperature, fitted = self._given, plain + 1
+        if temperature is None:
+            inverse = self._best_inverse()
+            temperature = None if inverse is None else 1 / inverse
+            fitted = plain if inverse is None else int(np.abs(np.log(self._inverse[:plain] / inverse)).argmin())
+        counts, confidence, accuracy, error = self._row(plain)
         scaled_counts, scaled_confidence, scaled_accuracy, scaled_error = self._row(fitted)
         return Calibration(
-            temperature=None if inverse is None else 1 / inverse,
+            temperature=temperature,
+            fitted_here=self._given is None,
             error=error,
             scaled_error=scaled_error,
-            loss=float(self._loss[-1] / self._count),
+            loss=float(self._loss[plain] / self._count),
             scaled_loss=float(self._loss[fitted] / self._count),
             counts=counts,
             confidence=confidence,
@@ -163,7 +176,8 @@ class CalibrationTally:
 
     def _best_inverse(self) -> float | None:
         """Where the slope crosses zero: the loss is convex in the inverse temperature, so that it does so once."""
-        inverse, slope = self._inverse[:-1][::-1], self._slope[:-1][::-1]  # rising
+        tried = slice(len(_TEMPERATURES) - 1, None, -1)  # rising
+        inverse, slope = self._inverse[tried], self._slope[tried]
         if slope[0] >= 0 or slope[-1] <= 0:
             return None
         above = int(np.argmax(slope > 0))

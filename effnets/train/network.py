@@ -6,7 +6,6 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,10 +13,12 @@ from effnets.errors import ArgumentError, TrainingError
 from effnets.nn.classifier import Classifier
 from effnets.nn.freeze import freeze, hold_statistics, parse_until
 from effnets.preprocess import create_transform
+from effnets.train.data.sampling import some_pictures
 from effnets.train.data.source import ImageSource
 from effnets.train.objective import Teacher
 from effnets.train.pictures import Pictures
 from effnets.train.recipe import Recipe
+from effnets.train.signals import StopSignals
 from effnets.train.statistics import has_identity_statistics, restore_statistics
 from effnets.zoo import create_model
 
@@ -78,14 +79,18 @@ def place(network: Classifier, device: torch.device) -> None:
     network.to(memory_format=torch.channels_last)
 
 
-def restore_if_identity(recipe: Recipe, network: Classifier, source: ImageSource) -> str | None:
-    """Measure batch statistics where the weights came without any; a note for the user if that was so."""
+def restore_if_identity(recipe: Recipe, network: Classifier, source: ImageSource, stop: StopSignals) -> str | None:
+    """Measure batch statistics where the weights came without any; a note for the user if that was so.
+
+    Raises:
+        TrainingInterruptedError: a signal asked to end.
+    """
     if recipe.weights == "random" or not has_identity_statistics(network):
         return None
-    generator = np.random.default_rng(recipe.seed)
-    chosen = generator.permutation(len(source))[:_MEASURED_PICTURES].tolist()
-    pictures = Pictures(source, create_transform(network), recipe.batch_size, chosen)
-    seen = restore_statistics(network, (images for images, _ in pictures))
+    chosen = some_pictures(source, recipe.seed, _MEASURED_PICTURES)
+    pictures = Pictures(source, create_transform(network), recipe.batch_size, chosen.tolist())
+    batches = stop.between(pictures, "batch statistics were measured")
+    seen = restore_statistics(network, (images for images, _ in batches))
     return (
         "the weights came with batch normalisation folded away, so there were no statistics to train with; they were "
         f"measured on {seen} training pictures, and the network computes what it did"

@@ -67,7 +67,7 @@ class RateSchedule:
         if recipe.schedule == "cosine":
             self._scheduler = CosineLRScheduler(
                 optimizer,
-                t_initial=max(total - warmup, 1),
+                t_initial=max(total - warmup, 2),  # of a single step timm would say that it has no effect
                 lr_min=recipe.min_learning_rate,
                 warmup_t=warmup,
                 warmup_prefix=True,

@@ -14,6 +14,7 @@ Schedule = Literal["cosine", "exponential", "constant"]
 Precision = Literal["auto", "float32", "bfloat16"]
 Statistics = Literal["train", "eval"]
 Balance = Literal["none", "weights", "sampler"]
+Cache = Literal["auto", "none"]
 
 
 def _for_photographs() -> Augmentation:
@@ -57,6 +58,9 @@ class Recipe:
         teacher: a network to learn from as well: a name, with published weights, or a folder. teacher_share: of its
             answers in the loss, the rest being the labels'. temperature: that both networks' answers are softened by.
         val_share: of the training pictures, to validate by where the data has none for it.
+        cache: ``auto`` decodes the training pictures once, shrunk until they are 1.5 times the input, and keeps them in
+            memory where all of them fit into 1 GiB for each training process and crops are ``resized``; crops then
+            differ a little from those of the whole pictures. ``none`` decodes them in every epoch.
         seed: of everything drawn. workers: processes that load pictures, for each training process; None chooses.
         checkpoint_minutes: how often a checkpoint is written within an epoch.
         augmentation: of the training pictures; a recipe that states any of it states all of it.
@@ -99,6 +103,7 @@ class Recipe:
     teacher_share: float = 0.5
     temperature: float = 2.0
     val_share: float = 0.1
+    cache: Cache = "auto"
     seed: int = 0
     workers: int | None = None
     checkpoint_minutes: float = 10.0
@@ -171,4 +176,5 @@ _CHOICES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("schedule", get_args(Schedule)),
     ("precision", get_args(Precision)),
     ("balance", get_args(Balance)),
+    ("cache", get_args(Cache)),
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -12,27 +13,24 @@ from torch import Tensor
 
 from effnets.errors import TrainingError
 from effnets.nn.classifier import Classifier
-from effnets.preprocess import create_transform
 from effnets.train.account import Account, FolderKeeper
 from effnets.train.conclusion import measure, report
-from effnets.train.data.checks import Check
-from effnets.train.data.loader import EpochLoader
-from effnets.train.data.open import open_data
+from effnets.train.data.cache import CachedSource
 from effnets.train.data.sampling import class_weights
 from effnets.train.data.source import ImageSource
 from effnets.train.data.splits import Splits
-from effnets.train.data.transforms import TrainTransform
 from effnets.train.head import ProbeTask, fit_head
 from effnets.train.loop import Trainer
 from effnets.train.network import build_network, freeze_by, load_teacher, place, restore_if_identity
 from effnets.train.objective import Objective
-from effnets.train.pictures import Pictures, default_workers
 from effnets.train.precision import choose_precision
 from effnets.train.progress import Listener, Progress
 from effnets.train.recipe import Recipe
 from effnets.train.run_folder import RunFolder
 from effnets.train.signals import StopSignals
+from effnets.train.supply import decoded_once, judging_pictures, training_batches
 from effnets.train.surroundings import Surroundings
+from effnets.train.validate import Score
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -42,14 +40,14 @@ __all__ = ["Session"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Session:
-    """A training, with the arguments of `effnets.finetune` and what it runs in."""
+    """A training, with the arguments of `effnets.finetune`, how its data are opened, and what it runs in."""
 
     recipe: Recipe
     data: str
     folder: RunFolder
     resume: bool
     strict: bool
-    check: Check
+    open_splits: Callable[[], Splits]
     command: str | None
     accelerator: Accelerator
     stop: StopSignals
@@ -62,13 +60,8 @@ class Session:
             as `effnets.finetune`.
         """
         self.folder.check(self.recipe, resume=self.resume)
-        splits = open_data(
-            self.data,
-            val_share=self.recipe.val_share,
-            seed=self.recipe.seed,
-            strict=self.strict,
-            check=self.check,
-        )
+        splits = self.open_splits()
+        self.stop.heed("its data were opened")
         if splits.train is None:
             raise TrainingError(f"{self.data}: has no training pictures; put them into train/")
         torch.manual_seed(self.recipe.seed)
@@ -92,6 +85,9 @@ class Session:
             account.take_over(state["account"])
         for note in account.notes:
             self.listener.note(note)
+        cached = None if state is None else account.cached
+        train = decoded_once(train, self.recipe, network.spec.input_size, cached)
+        account.cached = isinstance(train, CachedSource)
         trainer, keeper = self._trainer(network, splits, train, account)
         if state is not None:
             trainer.restore(state)
@@ -105,17 +101,20 @@ class Session:
     def _conclude(self, kept: Classifier, splits: Splits, account: Account, progress: Progress) -> dict[str, Any]:
         """Measure the kept network once on test/, write the report, and say that training is over, in this order."""
         test = None
-        judged_by, split = (splits.val, "val") if splits.test is None else (splits.test, "test")
-        if judged_by is not None:
-            place(kept, self.accelerator.device)
-            tell = self.listener.step
-            evaluation, found = measure(kept, judged_by, split, account, lambda share: tell("measuring", share))
-            test = found if split == "test" else None
-            tell("writing the report", 1.0)
+        place(kept, self.accelerator.device)
+        evaluation = measure(kept, splits, account, self._measuring)
+        if evaluation is not None:
+            if evaluation.split == "test":
+                test = Score(top1=evaluation.top1, loss=evaluation.loss, count=evaluation.count)
+            self.listener.step("writing the report", 1.0)
             report(self.folder.path, kept.cpu(), evaluation, account, progress)
         metrics = account.metrics(progress, finished=True, test=test)
         self.folder.save_metrics(metrics)
         return metrics
+
+    def _measuring(self, what: str, share: float) -> None:
+        self.listener.step(what, share)
+        self.stop.heed("its result was measured")  # it is trained and saved; that is done again
 
     def _account(self, splits: Splits, train: ImageSource) -> Account:
         parts = {"train": splits.train, "val": splits.val, "test": splits.test}
@@ -132,7 +131,7 @@ class Session:
     def _prepare(self, network: Classifier, train: ImageSource, account: Account) -> None:
         """What comes before the first checkpoint: statistics, the choice of precision, the classifier's head start."""
         recipe, device = self.recipe, self.accelerator.device
-        if note := restore_if_identity(recipe, network, train):
+        if note := restore_if_identity(recipe, network, train, self.stop):
             account.notes.append(note)
         place(network, device)
         account.precision = recipe.precision
@@ -167,7 +166,9 @@ class Session:
         weights = None
         if recipe.balance == "weights":
             weights = torch.from_numpy(class_weights(train.labels, len(train.class_names)))
-        judged_by = None if splits.val is None else self._judging(network, splits.val)
+        judged_by = None
+        if splits.val is not None:
+            judged_by = judging_pictures(network, splits.val, recipe, self.accelerator)
         if recipe.freeze == "backbone":
             task = ProbeTask(network, recipe, self.accelerator, self.folder.states)
             keeper = FolderKeeper(self.folder, account, task.assemble)
@@ -190,7 +191,7 @@ class Session:
         trainer = Trainer(
             network=network,
             objective=objective,
-            batches=self._batches(network, train),
+            batches=training_batches(network, train, recipe, self.accelerator, strict=self.strict),
             judged_by=judged_by,
             recipe=recipe,
             epochs=recipe.epochs,
@@ -199,29 +200,6 @@ class Session:
             around=self._around(keeper),
         )
         return trainer, keeper
-
-    def _batches(self, network: Classifier, train: ImageSource) -> EpochLoader:
-        recipe, accelerator = self.recipe, self.accelerator
-        preprocess = network.spec.preprocess
-        return EpochLoader(
-            train,
-            TrainTransform(preprocess, preprocess.input_size, recipe.augmentation),
-            batch_size=max(min(recipe.batch_size, len(train) // recipe.accumulate), 1),
-            order="balanced" if recipe.balance == "sampler" else "shuffled",
-            seed=recipe.seed,
-            multiple=recipe.accumulate,
-            workers=default_workers() if recipe.workers is None else recipe.workers,
-            broken_limit=0 if self.strict else None,
-            rank=accelerator.process_index,
-            world=accelerator.num_processes,
-            device=accelerator.device,
-            channels_last=recipe.channels_last,
-        )
-
-    def _judging(self, network: Classifier, source: ImageSource) -> Pictures:
-        """This process's share of the pictures to judge by."""
-        indices = range(self.accelerator.process_index, len(source), self.accelerator.num_processes)
-        return Pictures(source, create_transform(network), self.recipe.batch_size, indices)
 
 
 def _require_same_data(account: Account, before: dict[str, Any], data: str) -> None:

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Iterable, Iterator
 from types import FrameType, TracebackType
-from typing import Any
+from typing import Any, TypeVar
+
+from effnets.errors import TrainingInterruptedError
 
 __all__ = ["StopSignals"]
+
+_Item = TypeVar("_Item")
 
 
 class StopSignals:
@@ -33,6 +38,25 @@ class StopSignals:
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before.clear()
+
+    def interruption(self, message: str) -> TrainingInterruptedError:
+        """The error to end with; where another process was asked to end, as if by SIGTERM."""
+        return TrainingInterruptedError(message, self.received or signal.SIGTERM)
+
+    def heed(self, doing: str) -> None:
+        """End now if that was asked for, where nothing needs saving.
+
+        Raises:
+            TrainingInterruptedError: it was, while `doing` this.
+        """
+        if self.received is not None:
+            raise self.interruption(f"training was asked to end while {doing}; it goes on with --resume")
+
+    def between(self, items: Iterable[_Item], doing: str) -> Iterator[_Item]:
+        """The `items`, ending by `heed` after the one that is at work when a request comes."""
+        for item in items:
+            yield item
+            self.heed(doing)
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
         self.received = number

@@ -74,6 +74,25 @@ def test_json_instead_of_a_table(place):
     assert row["top2"] >= row["top1"]
 
 
+def test_a_temperature_from_elsewhere(place, tmp_path):
+    for number, path in enumerate(sorted((place / "data" / "val").glob("*/*.png"))):
+        # Some in the wrong class: where every answer is right, no temperature is best.
+        folder = tmp_path / "data" / NAMES[(NAMES.index(path.parent.name) + (number % 4 == 0)) % 3]
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / path.name).write_bytes(path.read_bytes())
+    row = [tmp_path / "data", "--weights", place / "model.onnx", "--json", "-"]
+    own = run(*row)
+    assert json.loads(own.stdout)["evaluations"][0]["temperature_fitted_on_these_pictures"] is True
+    assert "the temperature was fitted on the pictures that it is judged by" in " ".join(own.stderr.split())
+    given = run(*row, "--temperature", 2)
+    values = json.loads(given.stdout)["evaluations"][0]
+    assert (values["temperature"], values["temperature_fitted_on_these_pictures"]) == (2, False)
+    assert "the temperature was fitted" not in given.stderr
+    wrong = run(*row, "--temperature", 0)
+    assert wrong.exit_code == 1
+    assert "temperature is 0.0; give a number from 0.01 to 100" in wrong.output
+
+
 def test_a_page(place, tmp_path):
     result = run(place / "data", "--weights", place / "model", "--report", tmp_path / "out")
     assert result.exit_code == 0, result.output

@@ -61,6 +61,29 @@ def test_finetune_says_how_it_goes_and_what_came_of_it(material):
     )
 
 
+def test_columns_and_names_of_a_table_are_options_of_training_and_evaluation(material):
+    rows = [
+        f"{path.parent.parent.name},{path.relative_to(material)},{number % 2}"
+        for number, path in enumerate(sorted(material.glob("data/*/*/*.png"), key=lambda path: (path.name, path)))
+    ]
+    table = material / "pictures.csv"
+    table.write_text("\n".join(["split,file,kind", *rows]), encoding="utf-8")
+    names = material / "names.txt"
+    names.write_text("Äpfel\nred pears\n", encoding="utf-8")
+    columns = ["--image-column", "file", "--label-column", "kind", "--class-names", names]
+    output = run(
+        "finetune", table, *columns, "--model", material / "tiny.yaml", "--weights", "random",
+        "--output", material / "run", "--epochs", 1, "--batch-size", 4, "--workers", 0, "--precision", "float32",
+    )  # fmt: skip
+    assert "test top-1" in output
+    output = run("eval", table, *columns, "--weights", material / "run", "--json", "-")
+    assert '"class": "red pears"' in output
+    assert "wanted are path, label" in run("eval", table, "--weights", material / "run", status=1)
+    assert "no.txt does not exist; wanted is a text file with one class name a line" in run(
+        "eval", table, "--weights", material / "run", "--class-names", material / "no.txt", status=1
+    )
+
+
 def test_train_takes_a_recipe_by_its_file(material):
     recipe = material / "mine.yaml"
     recipe.write_text(

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import signal
+
 import pytest
 import torch
 from drawn_classes import draw_data, write_table
 from support import shake
 
 import effnets
+from effnets.errors import TrainingInterruptedError
 from effnets.preprocess import create_transform
 from effnets.train.data import open_data
 from effnets.train.data.augmentation import Augmentation
@@ -25,6 +28,7 @@ from effnets.train.features import (
     write_features,
 )
 from effnets.train.pictures import Pictures
+from effnets.train.signals import StopSignals
 
 CPU = torch.device("cpu")
 
@@ -55,7 +59,7 @@ def test_pictures_are_the_same_in_every_pass(pictures):
 @pytest.mark.parametrize("standardised", [True, False])
 def test_a_folded_probe_gives_the_probes_answers(network, pictures, standardised):
     network.train()
-    features = compute_features(network, pictures, CPU, mirrored=True)
+    features = compute_features(network, pictures, CPU, StopSignals(), mirrored=True)
     assert network.training
     assert features.values.shape == (2, 24, 24)
     probe = Probe(features, 3, standardised=standardised)
@@ -77,13 +81,31 @@ def test_augmented_features_are_a_view_for_each_epoch(network, pictures):
     transform = TrainTransform(preprocess, 32, Augmentation())
     loader = EpochLoader(pictures.source, transform, batch_size=5, order="sequential", drop_last=False)
     network.train()
-    features = compute_augmented_features(network, loader, 2)
+    features = compute_augmented_features(network, loader, 2, StopSignals())
     assert network.training
     assert features.values.shape == (2, 24, 24)
     assert not torch.equal(features.values[0], features.values[1])
     assert features.labels.tolist() == pictures.source.labels.tolist()
-    again = compute_augmented_features(network, loader, 1)
+    again = compute_augmented_features(network, loader, 1, StopSignals())
     assert torch.equal(again.values[0], features.values[0])
+
+
+def test_a_request_to_end_is_heeded_after_the_batch(network, pictures):
+    seen = []
+
+    def asked_to_end():
+        for number, batch in enumerate(pictures):
+            seen.append(number)
+            if number == 1:
+                stop.received = signal.SIGTERM
+            yield batch
+
+    stop = StopSignals()
+    network.train()
+    with pytest.raises(TrainingInterruptedError, match="asked to end while features were computed; it goes on with"):
+        compute_features(network, asked_to_end(), CPU, stop, mirrored=False)
+    assert seen == [0, 1]
+    assert network.training
 
 
 def test_constant_features_do_not_blow_up():
@@ -94,7 +116,7 @@ def test_constant_features_do_not_blow_up():
 def test_kept_features_are_those_of_the_same_network_and_pictures(network, pictures, tmp_path):
     path = tmp_path / "kept" / "features.safetensors"
     key = features_key(network, pictures.source, "mirrored")
-    features = compute_features(network, pictures, CPU, mirrored=True)
+    features = compute_features(network, pictures, CPU, StopSignals(), mirrored=True)
     assert read_features(path, key) is None
     write_features(path, key, features)
     found = read_features(path, key)

@@ -98,6 +98,21 @@ def test_calibration_against_its_definition(sharpness):
         assert found.scaled_loss < found.loss
 
 
+def test_a_temperature_from_elsewhere_is_judged_as_it_is():
+    logits, labels = logits_of(2000, 5, 2.0)
+    tally = CalibrationTally(1.3)
+    tally.add(logits, labels)
+    found = tally.finish()
+    assert (found.temperature, found.fitted_here) == (1.3, False)
+    assert found.loss == pytest.approx(mean_loss(logits, labels, 1.0), rel=1e-6)
+    assert found.scaled_loss == pytest.approx(mean_loss(logits, labels, 1.3), rel=1e-6)
+    assert found.scaled_error == pytest.approx(expected_error(logits / np.float32(1.3), labels), abs=1e-4)
+    alone = CalibrationTally()
+    alone.add(logits, labels)
+    assert alone.finish().fitted_here
+    assert alone.finish().scaled_loss < found.scaled_loss
+
+
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 1000), st.integers(2, 12), st.integers(1, 60))
 def test_batches_do_not_matter(seed, classes, batch):

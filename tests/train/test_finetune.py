@@ -12,6 +12,9 @@ from drawn_classes import CLASSES, draw_data, write_table
 
 import effnets
 from effnets.preprocess import create_transform
+from effnets.train.account import Account
+from effnets.train.conclusion import measure
+from effnets.train.data import open_data
 from effnets.train.data.augmentation import Augmentation
 from effnets.train.recipe_file import read_recipe
 
@@ -51,14 +54,36 @@ def top1(model, source):
 
 
 def test_the_folder_holds_a_network_that_gives_the_figures(folder, trained):
-    from effnets.train.data import open_data
-
     model = trained.load()
     splits = open_data(folder / "data")
     assert model.class_names == CLASSES
     assert trained.best_top1 == pytest.approx(top1(model, splits.val))
     assert trained.test_top1 == pytest.approx(top1(model, splits.test))
     assert effnets.predict(model, splits.test.image(0), topk=1)[0][0].label in CLASSES
+
+
+def test_the_temperature_is_fitted_on_validation_and_judged_on_test(folder, trained, recipe):
+    splits, network = open_data(folder / "data"), trained.load()
+    for source in (splits.val, splits.test):
+        source.labels = source.labels.copy()
+        source.labels[::4] = (source.labels[::4] + 1) % 3  # where every answer is right, no temperature is best
+    account = Account(recipe=recipe, data="data", command=None, class_names=CLASSES, images={})
+    validated = effnets.evaluate(network, splits.val, batch_size=12).calibration
+    found = measure(network, splits, account, lambda *_: None)
+    assert (found.split, found.calibration.fitted_here) == ("test", False)
+    assert found.calibration.temperature == validated.temperature
+    assert account.calibration == {
+        "temperature": validated.temperature,
+        "temperature_fitted_on": "val",
+        "judged_on": "test",
+        "ece": found.calibration.error,
+        "scaled_ece": found.calibration.scaled_error,
+    }
+    alone = measure(network, replace(splits, test=None), account, lambda *_: None)
+    assert (alone.split, alone.calibration.fitted_here) == ("val", True)
+    assert (account.calibration["temperature_fitted_on"], account.calibration["judged_on"]) == ("val", "val")
+    assert measure(network, replace(splits, val=None), account, lambda *_: None).calibration.fitted_here
+    assert account.calibration["temperature_fitted_on"] == "test"
 
 
 def test_metrics_tell_the_training(trained, recipe):
@@ -73,7 +98,10 @@ def test_metrics_tell_the_training(trained, recipe):
     assert metrics["best_top1"] in scores
     assert max(scores) - noise <= metrics["best_top1"] <= max(scores)
     assert metrics["command"] == "effnets finetune …"
+    assert metrics["calibration"]["judged_on"] == "test"
+    assert 0 <= metrics["calibration"]["ece"] <= 1
     assert metrics["seed"] == 0
+    assert metrics["cached"] is True
     assert {"effnets", "torch", "timm"} <= metrics["versions"].keys()
     assert read_recipe(trained.folder / "recipe.yaml") == recipe
 
@@ -128,7 +156,7 @@ def test_a_teacher_is_listened_to(folder, trained, recipe):
 
 
 @pytest.mark.parametrize(
-    "changes", [{"balance": "weights"}, {"balance": "sampler"}, {"ema_decay": 0.0}, {"bn": "eval"}]
+    "changes", [{"balance": "weights"}, {"balance": "sampler"}, {"ema_decay": 0.0}, {"bn": "eval"}, {"cache": "none"}]
 )
 def test_variants_train(folder, recipe, changes, tmp_path):
     run = effnets.finetune(replace(recipe, epochs=1, **changes), folder / "data", tmp_path / "run")

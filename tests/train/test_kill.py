@@ -13,6 +13,7 @@ import pytest
 import torch
 from drawn_classes import draw_data, write_table
 from safetensors.torch import load_file
+from support import shake
 from training_process import run, start
 
 import effnets
@@ -149,3 +150,26 @@ def test_a_diverging_loss_ends_with_the_last_checkpoint(material, tmp_path):
     assert all(value.isfinite().all() for value in state["network"].values())
     assert effnets.create_model(folder, pretrained=True).class_names == ("disc", "frame", "stripes")
     assert json.loads((folder / "metrics.json").read_text())["finished"] is False
+
+
+@pytest.mark.parametrize("more", [[], ["--freeze", "backbone", "--set", "probe_views=100"]], ids=["head", "probe"])
+def test_sigterm_while_features_are_computed_ends_soon(material, tmp_path, more):
+    """Before the first checkpoint, so that there is nothing to save; what is begun again ends the same."""
+    _, table = material
+    torch.manual_seed(0)
+    effnets.save_pretrained(shake(effnets.create_model(table), size=32), tmp_path / "weights")
+    data = draw_data(tmp_path / "data", train=100 if not more else 8)
+    arguments = ["finetune", data, "--model", table, "--weights", tmp_path / "weights", "--epochs", 1, "--seed", 3]
+    arguments += ["--batch-size", 8, "--workers", 0, "--precision", "float32", *more]
+    log, folder = tmp_path / "log", tmp_path / "run"
+    process = start([*arguments, "--output", folder], log)
+    while process.is_alive() and not (folder / "recipe.yaml").exists():
+        time.sleep(0.005)
+    process.terminate()
+    process.join(30)
+    assert process.exitcode == 128 + signal.SIGTERM, log.read_text()
+    assert "asked to end while features were computed; it goes on with --resume" in " ".join(log.read_text().split())
+    assert load_state(folder / "last") is None
+    assert run([*arguments, "--output", folder, "--resume"], log) == 0, log.read_text()
+    assert run([*arguments, "--output", tmp_path / "undisturbed"], log) == 0, log.read_text()
+    require_equal(folder, tmp_path / "undisturbed")

@@ -6,6 +6,7 @@ import tarfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,7 +44,7 @@ class TarSource(ImageSource):
     """Pictures that lie in tar archives.
 
     Args:
-        archives: the archives' paths.
+        archives: the archives' paths, or what else `_open` makes a file of.
         members: [len]; each picture's archive, as an index, and what it is there.
         labels: [len]; indices into the class names.
         class_names: in the order of the network's outputs.
@@ -51,7 +52,7 @@ class TarSource(ImageSource):
 
     def __init__(
         self,
-        archives: Sequence[Path],
+        archives: Sequence[Path | str],
         members: Sequence[tuple[int, Member]],
         labels: NDArray[np.int64],
         class_names: tuple[str, ...],
@@ -67,9 +68,8 @@ class TarSource(ImageSource):
 
     def read(self, index: int) -> bytes:
         # Opened anew each time: nothing is shared between processes, and a local file takes some 20 µs to open.
-        path = self.archives[self._archive[index]]
         try:
-            with path.open("rb") as archive:
+            with self._open(int(self._archive[index])) as archive:
                 archive.seek(int(self._offset[index]))
                 return archive.read(int(self._size[index]))
         except OSError as error:
@@ -77,6 +77,9 @@ class TarSource(ImageSource):
 
     def sizes(self) -> NDArray[np.int64]:
         return self._size
+
+    def _open(self, archive: int) -> BinaryIO:
+        return Path(self.archives[archive]).open("rb")
 
 
 def open_tree(archive: Archive) -> Parts:

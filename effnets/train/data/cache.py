@@ -13,7 +13,7 @@ from PIL import Image
 from effnets.errors import ImageError
 from effnets.train.data.source import ImageSource, Picture
 
-__all__ = ["CachedSource"]
+__all__ = ["CACHE_BYTES", "CachedSource", "cache_all"]
 
 CACHE_BYTES = 1 << 30
 
@@ -28,15 +28,20 @@ class CachedSource(ImageSource):
         source: of the pictures.
         side: in pixels; smaller pictures stay as they are. Some 1.5 times the network's input keeps details for crops.
         limit: bytes of memory at most, 1 GiB by default; 0 keeps nothing.
+        shapes: [len, 2]; (height, width) of the shrunk pictures, where they are known.
 
     Attributes:
         kept: how many pictures, from the first one on, there is room for.
     """
 
-    def __init__(self, source: ImageSource, side: int, limit: int = CACHE_BYTES) -> None:
+    def __init__(
+        self, source: ImageSource, side: int, limit: int = CACHE_BYTES, shapes: NDArray[np.int64] | None = None
+    ) -> None:
         self.source, self.side = source, side
         self.labels, self.class_names = source.labels, source.class_names
-        self.shapes = np.array([self._shape(index) for index in range(len(source))], np.int64).reshape(-1, 2)
+        if shapes is None:
+            shapes = np.array([_shape(source, index, side) for index in range(len(source))], np.int64).reshape(-1, 2)
+        self.shapes = shapes
         ends = np.cumsum(self.shapes.prod(axis=1) * 3)
         self._starts = np.concatenate([[0], ends])
         self.kept = int(np.searchsorted(ends, limit, side="right"))
@@ -66,14 +71,6 @@ class CachedSource(ImageSource):
             self._filled[index] = 1  # after the pixels: two processes may write the same ones, none reads half of them
         return DecodedPicture(Image.fromarray(place))
 
-    def _shape(self, index: int) -> tuple[int, int]:
-        try:
-            width, height = self.source.picture(index).size()
-        except ImageError:
-            return 0, 0
-        scale = min(1.0, self.side / min(width, height))
-        return math.ceil(height * scale), math.ceil(width * scale)
-
     def _shrunk(self, index: int, width: int, height: int) -> Image.Image:
         picture = self.source.picture(index)
         spare = min(picture.size()) / self.side
@@ -82,7 +79,21 @@ class CachedSource(ImageSource):
 
     def __reduce__(self) -> tuple[object, ...]:
         # A worker that is not forked begins with nothing kept.
-        return CachedSource, (self.source, self.side, int(self._starts[self.kept]))
+        return CachedSource, (self.source, self.side, int(self._starts[self.kept]), self.shapes)
+
+
+def cache_all(source: ImageSource, side: int, limit: int = CACHE_BYTES) -> CachedSource | None:
+    """A `CachedSource` that has room for all pictures of `source`; None where `limit` bytes are too few.
+
+    No more headers are read than it takes to know.
+    """
+    shapes, room = np.zeros((len(source), 2), np.int64), limit
+    for index in range(len(source)):
+        shapes[index] = _shape(source, index, side)
+        room -= 3 * int(shapes[index].prod())
+        if room < 0:
+            return None
+    return CachedSource(source, side, limit, shapes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,3 +109,13 @@ class DecodedPicture:
     def decode(self, reduce: int = 1) -> Image.Image:  # noqa: ARG002 (nothing would be faster)
         """The picture as it is."""
         return self.image
+
+
+def _shape(source: ImageSource, index: int, side: int) -> tuple[int, int]:
+    """(height, width) of a picture that is shrunk to `side`; zeros where its header is broken."""
+    try:
+        width, height = source.picture(index).size()
+    except ImageError:
+        return 0, 0
+    scale = min(1.0, side / min(width, height))
+    return math.ceil(height * scale), math.ceil(width * scale)

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from effnets.errors import DataError
+from effnets.errors import DataError, MissingFileError
 from effnets.train.data.splits import named
 
-__all__ = ["class_names_of", "index_labels", "ordered", "read_class_names"]
+__all__ = ["class_names_of", "index_labels", "ordered", "read_class_names", "read_names"]
 
 
 def ordered(names: Iterable[str]) -> tuple[str, ...]:
@@ -90,12 +90,24 @@ def read_class_names(folder: Path) -> tuple[str, ...] | None:
         DataError: two classes have one name, or the file is no text.
     """
     file = folder / "classnames.txt"
+    return read_names(file) if file.is_file() else None
+
+
+def read_names(file: Path) -> tuple[str, ...]:
+    """Class names in a text file, one a line in the order of the classes' numbers.
+
+    Raises:
+        DataError: two classes have one name, or the file is no text.
+        MissingFileError: there is no such file.
+    """
     if not file.is_file():
-        return None
+        raise MissingFileError(f"{file} does not exist; wanted is a text file with one class name a line")
     try:
         names = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
     except UnicodeDecodeError as error:
         raise DataError(f"{file}: is not UTF-8 text ({error.reason}); save it as UTF-8") from error
-    if "" in names or len(set(names)) != len(names):
-        raise DataError(f"{file}: has empty lines or a name twice; write one name a line, every one different")
+    if not names or "" in names or len(set(names)) != len(names):
+        raise DataError(
+            f"{file}: has no names, empty lines or a name twice; write one name a line, every one different"
+        )
     return tuple(names)

@@ -89,8 +89,12 @@ def open_hub_dataset(name: str, *, image_column: str | None = None, label_column
         for split, table in tables.items()
     }
     passed = [str(split) for split in loaded if SPLIT_NAMES.get(str(split).lower()) is None and len(loaded) > 1]
-    notes = (f"passed over the splits {', '.join(passed)}",) if passed else ()
-    return Parts(sources=sources, notes=notes)
+    notes = [f"passed over the splits {', '.join(passed)}"] if passed else []
+    if label_column is None and len(several := _class_columns(features)) > 1:
+        notes.append(
+            f"of the columns of classes, {', '.join(several)}, {label} is learned; name another by label_column"
+        )
+    return Parts(sources=sources, notes=tuple(notes))
 
 
 def _load(title: str) -> Mapping[str, Dataset]:
@@ -126,13 +130,22 @@ def _undecoded(table: Dataset, column: str) -> Dataset:
 
 
 def _columns(name: str, features: Features, image: str | None, label: str | None) -> tuple[str, str]:
-    from datasets import ClassLabel, Image
+    from datasets import Image
 
     images = [image] if image else [column for column, kind in features.items() if isinstance(kind, Image)]
-    labels = [label] if label else [column for column, kind in features.items() if isinstance(kind, ClassLabel)]
+    labels = [label] if label else _class_columns(features)
     if not labels:
         labels = [column for column in ("label", "labels") if column in features]
     for argument, found in (("image_column", images), ("label_column", labels)):
         if not found or found[0] not in features:
-            raise DataError(f"{name}: has the columns {', '.join(features)}; name the right one with {argument}")
+            option = "--" + argument.replace("_", "-")
+            raise DataError(
+                f"{name}: has the columns {', '.join(features)}; name the right one with {argument} ({option})"
+            )
     return images[0], labels[0]
+
+
+def _class_columns(features: Features) -> list[str]:
+    from datasets import ClassLabel
+
+    return [column for column, kind in features.items() if isinstance(kind, ClassLabel)]

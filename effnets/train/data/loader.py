@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from effnets.arguments import check_integer
 from effnets.errors import ArgumentError, DataError
 from effnets.preprocess import Transform
 from effnets.train.data.checks import allowed_broken
-from effnets.train.data.preparation import Answer, Preparation, Request
+from effnets.train.data.preparation import Answer, Preparation, Request, leave_signals_to_the_parent
 from effnets.train.data.randomness import Stream, drawn_by
 from effnets.train.data.sampling import balanced_order, occurrences, shuffled_order
 from effnets.train.data.source import ImageSource
@@ -116,6 +115,11 @@ class EpochLoader:
                 f"batch_size is {batch_size}, but {len(source)} pictures are too few for {multiple} "
                 f"{'full ' if drop_last else ''}batches; choose a smaller batch size"
             )
+        if order == "balanced" and source.shards is not None:
+            raise ArgumentError(
+                "pictures in shards on a server come shard by shard, so that a sampler cannot draw all classes alike; "
+                "set balance to weights"
+            )
         self._requests = _Requests()
         self._loader: DataLoader[Answer] = DataLoader(
             Preparation(source, transform, self.seed),
@@ -124,7 +128,7 @@ class EpochLoader:
             num_workers=workers,
             collate_fn=_as_is,  # type: ignore[arg-type] # there is no list without a batch size
             persistent_workers=workers > 0,
-            worker_init_fn=_leave_signals_to_the_parent,
+            worker_init_fn=leave_signals_to_the_parent,
             pin_memory=self.device.type == "cuda",
             generator=torch.Generator(),  # else it would draw from the global one
         )
@@ -143,7 +147,7 @@ class EpochLoader:
             start: the global micro-batch to begin at; `len(self)` gives none.
 
         Raises:
-            DataError: more pictures are broken than may be; the message names them.
+            DataError: more pictures are broken than may be, or the data cannot be had any more; the message names them.
         """
         order, repeats = self._order(epoch)
         first = start + (self.rank - start) % self.world
@@ -153,6 +157,8 @@ class EpochLoader:
             for number in range(first, self._length, self.world)
         ]
         for answer in self._loader:
+            if answer.fault is not None:
+                raise DataError(answer.fault)
             self._note_broken(answer.broken)
             if len(answer.indices):
                 yield self._finish(answer)
@@ -165,7 +171,7 @@ class EpochLoader:
             case "sequential":
                 return np.arange(length), nothing
             case "shuffled":
-                return shuffled_order(length, self.seed, epoch), nothing
+                return shuffled_order(length, self.seed, epoch, self.source.shards), nothing
             case "balanced":
                 order = balanced_order(self.source.labels, self.seed, epoch)
                 return order, occurrences(order)
@@ -217,15 +223,6 @@ class _Requests:
 
     def __len__(self) -> int:
         return len(self.pending)
-
-
-def _leave_signals_to_the_parent(_worker: int) -> None:
-    """A signal to all processes of a training asks it to be saved, for which the batches on their way are needed.
-
-    Workers end when their parent tells them to, or is gone.
-    """
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.SIG_IGN)
 
 
 def _as_is(answer: Answer) -> Answer:

@@ -8,21 +8,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
+import numpy as np
+
 from effnets.errors import ArgumentError, DataError, EffnetsError, MissingFileError
 from effnets.train.data.archive import index_archive, open_tree
 from effnets.train.data.checks import MANY, Check, check_classes, duplicate_notes, without_broken
+from effnets.train.data.download import is_url
 from effnets.train.data.folder import open_folder
 from effnets.train.data.hub_dataset import open_hub_dataset
 from effnets.train.data.layout import is_litter
 from effnets.train.data.manifest import open_manifest
 from effnets.train.data.parquet import open_parquet
+from effnets.train.data.remote_shards import open_remote_shards
+from effnets.train.data.shard_cache import default_cache
 from effnets.train.data.source import ImageSource
 from effnets.train.data.splits import UNDIVIDED, Parts, Splits, divide
 from effnets.train.data.webdataset import expand_braces, is_webdataset, open_shards
 
 __all__ = ["EvaluationData", "open_data", "open_evaluation_data"]
 
-_KINDS = "a folder by class, a .csv table, a .tar, .parquet files, shards-{000..007}.tar or hf-dataset:user/name"
+_KINDS = (
+    "a folder by class, a .csv table, a .tar, .parquet files, shards-{000..007}.tar, https://… or hf-dataset:user/name"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,16 +67,19 @@ def open_data(
     Args:
         data: a folder by class, with or without train/, val/ and test/ around the classes; a .tar of such a folder; a
             CSV file with the columns path, label and, if wished, split; a parquet file in the Hub's layout, or a folder
-            of such with names like train-0.parquet; WebDataset shards ("shards-{000..007}.tar", or a folder of them); a
-            data set of the Hub ("hf-dataset:user/name@revision").
+            of such with names like train-0.parquet; WebDataset shards ("shards-{000..007}.tar", or a folder of them),
+            also on a server ("https://host/shards-{000..007}.tar"), of which 16 GiB are kept on disk at a time (or as
+            many as EFFNETS_SHARDS_GIB says); a data set of the Hub ("hf-dataset:user/name@revision").
         val_share: part of the training pictures to validate by where there are none for it; 0 for none.
         seed: of the draw of these.
         strict: leave out no broken picture: raise.
         check: how pictures are looked at beforehand: "quick", "full" (decoded, which takes a while) or "none". Of more
             than 200,000 pictures, "quick" looks at none.
         broken_limit: part of the pictures of a split that may be broken and are left out, with a note; 3 always may.
-        image_column, label_column: of parquet files and Hub data sets, where they do not have their usual names.
-        class_names: names instead of those that were found, in the same order: where labels are mere numbers.
+        image_column, label_column: of tables (CSV, parquet, Hub), where they do not have their usual names; of shards,
+            label_column is the key in each sample's JSON.
+        class_names: where labels are mere numbers, the names of the classes 0, 1, …; else as many names as there are
+            classes, instead of the data's own and in their order.
 
     Raises:
         MissingFileError: no such file or folder.
@@ -86,7 +96,10 @@ def open_data(
     if UNDIVIDED in sources:
         sources["train"] = sources.pop(UNDIVIDED)
     thorough = check == "full" or sum(map(len, sources.values())) <= MANY
-    if not thorough and check == "quick":
+    if any(source.shards is not None for source in sources.values()) and check == "quick":
+        thorough, check = False, "none"
+        notes.append("pictures on a server: neither broken ones nor duplicates between splits were looked for")
+    elif not thorough and check == "quick":
         notes.append(f"more than {MANY:,} pictures: neither broken ones nor duplicates between splits were looked for")
         check = "none"
     for split in sources:
@@ -131,7 +144,7 @@ def open_evaluation_data(
             f"{origin}: has training pictures only; name some that no network has learned from, in test/ or val/"
         )
     source = parts.sources[split]
-    if check == "quick" and len(source) > MANY:
+    if check == "quick" and (len(source) > MANY or source.shards is not None):
         check = "none"
     source, notes = without_broken(split, source, check=check, limit=broken_limit, strict=strict)
     notes = (*parts.notes, *notes, *check_classes({split: source}, None, origin))
@@ -145,49 +158,82 @@ def _open(data: str, image_column: str | None, label_column: str | None, class_n
         raise
     except OSError as error:
         raise DataError(f"{data}: cannot be read ({error.strerror or error})") from error
-    if class_names is not None:
-        for source in parts.sources.values():
-            if len(set(class_names)) != len(source.class_names):
-                raise ArgumentError(
-                    f"class_names are {len(set(class_names))} different names, but {data} has "
-                    f"{len(source.class_names)} classes ({', '.join(source.class_names[:3])}, …); give one for each"
-                )
-            source.class_names = tuple(class_names)
+    return parts if class_names is None else _renamed(parts, class_names, data)
+
+
+def _renamed(parts: Parts, class_names: Sequence[str], data: str) -> Parts:
+    found = next(iter(parts.sources.values())).class_names
+    if len(set(class_names)) < len(class_names) or "" in class_names:
+        raise ArgumentError(f"class_names has empty names, or one twice; give one for each class of {data}")
+    if len(class_names) != len(found) and not _number_some(found, len(class_names)):
+        raise ArgumentError(
+            f"class_names are {len(class_names)} names, but {data} has {len(found)} classes "
+            f"({', '.join(found[:3])}{', …' if len(found) > 3 else ''}); give one for each"
+        )
+    for source in parts.sources.values():
+        if len(class_names) != len(found):  # some of the numbers do not occur
+            source.labels = np.array([int(name) for name in found], np.int64)[source.labels]
+        source.class_names = tuple(class_names)
     return parts
 
 
+def _number_some(found: Sequence[str], count: int) -> bool:
+    """Whether the names are numbers of `count` classes, counted from 0."""
+    return found[0] == "0" and all(name.isascii() and name.isdigit() and int(name) < count for name in found)
+
+
 def _read(data: str, image_column: str | None, label_column: str | None) -> Parts:
+    if is_url(data):
+        _refuse_columns(data, "shards", image_column=image_column)
+        return open_remote_shards(expand_braces(data), default_cache(), label_key=label_column)
     if data.startswith("hf-dataset:"):
         return open_hub_dataset(data, image_column=image_column, label_column=label_column)
     path = Path(data)
     if "{" in path.name and not path.exists():
-        return open_shards([Path(name) for name in expand_braces(data)])
+        _refuse_columns(data, "shards", image_column=image_column)
+        return open_shards([Path(name) for name in expand_braces(data)], label_key=label_column)
     if not path.exists():
         raise MissingFileError(f"{data} does not exist; check its spelling and the current folder")
     if path.is_dir():
         return _open_folder(path, image_column, label_column)
     match path.suffix.lower():
         case ".csv":
-            return open_manifest(path)
+            return open_manifest(path, image_column=image_column, label_column=label_column)
         case ".tar":
-            archive = index_archive(path)
-            return open_shards([path], archives=[archive]) if is_webdataset(archive) else open_tree(archive)
+            return _open_tar(path, image_column, label_column)
         case ".parquet":
             return open_parquet([path], named=True, image_column=image_column, label_column=label_column)
     raise DataError(f"{data}: is no data set that can be read; name {_KINDS}")
 
 
+def _open_tar(path: Path, image_column: str | None, label_column: str | None) -> Parts:
+    archive = index_archive(path)
+    if is_webdataset(archive):
+        _refuse_columns(str(path), "shards", image_column=image_column)
+        return open_shards([path], archives=[archive], label_key=label_column)
+    _refuse_columns(str(path), "an archive of folders", image_column=image_column, label_column=label_column)
+    return open_tree(archive)
+
+
 def _open_folder(folder: Path, image_column: str | None, label_column: str | None) -> Parts:
     # An archive beside folders is what they were unpacked from.
-    if any(entry.is_dir() and not is_litter(entry.name) and entry.name != "data" for entry in folder.iterdir()):
-        return open_folder(folder)
-    tables = _below(folder, "*.parquet")
-    if tables:
-        return open_parquet(tables, named=False, image_column=image_column, label_column=label_column)
-    shards = _below(folder, "*.tar")
-    if shards:
-        return open_shards(shards)
+    if not any(entry.is_dir() and not is_litter(entry.name) and entry.name != "data" for entry in folder.iterdir()):
+        tables = _below(folder, "*.parquet")
+        if tables:
+            return open_parquet(tables, named=False, image_column=image_column, label_column=label_column)
+        shards = _below(folder, "*.tar")
+        if shards:
+            _refuse_columns(str(folder), "shards", image_column=image_column)
+            return open_shards(shards, label_key=label_column)
+    _refuse_columns(str(folder), "a folder by class", image_column=image_column, label_column=label_column)
     return open_folder(folder)
+
+
+def _refuse_columns(data: str, kind: str, **columns: str | None) -> None:
+    """What would have no effect is refused."""
+    for argument, value in columns.items():
+        if value is not None:
+            raise ArgumentError(f"{argument} is {value!r}, but {data} is {kind} without columns; leave it out")
 
 
 def _below(folder: Path, pattern: str) -> Sequence[Path]:

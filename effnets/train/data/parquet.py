@@ -189,7 +189,7 @@ def _column(path: Path, schema: pa.Schema, wanted: str | None, usual: tuple[str,
     if not found:
         raise DataError(
             f"{path}: has the columns {', '.join(schema.names)}, none named {wanted or ' or '.join(usual)}; "
-            f"name it with {argument}"
+            f"name it with {argument} (--{argument.replace('_', '-')})"
         )
     return found[0]
 

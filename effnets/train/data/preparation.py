@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from typing import NamedTuple
 
 import numpy as np
@@ -10,13 +11,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from effnets.errors import ImageError
+from effnets.errors import DataError, ImageError
 from effnets.preprocess import Transform
 from effnets.train.data.randomness import Stream
 from effnets.train.data.source import ImageSource
 from effnets.train.data.transforms import TrainTransform
 
-__all__ = ["Answer", "Preparation", "Request"]
+__all__ = ["Answer", "Preparation", "Request", "leave_signals_to_the_parent"]
 
 
 class Request(NamedTuple):
@@ -29,12 +30,16 @@ class Request(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """What was asked for, images [n, 3, H, W] of the readable pictures, their [n] indices, and errors by index."""
+    """What was asked for, images [n, 3, H, W] of the readable pictures, their [n] indices, and errors by index.
+
+    A `fault` is of the data as a whole: a server that does not answer any more.
+    """
 
     request: Request
     images: Tensor
     indices: NDArray[np.int64]
     broken: dict[int, str]
+    fault: str | None = None
 
 
 class Preparation(Dataset[Answer]):
@@ -57,6 +62,8 @@ class Preparation(Dataset[Answer]):
                 samples[index, repeat] = self._sample(request.epoch, index, repeat)
             except ImageError as error:
                 broken[index] = str(error)
+            except DataError as error:
+                return Answer(request, torch.empty(0), np.array([], np.int64), {}, str(error))
         images = self._stack(list(samples.values())) if samples else torch.empty(0)
         return Answer(request, images, np.array([index for index, _ in samples], np.int64), broken)
 
@@ -70,3 +77,12 @@ class Preparation(Dataset[Answer]):
             # Views of [H, W, 3]: to stack them as [3, H, W] would take ten times as long.
             return torch.stack([sample.permute(1, 2, 0) for sample in samples]).permute(0, 3, 1, 2)
         return torch.stack(samples)
+
+
+def leave_signals_to_the_parent(_worker: int) -> None:
+    """A signal to all processes of a training asks it to be saved, for which the batches on their way are needed.
+
+    Workers end when their parent tells them to, or is gone.
+    """
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)

@@ -6,13 +6,40 @@ import numpy as np
 from numpy.typing import NDArray
 
 from effnets.errors import ArgumentError
+from effnets.train.data.source import ImageSource
 
-__all__ = ["balanced_order", "class_weights", "occurrences", "shuffled_order"]
+__all__ = ["SHARDS_AT_ONCE", "balanced_order", "class_weights", "occurrences", "shuffled_order", "some_pictures"]
 
 
-def shuffled_order(length: int, seed: int, epoch: int) -> NDArray[np.int64]:
-    """[length]; every index once."""
-    return np.random.default_rng((seed, epoch)).permutation(length)
+# Pictures of so many shards are mixed; fewer would leave neighbours together, more want more room where they lie.
+SHARDS_AT_ONCE = 4
+
+
+def shuffled_order(length: int, seed: int, epoch: int, shards: NDArray[np.int64] | None = None) -> NDArray[np.int64]:
+    """[length]; every index once.
+
+    Args:
+        length: how many there are.
+        seed: what the order depends on, with the `epoch`.
+        epoch: likewise.
+        shards: [length]; where they are given, their order is shuffled, and the pictures of every four in turn.
+    """
+    generator = np.random.default_rng((seed, epoch))
+    if shards is None:
+        return generator.permutation(length)
+    by_shard = np.argsort(shards, kind="stable")
+    numbers, starts = np.unique(shards[by_shard], return_index=True)
+    pictures = [np.asarray(part) for part in np.split(by_shard, starts[1:])]
+    order = generator.permutation(len(numbers))
+    turns = [order[start : start + SHARDS_AT_ONCE] for start in range(0, len(order), SHARDS_AT_ONCE)]
+    return np.concatenate([generator.permutation(np.concatenate([pictures[one] for one in turn])) for turn in turns])
+
+
+def some_pictures(source: ImageSource, seed: int, count: int) -> NDArray[np.int64]:
+    """[at most `count`]; indices of pictures drawn by `seed`, of few shards where `source` has any."""
+    if source.shards is not None:
+        return shuffled_order(len(source), seed, 0, source.shards)[:count]
+    return np.random.default_rng(seed).permutation(len(source))[:count]
 
 
 def balanced_order(labels: NDArray[np.int64], seed: int, epoch: int) -> NDArray[np.int64]:

@@ -57,10 +57,13 @@ class ImageSource(ABC):
     Attributes:
         class_names: of all classes, in the order of the network's outputs.
         labels: [len]; each picture's index into `class_names`.
+        shards: [len]; the file that each picture lies in, as a number, where few of these can be read from at a time;
+            None where any picture is as near as any other.
     """
 
     class_names: tuple[str, ...]
     labels: NDArray[np.int64]
+    shards: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -116,6 +119,7 @@ class Subset(ImageSource):
     def __init__(self, origin: ImageSource, indices: NDArray[np.int64]) -> None:
         self.origin, self.indices = origin, indices
         self.class_names, self.labels = origin.class_names, origin.labels[indices]
+        self.shards = None if origin.shards is None else origin.shards[indices]
 
     def name(self, index: int) -> str:
         return self.origin.name(int(self.indices[index]))

@@ -58,7 +58,8 @@ def divide(source: ImageSource, share: float, seed: int) -> tuple[ImageSource, I
     """Take a validation split out of `source`, the same share of every class, drawn by `seed`.
 
     Shares are rounded so that the whole comes out right as well: classes with the largest remainders get one more.
-    Every class keeps a picture to learn from, and has one to validate by if it has two.
+    Every class keeps a picture to learn from, and has one to validate by if it has two. Of pictures in shards, whole
+    shards are taken, so that validation reads few of them.
 
     Returns:
         what is left, what was taken (None if nothing could be), and notes about classes too small.
@@ -72,6 +73,8 @@ def divide(source: ImageSource, share: float, seed: int) -> tuple[ImageSource, I
         )
     if share == 0:
         return source, None, ()
+    if source.shards is not None:
+        return _divide_shards(source, source.shards, share, seed)
     counts = np.bincount(source.labels, minlength=len(source.class_names))
     takes = _takes(counts, share)
     # One order of all pictures, then the first ones of every class: cheap for 10,000 classes as well.
@@ -88,6 +91,18 @@ def divide(source: ImageSource, share: float, seed: int) -> tuple[ImageSource, I
     if not taken.any():
         return source, None, notes
     return source.subset(np.sort(by_class[~taken])), source.subset(np.sort(by_class[taken])), notes
+
+
+def _divide_shards(
+    source: ImageSource, shards: NDArray[np.int64], share: float, seed: int
+) -> tuple[ImageSource, ImageSource | None, tuple[str, ...]]:
+    numbers = np.unique(shards)
+    count = min(max(round(share * len(numbers)), 1), len(numbers) - 1)
+    if count == 0:
+        return source, None, ("there is one shard, so no pictures are taken from training to validate by",)
+    taken = np.isin(shards, np.random.default_rng(seed).permutation(numbers)[:count])
+    note = f"{count} of {len(numbers)} shards are taken from training to validate by, whatever classes these hold"
+    return source.subset(np.flatnonzero(~taken)), source.subset(np.flatnonzero(taken)), (note,)
 
 
 def split_of(name: str) -> str | None:

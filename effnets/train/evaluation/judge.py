@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from effnets.arguments import check_integer
-from effnets.errors import DataError, ImageError, MissingFileError
+from effnets.errors import ArgumentError, DataError, ImageError, MissingFileError
 from effnets.runtime.engine import Engine
 from effnets.train.data.open import open_evaluation_data
 from effnets.train.data.source import ImageSource
@@ -40,8 +40,12 @@ def evaluate(
     image_size: int | tuple[int, int] | None = None,
     real_labels: str | os.PathLike[str] | None = None,
     strict: bool = False,
+    image_column: str | None = None,
+    label_column: str | None = None,
+    class_names: Sequence[str] | None = None,
     workers: int | None = None,
     keep_logits: bool = False,
+    temperature: float | None = None,
     progress: Callable[[float], object] | None = None,
 ) -> Evaluation:
     """Measure a model on pictures with labels, prepared as its weights want them.
@@ -56,8 +60,10 @@ def evaluate(
         image_size: side of the input in pixels, or (height, width); None takes the model's own.
         real_labels: a file of ReaL labels, for ImageNet's validation pictures.
         strict: let a picture that cannot be read be an error; otherwise it is left out and named in `broken`.
+        image_column, label_column, class_names: as of `effnets.finetune`, for data that are opened here.
         workers: threads that decode; None takes one for each core, up to 16.
         keep_logits: keep them all, which takes 4 bytes for each picture and output.
+        temperature: fitted on other pictures, to judge calibration by; None fits one on the pictures themselves.
         progress: called with the share that is done, 0 to 1.
 
     Raises:
@@ -67,13 +73,17 @@ def evaluate(
     """
     check_integer("batch_size", batch_size, 1, "it must be at least 1")
     check_integer("topk", topk, 1, "ask for at least 1")
+    if temperature is not None and not 0.01 <= temperature <= 100:
+        raise ArgumentError(f"temperature is {temperature!r}; give a number from 0.01 to 100")
     workers = check_integer("workers", workers or _cores(), 1, "it must be at least 1")
     split, notes, origin = "given", tuple[str, ...](), "pictures in memory"
     if isinstance(data, ImageSource):
         source = data
     else:
         # Every picture is read below anyway, and a broken one told of then.
-        opened = open_evaluation_data(data, check="none")
+        opened = open_evaluation_data(
+            data, check="none", image_column=image_column, label_column=label_column, class_names=class_names
+        )
         split, source, notes, origin = opened.split, opened.source, opened.notes, os.fspath(data)
     if len(source) == 0:
         raise DataError(f"{origin}: there is no picture to evaluate on")
@@ -83,7 +93,7 @@ def evaluate(
     if real:
         real.check(source, scorer.class_names)
     work = _Pass(scorer=scorer, source=source, outputs=outputs, strict=strict)
-    tally = Tally(topk, keep_logits=keep_logits)
+    tally = Tally(topk, keep_logits=keep_logits, temperature=temperature)
     work.run(tally, batch_size, workers, progress)
     if not tally.count:
         raise DataError(f"{origin}: none of its {len(source)} pictures can be read, the first because: {work.first()}")

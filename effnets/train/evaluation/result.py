@@ -167,6 +167,7 @@ class Evaluation:
             "loss": calibration.loss,
             "ece": calibration.error,
             "temperature": calibration.temperature,
+            "temperature_fitted_on_these_pictures": calibration.fitted_here,
             "scaled_ece": calibration.scaled_error,
             "images_per_second": {"decoding": self.decoding_speed, "network": self.network_speed},
             "workers": self.workers,

@@ -17,12 +17,13 @@ class Tally:
     Args:
         topk: among how many of the likeliest outputs the true class is looked for.
         keep_logits: whether they are kept.
+        temperature: fitted on other pictures, to judge calibration by; None fits one on these.
     """
 
-    def __init__(self, topk: int, *, keep_logits: bool = False) -> None:
+    def __init__(self, topk: int, *, keep_logits: bool = False, temperature: float | None = None) -> None:
         self._topk = topk
         self.right_in_topk = 0
-        self.calibration = CalibrationTally()
+        self.calibration = CalibrationTally(temperature)
         self._indices: list[NDArray[np.int64]] = []
         self._labels: list[NDArray[np.int64]] = []
         self._answers: list[NDArray[np.int64]] = []

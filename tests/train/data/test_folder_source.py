@@ -8,7 +8,7 @@ import pytest
 from data_sets import by_class, picture, write
 from PIL import Image
 
-from effnets.errors import DataError, ImageError, MissingFileError
+from effnets.errors import ArgumentError, DataError, ImageError, MissingFileError
 from effnets.train.data import open_data, open_evaluation_data
 
 
@@ -105,5 +105,20 @@ def test_what_does_not_exist(tmp_path):
 def test_other_class_names(tmp_path):
     write(tmp_path, by_class(2, ("0", "1")))
     assert open_data(tmp_path, class_names=["cat", "dog"]).class_names == ("cat", "dog")
-    with pytest.raises(ValueError, match="class_names are 1 different names"):
+    with pytest.raises(ArgumentError, match="class_names has empty names, or one twice"):
         open_data(tmp_path, class_names=["cat", "cat"])
+    with pytest.raises(
+        ArgumentError, match=r"class_names are 1 names, but .* has 2 classes \(0, 1\); give one for each"
+    ):
+        open_data(tmp_path, class_names=["cat"])
+    with pytest.raises(ArgumentError, match=r"image_column is 'img', but .* is a folder by class without columns"):
+        open_data(tmp_path, image_column="img")
+
+
+def test_names_of_numbers_that_do_not_all_occur(tmp_path):
+    splits = open_data(write(tmp_path, by_class(2, ("0", "3"))), class_names=["cat", "dog", "hen", "pig"], val_share=0)
+    assert splits.class_names == ("cat", "dog", "hen", "pig")
+    assert splits.train.labels.tolist() == [0, 0, 3, 3]
+    assert splits.notes == ("train has no picture of 2 classes (dog, hen)",)
+    with pytest.raises(ArgumentError, match=r"class_names are 3 names, but .* has 2 classes"):
+        open_data(tmp_path, class_names=["cat", "dog", "hen"])

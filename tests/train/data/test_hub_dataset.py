@@ -52,6 +52,23 @@ def test_what_cannot_be_had():
         open_data("hf-dataset:nobody/nothing@main")
 
 
+def test_one_of_several_columns_of_classes(tmp_path):
+    labels = {
+        "fine": datasets.ClassLabel(names=["cat", "tiger"]),
+        "coarse": datasets.ClassLabel(names=["small", "big"]),
+    }
+    rows = {"photo": [{"bytes": picture(n), "path": None} for n in range(4)], "fine": [0, 1] * 2, "coarse": [1, 0] * 2}
+    table = datasets.Dataset.from_dict(rows, features=datasets.Features({"photo": datasets.Image(), **labels}))
+    table.save_to_disk(tmp_path / "set")
+    name = f"hf-dataset:{tmp_path / 'set'}"
+    splits = open_data(name, val_share=0)
+    assert splits.class_names == ("cat", "tiger")
+    assert "of the columns of classes, fine, coarse, fine is learned; name another by label_column" in splits.notes
+    other = open_data(name, val_share=0, label_column="coarse")
+    assert (other.class_names, other.notes) == (("small", "big"), ())
+    assert other.train.labels.tolist() == [1, 0, 1, 0]
+
+
 def test_columns_that_are_not_there(tmp_path):
     name = saved(tmp_path / "set", {"train": 4})
     with pytest.raises(DataError, match="has the columns photo, kind; name the right one with label_column"):

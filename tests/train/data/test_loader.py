@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pickle
 import warnings
 
 import numpy as np
@@ -12,7 +13,7 @@ from effnets.preprocess import Transform
 from effnets.spec import PreprocessSpec
 from effnets.train.data import open_data
 from effnets.train.data.augmentation import Augmentation
-from effnets.train.data.cache import CachedSource
+from effnets.train.data.cache import CachedSource, cache_all
 from effnets.train.data.loader import EpochLoader
 from effnets.train.data.transforms import TrainTransform
 
@@ -181,6 +182,31 @@ def test_kept_pictures_are_the_same(source):
     assert wholly._filled.sum() >= 28  # the last two of an epoch fill no batch
     assert wholly.image(0).size == (12, 12)
     assert CachedSource(source, 100).image(3).tobytes() == source.image(3).tobytes()
+
+
+def test_all_are_kept_or_none(source):
+    looked_at = []
+
+    class Watched(CachedSource):
+        def picture(self, index):
+            looked_at.append(index)
+            return super().picture(index)
+
+    watched = Watched(source, 16, 0)
+    looked_at.clear()
+    assert cache_all(watched, 12, 3 * 12 * 12 * 30).kept == 30
+    assert looked_at == list(range(30))
+    looked_at.clear()
+    assert cache_all(watched, 12, 3 * 12 * 12 * 4) is None
+    assert looked_at == [0, 1, 2, 3, 4]  # no more than it takes to know
+
+
+def test_a_copy_of_a_cache_begins_empty_and_gives_the_same(source):
+    kept = cache_all(source, 12)
+    expected = kept.image(3).tobytes()
+    copy = pickle.loads(pickle.dumps(kept))
+    assert (copy.kept, copy._filled.sum()) == (30, 0)
+    assert copy.image(3).tobytes() == expected
 
 
 def test_a_broken_picture_that_would_be_kept(tmp_path):

@@ -39,6 +39,20 @@ def test_numbers_are_classes_in_their_order(tmp_path):
     assert splits.train.labels.tolist() == [2, 1, 0]
 
 
+def test_columns_by_other_names(tmp_path):
+    text = "id,Image,species,split\n1,cat/0.jpg,cat,train\n2,dog/0.jpg,dog,train\n"
+    text += ",cat/1.jpg,cat,test\n,dog/1.jpg,dog,test\n"
+    path = table(tmp_path, text)
+    splits = open_data(path, image_column="image", label_column="species", val_share=0)
+    assert [len(splits.train), len(splits.test)] == [2, 2]
+    assert splits.class_names == ("cat", "dog")
+    assert splits.notes == ("passed over 1 column (id) of data.csv",)
+    with pytest.raises(DataError, match=r"wanted are path, label\[, split\]; name other columns with image_column"):
+        open_data(path)
+    with pytest.raises(DataError, match=r"has the columns id, image, species, split; wanted are image, kind"):
+        open_data(path, image_column="image", label_column="kind")
+
+
 def test_quoted_paths_may_hold_commas(tmp_path):
     write(tmp_path, {"a, b.jpg": by_class(1)["cat/0.jpg"]})
     splits = open_data(table(tmp_path, 'path,label\n"a, b.jpg",x\ncat/1.jpg,y\n'), val_share=0)

@@ -7,7 +7,7 @@ from data_sets import pack, picture
 from hypothesis import given
 from hypothesis import strategies as st
 
-from effnets.errors import DataError, MissingFileError
+from effnets.errors import ArgumentError, DataError, MissingFileError
 from effnets.train.data import open_data
 from effnets.train.data.webdataset import expand_braces
 
@@ -36,6 +36,18 @@ def test_labels_in_json(tmp_path, key):
     source = open_data(tmp_path / "0.tar", val_share=0).train
     assert source.class_names == ("cat", "dog")
     assert source.labels.tolist() == [0, 1, 0, 1]
+
+
+def test_labels_under_another_key(tmp_path):
+    shards(tmp_path, ["0.tar"], lambda number: json.dumps({"label": 7, "species": ["cat", "dog"][number]}), "json")
+    assert open_data(tmp_path / "0.tar", label_column="species", val_share=0).class_names == ("cat", "dog")
+    with pytest.raises(DataError, match=r"0000\.json states no class; wanted is one of the keys breed"):
+        open_data(tmp_path / "0.tar", label_column="breed")
+    with pytest.raises(ArgumentError, match=r"image_column is 'jpg', but .*0.tar is shards without columns; leave it"):
+        open_data(tmp_path / "0.tar", image_column="jpg")
+    shards(tmp_path, ["1.tar"])
+    with pytest.raises(DataError, match=r"0000\.cls is no JSON that could have species; leave label_column out"):
+        open_data(tmp_path / "1.tar", label_column="species")
 
 
 def test_names_of_numbers_lie_beside(tmp_path):
@@ -76,6 +88,10 @@ def test_braces():
     assert expand_braces("{8..11}") == ["8", "9", "10", "11"]
     assert expand_braces("{train,val}-{0..1}") == ["train-0", "train-1", "val-0", "val-1"]
     assert expand_braces("plain.tar") == ["plain.tar"]
+    assert expand_braces("{t-{0..1},v}.{tar,x}") == ["t-0.tar", "t-0.x", "t-1.tar", "t-1.x", "v.tar", "v.x"]
+    for pattern in ("a}.tar", "{a.tar", "}a{.tar", "{a,{b}.tar"):
+        with pytest.raises(DataError, match="braces do not pair"):
+            expand_braces(pattern)
     with pytest.raises(DataError, match="goes backwards"):
         expand_braces("{3..1}")
     with pytest.raises(DataError, match="braces do not pair"):

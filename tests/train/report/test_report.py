@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 import shutil
+from dataclasses import replace
 from datetime import datetime
 from html.parser import HTMLParser
 
@@ -153,8 +154,15 @@ def test_the_figures_stand_in_the_page(page, evaluation, network):
     assert "1 picture could not be read and counts nowhere" in text
     assert "2026-01-02 03:04" in text
     assert f"{evaluation.calibration.temperature:.2f}" in text
+    assert "fitted on the very pictures that it is judged by" in text
     parameters = sum(parameter.numel() for parameter in network.parameters())
     assert f"Parameters {parameters / 1e6:.2f} M" in text
+
+
+def test_where_the_temperature_is_from_is_said(run, evaluation, tmp_path):
+    elsewhere = replace(evaluation, calibration=replace(evaluation.calibration, fitted_here=False))
+    text = _Outline(write_report(tmp_path, replace(run, evaluation=elsewhere, network=None)).read_text()).text
+    assert "The temperature was fitted on the validation pictures, so that these judge it fairly" in text
 
 
 def test_ids_are_unique_and_found(page):

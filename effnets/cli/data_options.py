@@ -1,0 +1,29 @@
+"""How the pictures and classes of a data set are called, where effnets cannot know: options of several commands."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+__all__ = ["class_names_option", "image_column_option", "label_column_option"]
+
+
+def _read_names(_context: click.Context, _parameter: click.Parameter, file: str | None) -> tuple[str, ...] | None:
+    if file is None:
+        return None
+    from effnets.train.data.classes import read_names
+
+    return read_names(Path(file))
+
+
+image_column_option = click.option("--image-column", metavar="NAME", help="Of a table: where the pictures are.")
+label_column_option = click.option(
+    "--label-column", metavar="NAME", help="Of a table: where the classes are. Of tar shards: their key in the JSON."
+)
+class_names_option = click.option(
+    "--class-names",
+    metavar="FILE",
+    callback=_read_names,
+    help="Names of the classes 0, 1, …, one a line, where DATA has but numbers; or instead of its own.",
+)

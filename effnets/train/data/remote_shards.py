@@ -1,0 +1,147 @@
+"""Pictures in WebDataset shards that lie on a server, for data larger than a disk. Free of torch.
+
+Every shard is fetched once to find its samples, which are noted; from then on pictures can be had in any order, through
+a `ShardCache`. Orders that keep to few shards at a time (`effnets.train.data.sampling`) make that cheap.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO
+from urllib.parse import urlsplit
+
+import numpy as np
+from numpy.typing import NDArray
+
+from effnets.errors import DataError
+from effnets.train.data.archive import Member, TarSource, index_archive
+from effnets.train.data.classes import index_labels
+from effnets.train.data.sampling import SHARDS_AT_ONCE
+from effnets.train.data.shard_cache import ShardCache
+from effnets.train.data.source import ImageSource
+from effnets.train.data.splits import UNDIVIDED, Parts, split_of
+from effnets.train.data.webdataset import samples_of
+from effnets.whole_file import write_whole
+
+__all__ = ["RemoteShards", "open_remote_shards"]
+
+
+class RemoteShards(TarSource):
+    """Pictures in shards on a server.
+
+    Args:
+        urls: of the shards.
+        sizes: of the shards in bytes, as they were when their samples were found.
+        members: [len]; each picture's shard, as an index, and what it is there.
+        labels: [len]; indices into the class names.
+        class_names: in the order of the network's outputs.
+        cache: where shards lie while they are needed.
+    """
+
+    def __init__(
+        self,
+        urls: Sequence[str],
+        sizes: Sequence[int],
+        members: Sequence[tuple[int, Member]],
+        labels: NDArray[np.int64],
+        class_names: tuple[str, ...],
+        cache: ShardCache,
+    ) -> None:
+        super().__init__(urls, members, labels, class_names)
+        self.shards = self._archive.astype(np.int64)
+        self._sizes_of_shards, self._cache = tuple(sizes), cache
+
+    def _open(self, archive: int) -> BinaryIO:
+        url = str(self.archives[archive])
+        file = self._cache.open(url)
+        if file.seek(0, 2) != self._sizes_of_shards[archive]:
+            file.close()
+            raise DataError(
+                f"{url}: has changed since its samples were found ({self._sizes_of_shards[archive]:,} bytes then); "
+                f"remove {_notes_of(url, self._cache)} and start anew"
+            )
+        return file
+
+
+def open_remote_shards(urls: Sequence[str], cache: ShardCache, *, label_key: str | None = None) -> Parts:
+    """Pictures in shards named by their addresses, like `effnets.train.data.webdataset.open_shards`.
+
+    Raises:
+        DataError: a shard cannot be fetched, is damaged or holds no samples; or the cache is too small.
+    """
+    words = {split_of(_name(url)) for url in urls}
+    divided = None not in words and len(words) > 1
+    found = [_samples(url, cache, label_key) for url in urls]
+    _check_room([one.size for one in found], cache)
+    members: dict[str, list[tuple[int, Member]]] = {}
+    labels: dict[str, list[str]] = {}
+    for number, (url, one) in enumerate(zip(urls, found, strict=True)):
+        split = (split_of(_name(url)) if divided else None) or UNDIVIDED
+        members.setdefault(split, []).extend((number, Member(*sample[:3])) for sample in one.samples)
+        labels.setdefault(split, []).extend(sample[3] for sample in one.samples)
+    class_names, indices = index_labels(labels, urls[0])
+    sizes = [one.size for one in found]
+    sources: dict[str, ImageSource] = {
+        split: RemoteShards(urls, sizes, members[split], indices[split], class_names, cache) for split in members
+    }
+    return Parts(sources=sources)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Found:
+    """What a shard of so many bytes holds: name, offset, bytes and label of each picture."""
+
+    size: int
+    samples: list[tuple[str, int, int, str]]
+
+
+def _samples(url: str, cache: ShardCache, label_key: str | None) -> _Found:
+    notes = _notes_of(url, cache)
+    try:
+        noted = json.loads(notes.read_text(encoding="utf-8"))
+        if noted["label_key"] == label_key:
+            return _Found(size=noted["size"], samples=[tuple(sample) for sample in noted["samples"]])
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # not noted yet, or by another version
+    found = _look_into(url, cache, label_key)
+    try:
+        write_whole(notes, json.dumps({**asdict(found), "label_key": label_key}).encode())
+    except OSError as error:
+        raise DataError(f"{notes}: cannot be written ({error.strerror or error}); make room") from error
+    return found
+
+
+def _look_into(url: str, cache: ShardCache, label_key: str | None) -> _Found:
+    path = cache.path(url)
+    try:
+        with cache.open(url) as file:
+            size = file.seek(0, 2)
+            archive = index_archive(path)
+            samples = [(one.name, one.offset, one.size, label) for one, label in samples_of(archive, label_key)]
+    except DataError as error:
+        cache.forget(url)  # what is damaged is fetched anew the next time
+        raise DataError(str(error).replace(str(path), url)) from error
+    if not samples:
+        raise DataError(f"{url}: no sample in it; wanted are pictures with a .cls or .json of the same name")
+    return _Found(size=size, samples=samples)
+
+
+def _check_room(sizes: Sequence[int], cache: ShardCache) -> None:
+    """Of the shards that are read from at the same time, and those that come next."""
+    needed = sum(sorted(sizes)[-2 * SHARDS_AT_ONCE :])
+    if needed > cache.limit:
+        raise DataError(
+            f"{cache.folder}: may hold {cache.limit / 2**30:.3g} GiB of shards, but {2 * SHARDS_AT_ONCE} of these take "
+            f"{needed / 2**30:.3g}; set EFFNETS_SHARDS_GIB to {needed / 2**30:.3g} or more, or make smaller shards"
+        )
+
+
+def _notes_of(url: str, cache: ShardCache) -> Path:
+    return cache.path(url).with_suffix(".json")
+
+
+def _name(url: str) -> str:
+    return PurePosixPath(urlsplit(url).path).name

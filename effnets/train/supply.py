@@ -1,0 +1,73 @@
+"""Where a training's pictures come from: decoded once where memory allows, shuffled, shared among processes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from effnets.preprocess import create_transform
+from effnets.train.data.cache import CACHE_BYTES, CachedSource, cache_all
+from effnets.train.data.loader import EpochLoader
+from effnets.train.data.source import ImageSource
+from effnets.train.data.transforms import TrainTransform
+from effnets.train.pictures import Pictures, default_workers
+from effnets.train.recipe import Recipe
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from effnets.nn.classifier import Classifier
+
+__all__ = ["decoded_once", "judging_pictures", "training_batches"]
+
+# Crops show a part of a picture, and find more detail in it than the input has pixels.
+_SPARE = 1.5
+
+
+def decoded_once(
+    train: ImageSource, recipe: Recipe, size: int, cached: bool | None, *, limit: int = CACHE_BYTES
+) -> ImageSource:
+    """The training pictures, shrunk and kept in memory where the recipe lets them be and all of them fit.
+
+    Shrunk pictures give crops that differ a little from those of whole ones: a training that is resumed does what it
+    did before.
+
+    Args:
+        train: the pictures.
+        recipe: of the training.
+        size: side of the network's input in pixels.
+        cached: whether they were, in a training that is resumed; None decides.
+        limit: bytes of memory that all of them must fit into, in each training process.
+    """
+    side = round(_SPARE * size)
+    if cached is None:
+        # To read all headers of shards on a server would fetch everything.
+        asked = recipe.cache == "auto" and recipe.augmentation.crop == "resized" and train.shards is None
+        return (cache_all(train, side, limit) if asked else None) or train
+    return CachedSource(train, side, limit) if cached else train
+
+
+def training_batches(
+    network: Classifier, train: ImageSource, recipe: Recipe, accelerator: Accelerator, *, strict: bool
+) -> EpochLoader:
+    """This process's batches of the training pictures, augmented."""
+    preprocess = network.spec.preprocess
+    return EpochLoader(
+        train,
+        TrainTransform(preprocess, preprocess.input_size, recipe.augmentation),
+        batch_size=max(min(recipe.batch_size, len(train) // recipe.accumulate), 1),
+        order="balanced" if recipe.balance == "sampler" else "shuffled",
+        seed=recipe.seed,
+        multiple=recipe.accumulate,
+        workers=default_workers() if recipe.workers is None else recipe.workers,
+        broken_limit=0 if strict else None,
+        rank=accelerator.process_index,
+        world=accelerator.num_processes,
+        device=accelerator.device,
+        channels_last=recipe.channels_last,
+    )
+
+
+def judging_pictures(network: Classifier, source: ImageSource, recipe: Recipe, accelerator: Accelerator) -> Pictures:
+    """This process's share of the pictures to judge by."""
+    indices = range(accelerator.process_index, len(source), accelerator.num_processes)
+    return Pictures(source, create_transform(network), recipe.batch_size, indices)

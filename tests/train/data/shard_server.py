@@ -1,0 +1,77 @@
+"""A server of files that can be told to fail: to cut transfers, to refuse, to know nothing of ranges."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+
+
+@dataclass
+class ShardServer:
+    """What is served, and what was asked for.
+
+    Attributes:
+        files: by name. address: to put before a name.
+        cuts: after how many bytes the next transfers end. refusals: with what status the next requests are answered.
+        ranges: whether parts can be asked for.
+        asked: how often each name was; resumed: how often from the middle on. sent: bytes of contents.
+    """
+
+    files: dict[str, bytes]
+    address: str = ""
+    cuts: list[int] = field(default_factory=list)
+    refusals: list[int] = field(default_factory=list)
+    ranges: bool = True
+    asked: Counter[str] = field(default_factory=Counter)
+    resumed: int = 0
+    sent: int = 0
+
+
+@contextmanager
+def serving(files: Mapping[str, bytes]) -> Iterator[ShardServer]:
+    """Serve on a port of this machine while entered."""
+    state = ShardServer(dict(files))
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            name = self.path.lstrip("/").partition("?")[0]
+            state.asked[name] += 1
+            if state.refusals:
+                self.send_error(state.refusals.pop(0))
+            elif name not in state.files:
+                self.send_error(404)
+            else:
+                self.send_content(state.files[name])
+
+        def send_content(self, content: bytes) -> None:
+            etag, start = f'"{hash(content)}"', 0
+            asked = self.headers.get("Range")
+            if asked and state.ranges and self.headers.get("If-Range") == etag:
+                start = int(asked.removeprefix("bytes=").removesuffix("-"))
+                state.resumed += 1
+            self.send_response(206 if start else 200)
+            self.send_header("Content-Length", str(len(content) - start))
+            self.send_header("ETag", etag)
+            self.end_headers()
+            end = start + state.cuts.pop(0) if state.cuts else len(content)
+            self.wfile.write(content[start:end])
+            state.sent += len(content[start:end])
+            self.close_connection = True
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    state.address = f"http://127.0.0.1:{server.server_port}/"
+    thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        yield state
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()

@@ -1,0 +1,48 @@
+"""Whether training pictures are decoded once."""
+
+from __future__ import annotations
+
+import pytest
+from drawn_classes import draw_data
+
+import effnets
+from effnets.train.data import open_data
+from effnets.train.data.augmentation import Augmentation
+from effnets.train.data.cache import CachedSource
+from effnets.train.supply import decoded_once
+
+
+@pytest.fixture
+def train(tmp_path):
+    return open_data(draw_data(tmp_path / "data", train=4, size=40)).train
+
+
+def test_pictures_that_fit_are_kept_at_one_and_a_half_times_the_input(train):
+    kept = decoded_once(train, effnets.Recipe(model="any"), 24, None)
+    assert isinstance(kept, CachedSource)
+    assert (kept.side, kept.kept, kept.image(0).size) == (36, 12, (36, 36))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"cache": "none"}, {"augmentation": Augmentation(crop="padded")}, {"augmentation": Augmentation(crop="center")}],
+)
+def test_not_where_the_recipe_forbids_or_sees_whole_pictures(train, changes):
+    assert decoded_once(train, effnets.Recipe(model="any", **changes), 24, None) is train
+
+
+def test_not_where_they_do_not_all_fit(train):
+    recipe = effnets.Recipe(model="any")
+    assert decoded_once(train, recipe, 24, None, limit=3 * 36 * 36 * 12 - 1) is train
+    assert decoded_once(train, recipe, 24, None, limit=3 * 36 * 36 * 12) is not train
+
+
+def test_a_resumed_training_does_what_it_did(train):
+    forbidding = effnets.Recipe(model="any", cache="none")
+    assert isinstance(decoded_once(train, forbidding, 24, True), CachedSource)
+    assert decoded_once(train, effnets.Recipe(model="any"), 24, False) is train
+
+
+def test_unknown_choices_are_refused():
+    with pytest.raises(effnets.ConfigError, match="cache is 'disk'; choose one of auto, none"):
+        effnets.Recipe(model="any", cache="disk")
