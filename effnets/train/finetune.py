@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from effnets.errors import TrainingError
+from effnets.train.memory import keep_freed_memory
 from effnets.train.progress import SILENT, Listener
 from effnets.train.recipe import Recipe
 from effnets.train.recipe_file import find_recipe, read_recipe
@@ -74,7 +75,7 @@ def finetune(
 
     The weights that validation judges best are kept, be they the last step's or their moving average; test/ is
     measured once, with these, and selects nothing. Run by ``torchrun`` or ``accelerate launch``, all processes train
-    together. Torch's generators are left as they were.
+    together. Torch's generators are left as they were; on a processor, memory that is freed stays with the process.
 
     Args:
         recipe: every setting; or the name or file of a recipe.
@@ -113,6 +114,8 @@ def finetune(
 
     accelerator = Accelerator()
     _check_processes(recipe, accelerator.num_processes)
+    if accelerator.device.type == "cpu":
+        keep_freed_memory()
     devices = [accelerator.device] if accelerator.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices), StopSignals() as stop:
         session = Session(

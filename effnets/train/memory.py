@@ -17,7 +17,7 @@ def keep_freed_memory() -> bool:
     """Have this process keep the memory that it frees, so that the kernel need not clear it anew for every map.
 
     A training step on a processor takes and frees the same large tensors each time. glibc gives those back to the
-    kernel, and a page that comes from there must be cleared first: a tenth of a step and more.
+    kernel, and a page that comes from there must be cleared first, which takes about a tenth of a step.
 
     Returns:
         Whether the C library is one that can be told so: glibc, on Linux.
