@@ -8,7 +8,6 @@ import sys
 
 import pytest
 
-
 PROGRAM = """
 import resource, sys
 import torch
