@@ -8,16 +8,28 @@ import pytest
 import torch
 from torch import nn
 
+from effnets.nn.layers import SqueezeExcite
+
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"
 
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="../shared is not here: it holds real weights and photos")
 
 
-def shake(model: nn.Module, *, bn_high: float = 2.0, size: int = 224, seed: int = 0) -> nn.Module:
+def shake(
+    model: nn.Module,
+    *,
+    bn_high: float = 2.0,
+    gates: float = 1.0,
+    size: int = 224,
+    seed: int = 0,
+    seen: torch.Tensor | None = None,
+) -> nn.Module:
     """Make a fresh network see: a new one has logits of 0.01 and no activation near 6, so errors would go unseen.
 
-    BN weights are drawn from U(1, bn_high), biases from N(0, 1), and the running statistics come from one batch.
+    BN weights are drawn from U(1, bn_high), biases from N(0, 1), and the running statistics come from one batch:
+    `seen`, or noise of `size`. `gates` is a factor on what opens squeeze-and-excite's: where all open wide at once, as
+    for a picture unlike those of the statistics, a deep network doubles its values in every block.
     """
     generator = torch.Generator().manual_seed(seed)
     in_channels = next(p for p in model.parameters() if p.ndim == 4).shape[1]
@@ -26,9 +38,11 @@ def shake(model: nn.Module, *, bn_high: float = 2.0, size: int = 224, seed: int 
             nn.init.uniform_(module.weight, 1.0, bn_high, generator=generator)
             nn.init.normal_(module.bias, 0.0, 1.0, generator=generator)
             module.momentum = 1.0
+        elif isinstance(module, SqueezeExcite):
+            module.expand.weight.data *= gates
     model.train()
     with torch.no_grad():
-        model(torch.randn(4, in_channels, size, size, generator=generator))
+        model(torch.randn(4, in_channels, size, size, generator=generator) if seen is None else seen)
     return model.eval()
 
 
