@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 import torch
 
@@ -11,7 +9,6 @@ import effnets
 from effnets.demo.pictures import PICTURES, write_pictures
 from effnets.demo.speed import PLAIN, compare_engines
 from effnets.demo.steps import MODEL, SETTINGS, classify, missing
-from effnets.paths import packaged_weights_dir
 from effnets.runtime.engine import available_engines
 from effnets.train.recipe import Recipe
 from effnets.train.recipe_file import find_recipe, read_recipe
@@ -27,9 +24,6 @@ def test_what_is_drawn_is_what_the_network_can_name(network):
 
 
 def test_drawings_are_recognised(network, tmp_path):
-    record = json.loads((packaged_weights_dir() / f"{MODEL}.cifar10.json").read_text())
-    if record["top1"] < 91:
-        pytest.skip(f"these weights recognise {record['top1']:.1f} % of CIFAR-10, which is no measure of drawings")
     answers = [classify(network, str(path), meant) for meant, path in write_pictures(tmp_path).items()]
     assert sum(answer.right for answer in answers) >= len(answers) - 1
 
