@@ -149,4 +149,4 @@ def test_usage_of_predict(path):
     result = CliRunner().invoke(main, ["predict", "a.jpg", "--weights", str(path), "--model", "mixnet_s"])
     assert (result.exit_code, "leave --model out" in result.stderr) == (2, True)
     result = CliRunner().invoke(main, ["predict", "a.jpg", "--weights", "w.safetensors"])
-    assert (result.exit_code, "--model is missing" in result.stderr) == (2, True)
+    assert (result.exit_code, "which network are they of? Add --model" in result.stderr) == (2, True)

@@ -286,7 +286,7 @@ def test_prefetch_brings_the_newest_commit(hub, machine, model, tmp_path):
     save_pretrained(model, tmp_path / "folder")
     publish(hub, tmp_path / "folder")
     old = load(machine, tmp_path, pretrained=True)
-    torch.nn.init.zeros_(model.classifier.bias)
+    torch.nn.init.ones_(model.classifier.bias)
     save_pretrained(model, tmp_path / "folder")
     publish(hub, tmp_path / "folder")
     hub.commit = "f" * 40

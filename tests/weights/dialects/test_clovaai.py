@@ -153,7 +153,7 @@ def test_networks_clovaai_has_not(name, tmp_path):
         effnets.save_weights(model, tmp_path / "w.pth", dialect="clovaai")
 
 
-@pytest.mark.parametrize("name", effnets.list_models("rexnet_*"))
+@pytest.mark.parametrize("name", [name for name in effnets.list_models("rexnet_*") if "32px" not in name])
 def test_every_rexnet_has_names(name, tmp_path):
     model = effnets.create_model(name, num_classes=2)
     effnets.save_weights(model, tmp_path / "w.pth", dialect="clovaai")
