@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 from click.testing import CliRunner
@@ -75,12 +76,14 @@ def test_json_instead_of_a_table(place):
 
 
 def test_a_temperature_from_elsewhere(place, tmp_path):
-    for number, path in enumerate(sorted((place / "data" / "val").glob("*/*.png"))):
-        # Some in the wrong class: where every answer is right, no temperature is best.
-        folder = tmp_path / "data" / NAMES[(NAMES.index(path.parent.name) + (number % 4 == 0)) % 3]
+    # By the model's own answers, and each fourth wrongly: where all are right, or no more than chance, none is best.
+    weights = ["--weights", place / "model.onnx"]
+    said = json.loads(run(place / "data", *weights, "--json", "-", "--per-image").stdout)["evaluations"][0]["answers"]
+    for number, answer in enumerate(said):
+        folder = tmp_path / "data" / NAMES[(NAMES.index(answer["answer"]) + (number % 4 == 0)) % 3]
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / path.name).write_bytes(path.read_bytes())
-    row = [tmp_path / "data", "--weights", place / "model.onnx", "--json", "-"]
+        shutil.copy(place / "data" / "val" / answer["name"].removeprefix("val/"), folder)
+    row = [tmp_path / "data", *weights, "--json", "-"]
     own = run(*row)
     assert json.loads(own.stdout)["evaluations"][0]["temperature_fitted_on_these_pictures"] is True
     assert "the temperature was fitted on the pictures that it is judged by" in " ".join(own.stderr.split())
