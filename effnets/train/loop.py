@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from effnets.errors import TrainingError
+from effnets.errors import TrainingError, TrainingInterruptedError
 from effnets.train.data.loader import Batch
 from effnets.train.objective import Objective
 from effnets.train.optimise import RateSchedule, make_optimizer
@@ -87,7 +87,7 @@ class Trainer:
             TrainingInterruptedError: a signal asked to end, and the state is saved.
         """
         if self.progress.step == 0 and self.progress.best is None:
-            self.selection.judge(EpochRow(phase=self.phase, epoch=0), self.progress)
+            self._judge(EpochRow(phase=self.phase, epoch=0))
             self._save()
         while not self.progress.done:
             self._train_epoch()
@@ -214,10 +214,17 @@ class Trainer:
             seconds=progress.seconds,
             images=images,
         )
+        self._judge(row)
         progress.epoch, progress.batch, progress.loss_sum, progress.seconds = progress.epoch + 1, 0, 0.0, 0.0
-        self.selection.judge(row, progress)
         patience = self.recipe.patience
         progress.done = progress.epoch >= self.epochs or (0 < patience <= progress.stale)
+
+    def _judge(self, row: EpochRow) -> None:
+        try:
+            self.selection.judge(row, self.progress)
+        except TrainingInterruptedError:
+            self._save()  # at the end of the epoch's batches, from where this comes again
+            raise
 
     def _save(self) -> None:
         """Write a checkpoint of this moment.

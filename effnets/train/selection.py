@@ -43,6 +43,9 @@ class Selection:
 
         Of equals the later is kept, and the average: with rates that fall they are the better ones, and which of them
         is ahead by a picture or two is chance. A hundred pictures tell apart what differs by some per cent.
+
+        Raises:
+            TrainingInterruptedError: a signal asked to end; nothing has changed.
         """
         begin = time.perf_counter()
         candidates: list[tuple[nn.Module, bool]] = [(self.network, False)]
@@ -50,7 +53,8 @@ class Selection:
             candidates.append((self.average, True))
         scores: list[Score | None] = [None] * len(candidates)
         if self.judged_by is not None:
-            scores = [score(network, self.judged_by, self.around.accelerator) for network, _ in candidates]
+            accelerator, stop = self.around.accelerator, self.around.stop
+            scores = [score(network, self.judged_by, accelerator, stop) for network, _ in candidates]
         before, found = progress.peak, False
         for result in scores:
             if result is not None and result.better_than(progress.peak):

@@ -58,6 +58,13 @@ class StopSignals:
             yield item
             self.heed(doing)
 
+    def until_asked(self, items: Iterable[_Item]) -> Iterator[_Item]:
+        """The `items`, none any more after the one that is at work when a request comes."""
+        for item in items:
+            yield item
+            if self.received is not None:
+                return
+
     def _note(self, number: int, _frame: FrameType | None) -> None:
         self.received = number
         signal.signal(number, self._before.get(number) or signal.SIG_DFL)

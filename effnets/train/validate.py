@@ -14,6 +14,7 @@ from torch import Tensor, nn
 if TYPE_CHECKING:
     from accelerate import Accelerator
 from effnets.nn.mode import evaluating
+from effnets.train.signals import StopSignals
 
 __all__ = ["Score", "score"]
 
@@ -50,21 +51,30 @@ class Score:
 
 
 @torch.no_grad()
-def score(network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], accelerator: Accelerator) -> Score:
+def score(
+    network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], accelerator: Accelerator, stop: StopSignals
+) -> Score:
     """Judge `network` by this process's `batches`, together with all other processes'.
 
     In float32, whatever the precision of training: what is reported is what the saved file gives. The network's mode
     is restored.
+
+    Raises:
+        TrainingInterruptedError: a signal asked this or another process to end; all of them raise.
     """
     device, sums = accelerator.device, torch.zeros(3, dtype=torch.float64)
     with evaluating(network):
-        for images, labels in batches:
+        for images, labels in stop.until_asked(batches):
             logits = network(_place(images, device)).float()
             targets = labels.to(device)
             right = (logits.argmax(1) == targets).sum()
             loss = F.cross_entropy(logits, targets, reduction="sum")
             sums += torch.stack([right.double(), loss.double(), torch.full_like(loss, len(labels)).double()]).cpu()
-    hits, losses, count = _total(sums, accelerator)
+    # Together with the sums, so that no process waits for one that has ended.
+    asked = torch.tensor([float(stop.received is not None)], dtype=torch.float64)
+    hits, losses, count, interrupted = _total(torch.cat([sums, asked]), accelerator)
+    if interrupted:
+        raise stop.interruption("training was asked to end while it was validated; it goes on with --resume")
     return Score(top1=100.0 * hits / max(count, 1), loss=losses / max(count, 1), count=round(count))
 
 

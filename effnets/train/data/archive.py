@@ -94,7 +94,7 @@ def open_tree(archive: Archive) -> Parts:
         members = [(0, archive.files[position]) for position, _ in pictures]
         labels = np.array([label for _, label in pictures], np.int64)
         sources[split] = TarSource([archive.path], members, labels, layout.class_names)
-    return Parts(sources=sources, notes=layout.notes)
+    return Parts(sources=sources, notes=layout.notes, empty=layout.empty)
 
 
 def index_archive(path: Path) -> Archive:

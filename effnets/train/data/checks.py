@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -13,7 +13,7 @@ from effnets.errors import DataError, ImageError
 from effnets.train.data.source import ImageSource
 from effnets.train.data.splits import named
 
-__all__ = ["MANY", "Check", "allowed_broken", "check_classes", "duplicate_notes", "without_broken"]
+__all__ = ["MANY", "Check", "allowed_broken", "check_classes", "check_filled", "duplicate_notes", "without_broken"]
 
 Check = Literal["none", "quick", "full"]
 
@@ -99,6 +99,15 @@ def check_classes(sources: Mapping[str, ImageSource], learned: str | None, origi
         if empty:
             notes.append(f"{split} has no picture of {named('class', empty)}")
     return tuple(notes)
+
+
+def check_filled(empty: Sequence[str], done: str, origin: str) -> None:
+    """Raise a DataError if there are classes with no picture, so that nothing could be `done` with them."""
+    if empty:
+        raise DataError(
+            f"{origin}: {named('class', empty)} without a picture, so nothing could be {done} of it; "
+            "remove the empty folder, or put pictures into it"
+        )
 
 
 def duplicate_notes(sources: Mapping[str, ImageSource]) -> tuple[str, ...]:

@@ -70,7 +70,7 @@ def open_folder(folder: Path) -> Parts:
     notes = layout.notes
     if found.loops:
         notes += (f"passed over {named('link', found.loops, 3)} to a folder around itself",)
-    return Parts(sources=sources, notes=notes)
+    return Parts(sources=sources, notes=notes, empty=layout.empty)
 
 
 @dataclass(slots=True)

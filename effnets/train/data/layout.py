@@ -32,11 +32,13 @@ class Layout:
     Attributes:
         class_names: of the training split, or of all splits where there is none; in the order of `ordered`.
         splits: (position among the files, label) by "train", "val" and "test", or by "all" where nothing is divided.
+        empty: classes that training, or what is not divided, has a folder for and no picture of.
         notes: what was passed over.
     """
 
     class_names: tuple[str, ...]
     splits: Mapping[str, Sequence[tuple[int, int]]]
+    empty: tuple[str, ...]
     notes: tuple[str, ...]
 
 
@@ -57,8 +59,7 @@ def arrange(files: Sequence[str], folders: Iterable[str], origin: str) -> Layout
         origin: what the data set is called, for errors.
 
     Raises:
-        DataError: the paths are no such tree, a class to learn has no picture, or a split has classes that training
-            lacks.
+        DataError: the paths are no such tree, or a split has classes that training lacks.
     """
     pictures, others = _pictures(files)
     if not pictures:
@@ -69,7 +70,7 @@ def arrange(files: Sequence[str], folders: Iterable[str], origin: str) -> Layout
     pictures = {position: path[depth:] for position, path in pictures.items()}
     known = [path[depth:] for path in known if len(path) > depth]
     splits, stray = _splits(pictures, known, origin)
-    _check_filled(splits.get("train") or splits.get(UNDIVIDED, {}), origin)
+    learned = splits.get("train") or splits.get(UNDIVIDED, {})
     notes = []
     if others:
         notes.append(f"passed over {named('file', others, 3)} with no picture's ending")
@@ -79,6 +80,7 @@ def arrange(files: Sequence[str], folders: Iterable[str], origin: str) -> Layout
     return Layout(
         class_names=class_names,
         splits={split: _labelled(classes, class_names) for split, classes in splits.items()},
+        empty=tuple(sorted(name for name, positions in learned.items() if not positions)),
         notes=tuple(notes),
     )
 
@@ -152,15 +154,6 @@ def _classes(pictures: Mapping[int, _Path], folders: Iterable[_Path]) -> tuple[_
     for position, path in pictures.items():
         (classes.setdefault(path[0], []) if len(path) > 1 else stray).append(position)
     return classes, stray
-
-
-def _check_filled(classes: _Classes, origin: str) -> None:
-    empty = sorted(name for name, positions in classes.items() if not positions)
-    if empty:
-        raise DataError(
-            f"{origin}: {named('class', empty)} without a picture, so nothing could be learned of it; "
-            "remove the empty folder, or put pictures into it"
-        )
 
 
 def _labelled(classes: _Classes, class_names: Sequence[str]) -> list[tuple[int, int]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import get_args
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from effnets.errors import ArgumentError, DataError, EffnetsError, MissingFileError
 from effnets.train.data.archive import index_archive, open_tree
-from effnets.train.data.checks import MANY, Check, check_classes, duplicate_notes, without_broken
+from effnets.train.data.checks import MANY, Check, check_classes, check_filled, duplicate_notes, without_broken
 from effnets.train.data.download import is_url
 from effnets.train.data.folder import open_folder
 from effnets.train.data.hub_dataset import open_hub_dataset
@@ -92,6 +92,7 @@ def open_data(
         raise ArgumentError(f"broken_limit is {broken_limit!r}; give a part of the pictures, from 0 to 1")
     origin = os.fspath(data)
     parts = _open(origin, image_column, label_column, class_names)
+    check_filled(parts.empty, "learned", origin)
     sources, notes = dict(parts.sources), list(parts.notes)
     if UNDIVIDED in sources:
         sources["train"] = sources.pop(UNDIVIDED)
@@ -144,6 +145,10 @@ def open_evaluation_data(
             f"{origin}: has training pictures only; name some that no network has learned from, in test/ or val/"
         )
     source = parts.sources[split]
+    if split == UNDIVIDED:
+        check_filled(parts.empty, "measured", origin)
+    else:
+        _leave_out_classes(source, parts.empty)
     if check == "quick" and (len(source) > MANY or source.shards is not None):
         check = "none"
     source, notes = without_broken(split, source, check=check, limit=broken_limit, strict=strict)
@@ -161,6 +166,14 @@ def _open(data: str, image_column: str | None, label_column: str | None, class_n
     return parts if class_names is None else _renamed(parts, class_names, data)
 
 
+def _leave_out_classes(source: ImageSource, empty: Sequence[str]) -> None:
+    """Forget classes that training has no picture of, if `source` has none either: no model need know them."""
+    counts = np.bincount(source.labels, minlength=len(source.class_names))
+    kept = [label for label, name in enumerate(source.class_names) if counts[label] or name not in empty]
+    source.labels = np.searchsorted(kept, source.labels).astype(np.int64)
+    source.class_names = tuple(source.class_names[label] for label in kept)
+
+
 def _renamed(parts: Parts, class_names: Sequence[str], data: str) -> Parts:
     found = next(iter(parts.sources.values())).class_names
     if len(set(class_names)) < len(class_names) or "" in class_names:
@@ -170,11 +183,13 @@ def _renamed(parts: Parts, class_names: Sequence[str], data: str) -> Parts:
             f"class_names are {len(class_names)} names, but {data} has {len(found)} classes "
             f"({', '.join(found[:3])}{', …' if len(found) > 3 else ''}); give one for each"
         )
+    numbers = range(len(found)) if len(class_names) == len(found) else map(int, found)
+    names = {name: class_names[number] for name, number in zip(found, numbers, strict=True)}
     for source in parts.sources.values():
         if len(class_names) != len(found):  # some of the numbers do not occur
             source.labels = np.array([int(name) for name in found], np.int64)[source.labels]
         source.class_names = tuple(class_names)
-    return parts
+    return replace(parts, empty=tuple(names[name] for name in parts.empty))
 
 
 def _number_some(found: Sequence[str], count: int) -> bool:

@@ -26,10 +26,12 @@ class Parts:
     Attributes:
         sources: by "train", "val" and "test", or one by "all"; with the same class names.
         notes: what was passed over in reading it.
+        empty: classes that there are to be learned, by a folder of theirs, but no picture of.
     """
 
     sources: Mapping[str, ImageSource]
     notes: tuple[str, ...] = ()
+    empty: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

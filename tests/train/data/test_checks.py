@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import tarfile
 import time
 
 import numpy as np
@@ -71,8 +72,30 @@ def test_one_class(tmp_path):
 def test_an_empty_class(tmp_path):
     write(tmp_path, by_class(5))
     (tmp_path / "bird").mkdir()
-    with pytest.raises(DataError, match=r"1 class \(bird\) without a picture"):
+    with pytest.raises(DataError, match=r"1 class \(bird\) without a picture, so nothing could be learned .*remove the"):
         open_data(tmp_path)
+    with pytest.raises(DataError, match=r"1 class \(bird\) without a picture, so nothing could be measured .*remove"):
+        open_evaluation_data(tmp_path)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_what_is_measured_may_have_classes_that_training_has_no_picture_of(tmp_path, packed):
+    data = write(tmp_path / "set", by_class(2, folder="train/") | by_class(3, ("bird", "cat"), "test/", seed=50))
+    (data / "train" / "bird").mkdir()
+    (data / "train" / "cow").mkdir()
+    if packed:
+        with tarfile.open(tmp_path / "set.tar", "w") as archive:
+            archive.add(data, "set")
+        data = tmp_path / "set.tar"
+    measured = open_evaluation_data(data)
+    assert (measured.split, len(measured.source)) == ("test", 6)
+    assert measured.source.class_names == ("bird", "cat", "dog")
+    assert measured.notes == ("test has no picture of 1 class (dog)",)
+    assert np.bincount(measured.source.labels).tolist() == [3, 3]
+    with pytest.raises(DataError, match=r"2 classes \(bird, cow\) without a picture, so nothing could be learned of"):
+        open_data(data)
+    renamed = open_evaluation_data(data, class_names=["a", "b", "c", "d"]).source  # c is the cow
+    assert (renamed.class_names, renamed.labels.tolist()) == (("a", "b", "d"), [0] * 3 + [1] * 3)
 
 
 def test_duplicates_between_splits_are_told(tmp_path):
