@@ -204,15 +204,14 @@ class Trainer:
 
     def _finish_epoch(self) -> None:
         progress = self.progress
-        rate = max(group["lr"] for group in self.optimizer.param_groups)
-        images = self.steps_per_epoch * self.recipe.accumulate * self.recipe.batch_size
+        batches = self.steps_per_epoch * self.recipe.accumulate
         row = EpochRow(
             phase=self.phase,
             epoch=progress.epoch + 1,
-            learning_rate=rate,
-            train_loss=progress.loss_sum / (self.steps_per_epoch * self.recipe.accumulate),
+            learning_rate=max(group["lr"] for group in self.optimizer.param_groups),
+            train_loss=progress.loss_sum / batches,
             seconds=progress.seconds,
-            images=images,
+            images=batches * self.recipe.batch_size,
         )
         self._judge(row)
         progress.epoch, progress.batch, progress.loss_sum, progress.seconds = progress.epoch + 1, 0, 0.0, 0.0

@@ -1,9 +1,18 @@
-"""Which of two results is the better, and which are equals."""
+"""Which of two results is the better, and which are equals; and a request to end in the middle of measuring one."""
 
 from __future__ import annotations
 
 import math
+import signal
 
+import pytest
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from effnets.errors import TrainingInterruptedError
+from effnets.train import validate
+from effnets.train.signals import StopSignals
 from effnets.train.validate import Score
 
 
@@ -28,3 +37,38 @@ def test_as_good_as_is_to_within_a_standard_error_of_so_many_pictures():
     assert score(99).as_good_as(score(100))  # 1.3 points
     assert not score(98).as_good_as(score(100))
     assert not score(90, loss=math.inf).as_good_as(score(90))
+
+
+@pytest.mark.parametrize("asked_at", [0, 2, 3])
+def test_a_request_to_end_is_heeded_after_the_batch(asked_at):
+    stop, seen = StopSignals(), []
+
+    def batches():
+        for number in range(4):
+            seen.append(number)
+            if number == asked_at:
+                stop.received = signal.SIGTERM
+            yield torch.zeros(2, 3), torch.tensor([0, 1])
+
+    network = nn.Linear(3, 2).train()
+    with pytest.raises(TrainingInterruptedError, match="asked to end while it was validated; it goes on with") as caught:
+        validate.score(network, batches(), Accelerator(), stop)
+    assert caught.value.signal == signal.SIGTERM
+    assert seen == list(range(asked_at + 1))
+    assert network.training
+
+
+def test_a_process_that_was_not_asked_ends_with_the_one_that_was():
+    class Pair:
+        """Two processes, the other of which saw four pictures, of them three right, and was asked to end."""
+
+        device, num_processes = torch.device("cpu"), 2
+
+        def reduce(self, sums, reduction):
+            assert reduction == "sum"
+            return sums + torch.tensor([3.0, 1.0, 4.0, 1.0])
+
+    stop = StopSignals()
+    with pytest.raises(TrainingInterruptedError) as caught:
+        validate.score(nn.Linear(3, 2), [(torch.zeros(2, 3), torch.tensor([0, 1]))], Pair(), stop)
+    assert caught.value.signal == signal.SIGTERM
