@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -124,8 +123,7 @@ def finetune(
             folder=folder,
             resume=resume,
             strict=strict,
-            open_splits=partial(
-                open_data,
+            open_splits=lambda progress: open_data(
                 data,
                 val_share=recipe.val_share,
                 seed=recipe.seed,
@@ -134,6 +132,7 @@ def finetune(
                 image_column=image_column,
                 label_column=label_column,
                 class_names=class_names,
+                progress=progress,
             ),
             accelerator=accelerator,
             stop=stop,

@@ -47,7 +47,7 @@ class Session:
     folder: RunFolder
     resume: bool
     strict: bool
-    open_splits: Callable[[], Splits]
+    open_splits: Callable[[Callable[[str, float], object]], Splits]
     command: str | None
     accelerator: Accelerator
     stop: StopSignals
@@ -60,7 +60,7 @@ class Session:
             as `effnets.finetune`.
         """
         self.folder.check(self.recipe, resume=self.resume)
-        splits = self.open_splits()
+        splits = self.open_splits(self._opening)
         self.stop.heed("its data were opened")
         if splits.train is None:
             raise TrainingError(f"{self.data}: has no training pictures; put them into train/")
@@ -111,6 +111,10 @@ class Session:
         metrics = account.metrics(progress, finished=True, test=test)
         self.folder.save_metrics(metrics)
         return metrics
+
+    def _opening(self, what: str, share: float) -> None:
+        self.listener.step(what, share)
+        self.stop.heed("its data were opened")
 
     def _measuring(self, what: str, share: float) -> None:
         self.listener.step(what, share)

@@ -8,10 +8,10 @@ from collections.abc import Callable
 from http.client import HTTPException, HTTPResponse
 from typing import BinaryIO
 from urllib.error import HTTPError, URLError
-from urllib.request import Request, urlopen
 
 from effnets import __version__
 from effnets.errors import DataError
+from effnets.train.data.hub_access import hub_opener, is_hub, request_of
 
 __all__ = ["download", "is_url"]
 
@@ -19,6 +19,7 @@ _TRIES = 5
 _PAUSE = 0.5  # seconds before the second try; twice as long before each further one
 _TIMEOUT = 30.0  # seconds that a server may be silent
 _CHUNK = 1 << 20
+_REFUSED = frozenset({401, 403})
 _PASSING = frozenset({408, 429, 500, 502, 503, 504})
 
 
@@ -31,7 +32,7 @@ def download(url: str, file: BinaryIO, expect: Callable[[int], object]) -> None:
     """Replace the content of `file` by what lies at `url`.
 
     A transfer that is cut goes on where it stopped if the server can do that, else from its beginning; five tries in
-    all.
+    all. The user's token for the Hub is shown to the Hub alone.
 
     Args:
         url: begins with http:// or https://.
@@ -50,6 +51,11 @@ def download(url: str, file: BinaryIO, expect: Callable[[int], object]) -> None:
             return transfer.go_on()
         except HTTPError as error:
             reason = f"HTTP {error.code}, {error.reason}"
+            if error.code in _REFUSED and is_hub(url):
+                raise DataError(
+                    f"{url}: access is refused ({reason}); it is private, gated or gone: set HF_TOKEN, or run "
+                    "'hf auth login'"
+                ) from error
             if error.code not in _PASSING:
                 raise _failed(url, reason) from error
         except URLError as error:
@@ -65,6 +71,7 @@ class _Transfer:
     def __init__(self, url: str, file: BinaryIO, expect: Callable[[int], object]) -> None:
         self.url, self.file, self.expect = url, file, expect
         self.validator: str | None = None
+        self.opener = hub_opener()
         self._begin()
 
     def go_on(self) -> None:
@@ -74,7 +81,7 @@ class _Transfer:
             self._begin()
         elif have := self.file.tell():
             headers |= {"Range": f"bytes={have}-", "If-Range": self.validator}
-        with urlopen(Request(self.url, headers=headers), timeout=_TIMEOUT) as response:
+        with self.opener.open(request_of(self.url, headers), timeout=_TIMEOUT) as response:
             if response.status != 206:
                 self._begin()
             self.validator = _validator(response)

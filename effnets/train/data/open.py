@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import get_args
@@ -58,6 +58,7 @@ def open_data(
     image_column: str | None = None,
     label_column: str | None = None,
     class_names: Sequence[str] | None = None,
+    progress: Callable[[str, float], object] | None = None,
 ) -> Splits:
     """Open a data set to train on.
 
@@ -80,6 +81,7 @@ def open_data(
             label_column is the key in each sample's JSON.
         class_names: where labels are mere numbers, the names of the classes 0, 1, …; else as many names as there are
             classes, instead of the data's own and in their order.
+        progress: called with what is being done and the share of it that is, 0 to 1, while shards are looked into.
 
     Raises:
         MissingFileError: no such file or folder.
@@ -91,7 +93,7 @@ def open_data(
     if not 0 <= broken_limit <= 1:
         raise ArgumentError(f"broken_limit is {broken_limit!r}; give a part of the pictures, from 0 to 1")
     origin = os.fspath(data)
-    parts = _open(origin, image_column, label_column, class_names)
+    parts = _open(origin, image_column, label_column, class_names, progress or _nobody)
     check_filled(parts.empty, "learned", origin)
     sources, notes = dict(parts.sources), list(parts.notes)
     if UNDIVIDED in sources:
@@ -126,6 +128,7 @@ def open_evaluation_data(
     image_column: str | None = None,
     label_column: str | None = None,
     class_names: Sequence[str] | None = None,
+    progress: Callable[[str, float], object] | None = None,
 ) -> EvaluationData:
     """Open the pictures to measure by: those of test/, else of val/, else, where nothing is divided, all.
 
@@ -136,7 +139,7 @@ def open_evaluation_data(
         DataError: it is no data set, it is damaged, or it has training pictures only.
     """
     origin = os.fspath(data)
-    parts = _open(origin, image_column, label_column, class_names)
+    parts = _open(origin, image_column, label_column, class_names, progress or _nobody)
     for split in ("test", "val", UNDIVIDED):
         if split in parts.sources:
             break
@@ -156,9 +159,19 @@ def open_evaluation_data(
     return EvaluationData(split=split, source=source, notes=notes)
 
 
-def _open(data: str, image_column: str | None, label_column: str | None, class_names: Sequence[str] | None) -> Parts:
+def _nobody(_what: str, _share: float) -> None:
+    """Nobody is watching."""
+
+
+def _open(
+    data: str,
+    image_column: str | None,
+    label_column: str | None,
+    class_names: Sequence[str] | None,
+    progress: Callable[[str, float], object],
+) -> Parts:
     try:
-        parts = _read(data, image_column, label_column)
+        parts = _read(data, image_column, label_column, progress)
     except EffnetsError:
         raise
     except OSError as error:
@@ -197,10 +210,12 @@ def _number_some(found: Sequence[str], count: int) -> bool:
     return found[0] == "0" and all(name.isascii() and name.isdigit() and int(name) < count for name in found)
 
 
-def _read(data: str, image_column: str | None, label_column: str | None) -> Parts:
+def _read(
+    data: str, image_column: str | None, label_column: str | None, progress: Callable[[str, float], object]
+) -> Parts:
     if is_url(data):
         _refuse_columns(data, "shards", image_column=image_column)
-        return open_remote_shards(expand_braces(data), default_cache(), label_key=label_column)
+        return open_remote_shards(expand_braces(data), default_cache(), label_key=label_column, progress=progress)
     if data.startswith("hf-dataset:"):
         return open_hub_dataset(data, image_column=image_column, label_column=label_column)
     path = Path(data)

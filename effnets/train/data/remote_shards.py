@@ -7,7 +7,7 @@ a `ShardCache`. Orders that keep to few shards at a time (`effnets.train.data.sa
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
@@ -66,15 +66,30 @@ class RemoteShards(TarSource):
         return file
 
 
-def open_remote_shards(urls: Sequence[str], cache: ShardCache, *, label_key: str | None = None) -> Parts:
+def open_remote_shards(
+    urls: Sequence[str],
+    cache: ShardCache,
+    *,
+    label_key: str | None = None,
+    progress: Callable[[str, float], object],
+) -> Parts:
     """Pictures in shards named by their addresses, like `effnets.train.data.webdataset.open_shards`.
+
+    Args:
+        urls: of the shards.
+        cache: where they lie while they are needed.
+        label_key: as there.
+        progress: called before each shard is looked into with what is being done and the share that is, 0 to 1.
 
     Raises:
         DataError: a shard cannot be fetched, is damaged or holds no samples; or the cache is too small.
     """
     words = {split_of(_name(url)) for url in urls}
     divided = None not in words and len(words) > 1
-    found = [_samples(url, cache, label_key) for url in urls]
+    found: list[_Found] = []
+    for url in urls:
+        progress(f"looking into shard {len(found) + 1} of {len(urls)}", len(found) / len(urls))
+        found.append(_samples(url, cache, label_key))
     _check_room([one.size for one in found], cache)
     members: dict[str, list[tuple[int, Member]]] = {}
     labels: dict[str, list[str]] = {}

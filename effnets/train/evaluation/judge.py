@@ -64,7 +64,8 @@ def evaluate(
         workers: threads that decode; None takes one for each core, up to 16.
         keep_logits: keep them all, which takes 4 bytes for each picture and output.
         temperature: fitted on other pictures, to judge calibration by; None fits one on the pictures themselves.
-        progress: called with the share that is done, 0 to 1.
+        progress: called with the share that is done, 0 to 1; of looking into shards on a server, which comes first,
+            then of measuring.
 
     Raises:
         MissingFileError, DataError: no such data, or no readable picture in them.
@@ -82,7 +83,12 @@ def evaluate(
     else:
         # Every picture is read below anyway, and a broken one told of then.
         opened = open_evaluation_data(
-            data, check="none", image_column=image_column, label_column=label_column, class_names=class_names
+            data,
+            check="none",
+            image_column=image_column,
+            label_column=label_column,
+            class_names=class_names,
+            progress=None if progress is None else lambda _what, share: progress(share),
         )
         split, source, notes, origin = opened.split, opened.source, opened.notes, os.fspath(data)
     if len(source) == 0:

@@ -18,7 +18,9 @@ class ShardServer:
         files: by name. address: to put before a name.
         cuts: after how many bytes the next transfers end. refusals: with what status the next requests are answered.
         ranges: whether parts can be asked for.
+        redirects: where names are sent on to, with their status.
         asked: how often each name was; resumed: how often from the middle on. sent: bytes of contents.
+        tokens: what each request showed to be let in; None for nothing.
     """
 
     files: dict[str, bytes]
@@ -26,9 +28,11 @@ class ShardServer:
     cuts: list[int] = field(default_factory=list)
     refusals: list[int] = field(default_factory=list)
     ranges: bool = True
+    redirects: dict[str, tuple[int, str]] = field(default_factory=dict)
     asked: Counter[str] = field(default_factory=Counter)
     resumed: int = 0
     sent: int = 0
+    tokens: list[str | None] = field(default_factory=list)
 
 
 @contextmanager
@@ -40,8 +44,14 @@ def serving(files: Mapping[str, bytes]) -> Iterator[ShardServer]:
         def do_GET(self) -> None:
             name = self.path.lstrip("/").partition("?")[0]
             state.asked[name] += 1
+            state.tokens.append(self.headers.get("Authorization"))
             if state.refusals:
                 self.send_error(state.refusals.pop(0))
+            elif name in state.redirects:
+                status, address = state.redirects[name]
+                self.send_response(status)
+                self.send_header("Location", address)
+                self.end_headers()
             elif name not in state.files:
                 self.send_error(404)
             else:

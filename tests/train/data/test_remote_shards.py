@@ -77,6 +77,15 @@ def test_pictures_come_as_they_are(server):
     assert set(server.asked.values()) == {1}  # all of it is known and here
 
 
+def test_it_is_told_how_far_looking_into_shards_is(server):
+    told = []
+    open_data(pattern(server, 3), progress=lambda what, share: told.append((what, share)))
+    assert told == [(f"looking into shard {number + 1} of 4", number / 4) for number in range(4)]
+    assert len(server.asked) == 4
+    open_evaluation_data(pattern(server, 3), progress=lambda what, share: told.append((what, share)))
+    assert told[4:] == told[:4]
+
+
 def test_a_cache_smaller_than_the_data(server, files, home, monkeypatch):
     limit_to(monkeypatch, 10, files)
     source = open_data(pattern(server), val_share=0).train
