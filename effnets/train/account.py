@@ -28,6 +28,7 @@ class Account:
     Attributes:
         recipe, data, command: what was asked for.
         class_names, images: what the data are: pictures in each split.
+        revision: of data that may change where they lie.
         notes: what the user was told.
         precision: what was chosen. processes: that trained together. cached: whether pictures are decoded once.
         head_rows: of the classifier's head start.
@@ -41,6 +42,7 @@ class Account:
     command: str | None
     class_names: tuple[str, ...]
     images: dict[str, int]
+    revision: str | None = None
     processes: int = 1
     notes: list[str] = field(default_factory=list)
     precision: str = "float32"
@@ -60,6 +62,7 @@ class Account:
             "spent": self.seconds,
             "class_names": list(self.class_names),
             "images": self.images,
+            "revision": self.revision,
         }
 
     def take_over(self, state: dict[str, Any]) -> None:
@@ -93,6 +96,7 @@ class Account:
             "calibration": self.calibration,
             "model": self.recipe.model,
             "data": self.data,
+            "data_revision": self.revision,
             "classes": list(self.class_names),
             "images": self.images,
             "notes": self.notes,

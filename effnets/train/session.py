@@ -128,6 +128,7 @@ class Session:
             command=self.command,
             class_names=train.class_names,
             images={name: 0 if part is None else len(part) for name, part in parts.items()},
+            revision=splits.revision,
             processes=self.accelerator.num_processes,
             notes=list(splits.notes),
         )
@@ -208,6 +209,12 @@ class Session:
 
 def _require_same_data(account: Account, before: dict[str, Any], data: str) -> None:
     now = account.state()
+    begun_at = before.get("revision")  # earlier versions had no data of which it is known
+    if now["revision"] != begun_at:
+        raise TrainingError(
+            f"{data}: is at {now['revision']} by now, and was at {begun_at} when this training was begun; go on with "
+            f"{data.partition('@')[0]}@{begun_at}"
+        )
     for what in ("class_names", "images"):
         if now[what] != before[what]:
             raise TrainingError(

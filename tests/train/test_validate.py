@@ -51,7 +51,9 @@ def test_a_request_to_end_is_heeded_after_the_batch(asked_at):
             yield torch.zeros(2, 3), torch.tensor([0, 1])
 
     network = nn.Linear(3, 2).train()
-    with pytest.raises(TrainingInterruptedError, match="asked to end while it was validated; it goes on with") as caught:
+    with pytest.raises(
+        TrainingInterruptedError, match="asked to end while it was validated; it goes on with"
+    ) as caught:
         validate.score(network, batches(), Accelerator(), stop)
     assert caught.value.signal == signal.SIGTERM
     assert seen == list(range(asked_at + 1))

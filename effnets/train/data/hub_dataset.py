@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,10 +17,12 @@ from effnets.train.data.splits import SPLIT_NAMES, UNDIVIDED, Parts
 if TYPE_CHECKING:
     from datasets import Dataset, Features
 
-__all__ = ["HubSource", "open_hub_dataset"]
+__all__ = ["HubSource", "choose_columns", "known_splits", "open_hub_dataset", "unavailable", "without_unlabelled"]
+
+_Table = TypeVar("_Table")
 
 _PREFIX = "hf-dataset:"
-_SLICE = 1000
+_NO_LABELS = (None, -1)  # how the library says that a class is not known
 
 
 class HubSource(ImageSource):
@@ -71,30 +73,62 @@ def open_hub_dataset(name: str, *, image_column: str | None = None, label_column
         DataError: the data set cannot be had, has no column of pictures or labels, or another fault.
     """
     title = name.removeprefix(_PREFIX)
-    loaded = _load(title)
-    tables: dict[str, Dataset] = {}
-    for split, table in loaded.items():
-        known = SPLIT_NAMES.get(str(split).lower())
-        if known is None and len(loaded) > 1:
-            continue
-        tables[known or UNDIVIDED] = table
-    if not tables:
-        raise DataError(f"{name}: has the splits {', '.join(map(str, loaded))}; wanted are train, validation or test")
+    tables, passed = known_splits(_load(title), name)
     features = next(iter(tables.values())).features
-    image, label = _columns(name, features, image_column, label_column)
+    image, label, notes = choose_columns(name, features, image_column, label_column)
     declared = getattr(features[label], "names", None)
-    class_names, labels = index_labels({split: table[label][:] for split, table in tables.items()}, name, declared)
+    written, unlabelled = without_unlabelled({split: table[label][:] for split, table in tables.items()}, name)
+    class_names, labels = index_labels(written, name, declared)
     sources: dict[str, ImageSource] = {
-        split: HubSource(_undecoded(table, image), image, labels[split], class_names, f"{title}, {split}")
-        for split, table in tables.items()
+        split: HubSource(_undecoded(tables[split], image), image, labels[split], class_names, f"{title}, {split}")
+        for split in written
     }
-    passed = [str(split) for split in loaded if SPLIT_NAMES.get(str(split).lower()) is None and len(loaded) > 1]
-    notes = [f"passed over the splits {', '.join(passed)}"] if passed else []
-    if label_column is None and len(several := _class_columns(features)) > 1:
-        notes.append(
-            f"of the columns of classes, {', '.join(several)}, {label} is learned; name another by label_column"
-        )
-    return Parts(sources=sources, notes=tuple(notes))
+    return Parts(sources=sources, notes=(*passed, *unlabelled, *notes))
+
+
+def known_splits(found: Mapping[str, _Table], name: str) -> tuple[dict[str, _Table], tuple[str, ...]]:
+    """Those splits that are for training, validation or test, by these words, and a note that names the others.
+
+    A single one is the whole data set, whatever it is called.
+
+    Raises:
+        DataError: there are several, and none of these.
+    """
+    if len(found) == 1:
+        split, table = next(iter(found.items()))
+        return {SPLIT_NAMES.get(str(split).lower(), UNDIVIDED): table}, ()
+    known = {SPLIT_NAMES.get(str(split).lower(), UNDIVIDED): table for split, table in found.items()}
+    known.pop(UNDIVIDED, None)
+    if not known:
+        raise DataError(f"{name}: has the splits {', '.join(map(str, found))}; wanted are train, validation or test")
+    passed = [str(split) for split in found if str(split).lower() not in SPLIT_NAMES]
+    return known, (f"passed over the splits {', '.join(passed)}",) if passed else ()
+
+
+def without_unlabelled(
+    labels: Mapping[str, Sequence[Any]], name: str
+) -> tuple[dict[str, Sequence[Any]], tuple[str, ...]]:
+    """Labels by split without the splits that have none, such as ImageNet's test pictures, and notes about these.
+
+    Raises:
+        DataError: no split has labels, or some pictures of one have none.
+    """
+    kept = {split: values for split, values in labels.items() if any(value not in _NO_LABELS for value in values)}
+    if not kept:
+        raise DataError(f"{name}: none of its pictures has a label; name the right column with label_column")
+    for split, values in kept.items():
+        if None in values:
+            raise DataError(f"{name}: {split} has pictures without a label, row {list(values).index(None)} first")
+    return kept, tuple(f"passed over {split}: its pictures have no labels" for split in labels if split not in kept)
+
+
+def unavailable(name: str, error: Exception) -> DataError:
+    """What to say where the Hub or its libraries fail."""
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return DataError(
+        f"{name}: cannot be had ({reason}); check the name, the revision and the network, or whether "
+        "HF_HUB_OFFLINE is set"
+    )
 
 
 def _load(title: str) -> Mapping[str, Dataset]:
@@ -111,11 +145,7 @@ def _load(title: str) -> Mapping[str, Dataset]:
     except EffnetsError:
         raise
     except Exception as error:  # the library raises anything, from ConnectionError to its own classes
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DataError(
-            f"{_PREFIX}{title}: cannot be had ({reason}); check the name, the revision and the network, or whether "
-            "HF_HUB_OFFLINE is set"
-        ) from error
+        raise unavailable(f"{_PREFIX}{title}", error) from error
     return loaded if isinstance(loaded, dict) else {UNDIVIDED: loaded}
 
 
@@ -129,7 +159,14 @@ def _undecoded(table: Dataset, column: str) -> Dataset:
     return table.cast_column(column, Image(decode=False))
 
 
-def _columns(name: str, features: Features, image: str | None, label: str | None) -> tuple[str, str]:
+def choose_columns(
+    name: str, features: Features, image: str | None, label: str | None
+) -> tuple[str, str, tuple[str, ...]]:
+    """The columns of pictures and of labels, these or those that are declared, and a note where there is a choice.
+
+    Raises:
+        DataError: there is no such column.
+    """
     from datasets import Image
 
     images = [image] if image else [column for column, kind in features.items() if isinstance(kind, Image)]
@@ -142,7 +179,10 @@ def _columns(name: str, features: Features, image: str | None, label: str | None
             raise DataError(
                 f"{name}: has the columns {', '.join(features)}; name the right one with {argument} ({option})"
             )
-    return images[0], labels[0]
+    if label is None and len(labels) > 1:
+        note = f"of the columns of classes, {', '.join(labels)}, {labels[0]} is learned; name another by label_column"
+        return images[0], labels[0], (note,)
+    return images[0], labels[0], ()
 
 
 def _class_columns(features: Features) -> list[str]:

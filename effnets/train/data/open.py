@@ -5,31 +5,17 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import get_args
 
 import numpy as np
 
-from effnets.errors import ArgumentError, DataError, EffnetsError, MissingFileError
-from effnets.train.data.archive import index_archive, open_tree
+from effnets.errors import ArgumentError, DataError, EffnetsError
 from effnets.train.data.checks import MANY, Check, check_classes, check_filled, duplicate_notes, without_broken
-from effnets.train.data.download import is_url
-from effnets.train.data.folder import open_folder
-from effnets.train.data.hub_dataset import open_hub_dataset
-from effnets.train.data.layout import is_litter
-from effnets.train.data.manifest import open_manifest
-from effnets.train.data.parquet import open_parquet
-from effnets.train.data.remote_shards import open_remote_shards
-from effnets.train.data.shard_cache import default_cache
+from effnets.train.data.readers import read_parts
 from effnets.train.data.source import ImageSource
 from effnets.train.data.splits import UNDIVIDED, Parts, Splits, divide
-from effnets.train.data.webdataset import expand_braces, is_webdataset, open_shards
 
 __all__ = ["EvaluationData", "open_data", "open_evaluation_data"]
-
-_KINDS = (
-    "a folder by class, a .csv table, a .tar, .parquet files, shards-{000..007}.tar, https://… or hf-dataset:user/name"
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +56,8 @@ def open_data(
             CSV file with the columns path, label and, if wished, split; a parquet file in the Hub's layout, or a folder
             of such with names like train-0.parquet; WebDataset shards ("shards-{000..007}.tar", or a folder of them),
             also on a server ("https://host/shards-{000..007}.tar"), of which 16 GiB are kept on disk at a time (or as
-            many as EFFNETS_SHARDS_GIB says); a data set of the Hub ("hf-dataset:user/name@revision").
+            many as EFFNETS_SHARDS_GIB says); a data set of the Hub, fetched whole ("hf-dataset:user/name@revision"), or
+            as it is needed and kept likewise ("hf-stream:user/name@revision", in parquet).
         val_share: part of the training pictures to validate by where there are none for it; 0 for none.
         seed: of the draw of these.
         strict: leave out no broken picture: raise.
@@ -116,7 +103,13 @@ def open_data(
             sources["val"] = val
     if thorough and check != "none":
         notes += duplicate_notes({split: sources[split] for split in ("train", "val", "test") if split in sources})
-    return Splits(train=sources.get("train"), val=sources.get("val"), test=sources.get("test"), notes=tuple(notes))
+    return Splits(
+        train=sources.get("train"),
+        val=sources.get("val"),
+        test=sources.get("test"),
+        notes=tuple(notes),
+        revision=parts.revision,
+    )
 
 
 def open_evaluation_data(
@@ -171,7 +164,7 @@ def _open(
     progress: Callable[[str, float], object],
 ) -> Parts:
     try:
-        parts = _read(data, image_column, label_column, progress)
+        parts = read_parts(data, image_column, label_column, progress)
     except EffnetsError:
         raise
     except OSError as error:
@@ -208,64 +201,3 @@ def _renamed(parts: Parts, class_names: Sequence[str], data: str) -> Parts:
 def _number_some(found: Sequence[str], count: int) -> bool:
     """Whether the names are numbers of `count` classes, counted from 0."""
     return found[0] == "0" and all(name.isascii() and name.isdigit() and int(name) < count for name in found)
-
-
-def _read(
-    data: str, image_column: str | None, label_column: str | None, progress: Callable[[str, float], object]
-) -> Parts:
-    if is_url(data):
-        _refuse_columns(data, "shards", image_column=image_column)
-        return open_remote_shards(expand_braces(data), default_cache(), label_key=label_column, progress=progress)
-    if data.startswith("hf-dataset:"):
-        return open_hub_dataset(data, image_column=image_column, label_column=label_column)
-    path = Path(data)
-    if "{" in path.name and not path.exists():
-        _refuse_columns(data, "shards", image_column=image_column)
-        return open_shards([Path(name) for name in expand_braces(data)], label_key=label_column)
-    if not path.exists():
-        raise MissingFileError(f"{data} does not exist; check its spelling and the current folder")
-    if path.is_dir():
-        return _open_folder(path, image_column, label_column)
-    match path.suffix.lower():
-        case ".csv":
-            return open_manifest(path, image_column=image_column, label_column=label_column)
-        case ".tar":
-            return _open_tar(path, image_column, label_column)
-        case ".parquet":
-            return open_parquet([path], named=True, image_column=image_column, label_column=label_column)
-    raise DataError(f"{data}: is no data set that can be read; name {_KINDS}")
-
-
-def _open_tar(path: Path, image_column: str | None, label_column: str | None) -> Parts:
-    archive = index_archive(path)
-    if is_webdataset(archive):
-        _refuse_columns(str(path), "shards", image_column=image_column)
-        return open_shards([path], archives=[archive], label_key=label_column)
-    _refuse_columns(str(path), "an archive of folders", image_column=image_column, label_column=label_column)
-    return open_tree(archive)
-
-
-def _open_folder(folder: Path, image_column: str | None, label_column: str | None) -> Parts:
-    # An archive beside folders is what they were unpacked from.
-    if not any(entry.is_dir() and not is_litter(entry.name) and entry.name != "data" for entry in folder.iterdir()):
-        tables = _below(folder, "*.parquet")
-        if tables:
-            return open_parquet(tables, named=False, image_column=image_column, label_column=label_column)
-        shards = _below(folder, "*.tar")
-        if shards:
-            _refuse_columns(str(folder), "shards", image_column=image_column)
-            return open_shards(shards, label_key=label_column)
-    _refuse_columns(str(folder), "a folder by class", image_column=image_column, label_column=label_column)
-    return open_folder(folder)
-
-
-def _refuse_columns(data: str, kind: str, **columns: str | None) -> None:
-    """What would have no effect is refused."""
-    for argument, value in columns.items():
-        if value is not None:
-            raise ArgumentError(f"{argument} is {value!r}, but {data} is {kind} without columns; leave it out")
-
-
-def _below(folder: Path, pattern: str) -> Sequence[Path]:
-    """Files of a folder, or of data/ in it, where the Hub has them."""
-    return sorted(folder.glob(pattern)) or sorted((folder / "data").glob(pattern))

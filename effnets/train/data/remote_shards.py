@@ -6,10 +6,9 @@ a `ShardCache`. Orders that keep to few shards at a time (`effnets.train.data.sa
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import BinaryIO
 from urllib.parse import urlsplit
 
@@ -19,12 +18,10 @@ from numpy.typing import NDArray
 from effnets.errors import DataError
 from effnets.train.data.archive import Member, TarSource, index_archive
 from effnets.train.data.classes import index_labels
-from effnets.train.data.sampling import SHARDS_AT_ONCE
-from effnets.train.data.shard_cache import ShardCache
+from effnets.train.data.shard_cache import ShardCache, check_room
 from effnets.train.data.source import ImageSource
 from effnets.train.data.splits import UNDIVIDED, Parts, split_of
 from effnets.train.data.webdataset import samples_of
-from effnets.whole_file import write_whole
 
 __all__ = ["RemoteShards", "open_remote_shards"]
 
@@ -61,7 +58,7 @@ class RemoteShards(TarSource):
             file.close()
             raise DataError(
                 f"{url}: has changed since its samples were found ({self._sizes_of_shards[archive]:,} bytes then); "
-                f"remove {_notes_of(url, self._cache)} and start anew"
+                f"remove {self._cache.notes(url)} and start anew"
             )
         return file
 
@@ -90,7 +87,7 @@ def open_remote_shards(
     for url in urls:
         progress(f"looking into shard {len(found) + 1} of {len(urls)}", len(found) / len(urls))
         found.append(_samples(url, cache, label_key))
-    _check_room([one.size for one in found], cache)
+    check_room([one.size for one in found], cache)
     members: dict[str, list[tuple[int, Member]]] = {}
     labels: dict[str, list[str]] = {}
     for number, (url, one) in enumerate(zip(urls, found, strict=True)):
@@ -114,18 +111,11 @@ class _Found:
 
 
 def _samples(url: str, cache: ShardCache, label_key: str | None) -> _Found:
-    notes = _notes_of(url, cache)
-    try:
-        noted = json.loads(notes.read_text(encoding="utf-8"))
-        if noted["label_key"] == label_key:
-            return _Found(size=noted["size"], samples=[tuple(sample) for sample in noted["samples"]])
-    except (OSError, ValueError, KeyError, TypeError):
-        pass  # not noted yet, or by another version
+    noted = cache.noted(url)
+    if "samples" in noted and noted["label_key"] == label_key:
+        return _Found(size=noted["size"], samples=[tuple(sample) for sample in noted["samples"]])
     found = _look_into(url, cache, label_key)
-    try:
-        write_whole(notes, json.dumps({**asdict(found), "label_key": label_key}).encode())
-    except OSError as error:
-        raise DataError(f"{notes}: cannot be written ({error.strerror or error}); make room") from error
+    cache.note(url, {**asdict(found), "label_key": label_key})
     return found
 
 
@@ -142,20 +132,6 @@ def _look_into(url: str, cache: ShardCache, label_key: str | None) -> _Found:
     if not samples:
         raise DataError(f"{url}: no sample in it; wanted are pictures with a .cls or .json of the same name")
     return _Found(size=size, samples=samples)
-
-
-def _check_room(sizes: Sequence[int], cache: ShardCache) -> None:
-    """Of the shards that are read from at the same time, and those that come next."""
-    needed = sum(sorted(sizes)[-2 * SHARDS_AT_ONCE :])
-    if needed > cache.limit:
-        raise DataError(
-            f"{cache.folder}: may hold {cache.limit / 2**30:.3g} GiB of shards, but {2 * SHARDS_AT_ONCE} of these take "
-            f"{needed / 2**30:.3g}; set EFFNETS_SHARDS_GIB to {needed / 2**30:.3g} or more, or make smaller shards"
-        )
-
-
-def _notes_of(url: str, cache: ShardCache) -> Path:
-    return cache.path(url).with_suffix(".json")
 
 
 def _name(url: str) -> str:

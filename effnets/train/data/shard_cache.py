@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
+from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
 from effnets.errors import ArgumentError, DataError
 from effnets.paths import home_dir
 from effnets.train.data.download import download
+from effnets.train.data.sampling import SHARDS_AT_ONCE
+from effnets.whole_file import write_whole
 
-__all__ = ["ShardCache", "default_cache"]
+__all__ = ["ShardCache", "check_room", "default_cache"]
 
 _GIB = 1 << 30
 _LIMIT = "EFFNETS_SHARDS_GIB"
@@ -31,15 +34,19 @@ class ShardCache:
     Attributes:
         folder: where they lie; made where it is missing.
         limit: bytes that they may take together; a single one that is larger is kept alone.
+        pack: writes into its second file what is kept of its first, which was fetched; None keeps shards as they are.
+            It says by its `repr` what it does.
     """
 
     folder: Path
     limit: int
+    pack: Callable[[Path, Path], None] | None = None
 
     def path(self, url: str) -> Path:
         """Where a shard lies while it is here."""
         name = PurePosixPath(urlsplit(url).path).name or "shard"
-        return self.folder / f"{hashlib.sha256(url.encode()).hexdigest()[:16]}-{name}"
+        key = url if self.pack is None else f"{url} {self.pack!r}"
+        return self.folder / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}-{name}"
 
     def open(self, url: str) -> BinaryIO:
         """A shard's content, fetched if it is not here.
@@ -63,6 +70,31 @@ class ShardCache:
         with suppress(OSError):  # what cannot be removed is what cannot be written, of which others tell
             self.path(url).unlink()
 
+    def noted(self, url: str) -> dict[str, Any]:
+        """What was noted of a shard, which stays when the shard goes; nothing where there is nothing."""
+        try:
+            noted = json.loads(self.notes(url).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return noted if isinstance(noted, dict) else {}
+
+    def note(self, url: str, values: Mapping[str, Any]) -> None:
+        """Note something of a shard.
+
+        Raises:
+            DataError: the disk refuses.
+        """
+        path = self.notes(url)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(path, json.dumps(values).encode())
+        except OSError as error:
+            raise DataError(f"{path}: cannot be written ({error.strerror or error}); make room") from error
+
+    def notes(self, url: str) -> Path:
+        """The file of what is noted of a shard."""
+        return self.path(url).with_suffix(".json")
+
     def _fetch(self, url: str, path: Path) -> None:
         partial = path.with_name(f".{path.name}.partial")
         try:
@@ -72,17 +104,30 @@ class ShardCache:
                 if path.exists() or not _is_still(file, partial):
                     return
                 try:
-                    download(url, file, self._make_room)
-                    partial.replace(path)
+                    self._fill(url, file, partial, path)
                 finally:
                     partial.unlink(missing_ok=True)
-        except DataError:
-            raise
+        except DataError as error:
+            raise DataError(str(error).replace(str(partial), url)) from error
         except OSError as error:
             raise DataError(
                 f"{self.folder}: cannot be written ({error.strerror or error}); make room, lower {_LIMIT}, or name "
                 "another folder by EFFNETS_HOME"
             ) from error
+
+    def _fill(self, url: str, file: BinaryIO, partial: Path, path: Path) -> None:
+        if self.pack is None:
+            download(url, file, self._make_room)
+            partial.replace(path)
+            return
+        download(url, file, lambda size: self._make_room(2 * size))  # both forms lie here for a moment
+        file.flush()
+        packed = path.with_name(f".{path.name}.packed.partial")
+        try:
+            self.pack(partial, packed)
+            packed.replace(path)
+        finally:
+            packed.unlink(missing_ok=True)
 
     def _make_room(self, size: int) -> None:
         """Remove those shards that were not needed for longest until so many bytes more are within the limit."""
@@ -99,6 +144,17 @@ class ShardCache:
                 return
             path.unlink(missing_ok=True)
             total -= held
+
+
+def check_room(sizes: Sequence[int], cache: ShardCache) -> None:
+    """Raise a DataError if there is none for the shards that are read from at the same time, and those after."""
+    largest = sorted(sizes)[-2 * SHARDS_AT_ONCE :]
+    needed = sum(largest) + (largest[-1] if cache.pack is not None else 0)
+    if needed > cache.limit:
+        raise DataError(
+            f"{cache.folder}: may hold {cache.limit / 2**30:.3g} GiB of shards, but {2 * SHARDS_AT_ONCE} of these take "
+            f"{needed / 2**30:.3g}; set {_LIMIT} to {needed / 2**30:.3g} or more, or make smaller shards"
+        )
 
 
 def default_cache() -> ShardCache:

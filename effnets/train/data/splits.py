@@ -27,11 +27,13 @@ class Parts:
         sources: by "train", "val" and "test", or one by "all"; with the same class names.
         notes: what was passed over in reading it.
         empty: classes that there are to be learned, by a folder of theirs, but no picture of.
+        revision: of data that may change where they lie.
     """
 
     sources: Mapping[str, ImageSource]
     notes: tuple[str, ...] = ()
     empty: tuple[str, ...] = ()
+    revision: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,12 +45,14 @@ class Splits:
         val: to choose by: early stop, best epoch, temperature. No picture of it is in `train`.
         test: to be measured once, and never to select anything.
         notes: what the user should know: duplicates between splits, small classes, skipped pictures.
+        revision: of data that may change where they lie: the commit on the Hub.
     """
 
     train: ImageSource | None
     val: ImageSource | None
     test: ImageSource | None
     notes: tuple[str, ...] = ()
+    revision: str | None = None
 
     @property
     def class_names(self) -> tuple[str, ...]:

@@ -72,7 +72,9 @@ def test_one_class(tmp_path):
 def test_an_empty_class(tmp_path):
     write(tmp_path, by_class(5))
     (tmp_path / "bird").mkdir()
-    with pytest.raises(DataError, match=r"1 class \(bird\) without a picture, so nothing could be learned .*remove the"):
+    with pytest.raises(
+        DataError, match=r"1 class \(bird\) without a picture, so nothing could be learned .*remove the"
+    ):
         open_data(tmp_path)
     with pytest.raises(DataError, match=r"1 class \(bird\) without a picture, so nothing could be measured .*remove"):
         open_evaluation_data(tmp_path)

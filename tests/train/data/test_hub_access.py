@@ -88,7 +88,9 @@ def test_without_a_token_or_leave_to_show_it_there_is_none(servers, monkeypatch)
 def test_refusals_say_what_to_do(servers, status):
     hub, other = servers
     hub.refusals, other.refusals = [status], [status]
-    with pytest.raises(DataError, match=rf"shard.tar: access is refused \(HTTP {status}.*set HF_TOKEN, or run 'hf auth"):
+    with pytest.raises(
+        DataError, match=rf"shard.tar: access is refused \(HTTP {status}.*set HF_TOKEN, or run 'hf auth"
+    ):
         content(f"{hub.address}shard.tar")
     with pytest.raises(DataError, match=rf"shard.tar: cannot be fetched \(HTTP {status}"):
         content(f"{other.address}shard.tar")
