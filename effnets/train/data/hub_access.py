@@ -41,7 +41,7 @@ class _Redirects(HTTPRedirectHandler):
 
 
 def _authorised(request: Request) -> Request:
-    from huggingface_hub.utils import build_hf_headers
+    from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
     if is_hub(request.full_url) and (token := build_hf_headers().get("authorization")):
         request.add_unredirected_header("Authorization", token)  # a usual one would go along to any server

@@ -53,7 +53,7 @@ class HubStream(ImageSource):
         cache: ShardCache,
     ) -> None:
         self.urls, self.rows, self.labels, self.class_names = tuple(urls), tuple(rows), labels, class_names
-        self.shards = np.repeat(np.arange(len(urls)), rows)
+        self.shards = self._files = np.repeat(np.arange(len(urls)), rows)
         self._starts = np.cumsum([0, *rows])
         self._cache = cache
 
@@ -77,7 +77,7 @@ class HubStream(ImageSource):
         return np.concatenate(found)
 
     def _place(self, index: int) -> tuple[int, int]:
-        file = int(self.shards[index])
+        file = int(self._files[index])
         return file, index - int(self._starts[file])
 
 
@@ -164,13 +164,12 @@ def _find(name: str) -> _Found:
         )
         paths = {str(split): [str(path) for path in files] for split, files in builder.config.data_files.items()}
         _check_parquet(name, paths)
-        # Not of this library's making: the endpoint may have been chosen since the last one was made.
-        files = HfFileSystem(endpoint=constants.ENDPOINT)
+        files = HfFileSystem(endpoint=constants.ENDPOINT)  # one that was made for another would be found again
         first = next(iter(paths.values()))[0]
         return _Found(
             paths=paths,
             features=builder.info.features or _features(files, first),
-            revision=files.resolve_path(first).revision,
+            revision=first.partition("@")[2].partition("/")[0],
             files=files,
         )
     except DataError:

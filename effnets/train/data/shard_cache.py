@@ -116,12 +116,12 @@ class ShardCache:
             ) from error
 
     def _fill(self, url: str, file: BinaryIO, partial: Path, path: Path) -> None:
+        download(url, file, self._make_room)
         if self.pack is None:
-            download(url, file, self._make_room)
             partial.replace(path)
             return
-        download(url, file, lambda size: self._make_room(2 * size))  # both forms lie here for a moment
         file.flush()
+        self._make_room(file.tell())  # both forms lie here for a moment
         packed = path.with_name(f".{path.name}.packed.partial")
         try:
             self.pack(partial, packed)

@@ -210,6 +210,18 @@ def test_revisions(hub):
     assert f"/resolve/{COMMIT}/" in pinned.train.urls[0]
 
 
+def test_one_of_several_configurations(monkeypatch):
+    card = "---\nconfigs:\n- {config_name: small, data_files: s/*}\n- {config_name: large, data_files: l/*}\n---\n"
+    files = {f"{name}/some.parquet": table([picture(seed)] * 4, [0, 1] * 2, NAMES) for seed, name in enumerate("sl")}
+    with serving_hub({"README.md": card.encode(), **files}) as hub:
+        make_the_hub(hub, monkeypatch)
+        with pytest.raises(DataError, match=r"cannot be had \(Config name is missing"):
+            open_data("hf-stream:org/set")
+        for seed, name in enumerate(("small", "large")):
+            data = open_data(f"hf-stream:org/set/{name}", val_share=0).train
+            assert (len(data), data.read(3)) == (4, picture(seed))
+
+
 def test_a_private_data_set(hub, monkeypatch):
     hub.token = "hf_good"
     monkeypatch.setenv("HF_TOKEN", "hf_good")

@@ -1,0 +1,86 @@
+"""A training on a data set of the Hub that is read as it is needed: broken off, its cache lost, the Hub moved on."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+
+import huggingface_hub
+import pytest
+import torch
+from drawn_classes import CLASSES, draw_data, write_table
+from safetensors.torch import load_file
+from train.data.hub_server import COMMIT, NEXT_COMMIT, make_the_hub, serving_hub, table
+
+import effnets
+from effnets.errors import TrainingError
+from effnets.train.checkpoint import load_state
+from effnets.train.progress import SILENT
+from effnets.train.recipe_file import find_recipe, read_recipe
+
+datasets = pytest.importorskip("datasets")
+
+FILES = 16
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """Sixteen files to learn from, one to validate by; the cache has no room for all."""
+    draw_data(tmp_path / "data", train=32, val=4, test=0, size=64)
+    files = {}
+    for split, count in (("train", FILES), ("validation", 1)):
+        paths = sorted((tmp_path / "data" / split[:5].replace("valid", "val")).glob("*/*.png"), key=lambda p: p.name)
+        for number in range(count):
+            chosen = paths[number::count]
+            labels = [CLASSES.index(path.parent.name) for path in chosen]
+            content = table([path.read_bytes() for path in chosen], labels, list(CLASSES))
+            files[f"data/{split}-{number:02}.parquet"] = content
+    monkeypatch.setenv("EFFNETS_SHARDS_GIB", str(sum(sorted(map(len, files.values()))[-11:]) / 2**30))
+    monkeypatch.setenv("EFFNETS_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    with serving_hub(files) as hub:
+        make_the_hub(hub, monkeypatch)
+        yield hub
+
+
+class BreakingOff:
+    """A listener by whose fault a training ends in its first epoch, as if it had been killed between two steps."""
+
+    note = row = staticmethod(lambda _told: None)
+
+    def step(self, what, share):
+        if what.startswith("epoch 1/") and share >= 0.3:
+            raise EOFError
+
+
+def test_a_broken_off_training_ends_the_same_with_an_empty_cache(hub, tmp_path):
+    recipe = read_recipe(find_recipe("finetune"))
+    recipe = replace(
+        recipe, model=str(write_table(tmp_path)), weights="random", epochs=2, batch_size=8, workers=0, seed=3,
+        precision="float32", checkpoint_minutes=0,
+    )  # fmt: skip
+
+    def train(output, *, data="hf-stream:org/set", listener=SILENT, resume=False):
+        return effnets.finetune(recipe, data, tmp_path / output, listener=listener, resume=resume)
+
+    whole = train("whole")
+    assert whole.metrics["data_revision"] == COMMIT
+    assert hub.whole.total() > FILES + 1  # what had to make room was fetched again
+    with pytest.raises(EOFError):
+        train("run", listener=BreakingOff())
+    assert 0 < load_state(tmp_path / "run" / "last")["progress"]["step"] < 12
+    shutil.rmtree(tmp_path / "home")
+    hub.commit = NEXT_COMMIT
+    with pytest.raises(
+        TrainingError,
+        match=rf"is at {NEXT_COMMIT} by now, and was at {COMMIT} when this .*; go on with hf-stream:org/set@{COMMIT}",
+    ):
+        train("run", resume=True)
+    resumed = train("run", data=f"hf-stream:org/set@{COMMIT}", resume=True)
+    ours, theirs = (load_file(tmp_path / name / "model.safetensors") for name in ("run", "whole"))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert resumed.best_top1 == whole.best_top1
+    rows, others = (json.loads((tmp_path / name / "metrics.json").read_text())["epochs"] for name in ("run", "whole"))
+    assert [row["train_loss"] for row in rows] == [row["train_loss"] for row in others]
