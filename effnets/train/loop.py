@@ -243,8 +243,7 @@ class Trainer:
     def _heed(self) -> None:
         """End if this or another process was asked to, as all agreed."""
         if self.stopping and not self.progress.done:
-            # Without a keeper this is the head start, which takes seconds and precedes the first checkpoint.
-            saved = "is saved" if self.around.keeper is not None else "had hardly begun"
+            saved = "is saved" if self.around.keeper is not None else "had hardly begun"  # the head start, of seconds
             raise self.around.stop.interruption(f"training was asked to end and {saved}; it goes on with --resume")
 
 

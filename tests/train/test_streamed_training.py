@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 from dataclasses import replace
 
 import huggingface_hub
 import pytest
 import torch
+from accelerate import Accelerator
 from drawn_classes import CLASSES, draw_data, write_table
 from safetensors.torch import load_file
 from train.data.hub_server import COMMIT, NEXT_COMMIT, make_the_hub, serving_hub, table
 
 import effnets
-from effnets.errors import TrainingError
+from effnets.errors import TrainingError, TrainingInterruptedError
 from effnets.train.checkpoint import load_state
 from effnets.train.progress import SILENT
+from effnets.train.recipe import Recipe
 from effnets.train.recipe_file import find_recipe, read_recipe
+from effnets.train.run_folder import RunFolder
+from effnets.train.session import Session
+from effnets.train.signals import StopSignals
 
 datasets = pytest.importorskip("datasets")
 
@@ -53,6 +59,25 @@ class BreakingOff:
     def step(self, what, share):
         if what.startswith("epoch 1/") and share >= 0.3:
             raise EOFError
+
+
+def test_a_request_to_end_is_heeded_between_two_files(tmp_path):
+    stop, told = StopSignals(), []
+
+    def looking_into(progress):
+        for number in range(3):
+            told.append(number)
+            stop.received = signal.SIGTERM if number == 1 else None
+            progress(f"looking into shard {number + 1} of 3", number / 3)
+
+    session = Session(
+        recipe=Recipe(model="mixnet_s"), data="shards", folder=RunFolder(tmp_path / "run"), resume=False, strict=False,
+        open_splits=looking_into, command=None, accelerator=Accelerator(), stop=stop, listener=SILENT,
+    )  # fmt: skip
+    with pytest.raises(TrainingInterruptedError, match="asked to end while its data were opened; it goes on with"):
+        session.run()
+    assert told == [0, 1]
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_broken_off_training_ends_the_same_with_an_empty_cache(hub, tmp_path):

@@ -12,7 +12,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
-from torchvision.transforms import v2
 
 from effnets.arguments import check_integer
 from effnets.errors import ArgumentError, DataError
@@ -132,7 +131,8 @@ class EpochLoader:
             pin_memory=self.device.type == "cuda",
             generator=torch.Generator(),  # else it would draw from the global one
         )
-        self._mixing = _mixing(transform, len(source.class_names))
+        classes = len(source.class_names)
+        self._mixing = transform.mixing(classes) if isinstance(transform, TrainTransform) else None
         self._mean, self._std = (self._per_channel(values) for values in _statistics(transform))
 
     def __len__(self) -> int:
@@ -231,17 +231,3 @@ def _as_is(answer: Answer) -> Answer:
 
 def _statistics(transform: TrainTransform | Transform) -> tuple[tuple[float, ...], tuple[float, ...]]:
     return transform.preprocess.mean, transform.preprocess.std
-
-
-def _mixing(transform: TrainTransform | Transform, classes: int) -> v2.Transform | None:
-    if isinstance(transform, Transform):
-        return None
-    mixup, cutmix = transform.augmentation.mixup, transform.augmentation.cutmix
-    choices: list[v2.Transform] = []
-    if mixup:
-        choices.append(v2.MixUp(alpha=mixup, num_classes=classes))
-    if cutmix:
-        choices.append(v2.CutMix(alpha=cutmix, num_classes=classes))
-    if len(choices) == 2:
-        return v2.RandomChoice(choices)
-    return choices[0] if choices else None

@@ -72,6 +72,17 @@ class TrainTransform:
                 sample = erase(sample)
             return sample
 
+    def mixing(self, classes: int) -> v2.Transform | None:
+        """What blends the pictures of a batch [N, 3, H, W] and makes [N, classes] of their labels; None for nothing."""
+        choices: list[v2.Transform] = []
+        if self.augmentation.mixup:
+            choices.append(v2.MixUp(alpha=self.augmentation.mixup, num_classes=classes))
+        if self.augmentation.cutmix:
+            choices.append(v2.CutMix(alpha=self.augmentation.cutmix, num_classes=classes))
+        if len(choices) == 2:
+            return v2.RandomChoice(choices)
+        return choices[0] if choices else None
+
     def _crop(self, source: ImageSource, index: int) -> Image.Image:
         if self.augmentation.crop == "resized":
             return self._resized_crop(source, index)
