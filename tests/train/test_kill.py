@@ -116,21 +116,32 @@ def test_a_signal_to_the_whole_group_finds_the_workers_deaf(material, undisturbe
     require_equal(folder, undisturbed[0])
 
 
-def test_sigterm_in_a_validation_ends_soon_and_it_is_done_again(material, tmp_path):
+@pytest.mark.parametrize("steps", [0, 3])
+def test_sigterm_in_a_validation_ends_soon_and_it_is_done_again(material, tmp_path, steps):
     data = draw_data(tmp_path / "data", train=8, val=400, test=0)
     log, folder = tmp_path / "log", tmp_path / "run"
-    process = start(arguments((data, material[1]), folder), log)
-    # An epoch has three steps, and the checkpoint after the second is the last one before its validation.
-    while process.is_alive() and not ((state := load_state(folder / "last")) and state["progress"]["step"] == 2):
+
+    def finetune(output, *more):
+        return arguments((data, material[1]), output, "--precision", "float32", *more)
+
+    def is_next():
+        """Whether what comes, after one step at most, is the first validation, or the one after the first epoch."""
+        if not steps:
+            return (folder / "recipe.yaml").exists()
+        return (state := load_state(folder / "last")) and state["progress"]["step"] == steps - 1
+
+    process = start(finetune(folder), log)
+    while process.is_alive() and not is_next():
         time.sleep(0.002)
     process.terminate()
     process.join()
     assert process.exitcode == 128 + signal.SIGTERM, log.read_text()
     assert "asked to end while it was validated; it goes on with --resume" in " ".join(log.read_text().split())
     progress = load_state(folder / "last")["progress"]
-    assert (progress["epoch"], progress["batch"], progress["step"], len(progress["rows"])) == (0, 3, 3, 1)
-    assert run(arguments((data, material[1]), folder, "--resume"), log) == 0, log.read_text()
-    assert run(arguments((data, material[1]), tmp_path / "undisturbed"), log) == 0, log.read_text()
+    assert [progress[name] for name in ("epoch", "batch", "step")] == [0, steps, steps]
+    assert [row["epoch"] for row in progress["rows"]] == ([0] if steps else [])
+    assert run(finetune(folder, "--resume"), log) == 0, log.read_text()
+    assert run(finetune(tmp_path / "undisturbed"), log) == 0, log.read_text()
     require_equal(folder, tmp_path / "undisturbed")
     ours, theirs = (json.loads((one / "metrics.json").read_text()) for one in (folder, tmp_path / "undisturbed"))
     for row, other in zip(ours["epochs"], theirs["epochs"], strict=True):
