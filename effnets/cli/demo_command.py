@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import shlex
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from effnets.cli.demonstration import load_demonstration
+from effnets.cli.listener import NotePrinter
 from effnets.cli.progress import progress_bar
 from effnets.cli.text import printable, short
 from effnets.demo.folder import make_folder, writing
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from effnets.deploy.onnx import ExportReport
     from effnets.nn.classifier import Classifier
     from effnets.train.finetune import TrainedModel
-    from effnets.train.progress import EpochRow
 
 __all__ = ["command"]
 
@@ -139,7 +139,7 @@ def _finetune(folder: Path) -> TrainedModel | None:
     options = [part for key, value in SETTINGS.items() for part in (f"--{key}", str(value))]
     words = ["finetune", str(folder / _DATA), *options, "--output", str(folder / "run")]
     with progress_bar() as progress, writing(folder):
-        listener = _Listener(progress)
+        listener = NotePrinter(progress)
         listener.step("drawing pictures", 0.0)
         write_data(folder / _DATA, COUNTS)
         listener.step("loading what trains", 0.0)
@@ -206,22 +206,6 @@ def _conclude(folder: Path, trained: TrainedModel | None, exported: ExportReport
         _typed("predict", "PHOTO.jpg", "--weights", str(exported.path), note="without torch")
     _typed("list", "--pretrained", note="networks that know ImageNet's 1,000 classes")
     _typed("finetune", "PHOTOS", "--model", "mixnet_m", "--output", "RUN", note="your classes: a folder for each")
-
-
-class _Listener:
-    """Tells of a training: notes, and a bar."""
-
-    def __init__(self, bar: Callable[[str, float], None] | None) -> None:
-        self._bar = bar
-
-    def note(self, text: str) -> None:
-        click.echo(f"note: {printable(text)}", err=True)
-
-    def step(self, what: str, share: float) -> None:
-        if self._bar is not None:
-            self._bar(what, share)
-
-    def row(self, row: EpochRow) -> None: ...
 
 
 def _installed(extra: str, purpose: str) -> bool:
