@@ -1,8 +1,8 @@
 """The JSON Schemas of the tables of architectures and of weights, by which editors complete and check them.
 
 They are generated from the tables that the readers themselves obey: `effnets.entry` and `effnets.weights_table` for
-the keys of an entry, `effnets.grammar` for block strings. ``scripts/make_schema.py`` writes them to
-``configs/schema.json`` and ``configs/weights-schema.json``. Free of torch.
+the keys of an entry, `effnets.limits` for its numbers, `effnets.block_keys` for block strings.
+``scripts/make_schema.py`` writes them to ``configs/schema.json`` and ``configs/weights-schema.json``. Free of torch.
 """
 
 from __future__ import annotations
@@ -10,9 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from effnets.entry import ENTRY_KEYS, SCHEDULE_KEYS, EntryKey
-from effnets.grammar import BLOCKS, FLAGS, KEYS
-from effnets.spec import MAX_BLOCKS, BlockType
+from effnets.block_keys import BLOCKS, FLAGS, KEYS
+from effnets.entry import ENTRY_KEYS
+from effnets.entry_values import SCHEDULE_KEYS, EntryKey
+from effnets.limits import MAX_BLOCKS, RANGES
+from effnets.spec import BlockType
 from effnets.weights_table import REQUIRED_KEYS, WEIGHTS_KEYS
 
 __all__ = ["block_pattern", "fragment_pattern", "make_schema", "make_weights_schema"]
@@ -144,23 +146,26 @@ def _mapping(keys: Mapping[str, EntryKey]) -> dict[str, Any]:
     return {
         "type": "object",
         "additionalProperties": False,
-        "properties": {name: {"description": key.doc, **_value(key)} for name, key in keys.items()},
+        "properties": {name: {"description": key.doc, **_value(name, key)} for name, key in keys.items()},
     }
 
 
-def _value(key: EntryKey) -> dict[str, Any]:
+def _value(name: str, key: EntryKey) -> dict[str, Any]:
     if key.choices:
         return {"enum": list(key.choices)}
-    return _KINDS[key.kind]
+    if key.kind not in ("integer", "number", "numbers"):
+        return _KINDS[key.kind]
+    least, most = RANGES[name]
+    number = {"type": "integer" if key.kind == "integer" else "number", "minimum": least, "maximum": most}
+    if key.kind == "numbers":
+        return {"anyOf": [number, {"type": "array", "items": number, "minItems": 1}]}
+    return number
 
 
 _KINDS: Mapping[str, dict[str, Any]] = {
-    "integer": {"type": "integer"},
-    "number": {"type": "number"},
     "boolean": {"type": "boolean"},
     "text": {"type": "string"},
     "block": {"$ref": "#/$defs/fragment"},
     "blocks": {"type": "array", "items": {"$ref": "#/$defs/block"}, "minItems": 1, "maxItems": MAX_BLOCKS},
-    "numbers": {"anyOf": [{"type": "number"}, {"type": "array", "items": {"type": "number"}, "minItems": 1}]},
     "schedule": {"anyOf": [{"$ref": "#/$defs/schedule"}, {"type": "null"}]},
 }
