@@ -31,14 +31,18 @@ def _settings(_context: click.Context, _parameter: click.Parameter, values: tupl
         if not separator or not key:
             raise click.BadParameter(f"{value!r} is no setting; write it like ema_decay=0 or augmentation.mixup=0.2")
         try:
-            settings[key] = _number(yaml.safe_load(text))
-        except yaml.YAMLError:
+            settings[key] = _with_numbers(yaml.safe_load(text))
+        except (yaml.YAMLError, ValueError):  # the latter of a date that is none
             raise click.BadParameter(f"{value!r}: {text!r} is no YAML value") from None
     return settings
 
 
-def _number(value: Any) -> Any:
+def _with_numbers(value: Any) -> Any:
     """YAML 1.1 reads 1e-3 as text."""
+    if isinstance(value, list):
+        return [_with_numbers(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _with_numbers(item) for key, item in value.items()}
     if isinstance(value, str):
         try:
             return float(value)

@@ -47,7 +47,7 @@ def build_network(recipe: Recipe, class_names: Sequence[str]) -> Classifier:
             drop_rate=recipe.drop_rate,
             drop_path_rate=recipe.drop_path_rate,
         )
-    if not published and not drawn and network.class_names is None:
+    if not published and not drawn and network.class_names != tuple(class_names):
         # A classifier of as many classes, but of others: none of its knowledge is about ours.
         network.reset_classifier(len(class_names))
     network.class_names = tuple(class_names)

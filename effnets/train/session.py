@@ -60,6 +60,7 @@ class Session:
             as `effnets.finetune`.
         """
         self.folder.check(self.recipe, resume=self.resume)
+        self.accelerator.wait_for_everyone()  # else the main process might have begun before another looks
         splits = self.open_splits()
         self.stop.heed("its data were opened")
         if splits.train is None:

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from accelerate import Accelerator
 from drawn_classes import CLASSES, draw_data, write_table
 
 import effnets
@@ -16,6 +17,7 @@ from effnets.train.account import Account
 from effnets.train.conclusion import measure
 from effnets.train.data import open_data
 from effnets.train.data.augmentation import Augmentation
+from effnets.train.network import build_network
 from effnets.train.recipe_file import read_recipe
 
 
@@ -137,6 +139,22 @@ def test_a_probe_trains_the_classifier_alone_on_kept_features(folder, trained, r
     assert run.best_top1 >= trained.best_top1 - 15
     assert (run.folder / "last" / "features.safetensors").is_file()
     assert {row["phase"] for row in run.metrics["epochs"]} == {"head"}
+
+
+def test_a_classifier_of_other_classes_is_no_beginning(trained, recipe):
+    recipe = replace(recipe, weights=str(trained.folder))
+    kept = trained.load().classifier.weight
+    assert torch.equal(build_network(recipe, CLASSES).classifier.weight, kept)
+    others = build_network(recipe, ("other", *CLASSES[1:]))
+    assert others.class_names == ("other", *CLASSES[1:])
+    assert not torch.equal(others.classifier.weight, kept)
+
+
+def test_no_process_begins_before_all_have_looked_at_the_folder(folder, recipe, tmp_path, monkeypatch):
+    begun = []
+    monkeypatch.setattr(Accelerator, "wait_for_everyone", lambda _: begun.append((tmp_path / "run").exists()))
+    effnets.finetune(replace(recipe, epochs=1), folder / "data", tmp_path / "run")
+    assert begun[:2] == [False, True]
 
 
 def test_a_frozen_part_stays(folder, trained, recipe):
