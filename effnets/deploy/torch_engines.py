@@ -7,7 +7,6 @@ import json
 import logging
 import os
 import tempfile
-import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from effnets.errors import ArgumentError, EngineError, ExportError, MissingFileE
 from effnets.nn.unwrap import require_classifier
 from effnets.runtime.description import Description
 from effnets.runtime.engine import Engine, Precision
+from effnets.whole_file import write_whole
 
 __all__ = ["PackageEngine", "TorchEngine", "export_package"]
 
@@ -123,17 +123,13 @@ def export_package(
     original = copy.deepcopy(network).cpu().float().eval().requires_grad_(False)
     module = rewrite(original, rewrites) if rewrites else original
     example = torch.randn(2, network.in_chans, height, width, generator=torch.Generator().manual_seed(0))
-    temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex}.pt2")
     try:
         with tempfile.TemporaryDirectory() as folder:
             made = _compile(module, example, description, Path(folder) / "model.pt2")
             _compare(PackageEngine(made), original, example)
-            temporary.write_bytes(made.read_bytes())
-        temporary.replace(path)
+            write_whole(path, made.read_bytes())
     except OSError as error:
         raise ExportError(f"{path}: cannot be written ({error.strerror or error})") from None
-    finally:
-        temporary.unlink(missing_ok=True)
     return path
 
 
