@@ -1,11 +1,11 @@
 """Measure int8 against its accuracy gate, and write docs/int8.md.
 
-uv run scripts/int8_study.py FOLDER [--exports CACHE] [--results CACHE] [--rows mobilenetv2_100,mobilenetv2_100+head]
-    [--held-out-images 1000] [--write docs/int8.md]
+    uv run scripts/int8_study.py GROCERY --cifar10 CIFAR10 --runs RUNS [--cache FOLDER] [--rows mobilenetv2_100,…]
+        [--held-out-images 1000] [--write docs/int8.md]
 
-FOLDER holds ``train`` and ``test`` of grocery20. Rows are models of ../shared/weights with their 1000 classes; the same
-``+head``, a linear probe of 20 classes on frozen float features; and networks with random weights, for the mechanics.
-Float exports and results are kept in the caches, so that a study goes on where it stopped.
+GROCERY holds ``train`` and ``test`` of grocery20, CIFAR10 the parquet files, RUNS what scripts/cifar10_study.py keeps.
+Exports and results are kept in the cache, so that a study goes on where it stopped. With --write, all speeds are
+measured anew, one after another.
 """
 
 from __future__ import annotations
@@ -13,15 +13,16 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import platform
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import torch
+from int8_page import make_page, table_row
 from numpy.typing import NDArray
 from onnx import numpy_helper
 from torch import nn
@@ -30,96 +31,148 @@ import effnets
 from effnets.deploy.onnx_values import Values
 from effnets.deploy.quantize import time_pair
 from effnets.deploy.ranges import session_of
+from effnets.nn.classifier import Classifier
 from effnets.runtime.description import Description
 from effnets.runtime.engine import load_onnx
 from effnets.runtime.image import load_rgb
 from effnets.runtime.onnx_file import read_properties
 from effnets.runtime.pixels import image_to_array
+from effnets.train.data.open import open_data
 
-ROOT = Path(__file__).resolve().parent.parent
-REAL = {
+WEIGHTS = Path(__file__).resolve().parent.parent.parent / "shared" / "weights"
+PUBLISHED = {
     "mobilenetv1_100": "tf_mobilenetv1_100_224",
     "mobilenetv1_075": "tf_mobilenetv1_075_192",
     "mobilenetv1_050": "tf_mobilenetv1_050_160",
     "mobilenetv1_025": "tf_mobilenetv1_025_128",
     "mobilenetv2_100": "tf_mobilenetv2_100_224",
 }
-RANDOM = ("mixnet_s", "rexnet_100")
-ROWS = (*REAL, *(f"{name}+head" for name in REAL), *RANDOM, *(f"{name}+head" for name in RANDOM))
+# By the names of the study's runs: 4 epochs, seed 0.
+TRAINED = {"mixnet_s": "mixnet_s-4-0", "rexnet": "rexnet-4-0"}
+# Pictures to calibrate and to judge by: some from each row group, since all of them would take minutes to write.
+CIFAR_PICTURES = 1500
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One network of the table.
+
+    Attributes:
+        name: of the row, and of its files in the cache. export: writes the float export to a path.
+        photos: to calibrate and to judge by. test: pictures with labels for the accuracy; None where there are none.
+    """
+
+    name: str
+    export: Callable[[Path], object]
+    photos: Path
+    test: Path | None
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--exports", type=Path, default=Path(tempfile.gettempdir()) / "int8-exports")
-    parser.add_argument("--results", type=Path, default=Path(tempfile.gettempdir()) / "int8-results")
-    parser.add_argument("--rows", default=",".join(ROWS))
+    parser.add_argument("grocery", type=Path)
+    parser.add_argument("--cifar10", type=Path, required=True)
+    parser.add_argument("--runs", type=Path, required=True)
+    parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "int8-study")
+    parser.add_argument("--rows", help="names, with commas; all if left out")
     parser.add_argument("--held-out-images", type=int, default=1000)
     parser.add_argument("--write", type=Path)
     arguments = parser.parse_args()
-    for folder in (arguments.exports, arguments.results):
-        folder.mkdir(parents=True, exist_ok=True)
-    for row in arguments.rows.split(","):
-        result = arguments.results / f"{row}.json"
+    cache = arguments.cache
+    cache.mkdir(parents=True, exist_ok=True)
+    rows = make_rows(arguments.grocery, arguments.cifar10, arguments.runs, cache)
+    for name in arguments.rows.split(",") if arguments.rows else rows:
+        result = cache / f"{name}.json"
         if not result.exists():
-            measured = measure(row, arguments.folder, arguments.exports, arguments.held_out_images)
-            result.write_text(json.dumps(measured, indent=1))
-        print(table_row(row, json.loads(result.read_text())), flush=True)
+            result.write_text(json.dumps(measure(rows[name], cache, arguments.held_out_images), indent=1))
+        print(table_row(name, json.loads(result.read_text())), flush=True)
     if arguments.write:
-        found = {row: arguments.results / f"{row}.json" for row in ROWS}
-        results = {row: json.loads(file.read_text()) for row, file in found.items() if file.exists()}
-        for row, result in results.items():
-            if "refused" not in result:
-                retime(row, result, arguments.exports)
-        arguments.write.write_text(page(results))
+        results = {name: json.loads((cache / f"{name}.json").read_text()) for name in rows}
+        for name, found in results.items():
+            if "refused" not in found:
+                retime(name, found, cache)
+        command = (
+            "uv run scripts/int8_study.py GROCERY --cifar10 CIFAR10 --runs RUNS "
+            f"--held-out-images {arguments.held_out_images} --write docs/int8.md"
+        )
+        arguments.write.write_text(make_page(results, command))
 
 
-def retime(row: str, result: dict[str, Any], exports: Path) -> None:
-    """All speeds anew, one after another, at one time."""
-    before, after = exports / f"{row}.onnx", exports / f"{row}.int8.onnx"
+def make_rows(grocery: Path, cifar10: Path, runs: Path, cache: Path) -> dict[str, Row]:
+    """All rows of the table, by name, in its order."""
+
+    def published(name: str) -> Row:
+        def export(path: Path) -> None:
+            weights = WEIGHTS / f"{PUBLISHED[name]}.timm.safetensors"
+            effnets.export_onnx(effnets.create_model(name, weights=weights), path)
+
+        return Row(name=name, export=export, photos=grocery, test=None)
+
+    def headed(name: str) -> Row:
+        def export(path: Path) -> None:
+            with_probe(float_export(published(name), cache), grocery / "train", path)
+
+        return Row(name=f"{name}+head", export=export, photos=grocery / "train", test=grocery)
+
+    def trained(name: str, model: Callable[[], Classifier]) -> Row:
+        photos = take_pictures(cifar10, cache / "cifar10")
+        return Row(
+            name=f"{name}, cifar10", export=lambda p: effnets.export_onnx(model(), p), photos=photos, test=cifar10
+        )
+
+    rows = [published(name) for name in PUBLISHED] + [headed(name) for name in PUBLISHED]
+    rows.append(trained("mixnet_xs_32px", lambda: effnets.create_model("mixnet_xs_32px", pretrained=True)))
+    for name, run in TRAINED.items():
+        rows.append(trained(name, lambda run=run: effnets.create_model(runs / run, pretrained=True)))
+    return {row.name: row for row in rows}
+
+
+def take_pictures(cifar10: Path, folder: Path) -> Path:
+    """Every so many-th training picture as a file, by class."""
+    if not folder.exists():
+        source = open_data(cifar10, val_share=0, check="none").train
+        for index in range(0, len(source), len(source) // CIFAR_PICTURES):
+            place = folder / source.class_names[source.labels[index]]
+            place.mkdir(parents=True, exist_ok=True)
+            (place / f"{index}.png").write_bytes(source.read(index))
+    return folder
+
+
+def measure(row: Row, cache: Path, held_out_images: int) -> dict[str, Any]:
+    """Quantise a row's network, and judge what came of it by its test pictures."""
+    source, target = float_export(row, cache), cache / f"{row.name}.int8.onnx"
+    try:
+        report = effnets.quantize(
+            source,
+            target,
+            row.photos,
+            held_out_images=held_out_images,
+            progress=lambda text: print(text, file=sys.stderr),
+        )
+    except effnets.QuantizationError as error:
+        return {"refused": str(error), "test": {}, **error.report.to_dict()}
+    test = {}
+    if row.test:
+        for kind, path in (("float", source), ("int8", target)):
+            test[kind] = effnets.evaluate(effnets.load_engine(path), row.test).top1
+    return {"test": test, **report.to_dict()}
+
+
+def float_export(row: Row, cache: Path) -> Path:
+    """The row's network in float, exported once."""
+    path = cache / f"{row.name}.onnx"
+    if not path.exists():
+        row.export(path)
+    return path
+
+
+def retime(name: str, result: dict[str, Any], cache: Path) -> None:
+    """A row's speeds anew."""
+    before, after = cache / f"{name}.onnx", cache / f"{name}.int8.onnx"
     description = Description.from_properties(read_properties(before), str(before))
     times = time_pair(before.read_bytes(), after.read_bytes(), description, list(result["agreement"]), 6.0)
     result["milliseconds"] = times
     result["speed_ratios"] = {engine: pair["float32"] / pair["int8"] for engine, pair in times.items()}
-
-
-def measure(row: str, folder: Path, exports: Path, held_out_images: int) -> dict[str, Any]:
-    name, _, head = row.partition("+")
-    source = float_export(name, exports)
-    photos = folder
-    if head:
-        source, photos = with_probe(source, folder, exports / f"{row}.onnx"), folder / "train"
-    target = exports / f"{row}.int8.onnx"
-    try:
-        report = effnets.quantize(
-            source, target, photos, held_out_images=held_out_images, progress=lambda text: print(text, file=sys.stderr)
-        )
-    except effnets.QuantizationError as error:
-        return {"refused": str(error), **error.report.to_dict()}
-    accuracies = {}
-    if head:
-        images, labels = load(folder / "test", source)
-        for kind, path in (("float", source), ("int8", target)):
-            engine = effnets.load_engine(path)
-            found = np.concatenate([engine(images[i : i + 8]) for i in range(0, len(images), 8)]).argmax(1)
-            accuracies[kind] = 100 * float((found == labels).mean())
-    return {"test": accuracies, "test_images": len(labels) if head else 0, **report.to_dict()}
-
-
-def float_export(name: str, exports: Path) -> Path:
-    path = exports / f"{name}.onnx"
-    if not path.exists():
-        if name in REAL:
-            weights = ROOT.parent / "shared" / "weights" / f"{REAL[name]}.timm.safetensors"
-            model = effnets.create_model(name, weights=weights)
-        else:
-            sys.path.insert(0, str(ROOT / "tests"))
-            from support import shake
-
-            torch.manual_seed(0)
-            model = shake(effnets.create_model(name))
-        effnets.export_onnx(model, path)
-    return path
 
 
 def load(folder: Path, source: Path) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
@@ -132,15 +185,15 @@ def load(folder: Path, source: Path) -> tuple[NDArray[np.float32], NDArray[np.in
     return np.stack(images), np.array([index for _, index in paths])
 
 
-def with_probe(source: Path, folder: Path, target: Path) -> Path:
+def with_probe(source: Path, folder: Path, target: Path) -> None:
     """The float export with a linear classifier of the folder's classes, trained on its frozen features."""
     model = onnx.load(source)
     gemm = next(node for node in model.graph.node if node.op_type == "Gemm")
     session = session_of(model, [gemm.input[0]])
-    images, labels = load(folder / "train", source)
+    images, labels = load(folder, source)
     batches = [images[i : i + 8] for i in range(0, len(images), 8)]
     features = np.concatenate([session.run([gemm.input[0]], {"images": batch})[0] for batch in batches])
-    classes = sorted(path.name for path in (folder / "train").iterdir())
+    classes = sorted(path.name for path in folder.iterdir())
     weight, bias = probe(torch.from_numpy(features), torch.from_numpy(labels), len(classes))
     values = Values(model)
     for name, array in ((gemm.input[1], weight), (gemm.input[2], bias)):
@@ -156,7 +209,6 @@ def with_probe(source: Path, folder: Path, target: Path) -> Path:
     data = model.SerializeToString()
     load_onnx(data, stated)(images[:1])
     target.write_bytes(data)
-    return target
 
 
 def probe(
@@ -179,67 +231,6 @@ def probe(
     with torch.no_grad():
         weight = layer.weight / std
         return weight.numpy(), (layer.bias - weight @ mean).numpy()
-
-
-def table_row(row: str, result: dict[str, Any]) -> str:
-    worst = {
-        key: min(figures[key] for figures in result["agreement"].values())
-        for key in ("agreement", "overall", "in_top5")
-    }
-    first = next(iter(result["agreement"].values()))
-    accuracy = "–"
-    if result.get("test"):
-        before, after = result["test"]["float"], result["test"]["int8"]
-        accuracy = f"{before:.1f} → {after:.1f} % ({after - before:+.2f})"
-    speed = " / ".join(f"{ratio:.2f}" for ratio in result["speed_ratios"].values()) or "–"
-    return (
-        f"| {row} | {'refused' if 'refused' in result else 'written'} | {first['clear']} of {first['images']} "
-        f"| {worst['agreement']:.2%} | {worst['in_top5']:.2%} | {worst['overall']:.1%} | {accuracy} "
-        f"| {len(result['left'])} of {result['layers']} | {result['size_ratio']:.2f} | {speed} |"
-    )
-
-
-def page(results: dict[str, dict[str, Any]]) -> str:
-    lines = [
-        "# int8",
-        "",
-        "Generated by `uv run scripts/int8_study.py FOLDER --write docs/int8.md` with the photographs of grocery20.",
-        f"Python {platform.python_version()} on {platform.machine()}; speeds are medians of interleaved rounds of one "
-        "image on one thread, while the machine did other work too.",
-        "",
-        "The gate, on photographs held out from calibration: top-1 as in float on at least 99 % of the clear ones "
-        "(float's first class leads by 0.3 of probability), float's top-1 in int8's top 5 on 99 % of all, at most 1.0 "
-        "point of accuracy lost where labels are known. Figures are those of the worse engine of ONNX Runtime and "
-        "OpenVINO. `+head` is a linear probe of 20 classes; its accuracy is on grocery20's `test`, which neither the "
-        "probe nor the calibration saw. mixnet_s and rexnet_100 have random weights, and show that the gate works, not "
-        "what these networks can do. A row may come from the cache of an earlier run with another number of "
-        "photographs (`--results`); how many judged stands in it.",
-        "",
-        "How it is done: ONNX Runtime's quantiser writes QuantizeLinear and DequantizeLinear; weights have a scale for "
-        "each channel. Ranges come from whichever of several calibrations gives the least error of the logits. "
-        "Equalisation keeps ReLU6: a channel before it is scaled only as far as it provably never reaches the clip. "
-        "Biases take back what rounding adds on average. If the gate stays shut, layers are left in float, those first "
-        "whose rounding costs most. Without VNNI, CPUs may saturate sums of 8-bit products, so the gate speaks for "
-        "the machine that asked.",
-        "",
-        "| model | file | clear images | agreement, clear | float's top-1 in top 5 | agreement, all | accuracy on test "
-        "| layers in float | times smaller | times as fast: ONNX Runtime / OpenVINO |",
-        "|---|---|---:|---:|---:|---:|---:|---:|---:|---:|",
-        *(table_row(row, result) for row, result in results.items()),
-        "",
-        "The error of the logits of calibration images (its root mean square over the spread of float's logits), with "
-        "all layers in int8, for each setting tried; the least is taken:",
-        "",
-    ]
-    for row, result in results.items():
-        trials = ", ".join(f"{name} {error:.3f}" for name, error in result["trials"].items())
-        lines.append(f"- {row}: {trials}. Taken: {result['method']}")
-        if result["left"]:
-            falls = (f"{layer} ({result['sensitivity'][layer]:+.1%})" for layer in result["left"])
-            lines.append(f"  Left in float, with the share of the error that each takes away: {', '.join(falls)}.")
-        if "refused" in result:
-            lines.append(f"  {result['refused']}")
-    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
 """Put a trained network into the package as its demonstration network: weights, record, pin, and weights.md.
 
-uv run scripts/make_demo_weights.py RUN ../shared/data/cifar10
+uv run scripts/make_demo_weights.py RUN… ../shared/data/cifar10
 
-RUN is a finished folder of `effnets train cifar10_demo`. Its weights are written in float16, and what they answer for
-the test pictures in that precision is what the record states. The same run gives the same files.
+RUN is a finished folder of `effnets train cifar10_demo`; or several, each of which went on with the weights of the one
+before it. The weights of the last are written in float16, and what they answer for the test pictures in that precision
+is what the record states. The same runs give the same files.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import hashlib
 import json
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -43,32 +45,32 @@ TAKEN = (
     *("best_top1", "best_epoch", "best_is_average", "images", "epochs", "seconds", "precision", "processes", "seed"),
     *("written", "versions", "machine"),
 )
-PATHS = ("model", "weights", "teacher")
+# What all runs have to agree on: otherwise a later one would be validated by pictures that an earlier one learned from.
+SPLIT = ("seed", "val_share")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Put a trained network into the package.")
-    parser.add_argument("run", type=Path, help="a finished folder of 'effnets train cifar10_demo'")
+    parser.add_argument("runs", type=Path, nargs="+", metavar="run", help="a finished folder of 'effnets train'")
     parser.add_argument("data", type=Path, help="CIFAR-10, with its test pictures")
     arguments = parser.parse_args()
     try:
-        install(arguments.run, arguments.data)
+        install(arguments.runs, arguments.data)
     except (EffnetsError, OSError) as error:
         sys.exit(str(error))
     sys.argv = sys.argv[:1]
     make_weights_table.main()
 
 
-def install(run: Path, data: Path) -> None:
+def install(runs: Sequence[Path], data: Path) -> None:
     """Write the three files. A pin that is not the file's is refused on loading, so it comes last.
 
     Raises:
-        EffnetsError, OSError: the run or the data are not what is wanted, or the disk refuses.
+        EffnetsError, OSError: a run or the data are not what is wanted, or the disk refuses.
     """
-    metrics = RunFolder(run).finished()
-    if metrics is None:
-        raise EffnetsError(f"{run}: no finished training; name a folder of 'effnets train cifar10_demo', or resume it")
-    content = encode(run)
+    metrics = [read_metrics(run) for run in runs]
+    require_one_split(runs, metrics)
+    content = encode(runs[-1])
     evaluation = measure(content, data)
     record = make_record(metrics, content, evaluation)
     target = packaged_weights_dir() / find_weights(NAME).file
@@ -79,6 +81,34 @@ def install(run: Path, data: Path) -> None:
     write_pins(shipped_pins_path(), {**pins, NAME: Pin(sha256=record["sha256"])})
     clear_cache()
     print(f"{target.name}: {len(content):,} bytes, top-1 {evaluation.top1:.2f} % on {evaluation.count:,} test pictures")
+
+
+def read_metrics(run: Path) -> dict[str, Any]:
+    """What a finished run says of itself.
+
+    Raises:
+        EffnetsError: it is not finished, or no run at all.
+    """
+    metrics = RunFolder(run).finished()
+    if metrics is None:
+        raise EffnetsError(f"{run}: no finished training; name a folder of 'effnets train cifar10_demo', or resume it")
+    return metrics
+
+
+def require_one_split(runs: Sequence[Path], metrics: Sequence[dict[str, Any]]) -> None:
+    """Refuse runs that divide the pictures differently.
+
+    Raises:
+        EffnetsError: names the run and the setting.
+    """
+    for key in SPLIT:
+        first, *others = (run["recipe"][key] for run in metrics)
+        for path, value in zip(runs[1:], others, strict=True):
+            if value != first:
+                raise EffnetsError(
+                    f"{path}: {key} is {value}, and {first} in {runs[0]}, whose training pictures it validates by; "
+                    f"train it again with --set {key}={first}"
+                )
 
 
 def encode(run: Path) -> bytes:
@@ -128,11 +158,8 @@ def measure(content: bytes, data: Path) -> Evaluation:
     return evaluation
 
 
-def make_record(metrics: dict[str, Any], content: bytes, evaluation: Evaluation) -> dict[str, Any]:
+def make_record(metrics: Sequence[dict[str, Any]], content: bytes, evaluation: Evaluation) -> dict[str, Any]:
     """What is to be known of the weights, as ``effnets/data/weights`` keeps it."""
-    recipe = dict(metrics["recipe"])
-    recipe |= {key: Path(recipe[key]).name for key in PATHS if recipe[key] is not None}
-    recipe["model"] = NAME.partition(".")[0]
     return {
         "weights": NAME,
         "sha256": hashlib.sha256(content).hexdigest(),
@@ -141,10 +168,18 @@ def make_record(metrics: dict[str, Any], content: bytes, evaluation: Evaluation)
         "top1": evaluation.top1,
         "top1_interval": list(evaluation.interval),
         "test_images": evaluation.count,
-        "float32_top1": metrics["test_top1"],
-        **{key: metrics[key] for key in TAKEN},
-        "recipe": recipe,
+        "float32_top1": metrics[-1]["test_top1"],
+        "runs": [
+            {**{key: run[key] for key in TAKEN}, "recipe": portable(run["recipe"], number)}
+            for number, run in enumerate(metrics, start=1)
+        ],
     }
+
+
+def portable(recipe: dict[str, Any], number: int) -> dict[str, Any]:
+    """The recipe of a run without this machine's paths: runs are called run1, run2, … as in weights.md's commands."""
+    weights = recipe["weights"] if number == 1 else f"run{number - 1}"
+    return recipe | {"model": NAME.partition(".")[0], "weights": weights}
 
 
 if __name__ == "__main__":

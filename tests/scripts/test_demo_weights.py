@@ -65,15 +65,15 @@ def package(tmp_path, monkeypatch, script):
 
 
 def test_the_same_run_gives_the_same_files(script, package, run, data):
-    script["install"](run, data)
+    script["install"]([run], data)
     first = [(package / name).read_bytes() for name in FILES]
-    script["install"](run, data)
+    script["install"]([run], data)
     assert [(package / name).read_bytes() for name in FILES] == first
     assert sorted(path.name for path in package.iterdir()) == sorted(FILES)
 
 
 def test_weights_and_record_are_those_of_the_run(script, package, run, data):
-    script["install"](run, data)
+    script["install"]([run], data)
     path = package / FILES[0]
     record = json.loads((package / FILES[1]).read_text(encoding="utf-8"))
     packaged = effnets.create_model("mixnet_xs_32px", weights=path)
@@ -85,18 +85,37 @@ def test_weights_and_record_are_those_of_the_run(script, package, run, data):
     assert (record["top1"], record["test_images"]) == (evaluation.top1, 20)
     assert record["bytes"] == path.stat().st_size
     metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
-    assert record["epochs"] == metrics["epochs"]
+    assert [taken["epochs"] for taken in record["runs"]] == [metrics["epochs"]]
     assert record["float32_top1"] == metrics["test_top1"]
     assert str(data.parent) not in json.dumps(record)
     read_pins.cache_clear()
     assert read_pins(package / FILES[2])[NAME].sha256 == record["sha256"] == packaged.load_report.sha256
 
 
+def test_a_run_that_went_on_with_another(script, package, run, data):
+    script["install"]([run, run], data)
+    record = json.loads((package / FILES[1]).read_text(encoding="utf-8"))
+    assert [taken["recipe"]["weights"] for taken in record["runs"]] == ["random", "run1"]
+
+
+def test_runs_that_divide_the_pictures_differently(script, package, run, data, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(run, other)
+    metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
+    metrics["recipe"]["seed"] = 5
+    (other / "metrics.json").write_text(json.dumps(metrics), encoding="utf-8")
+    with pytest.raises(
+        EffnetsError, match=r"other: seed is 5, and 0 in .*run, whose .*; train it again with --set seed=0"
+    ):
+        script["install"]([run, other], data)
+    assert not (package / FILES[0]).exists()
+
+
 def test_a_run_that_is_not_finished(script, package, run, data, tmp_path):
     shutil.copytree(run, tmp_path / "cut")
     (tmp_path / "cut" / "metrics.json").unlink()
     with pytest.raises(EffnetsError, match=r"cut: no finished training; name a folder of 'effnets train cifar10_demo'"):
-        script["install"](tmp_path / "cut", data)
+        script["install"]([tmp_path / "cut"], data)
     assert not (package / FILES[0]).exists()
 
 
@@ -127,12 +146,12 @@ def test_other_classes(script, tmp_path):
 def test_a_file_that_is_too_large(script, package, run, data, monkeypatch):
     monkeypatch.setitem(script["encode"].__globals__, "MAX_BYTES", 1_000_000)
     with pytest.raises(EffnetsError, match=r"makes a file of 1,4\d\d,\d+ bytes; at most 1,000,000 go into the package"):
-        script["install"](run, data)
+        script["install"]([run], data)
     assert not (package / FILES[0]).exists()
 
 
 def test_data_without_test_pictures(script, package, run, data, tmp_path):
     shutil.copytree(data / "val", tmp_path / "data" / "val")
     with pytest.raises(EffnetsError, match=r"data: has no test pictures, only val; name the whole of CIFAR-10"):
-        script["install"](run, tmp_path / "data")
+        script["install"]([run], tmp_path / "data")
     assert not (package / FILES[0]).exists()
