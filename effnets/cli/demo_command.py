@@ -137,20 +137,21 @@ def _finetune(folder: Path) -> TrainedModel | None:
     if not _installed("train", "fine-tune, and report on it"):
         return None
     options = [part for key, value in SETTINGS.items() for part in (f"--{key}", str(value))]
-    words = ["finetune", str(folder / _DATA), *options, "--output", str(folder / "run")]
+    words = ["finetune", str(folder / _DATA), *options, "--output"]
     with progress_bar() as progress, writing(folder):
         listener = NotePrinter(progress)
         listener.step("drawing pictures", 0.0)
         write_data(folder / _DATA, COUNTS)
         listener.step("loading what trains", 0.0)
-        trained = finetune_head(folder / _DATA, folder / "run", listener=listener, command=_line(*words))
+        command = _line(*words, str(folder / "run"))
+        trained = finetune_head(folder / _DATA, folder / "run", listener=listener, command=command)
     click.echo(
         f"{sum(COUNTS.values()) * len(OBJECTS)} pictures of {', '.join(OBJECTS)} were drawn, no two alike, and a new "
         f"last layer learned from {COUNTS['train'] * len(OBJECTS)} of them.\n"
         f"It names {trained.best_top1:.1f} % of {COUNTS['val'] * len(OBJECTS)} others right (validation), and "
         f"{trained.test_top1:.1f} % of {COUNTS['test'] * len(OBJECTS)} that chose nothing (test)."
     )
-    _typed(*words)
+    _typed(*words, str(folder / "run-2"))  # a training that is over is not begun again
     return trained
 
 
