@@ -157,6 +157,22 @@ def test_no_process_begins_before_all_have_looked_at_the_folder(folder, recipe, 
     assert begun[:2] == [False, True]
 
 
+def test_pictures_that_turn_out_broken_are_no_end(trained, recipe, tmp_path):
+    data = draw_data(tmp_path / "data", train=24, val=8, test=8)
+    broken = {split: data / split / CLASSES[0] / "002.png" for split in ("train", "val", "test")}
+    for file in broken.values():
+        file.write_bytes(file.read_bytes()[:-60])
+    # With a head start, which sees the training pictures as well.
+    recipe = replace(recipe, weights=str(trained.folder), epochs=1)
+    with pytest.warns(UserWarning, match="left out of its batch"):
+        found = effnets.finetune(recipe, data, tmp_path / "run", check="none")
+    right = found.test_top1 / 100 * 23
+    assert right == pytest.approx(round(right))
+    assert [note for note in found.metrics["notes"] if str(broken["test"]) in note]
+    with pytest.warns(UserWarning, match="left out"), pytest.raises(effnets.DataError, match="and 0 may be left out"):
+        effnets.finetune(recipe, data, tmp_path / "strict", check="none", strict=True)
+
+
 def test_a_frozen_part_stays(folder, trained, recipe):
     partly = replace(recipe, weights=str(trained.folder), freeze="2", epochs=1, head_epochs=0, ema_decay=0.0)
     run = effnets.finetune(partly, folder / "data", folder / "partly")
