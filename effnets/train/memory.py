@@ -10,7 +10,7 @@ __all__ = ["keep_freed_memory"]
 # <malloc.h>: memory at the heap's end beyond this is given back; blocks above that are mapped one by one.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 _MOST = 2**31 - 1
-# A block of 1 GiB is mapped by itself; before glibc 2.35 the limit could be no higher than half of a heap, 32 MiB.
+# Blocks from here on are mapped one by one. Older versions of glibc refuse what is above half of a heap, 32 MiB.
 _MAPPED_FROM = (1 << 30, 32 << 20)
 
 
