@@ -5,10 +5,9 @@ from __future__ import annotations
 import operator
 
 from effnets.errors import ArgumentError
+from effnets.limits import MAX_SIDE
 
 __all__ = ["check_integer", "check_size"]
-
-_MAX_SIDE = 8192
 
 
 def check_integer(argument: str, value: object, low: int, hint: str) -> int:
@@ -32,7 +31,7 @@ def check_size(size: object, argument: str = "size") -> tuple[int, int]:
     Raises:
         ArgumentError: it is no such thing, or a side lies outside of 1..8192.
     """
-    hint = f"give a side or (height, width), each from 1 to {_MAX_SIDE}"
+    hint = f"give a side or (height, width), each from 1 to {MAX_SIDE}"
     sides = tuple(size) if isinstance(size, tuple | list) else (size, size)
     if len(sides) != 2:
         raise ArgumentError(f"{argument} is {size!r}; {hint}")
@@ -40,6 +39,6 @@ def check_size(size: object, argument: str = "size") -> tuple[int, int]:
         height, width = (check_integer(argument, side, 1, hint) for side in sides)
     except ArgumentError:
         raise ArgumentError(f"{argument} is {size!r}; {hint}") from None
-    if max(height, width) > _MAX_SIDE:
+    if max(height, width) > MAX_SIDE:
         raise ArgumentError(f"{argument} is {size!r}; {hint}")
     return height, width

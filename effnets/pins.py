@@ -15,7 +15,7 @@ from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
 
-from effnets.entry import EntryKey, decode_mapping
+from effnets.entry_values import EntryKey, decode_mapping
 from effnets.errors import ConfigError, MissingFileError
 from effnets.paths import configs_dir
 from effnets.yamltree import read_yaml

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from effnets.arguments import check_integer
 from effnets.block_plan import BlockPlan, ConvPlan, plan_block
 from effnets.errors import ArgumentError, ConfigError
+from effnets.limits import MAX_PARAMETERS
 from effnets.scaling import out_channels, scale_channels, unroll_blocks
-from effnets.spec import MAX_PARAMETERS, ModelSpec
+from effnets.spec import ModelSpec
 
 __all__ = ["FeaturePlan", "NetworkPlan", "make_plan"]
 

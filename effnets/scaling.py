@@ -6,7 +6,8 @@ import math
 from dataclasses import replace
 
 from effnets.errors import ConfigError
-from effnets.spec import MAX_BLOCKS, BlockSpec, ModelSpec, Scaling
+from effnets.limits import MAX_BLOCKS
+from effnets.spec import BlockSpec, ModelSpec, Scaling
 
 __all__ = ["out_channels", "round_channels", "scale_channels", "unroll_blocks"]
 

@@ -11,13 +11,12 @@ from fractions import Fraction
 from typing import Literal, get_args
 
 from effnets.checks import require, require_choice, require_range
+from effnets.limits import MAX_CHANNELS, MAX_DENOMINATOR, MAX_KERNEL, MAX_KERNEL_GROUPS, MAX_REPEATS, RANGES
 
 __all__ = [
     "ACTIVATIONS",
     "IMAGENET_MEAN",
     "IMAGENET_STD",
-    "MAX_BLOCKS",
-    "MAX_PARAMETERS",
     "Activation",
     "BlockSpec",
     "BlockType",
@@ -40,16 +39,6 @@ ACTIVATIONS: tuple[Activation, ...] = get_args(Activation)
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-
-# Above this a number is a slip of the pen, not a network: it would only run the machine out of memory.
-MAX_BLOCKS = 1024
-MAX_PARAMETERS = 2_000_000_000
-_MAX_CHANNELS = 65_536
-_MAX_REPEATS = 256
-_MAX_KERNEL = 63
-_MAX_KERNEL_GROUPS = 16
-_MAX_PIXELS_PER_SIDE = 8192
-_MAX_DENOMINATOR = 1_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,14 +79,14 @@ class BlockSpec:
 
     def __post_init__(self) -> None:
         require_choice("block type", self.type, get_args(BlockType))
-        require_range("repeats r", self.repeats, 1, _MAX_REPEATS)
+        require_range("repeats r", self.repeats, 1, MAX_REPEATS)
         require(bool(self.kernel_sizes), "kernel sizes k are empty; write at least one, such as k3")
         require(
-            len(self.kernel_sizes) <= _MAX_KERNEL_GROUPS,
-            f"kernel sizes k: at most {_MAX_KERNEL_GROUPS} kernel groups",
+            len(self.kernel_sizes) <= MAX_KERNEL_GROUPS,
+            f"kernel sizes k: at most {MAX_KERNEL_GROUPS} kernel groups",
         )
         for kernel_size in self.kernel_sizes:
-            require_range("kernel size k", kernel_size, 1, _MAX_KERNEL)
+            require_range("kernel size k", kernel_size, 1, MAX_KERNEL)
             require(
                 kernel_size % 2 == 1,
                 f"kernel size k is {kernel_size}; kernels are odd, so that they have a centre",
@@ -108,16 +97,16 @@ class BlockSpec:
         else:
             require(self.type not in ("ir", "lb"), f"{self.type} needs an expansion e; write e1 for none")
         if self.channels is not None:
-            require_range("channels c", self.channels, 1, _MAX_CHANNELS)
-        require_range("expansion groups a", self.expand_groups, 1, _MAX_KERNEL_GROUPS)
-        require_range("projection groups p", self.project_groups, 1, _MAX_KERNEL_GROUPS)
+            require_range("channels c", self.channels, 1, MAX_CHANNELS)
+        require_range("expansion groups a", self.expand_groups, 1, MAX_KERNEL_GROUPS)
+        require_range("projection groups p", self.project_groups, 1, MAX_KERNEL_GROUPS)
         if self.se_ratio is not None:
             require(
                 0 < self.se_ratio <= 1,
                 f"squeeze ratio se is {self.se_ratio}; it must lie above 0 and up to 1",
             )
             require(
-                self.se_ratio.denominator <= _MAX_DENOMINATOR,
+                self.se_ratio.denominator <= MAX_DENOMINATOR,
                 f"squeeze ratio se is {self.se_ratio}; write it with fewer digits, such as 0.25 or 1/12",
             )
         if self.activation is not None:
@@ -137,8 +126,8 @@ class ChannelSchedule:
     inclusive: bool = False
 
     def __post_init__(self) -> None:
-        require_range("channels.start", self.start, 1, _MAX_CHANNELS)
-        require_range("channels.growth", self.growth, 0, _MAX_CHANNELS)
+        require_range("channels.start", self.start, *RANGES["start"])
+        require_range("channels.growth", self.growth, *RANGES["growth"])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,20 +151,17 @@ class PreprocessSpec:
     test_crop_pct: float | None = None
 
     def __post_init__(self) -> None:
-        require_range("input_size", self.input_size, 1, _MAX_PIXELS_PER_SIDE)
-        require_range("crop_pct", self.crop_pct, 0.05, 1)
+        for name in ("input_size", "crop_pct", "test_input_size", "test_crop_pct"):
+            if (value := getattr(self, name)) is not None:
+                require_range(name, value, *RANGES[name])
         require_choice("interpolation", self.interpolation, get_args(Interpolation))
         require(
             len(self.mean) == len(self.std) and len(self.mean) > 0,
             f"mean has {len(self.mean)} numbers and std {len(self.std)}; give one of each per channel",
         )
-        for mean, std in zip(self.mean, self.std, strict=True):
-            require_range("mean", mean, -1e3, 1e3)
-            require_range("std", std, 1e-6, 1e3)
-        if self.test_input_size is not None:
-            require_range("test_input_size", self.test_input_size, 1, _MAX_PIXELS_PER_SIDE)
-        if self.test_crop_pct is not None:
-            require_range("test_crop_pct", self.test_crop_pct, 0.05, 1)
+        for name in ("mean", "std"):
+            for value in getattr(self, name):
+                require_range(name, value, *RANGES[name])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -226,22 +212,15 @@ class ModelSpec:
 
     def __post_init__(self) -> None:
         require(bool(self.blocks), "blocks is empty; list at least one block string")
-        require_range("stem", self.stem, 1, _MAX_CHANNELS)
-        require(self.stem_stride in (1, 2), f"stem_stride is {self.stem_stride}; it must be 1 or 2")
+        for name in _MODEL_NUMBERS:
+            require_range(name, getattr(self, name), *RANGES[name])
+        # The ends of its range are all that it may be.
+        require(self.stem_stride in RANGES["stem_stride"], f"stem_stride is {self.stem_stride}; it must be 1 or 2")
         require_choice("stem_scaling", self.stem_scaling, get_args(Scaling))
-        require_range("head", self.head, 0, _MAX_CHANNELS)
         require_choice("head_scaling", self.head_scaling, get_args(Scaling))
-        require_range("head_hidden", self.head_hidden, 0, _MAX_CHANNELS)
-        require_range("width", self.width, 0.01, 64)
-        require_range("depth", self.depth, 0.01, 64)
         require_choice("depth_rounding", self.depth_rounding, get_args(DepthRounding))
-        require_range("divisor", self.divisor, 1, 1024)
         require_choice("activation", self.activation, ACTIVATIONS)
         require_choice("padding", self.padding, get_args(Padding))
-        require_range("bn_eps", self.bn_eps, 1e-12, 1)
-        require_range("bn_momentum", self.bn_momentum, 1e-6, 1)
-        require_range("drop_rate", self.drop_rate, 0, 0.99)
-        require_range("num_classes", self.num_classes, 0, 1_000_000)
         for number, block in enumerate(self.blocks, start=1):
             require(
                 (block.channels is None) == (self.channels is not None),
@@ -252,3 +231,17 @@ class ModelSpec:
     def input_size(self) -> int:
         """Side of the square input in pixels that the network was made for."""
         return self.preprocess.input_size
+
+
+_MODEL_NUMBERS = (
+    "stem",
+    "head",
+    "head_hidden",
+    "width",
+    "depth",
+    "divisor",
+    "bn_eps",
+    "bn_momentum",
+    "drop_rate",
+    "num_classes",
+)

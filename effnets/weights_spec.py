@@ -11,6 +11,7 @@ from typing import Literal, get_args
 from urllib.parse import urlsplit
 
 from effnets.checks import require, require_choice, require_range
+from effnets.limits import RANGES
 from effnets.remote import HUB_SCHEME, REPOSITORY, RemoteFile
 from effnets.spec import ACTIVATIONS, Activation, Padding, PreprocessSpec
 
@@ -77,10 +78,10 @@ class WeightsSpec:
         if self.padding is not None:
             require_choice("padding", self.padding, get_args(Padding))
         if self.bn_eps is not None:
-            require_range("bn_eps", self.bn_eps, 1e-12, 1)
+            require_range("bn_eps", self.bn_eps, *RANGES["bn_eps"])
         if self.activation is not None:
             require_choice("activation", self.activation, ACTIVATIONS)
-        require_range("num_classes", self.num_classes, 2 if self.background else 1, 1_000_000)
+        require_range("num_classes", self.num_classes, 2 if self.background else 1, RANGES["num_classes"][1])
         self._check_accuracy()
         self._check_hashes()
 
@@ -113,7 +114,7 @@ class WeightsSpec:
     def _check_accuracy(self) -> None:
         figures = [value for value in (self.top1, self.top5) if value is not None]
         for value in figures:
-            require_range("top1, top5", value, 0, 100)
+            require_range("top1, top5", value, *RANGES["top1"])
         if self.top1 is not None and self.top5 is not None:
             require(self.top1 <= self.top5, f"top1 is {self.top1:g}, above top5, which is {self.top5:g}")
         for name, given in (("accuracy_source", self.accuracy_source), ("accuracy_size", self.accuracy_size)):
@@ -123,7 +124,7 @@ class WeightsSpec:
             "top1 or top5 is given without accuracy_source; state where the figure was read",
         )
         if self.accuracy_size is not None:
-            require_range("accuracy_size", self.accuracy_size, 1, 8192)
+            require_range("accuracy_size", self.accuracy_size, *RANGES["accuracy_size"])
 
     def _check_hashes(self) -> None:
         for name, value, length in (("sha256", self.sha256, "64"), ("sha256_prefix", self.sha256_prefix, "8,64")):

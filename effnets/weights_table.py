@@ -15,8 +15,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, get_args
 
-from effnets.entry import EntryKey, decode_mapping
+from effnets.entry_values import EntryKey, decode_mapping
 from effnets.errors import ConfigError
+from effnets.limits import RANGES
 from effnets.spec import ACTIVATIONS, Interpolation, Padding, PreprocessSpec
 from effnets.weights_spec import WEIGHTS_DIALECTS, WeightsSpec
 from effnets.yamltree import Node, read_yaml
@@ -153,7 +154,8 @@ def _make(file: _File, model: str, tag: str, node: Node) -> WeightsSpec:
 
 def _crop_share(input_size: int, resize: int) -> float:
     """The share that makes the resized image's shorter side come out at exactly `resize` pixels."""
-    if not input_size <= resize <= 8192:
-        raise ConfigError(f"resize is {resize}; it must be at least input_size, {input_size}, and at most 8192")
+    most = RANGES["resize"][1]
+    if not input_size <= resize <= most:
+        raise ConfigError(f"resize is {resize}; it must be at least input_size, {input_size}, and at most {most}")
     share = input_size / resize
     return share if math.floor(input_size / share) == resize else math.nextafter(share, 0)

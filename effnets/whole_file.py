@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import uuid
 from pathlib import Path
@@ -38,11 +39,17 @@ def write_whole(path: Path, data: bytes | memoryview, *, partial: Path | None = 
 
 
 def _sync_folder(folder: Path) -> None:
-    """Have the disk confirm the new name, where the system lets folders be opened."""
+    """Have the disk confirm the new name, where the system and the folder's file system can be asked to."""
     if os.name != "posix":
         return
-    handle = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+    except OSError as error:
+        # The file is whole and has its name: a folder that may be written but not listed, and file systems without
+        # such a confirmation (some of networks), are no failure.
+        if error.errno not in (errno.EACCES, errno.EINVAL, errno.ENOTSUP):
+            raise

@@ -35,7 +35,7 @@ that neither training, nor calibration, nor the gate saw.
 
 - With 1000 classes: the published weights, on grocery20's photographs, which have no label among them.
 - `+head`: the same with a linear probe of grocery20's 20 classes in place of the classifier.
-- `cifar10`: networks trained on CIFAR-10's pictures of 32 pixels: the one in the package, and the MixNet-S and ReXNet
+- `+cifar10`: networks trained on CIFAR-10's pictures of 32 pixels: the one in the package, and the MixNet-S and ReXNet
   of [cifar10.md](cifar10.md), which a few epochs have taught.
 
 How it is done: ONNX Runtime's quantiser writes QuantizeLinear and DequantizeLinear; weights have a scale for each

@@ -117,7 +117,7 @@ def make_rows(grocery: Path, cifar10: Path, runs: Path, cache: Path) -> dict[str
     def trained(name: str, model: Callable[[], Classifier]) -> Row:
         photos = take_pictures(cifar10, cache / "cifar10")
         return Row(
-            name=f"{name}, cifar10", export=lambda p: effnets.export_onnx(model(), p), photos=photos, test=cifar10
+            name=f"{name}+cifar10", export=lambda p: effnets.export_onnx(model(), p), photos=photos, test=cifar10
         )
 
     rows = [published(name) for name in PUBLISHED] + [headed(name) for name in PUBLISHED]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from html import escape
 
 from effnets.bench.plot_labels import Box
+from effnets.bench.svg import FONT, Axes, text
 
 __all__ = ["Point", "draw"]
 
@@ -17,7 +18,6 @@ LETTER, LINE = 6.2, 11  # an estimate of a letter's width, and a line's height, 
 FONT_SIZE, RADIUS = 10, 4.2
 COLOURS = ("#3366aa", "#dd7711", "#229955", "#aa3377", "#777777")
 SHAPES = ("circle", "square", "triangle", "diamond")
-FONT = "font-family=\"system-ui, 'DejaVu Sans', sans-serif\""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +35,7 @@ class Point:
 
 def draw(points: Sequence[Point], *, title: str, x_label: str, y_label: str) -> str:
     """The plot, `x` on a logarithmic scale."""
-    axes = Axes(points)
+    axes = make_axes(points)
     families, publishers = unique(point.family for point in points), unique(point.publisher for point in points)
     colour = dict(zip(families, COLOURS, strict=False))
     shape = dict(zip(publishers, SHAPES, strict=False))
@@ -47,7 +47,7 @@ def draw(points: Sequence[Point], *, title: str, x_label: str, y_label: str) -> 
         f"<title>{escape(title)}</title>",
         f'<rect width="{WIDTH}" height="{HEIGHT}" fill="#ffffff"/>',
         text(LEFT, 22, title, size=15, weight="bold"),
-        *draw_axes(axes, x_label, y_label),
+        *axes.draw(axes.x_ticks((1, 2, 5)), range(axes.y_low, axes.y_high + 1, 5), x_label, y_label),
         *draw_legend(families, publishers, colour, shape),
     ]
     for line in unique(point.line for point in points if point.line):
@@ -62,47 +62,17 @@ def draw(points: Sequence[Point], *, title: str, x_label: str, y_label: str) -> 
     return "\n".join([*parts, "</svg>"]) + "\n"
 
 
-class Axes:
-    """Numbers → pixels."""
-
-    def __init__(self, points: Sequence[Point]) -> None:
-        self.x_low, self.x_high = min(p.x for p in points) / 1.15, max(p.x for p in points) * 1.25
-        self.y_low = math.floor(min(p.y for p in points) / 5) * 5
-        self.y_high = math.ceil((max(p.y for p in points) + 1) / 5) * 5
-
-    def x(self, value: float) -> float:
-        share = math.log(value / self.x_low) / math.log(self.x_high / self.x_low)
-        return round(LEFT + share * (WIDTH - LEFT - RIGHT), 1)
-
-    def y(self, value: float) -> float:
-        share = (value - self.y_low) / (self.y_high - self.y_low)
-        return round(HEIGHT - BOTTOM - share * (HEIGHT - TOP - BOTTOM), 1)
-
-    def x_ticks(self) -> list[float]:
-        decades = range(math.floor(math.log10(self.x_low)), math.ceil(math.log10(self.x_high)) + 1)
-        ticks = [digit * 10.0**decade for decade in decades for digit in (1, 2, 5)]
-        return [tick for tick in ticks if self.x_low <= tick <= self.x_high]
-
-    def y_ticks(self) -> list[int]:
-        return list(range(self.y_low, self.y_high + 1, 5))
-
-
-def draw_axes(axes: Axes, x_label: str, y_label: str) -> list[str]:
-    bottom, right = HEIGHT - BOTTOM, WIDTH - RIGHT
-    parts = []
-    for tick in axes.x_ticks():
-        x = axes.x(tick)
-        parts.append(f'<path d="M{x} {TOP}V{bottom}" stroke="#e6e6e6"/>')
-        parts.append(text(x, bottom + 16, f"{tick:g}", anchor="middle", size=11))
-    for tick in axes.y_ticks():
-        y = axes.y(tick)
-        parts.append(f'<path d="M{LEFT} {y}H{right}" stroke="#e6e6e6"/>')
-        parts.append(text(LEFT - 6, y + 4, f"{tick}", anchor="end", size=11))
-    parts.append(f'<path d="M{LEFT} {TOP}V{bottom}H{right}" fill="none" stroke="#333333"/>')
-    parts.append(text((LEFT + right) / 2, HEIGHT - 14, x_label, anchor="middle", size=12))
-    middle = (TOP + bottom) / 2
-    parts.append(f'<g transform="rotate(-90 18 {middle})">{text(18, middle, y_label, anchor="middle", size=12)}</g>')
-    return parts
+def make_axes(points: Sequence[Point]) -> Axes:
+    return Axes(
+        left=LEFT,
+        top=TOP,
+        right=WIDTH - RIGHT,
+        bottom=HEIGHT - BOTTOM,
+        x_low=min(p.x for p in points) / 1.15,
+        x_high=max(p.x for p in points) * 1.25,
+        y_low=math.floor(min(p.y for p in points) / 5) * 5,
+        y_high=math.ceil((max(p.y for p in points) + 1) / 5) * 5,
+    )
 
 
 def draw_legend(
@@ -151,24 +121,9 @@ def place_labels(points: Sequence[Point], axes: Axes, colour: dict[str, str]) ->
             inside = frame.left <= box.left and box.right <= frame.right and frame.top <= box.top
             if inside and box.bottom <= frame.bottom and not any(box.meets(other) for other in taken):
                 taken.append(box)
-                parts.append(text(x + right, y + down, point.label, fill=colour[point.family]))
+                parts.append(text(x + right, y + down, point.label, size=FONT_SIZE, fill=colour[point.family]))
                 break
     return parts
-
-
-def text(
-    x: float,
-    y: float,
-    content: str,
-    *,
-    anchor: str = "start",
-    size: int = FONT_SIZE,
-    weight: str = "",
-    fill: str = "#222222",
-) -> str:
-    bold = f' font-weight="{weight}"' if weight else ""
-    place = f'x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" font-size="{size}"'
-    return f'<text {place}{bold} fill="{fill}">{escape(content)}</text>'
 
 
 def unique(names: Iterable[str]) -> list[str]:

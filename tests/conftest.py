@@ -6,6 +6,7 @@ import os
 import random
 import sys
 import zlib
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -33,3 +34,13 @@ def pytest_fixture_setup(fixturedef: pytest.FixtureDef[object]) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_call(item: pytest.Item) -> None:
     _seed(item.nodeid)
+
+
+@pytest.fixture
+def fresh_compiler() -> Iterator[None]:
+    """torch.compile without what it remembers of other tests' networks, before and after."""
+    import torch
+
+    torch.compiler.reset()
+    yield
+    torch.compiler.reset()

@@ -46,6 +46,17 @@ def shake(
     return model.eval()
 
 
+class Logits(nn.Module):
+    """A network of transformers', whose output has logits among others, as `shake` can run it."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.network(x).logits
+
+
 def images(*shape: int, seed: int = 1) -> torch.Tensor:
     """Reproducible normal noise of `shape`."""
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from effnets.block_keys import ACTIVATION_CODES, BLOCKS, FLAGS, KEYS
 from effnets.config import list_models, load_spec
-from effnets.grammar import ACTIVATION_CODES, BLOCKS, FLAGS, KEYS, decode_block, encode_block, override_block
+from effnets.grammar import decode_block, encode_block, override_block
 from effnets.paths import configs_dir
 from effnets.spec import BlockSpec
 from effnets.yamltree import read_yaml

@@ -9,9 +9,12 @@ from pathlib import Path
 import jsonschema
 import pytest
 
+from effnets.block_keys import BLOCKS
 from effnets.config import load_spec
+from effnets.entry import ENTRY_KEYS
 from effnets.errors import ConfigError
-from effnets.grammar import BLOCKS, decode_block
+from effnets.grammar import decode_block
+from effnets.limits import RANGES
 from effnets.paths import configs_dir
 from effnets.schema import block_pattern, fragment_pattern, make_schema, make_weights_schema
 from effnets.yamltree import Node, read_yaml
@@ -115,6 +118,14 @@ def test_reader_and_schema_accept(tmp_path, text):
         pytest.param(GOOD.replace("}", ", padding: valid}"), id="unknown padding"),
         pytest.param(GOOD.replace("}", ", channels: {start: 8}}"), id="schedule without growth"),
         pytest.param(GOOD.replace("}", ", channels: {start: 8, growth: 8, end: 8}}"), id="unknown schedule key"),
+        pytest.param(GOOD.replace("16,", "0,"), id="no channels"),
+        pytest.param(GOOD.replace("}", ", width: 65}"), id="width too large"),
+        pytest.param(GOOD.replace("}", ", crop_pct: 87.5}"), id="per cent for a share"),
+        pytest.param(GOOD.replace("}", ", std: 0}"), id="no deviation"),
+        pytest.param(GOOD.replace("}", ", mean: [0.5, 0.5, 5000]}"), id="one mean too large"),
+        pytest.param(GOOD.replace("}", ", stem_stride: 3}"), id="stride too large"),
+        pytest.param(GOOD.replace("}", ", resolution: 0}"), id="no resolution"),
+        pytest.param("net: {base: rexnet_100, channels: {start: 0, growth: 8}}", id="schedule from nothing"),
         pytest.param("net: {stem: 16, blocks: []}", id="no rows"),
         pytest.param("net: {stem: 16, blocks: ds_r1_k3_s1_c16}", id="one row without a list"),
         pytest.param("net: {stem: 16, blocks: [16]}", id="a number for a row"),
@@ -133,6 +144,22 @@ def test_reader_and_schema_refuse(tmp_path, text):
     assert not VALIDATOR.is_valid(read_plain(path, text))
     with pytest.raises(ConfigError):
         load_spec(path)
+
+
+# The ends of resolution's range bring most input sizes out of their own.
+@pytest.mark.parametrize("key", [key for key in RANGES if key in ENTRY_KEYS and key != "resolution"])
+def test_reader_and_schema_have_the_same_ranges(tmp_path, key):
+    least, most = RANGES[key]
+    step = 1 if ENTRY_KEYS[key].kind == "integer" else most / 1000
+    path = tmp_path / "net.yaml"
+    text = "{_small: {stem: 16, blocks: [ds_r1_k3_s1_c16]}, net: {base: _small, %s: %r}}"
+    for value in (least, most):
+        VALIDATOR.validate(read_plain(path, text % (key, value)))
+        load_spec(path)
+    for value in (least - step, most + step):
+        assert not VALIDATOR.is_valid(read_plain(path, text % (key, value)))
+        with pytest.raises(ConfigError, match=key):
+            load_spec(path)
 
 
 ROWS = [

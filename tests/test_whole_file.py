@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import stat
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -33,6 +37,22 @@ def test_a_failure_leaves_what_was_there(tmp_path):
         write_whole(path, b"new")
     assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
     assert (path / "kept").read_bytes() == b"old"
+
+
+@pytest.mark.parametrize(("number", "fatal"), [(errno.EINVAL, False), (errno.EACCES, False), (errno.EIO, True)])
+def test_a_file_system_without_confirmation_of_names_is_no_failure(tmp_path, monkeypatch, number, fatal):
+    path, sync = tmp_path / "file", os.fsync
+
+    def sync_files_alone(handle):
+        if stat.S_ISDIR(os.fstat(handle).st_mode):
+            raise OSError(number, os.strerror(number))
+        sync(handle)
+
+    monkeypatch.setattr(os, "fsync", sync_files_alone)
+    with pytest.raises(OSError, match=os.strerror(number)) if fatal else nullcontext():
+        write_whole(path, b"new")
+    assert path.read_bytes() == b"new"
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_disk_that_gives_back_something_else(tmp_path, monkeypatch):

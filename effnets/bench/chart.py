@@ -6,12 +6,12 @@ from html import escape
 
 from effnets.bench.programs import OURS
 from effnets.bench.report import BenchReport, Row
+from effnets.bench.svg import FONT, text
 
 __all__ = ["draw_bars"]
 
 _WIDTH, _LABELS, _RIGHT = 860, 230, 120
 _BAR, _GAP, _GROUP = 16, 4, 34
-_FONT = "font-family=\"system-ui, 'DejaVu Sans', sans-serif\""
 _COLOURS = {"timm": "#bbbbbb", "torchvision": "#d9c38f", "effnets": "#88aacc", "effnets rewritten": "#2266aa"}
 
 
@@ -22,7 +22,7 @@ def draw_bars(report: BenchReport) -> str:
     parts: list[str] = []
     for model, batch in groups:
         rows = [row for row in report.rows if (row.model, row.batch) == (model, batch)]
-        parts.append(_text(16, top + 14, f"{model}, batch {batch}", size=13, weight="bold"))
+        parts.append(text(16, top + 14, f"{model}, batch {batch}", size=13, weight="bold"))
         top += 24
         longest = max(row.milliseconds for row in rows)
         for row in rows:
@@ -32,11 +32,11 @@ def draw_bars(report: BenchReport) -> str:
     title = f"Milliseconds per image, {report.precision}, {report.threads} threads; shorter is faster"
     head = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {top:.0f}" width="{_WIDTH}" '
-        f'height="{top:.0f}" role="img" font-size="11" {_FONT}>',
+        f'height="{top:.0f}" role="img" font-size="11" {FONT}>',
         f"<title>{escape(title)}</title>",
         f'<rect width="{_WIDTH}" height="{top:.0f}" fill="#ffffff"/>',
-        _text(16, 24, title, size=15, weight="bold"),
-        _text(16, 44, str(report.machine), fill="#666666"),
+        text(16, 24, title, size=15, weight="bold"),
+        text(16, 44, str(report.machine), fill="#666666"),
     ]
     return "\n".join([*head, *parts, "</svg>"]) + "\n"
 
@@ -50,17 +50,9 @@ def _bar(row: Row, top: float, longest: float) -> list[str]:
     number = f"{row.milliseconds:.2f}" + (f"  ({over})" if over else "")
     end = max(row.milliseconds * scale + _LABELS, high)
     return [
-        _text(_LABELS - 6, top + 12, f"{row.path}, {row.engine}", anchor="end"),
+        text(_LABELS - 6, top + 12, f"{row.path}, {row.engine}", anchor="end"),
         f'<rect x="{_LABELS}" y="{top:.1f}" width="{row.milliseconds * scale:.1f}" height="{_BAR}" '
         f'fill="{_COLOURS[row.path]}"/>',
         f'<path d="M{low:.1f} {middle:.1f}H{high:.1f}" stroke="#222222" stroke-width="1.2"/>',
-        _text(end + 6, top + 12, number),
+        text(end + 6, top + 12, number),
     ]
-
-
-def _text(
-    x: float, y: float, content: str, *, anchor: str = "start", size: int = 11, weight: str = "", fill: str = "#222222"
-) -> str:
-    bold = f' font-weight="{weight}"' if weight else ""
-    place = f'x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" font-size="{size}"'
-    return f'<text {place}{bold} fill="{fill}">{escape(content)}</text>'

@@ -6,11 +6,9 @@ file costs one measurement.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import math
-import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +16,7 @@ from typing import Any
 
 from effnets.bench.timing import Timing
 from effnets.paths import home_dir
+from effnets.whole_file import write_whole
 
 __all__ = ["Store"]
 
@@ -54,16 +53,9 @@ class Store:
         """Keep a measurement, whole or not at all; a note where that fails, which costs no more than time."""
         path = self._path(conditions)
         content = {"format": _FORMAT, "conditions": _plain(conditions), "measured": when, "ms": list(timing.samples)}
-        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-                temporary.replace(path)
-            finally:
-                # A folder that cannot be written to cannot be tidied either.
-                with contextlib.suppress(OSError):
-                    temporary.unlink(missing_ok=True)
+            write_whole(path, (json.dumps(content, indent=1) + "\n").encode())
         except OSError as error:
             return f"{path}: the measurement is not kept ({error.strerror or error})"
         return None

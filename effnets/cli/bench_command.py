@@ -91,8 +91,9 @@ def command(
         )
     if svg is not None:
         from effnets.bench.chart import draw_bars
+        from effnets.whole_file import write_whole
 
-        svg.write_text(draw_bars(report), encoding="utf-8")
+        write_whole(svg, draw_bars(report).encode())
     if as_json:
         click.echo(json.dumps(report.to_dict(), indent=1))
     elif as_markdown:

@@ -190,6 +190,7 @@ def _few(names: Sequence[str]) -> str:
 def _draw(path: Path, outcome: Outcome, limits: Limits, recommendation: Recommendation | None, meter: Meter) -> None:
     from effnets.bench.choose_plot import draw_choice
     from effnets.bench.machine import describe_machine
+    from effnets.whole_file import write_whole
 
     machine = describe_machine()
     text = draw_choice(
@@ -199,7 +200,7 @@ def _draw(path: Path, outcome: Outcome, limits: Limits, recommendation: Recommen
         title=f"Published accuracy against latency on {meter.engine}",
         x_label=f"ms for a batch of {meter.batch}, {machine.processor}, {machine.cores} cores",
     )
-    path.write_text(text, encoding="utf-8")
+    write_whole(path, text.encode())
 
 
 def _as_json(

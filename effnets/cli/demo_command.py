@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import shlex
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from effnets.cli.demonstration import load_demonstration
+from effnets.cli.listener import NotePrinter
 from effnets.cli.progress import progress_bar
 from effnets.cli.text import printable, short
 from effnets.demo.folder import make_folder, writing
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from effnets.deploy.onnx import ExportReport
     from effnets.nn.classifier import Classifier
     from effnets.train.finetune import TrainedModel
-    from effnets.train.progress import EpochRow
 
 __all__ = ["command"]
 
@@ -137,20 +137,21 @@ def _finetune(folder: Path) -> TrainedModel | None:
     if not _installed("train", "fine-tune, and report on it"):
         return None
     options = [part for key, value in SETTINGS.items() for part in (f"--{key}", str(value))]
-    words = ["finetune", str(folder / _DATA), *options, "--output", str(folder / "run")]
+    words = ["finetune", str(folder / _DATA), *options, "--output"]
     with progress_bar() as progress, writing(folder):
-        listener = _Listener(progress)
+        listener = NotePrinter(progress)
         listener.step("drawing pictures", 0.0)
         write_data(folder / _DATA, COUNTS)
         listener.step("loading what trains", 0.0)
-        trained = finetune_head(folder / _DATA, folder / "run", listener=listener, command=_line(*words))
+        command = _line(*words, str(folder / "run"))
+        trained = finetune_head(folder / _DATA, folder / "run", listener=listener, command=command)
     click.echo(
         f"{sum(COUNTS.values()) * len(OBJECTS)} pictures of {', '.join(OBJECTS)} were drawn, no two alike, and a new "
         f"last layer learned from {COUNTS['train'] * len(OBJECTS)} of them.\n"
         f"It names {trained.best_top1:.1f} % of {COUNTS['val'] * len(OBJECTS)} others right (validation), and "
         f"{trained.test_top1:.1f} % of {COUNTS['test'] * len(OBJECTS)} that chose nothing (test)."
     )
-    _typed(*words)
+    _typed(*words, str(folder / "run-2"))  # a training that is over is not begun again
     return trained
 
 
@@ -206,22 +207,6 @@ def _conclude(folder: Path, trained: TrainedModel | None, exported: ExportReport
         _typed("predict", "PHOTO.jpg", "--weights", str(exported.path), note="without torch")
     _typed("list", "--pretrained", note="networks that know ImageNet's 1,000 classes")
     _typed("finetune", "PHOTOS", "--model", "mixnet_m", "--output", "RUN", note="your classes: a folder for each")
-
-
-class _Listener:
-    """Tells of a training: notes, and a bar."""
-
-    def __init__(self, bar: Callable[[str, float], None] | None) -> None:
-        self._bar = bar
-
-    def note(self, text: str) -> None:
-        click.echo(f"note: {printable(text)}", err=True)
-
-    def step(self, what: str, share: float) -> None:
-        if self._bar is not None:
-            self._bar(what, share)
-
-    def row(self, row: EpochRow) -> None: ...
 
 
 def _installed(extra: str, purpose: str) -> bool:

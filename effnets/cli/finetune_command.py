@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
 
 import click
 
-from effnets.cli.data_options import class_names_option, image_column_option, label_column_option
-from effnets.cli.training import check_option, settings_option, strict_option, train
+from effnets.cli.training import RunOptions, run_options, train
 
 __all__ = ["command"]
 
@@ -31,24 +29,11 @@ __all__ = ["command"]
 @click.option("--precision", type=click.Choice(["auto", "float32", "bfloat16"]), help="[default: by measuring]")
 @click.option("--seed", type=click.IntRange(0), help="Of everything drawn [default: 0].")
 @click.option("--workers", type=click.IntRange(0), help="Processes that load pictures [default: by the cores].")
-@settings_option
-@strict_option
-@check_option
-@image_column_option
-@label_column_option
-@class_names_option
-@click.option("--resume", is_flag=True, help="Go on from the last checkpoint; start where there is none.")
+@run_options
 def command(
     data: str,
     output: Path,
     recipe: str,
-    settings: dict[str, Any],
-    strict: bool,
-    check: Literal["quick", "full", "none"],
-    image_column: str | None,
-    label_column: str | None,
-    class_names: tuple[str, ...] | None,
-    resume: bool,
     model: str,
     weights: str | None,
     epochs: int | None,
@@ -61,6 +46,7 @@ def command(
     precision: str | None,
     seed: int | None,
     workers: int | None,
+    options: RunOptions,
 ) -> None:
     """Fine-tune a pretrained network on the photographs in DATA: a folder by class, a manifest, an archive, ….
 
@@ -81,16 +67,4 @@ def command(
         "seed": seed,
         "workers": workers,
     }
-    changes = {key: value for key, value in stated.items() if value is not None}
-    train(
-        recipe,
-        {**settings, **changes},
-        data,
-        output,
-        resume=resume,
-        strict=strict,
-        check=check,
-        image_column=image_column,
-        label_column=label_column,
-        class_names=class_names,
-    )
+    train(recipe, stated, data, output, options)

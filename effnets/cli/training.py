@@ -1,23 +1,25 @@
-"""What ``effnets finetune`` and ``effnets train`` share: settings given by hand, and progress on the terminal."""
+"""What ``effnets finetune`` and ``effnets train`` share: their common options, and the training itself."""
 
 from __future__ import annotations
 
+import functools
+import os
 import shlex
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import click
 
+from effnets.cli.data_options import class_names_option, image_column_option, label_column_option
+from effnets.cli.listener import EpochPrinter
 from effnets.cli.progress import progress_bar
 from effnets.cli.text import printable
 from effnets.errors import TrainingInterruptedError
 
-if TYPE_CHECKING:
-    from effnets.train.progress import EpochRow
-
-__all__ = ["check_option", "settings_option", "strict_option", "train"]
+__all__ = ["RunOptions", "run_options", "train"]
 
 
 def _settings(_context: click.Context, _parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, Any]:
@@ -29,14 +31,18 @@ def _settings(_context: click.Context, _parameter: click.Parameter, values: tupl
         if not separator or not key:
             raise click.BadParameter(f"{value!r} is no setting; write it like ema_decay=0 or augmentation.mixup=0.2")
         try:
-            settings[key] = _number(yaml.safe_load(text))
-        except yaml.YAMLError:
+            settings[key] = _with_numbers(yaml.safe_load(text))
+        except (yaml.YAMLError, ValueError):  # the latter of a date that is none
             raise click.BadParameter(f"{value!r}: {text!r} is no YAML value") from None
     return settings
 
 
-def _number(value: Any) -> Any:
+def _with_numbers(value: Any) -> Any:
     """YAML 1.1 reads 1e-3 as text."""
+    if isinstance(value, list):
+        return [_with_numbers(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _with_numbers(item) for key, item in value.items()}
     if isinstance(value, str):
         try:
             return float(value)
@@ -45,7 +51,7 @@ def _number(value: Any) -> Any:
     return value
 
 
-settings_option = click.option(
+_settings_option = click.option(
     "--set",
     "settings",
     multiple=True,
@@ -55,90 +61,69 @@ settings_option = click.option(
 )
 
 
-class _Terminal:
-    """Tells a person: notes, a bar, a line for each epoch."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunOptions:
+    """What `run_options` asks for: settings of the recipe by hand, and the arguments of `effnets.finetune`."""
 
-    def __init__(self, bar: Callable[[str, float], None] | None) -> None:
-        self.bar = bar
-
-    def note(self, text: str) -> None:
-        click.echo(f"note: {printable(text)}", err=True)
-
-    def step(self, what: str, share: float) -> None:
-        if self.bar is not None:
-            self.bar(what, share)
-
-    def row(self, row: EpochRow) -> None:
-        parts = []
-        if row.train_loss is not None:
-            parts.append(f"loss {row.train_loss:.3f}")
-        if row.val_top1 is not None:
-            parts.append(f"validation {row.val_top1:.1f} %")
-        if row.average_top1 is not None:
-            parts.append(f"average {row.average_top1:.1f} %")
-        if row.seconds and row.phase == "all":
-            parts.append(f"{row.images / row.seconds:.0f} images/s")
-        if row.val_top1 is not None:
-            click.echo(f"epoch {row.epoch}: {', '.join(parts)}")
+    settings: dict[str, Any]
+    strict: bool
+    check: Literal["quick", "full", "none"]
+    image_column: str | None
+    label_column: str | None
+    class_names: tuple[str, ...] | None
+    resume: bool
 
 
-class _Nobody(_Terminal):
-    """For all processes but the first."""
+def run_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options that every training has; it receives them together, as `options`."""
 
-    def __init__(self) -> None:
-        super().__init__(None)
+    @_settings_option
+    @click.option("--strict", is_flag=True, help="Let a picture that cannot be read be an error.")
+    @click.option(
+        "--check",
+        type=click.Choice(["quick", "full", "none"]),
+        default="quick",
+        show_default=True,
+        help="Look at the pictures beforehand: at their headers, whole, or not.",
+    )
+    @image_column_option
+    @label_column_option
+    @class_names_option
+    @click.option("--resume", is_flag=True, help="Go on from the last checkpoint; start where there is none.")
+    @functools.wraps(command)
+    def gathered(**values: Any) -> None:
+        shared = {field.name: values.pop(field.name) for field in fields(RunOptions)}
+        command(options=RunOptions(**shared), **values)
 
-    def note(self, text: str) -> None: ...
-
-    def row(self, row: EpochRow) -> None: ...
+    return gathered
 
 
-strict_option = click.option("--strict", is_flag=True, help="Let a picture that cannot be read be an error.")
-check_option = click.option(
-    "--check",
-    type=click.Choice(["quick", "full", "none"]),
-    default="quick",
-    show_default=True,
-    help="Look at the pictures beforehand: at their headers, whole, or not.",
-)
+def train(recipe: str, stated: dict[str, Any], data: str, output: Path, options: RunOptions) -> None:
+    """Train, say how it goes, and end with status 143 after SIGTERM and 130 after Ctrl-C, saved.
 
-
-def train(
-    recipe: str,
-    changes: dict[str, Any],
-    data: str,
-    output: Path,
-    *,
-    resume: bool,
-    strict: bool,
-    check: Literal["quick", "full", "none"],
-    image_column: str | None,
-    label_column: str | None,
-    class_names: tuple[str, ...] | None,
-) -> None:
-    """Train, say how it goes, and end with status 143 after SIGTERM and 130 after Ctrl-C, saved."""
-    import os
-
+    What is `stated` by options of the command itself goes before ``--set``, and None leaves the recipe's.
+    """
     from effnets.train.finetune import finetune
+    from effnets.train.progress import SILENT
     from effnets.train.recipe_file import find_recipe, read_recipe
 
+    changes = options.settings | {key: value for key, value in stated.items() if value is not None}
     settings = read_recipe(find_recipe(recipe), changes)
     first = os.environ.get("RANK", "0") == "0"
     command = shlex.join(["effnets", *sys.argv[1:]])
     try:
         with progress_bar() as bar:
-            listener = _Terminal(bar) if first else _Nobody()
             trained = finetune(
                 settings,
                 data,
                 output,
-                resume=resume,
-                strict=strict,
-                check=check,
-                image_column=image_column,
-                label_column=label_column,
-                class_names=class_names,
-                listener=listener,
+                resume=options.resume,
+                strict=options.strict,
+                check=options.check,
+                image_column=options.image_column,
+                label_column=options.label_column,
+                class_names=options.class_names,
+                listener=EpochPrinter(bar) if first else SILENT,
                 command=command,
             )
     except TrainingInterruptedError as interruption:

@@ -18,8 +18,7 @@ from effnets.deploy.output import check_engines, check_path, write_file
 from effnets.deploy.rewrite import optimize as rewrite
 from effnets.deploy.rewrites import PRESETS, Rewrites
 from effnets.errors import ArgumentError
-from effnets.nn.classifier import Classifier
-from effnets.nn.unwrap import require_values, unwrap
+from effnets.nn.unwrap import require_classifier
 from effnets.runtime.description import Description, InputKind
 
 __all__ = ["ExportReport", "export_onnx"]
@@ -89,7 +88,7 @@ def export_onnx(
     """
     started = time.perf_counter()
     path = check_path(path)
-    network = _check_model(model)
+    network = require_classifier(model)
     if preprocess and (dynamic_size or network.in_chans not in (1, 3)):
         if dynamic_size:
             raise ArgumentError("preprocess=True brings images to one size, dynamic_size contradicts it; leave one out")
@@ -130,13 +129,3 @@ def export_onnx(
         errors=errors,
         seconds=time.perf_counter() - started,
     )
-
-
-def _check_model(model: nn.Module) -> Classifier:
-    network = unwrap(model)
-    if not isinstance(network, Classifier):
-        raise ArgumentError(f"model is a {type(network).__name__}; give a classifier that create_model built")
-    if not network.num_classes or network.pool.kind == "none":
-        raise ArgumentError("this model gives no logits for an image; build it with classes and with pooling")
-    require_values(network)
-    return network

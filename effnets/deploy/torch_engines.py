@@ -7,7 +7,6 @@ import json
 import logging
 import os
 import tempfile
-import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,10 +22,10 @@ from effnets.deploy.metadata import describe
 from effnets.deploy.rewrite import optimize as rewrite
 from effnets.deploy.rewrites import PRESETS, Rewrites
 from effnets.errors import ArgumentError, EngineError, ExportError, MissingFileError, VerificationError, WeightsError
-from effnets.nn.classifier import Classifier
-from effnets.nn.unwrap import require_values, unwrap
+from effnets.nn.unwrap import require_classifier
 from effnets.runtime.description import Description
 from effnets.runtime.engine import Engine, Precision
+from effnets.whole_file import write_whole
 
 __all__ = ["PackageEngine", "TorchEngine", "export_package"]
 
@@ -53,7 +52,7 @@ class TorchEngine(Engine):
         threads: int | None = None,
         rewrites: Rewrites | None = None,
     ) -> None:
-        network = _classifier(model)
+        network = require_classifier(model)
         rewrites = PRESETS["torch"] if rewrites is None else rewrites
         description = describe(network, size=None, input_kind="normalised", rewrites=rewrites)
         super().__init__("torch-compile" if compiled else "torch", description, precision, threads)
@@ -117,24 +116,20 @@ def export_package(
     path = Path(path)
     if path.suffix.lower() != ".pt2":
         raise ArgumentError(f"path is {str(path)!r}; give the file the suffix .pt2")
-    network = _classifier(model)
+    network = require_classifier(model)
     height, width = check_size(network.spec.input_size if image_size is None else image_size, "image_size")
     rewrites = optimize if isinstance(optimize, Rewrites) else PRESETS["torch"] if optimize else None
     description = describe(network, size=(height, width), input_kind="normalised", rewrites=rewrites)
     original = copy.deepcopy(network).cpu().float().eval().requires_grad_(False)
     module = rewrite(original, rewrites) if rewrites else original
     example = torch.randn(2, network.in_chans, height, width, generator=torch.Generator().manual_seed(0))
-    temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex}.pt2")
     try:
         with tempfile.TemporaryDirectory() as folder:
             made = _compile(module, example, description, Path(folder) / "model.pt2")
             _compare(PackageEngine(made), original, example)
-            temporary.write_bytes(made.read_bytes())
-        temporary.replace(path)
+            write_whole(path, made.read_bytes())
     except OSError as error:
         raise ExportError(f"{path}: cannot be written ({error.strerror or error})") from None
-    finally:
-        temporary.unlink(missing_ok=True)
     return path
 
 
@@ -162,14 +157,6 @@ def _compare(engine: Engine, original: nn.Module, images: Tensor) -> None:
         error = float(np.abs(engine(batch.numpy()) - expected).max() / np.abs(expected).max())
         if not error <= _TOLERANCE:
             raise VerificationError(f"{engine.description.model}: not exported: the package is off by {error:.1e}")
-
-
-def _classifier(model: nn.Module) -> Classifier:
-    network = unwrap(model)
-    if not isinstance(network, Classifier) or not network.num_classes or network.pool.kind == "none":
-        raise ArgumentError("model is no classifier with outputs and pooling; give one that create_model built")
-    require_values(network)
-    return network
 
 
 def _use_threads(threads: int | None) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from effnets.deploy.candidates import Candidate
 from effnets.errors import ConfigError, ExportError
+from effnets.whole_file import write_whole
 
 __all__ = ["Measured", "TuneReport", "read_report", "report_path"]
 
@@ -103,7 +104,7 @@ class TuneReport:
             ExportError: it cannot be written.
         """
         try:
-            Path(path).write_text(json.dumps(self.to_dict(), indent=1) + "\n", encoding="utf-8")
+            write_whole(Path(path), (json.dumps(self.to_dict(), indent=1) + "\n").encode())
         except OSError as error:
             raise ExportError(f"{path}: cannot be written ({error.strerror or error})") from None
 

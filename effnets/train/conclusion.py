@@ -33,7 +33,7 @@ def measure(
     Args:
         network: on the device that is to compute.
         splits: the pictures.
-        account: which is told of the calibration.
+        account: which is told of the calibration, and of pictures that could not be read.
         progress: called with what is being done and the share that is, 0 to 1.
     """
 
@@ -45,6 +45,9 @@ def measure(
             temperature=temperature,
             progress=lambda share: progress(f"measuring on {split}", share),
         )
+        if evaluation.broken:
+            first = evaluation.broken[0].reason
+            account.notes.append(f"left out of {split}: {len(evaluation.broken)} that cannot be read, first {first}")
         return replace(evaluation, data=account.data, split=split)
 
     validated = None if splits.val is None else judged(splits.val, "val")

@@ -46,14 +46,16 @@ _HEAD_PICTURES = 20_000
 _FEATURES = "features.safetensors"
 
 
-def fit_head(network: Classifier, train: ImageSource, recipe: Recipe, around: Surroundings) -> list[EpochRow]:
-    """Train the network's classifier, everything else as it is.
+def fit_head(
+    network: Classifier, train: ImageSource, recipe: Recipe, around: Surroundings, *, strict: bool
+) -> list[EpochRow]:
+    """Train the network's classifier, everything else as it is; `strict` as of `effnets.finetune`.
 
     Returns:
         A row for each epoch.
     """
     chosen = some_pictures(train, recipe.seed, _HEAD_PICTURES)
-    pictures = Pictures(train, create_transform(network), recipe.batch_size, chosen.tolist())
+    pictures = Pictures(train, create_transform(network), recipe.batch_size, chosen.tolist(), strict=strict)
     device = around.accelerator.device
     features = compute_features(
         network, pictures, device, around.stop, mirrored=recipe.augmentation.horizontal_flip > 0

@@ -10,7 +10,8 @@ __all__ = ["keep_freed_memory"]
 # <malloc.h>: memory at the heap's end beyond this is given back; blocks above that are mapped one by one.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 _MOST = 2**31 - 1
-_NEVER_MAPPED = 1 << 30
+# Blocks from here on are mapped one by one. Older versions of glibc refuse what is above half of a heap, 32 MiB.
+_MAPPED_FROM = (1 << 30, 32 << 20)
 
 
 def keep_freed_memory() -> bool:
@@ -25,4 +26,5 @@ def keep_freed_memory() -> bool:
     if platform.system() != "Linux" or platform.libc_ver()[0] != "glibc":
         return False
     library = ctypes.CDLL(None)
-    return bool(library.mallopt(_MMAP_THRESHOLD, _NEVER_MAPPED)) and bool(library.mallopt(_TRIM_THRESHOLD, _MOST))
+    mapped_later = any(library.mallopt(_MMAP_THRESHOLD, limit) for limit in _MAPPED_FROM)
+    return bool(library.mallopt(_TRIM_THRESHOLD, _MOST)) and mapped_later

@@ -47,7 +47,7 @@ def build_network(recipe: Recipe, class_names: Sequence[str]) -> Classifier:
             drop_rate=recipe.drop_rate,
             drop_path_rate=recipe.drop_path_rate,
         )
-    if not published and not drawn and network.class_names is None:
+    if not published and not drawn and network.class_names != tuple(class_names):
         # A classifier of as many classes, but of others: none of its knowledge is about ours.
         network.reset_classifier(len(class_names))
     network.class_names = tuple(class_names)
@@ -79,7 +79,9 @@ def place(network: Classifier, device: torch.device) -> None:
     network.to(memory_format=torch.channels_last)
 
 
-def restore_if_identity(recipe: Recipe, network: Classifier, source: ImageSource, stop: StopSignals) -> str | None:
+def restore_if_identity(
+    recipe: Recipe, network: Classifier, source: ImageSource, stop: StopSignals, *, strict: bool
+) -> str | None:
     """Measure batch statistics where the weights came without any; a note for the user if that was so.
 
     Raises:
@@ -88,7 +90,7 @@ def restore_if_identity(recipe: Recipe, network: Classifier, source: ImageSource
     if recipe.weights == "random" or not has_identity_statistics(network):
         return None
     chosen = some_pictures(source, recipe.seed, _MEASURED_PICTURES)
-    pictures = Pictures(source, create_transform(network), recipe.batch_size, chosen.tolist())
+    pictures = Pictures(source, create_transform(network), recipe.batch_size, chosen.tolist(), strict=strict)
     batches = stop.between(pictures, "batch statistics were measured")
     seen = restore_statistics(network, (images for images, _ in batches))
     return (

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -12,6 +13,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from effnets.errors import DataError, ImageError
+from effnets.train.data.checks import allowed_broken
 from effnets.train.data.source import ImageSource
 
 __all__ = ["Pictures", "cores", "default_workers"]
@@ -19,6 +22,7 @@ __all__ = ["Pictures", "cores", "default_workers"]
 # Decoded pictures that are kept from one pass to the next, up to so many bytes.
 _KEPT_BYTES = 512 << 20
 _MAX_WORKERS = 8
+_SHOWN = 5
 
 
 def cores() -> int:
@@ -40,13 +44,18 @@ class _Piece:
 class Pictures:
     """Batches of images [N, C, H, W] and labels [N], the same in every pass; a small set stays in memory.
 
-    Threads read and decode ahead: Pillow lets others work meanwhile.
+    Threads read and decode ahead: Pillow lets others work meanwhile. Not every data set is looked through beforehand,
+    and not every fault is found by that: pictures that turn out broken are left out of their batches, with a warning.
 
     Args:
         source: the split.
         transform: from a picture to the network's input.
         batch_size: pictures at a time.
         indices: which pictures, in this order; None for all.
+        strict: leave out none.
+
+    Attributes:
+        broken: messages about the pictures that turned out broken, by index.
     """
 
     def __init__(
@@ -55,19 +64,28 @@ class Pictures:
         transform: Callable[[Image.Image], Tensor],
         batch_size: int,
         indices: Sequence[int] | None = None,
+        *,
+        strict: bool = False,
     ) -> None:
         self.source, self.transform, self.batch_size = source, transform, batch_size
         self.indices = list(range(len(source)) if indices is None else indices)
+        self.broken: dict[int, str] = {}
+        self._allowed = 0 if strict else allowed_broken(len(self.indices))
         self._kept: list[_Piece] = []
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """The batches.
+
+        Raises:
+            DataError: more pictures are broken than may be, 5 % or 3, or none can be read; the message names them.
+        """
         if self._kept:
             yield from ((piece.images, piece.labels) for piece in self._kept)
             return
         kept: list[_Piece] = []
         room = _KEPT_BYTES
-        for start, images in self._decoded():
-            labels = torch.from_numpy(self.source.labels[self.indices[start : start + len(images)]]).long()
+        for indices, images in self._decoded():
+            labels = torch.from_numpy(self.source.labels[indices]).long()
             room -= images.nbytes
             if room >= 0:
                 kept.append(_Piece(images=images, labels=labels))
@@ -75,18 +93,38 @@ class Pictures:
         if room >= 0:
             self._kept = kept
 
-    def _decoded(self) -> Iterator[tuple[int, Tensor]]:
-        ahead: deque[Future[Tensor]] = deque()
+    def _decoded(self) -> Iterator[tuple[list[int], Tensor]]:
+        """Indices and images of one batch after the other."""
+        ahead: deque[tuple[int, Future[Tensor | ImageError]]] = deque()
         with ThreadPoolExecutor(cores()) as threads:
             pending = iter(self.indices)
             try:
                 for start in range(0, len(self.indices), self.batch_size):
                     count = min(self.batch_size, len(self.indices) - start)
                     while len(ahead) < 2 * self.batch_size and (index := next(pending, None)) is not None:
-                        ahead.append(threads.submit(self._one, index))
-                    yield start, torch.stack([ahead.popleft().result() for _ in range(count)])
+                        ahead.append((index, threads.submit(self._one, index)))
+                    found = {index: future.result() for index, future in (ahead.popleft() for _ in range(count))}
+                    images = {index: image for index, image in found.items() if isinstance(image, Tensor)}
+                    self._note_broken({index: str(one) for index, one in found.items() if index not in images})
+                    if images:
+                        yield list(images), torch.stack(list(images.values()))
             finally:
                 threads.shutdown(wait=True, cancel_futures=True)
 
-    def _one(self, index: int) -> Tensor:
-        return self.transform(self.source.image(index))
+    def _one(self, index: int) -> Tensor | ImageError:
+        try:
+            return self.transform(self.source.image(index))
+        except ImageError as error:
+            return error
+
+    def _note_broken(self, broken: Mapping[int, str]) -> None:
+        for index, message in broken.items():
+            if index not in self.broken:
+                warnings.warn(f"left out of its batch: {message}", stacklevel=4)
+        self.broken.update(broken)
+        if len(self.broken) > self._allowed or len(self.broken) == len(self.indices):
+            reasons = "".join(f"\n  {reason}" for reason in list(self.broken.values())[:_SHOWN])
+            raise DataError(
+                f"{len(self.broken)} of {len(self.indices)} pictures cannot be read, and {self._allowed} may be "
+                f"left out; mend or remove them:{reasons}"
+            )

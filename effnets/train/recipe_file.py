@@ -62,15 +62,23 @@ def read_recipe(path: str | os.PathLike[str], changes: Mapping[str, Any] | None 
 
 
 def _changed(node: Node, keys: Sequence[str], value: Any, path: Path) -> Node:
-    """`node` with one value put in place; line 0 says that no file has it."""
+    """`node` with one value put in place."""
     if not keys:
-        items = [Node(item, 0, 0) for item in value] if isinstance(value, list | tuple) else value
-        return Node(items, 0, 0)
+        return _given(value)
     mapping = {} if node.value is None else node.value
     if not isinstance(mapping, dict):
         raise ConfigError(f"{path}: holds no settings called {keys[0]}")
     below = mapping.get(keys[0], Node(None, 0, 0))
     return Node({**mapping, keys[0]: _changed(below, keys[1:], value, path)}, node.line, node.column)
+
+
+def _given(value: Any) -> Node:
+    """Plain data as if it were read; line 0 says that no file has it."""
+    if isinstance(value, list | tuple):
+        return Node([_given(item) for item in value], 0, 0)
+    if isinstance(value, Mapping):
+        return Node({str(key): _given(item) for key, item in value.items()}, 0, 0)
+    return Node(value, 0, 0)
 
 
 def encode_recipe(recipe: Recipe) -> str:

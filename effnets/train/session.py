@@ -60,6 +60,7 @@ class Session:
             as `effnets.finetune`.
         """
         self.folder.check(self.recipe, resume=self.resume)
+        self.accelerator.wait_for_everyone()  # else the main process might have begun before another looks
         splits = self.open_splits(self._opening)
         self.stop.heed("its data were opened")
         if splits.train is None:
@@ -136,7 +137,7 @@ class Session:
     def _prepare(self, network: Classifier, train: ImageSource, account: Account) -> None:
         """What comes before the first checkpoint: statistics, the choice of precision, the classifier's head start."""
         recipe, device = self.recipe, self.accelerator.device
-        if note := restore_if_identity(recipe, network, train, self.stop):
+        if note := restore_if_identity(recipe, network, train, self.stop, strict=self.strict):
             account.notes.append(note)
         place(network, device)
         account.precision = recipe.precision
@@ -147,7 +148,7 @@ class Session:
         self._share(network, account)
         if recipe.head_epochs and recipe.freeze != "backbone" and recipe.weights != "random":
             self.listener.step("computing features for the classifier's head start", 0.0)
-            account.head_rows = fit_head(network, train, recipe, self._around())
+            account.head_rows = fit_head(network, train, recipe, self._around(), strict=self.strict)
 
     def _share(self, network: Classifier, account: Account) -> None:
         """Have all processes begin with what the main one has: machines may round differently."""
@@ -173,7 +174,7 @@ class Session:
             weights = torch.from_numpy(class_weights(train.labels, len(train.class_names)))
         judged_by = None
         if splits.val is not None:
-            judged_by = judging_pictures(network, splits.val, recipe, self.accelerator)
+            judged_by = judging_pictures(network, splits.val, recipe, self.accelerator, strict=self.strict)
         if recipe.freeze == "backbone":
             task = ProbeTask(network, recipe, self.accelerator, self.folder.states)
             keeper = FolderKeeper(self.folder, account, task.assemble)

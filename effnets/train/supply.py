@@ -67,7 +67,9 @@ def training_batches(
     )
 
 
-def judging_pictures(network: Classifier, source: ImageSource, recipe: Recipe, accelerator: Accelerator) -> Pictures:
+def judging_pictures(
+    network: Classifier, source: ImageSource, recipe: Recipe, accelerator: Accelerator, *, strict: bool
+) -> Pictures:
     """This process's share of the pictures to judge by."""
     indices = range(accelerator.process_index, len(source), accelerator.num_processes)
-    return Pictures(source, create_transform(network), recipe.batch_size, indices)
+    return Pictures(source, create_transform(network), recipe.batch_size, indices, strict=strict)

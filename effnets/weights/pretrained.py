@@ -23,6 +23,7 @@ from effnets.plan import make_plan
 from effnets.remote import HUB_SCHEME, split_repository
 from effnets.weights.folder import CONFIG, TABLE, TABLE_KEY, WEIGHTS
 from effnets.weights.save import save_weights
+from effnets.whole_file import write_whole
 
 __all__ = ["push_to_hub", "save_pretrained"]
 
@@ -109,7 +110,7 @@ def _save(model: nn.Module, folder: Path, dialect: str, name: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         save_weights(network, written[WEIGHTS[0]], dialect=dialect)
         for file, text in texts.items():
-            written[file].write_text(text, encoding="utf-8")
+            write_whole(written[file], text.encode())
         if load_spec(written[TABLE]) != network.spec:
             raise WeightsError(f"{folder}: the table of {network.spec.name} does not give its network again; not saved")
         # While there is no config there is no network: never the config of one with the weights of another.

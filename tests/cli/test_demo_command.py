@@ -71,7 +71,9 @@ def test_the_whole_of_it(tmp_path):
     assert (home / "run" / "report.html").resolve().as_uri() in output
     finetune = re.search(r"\$ (effnets finetune .*)$", output, re.MULTILINE)
     assert finetune
-    assert finetune[1] in (home / "run" / "report.html").read_text()
+    typed = finetune[1].removesuffix("run-2")
+    assert typed != finetune[1], "what is typed goes into a folder of its own"
+    assert f"{typed}run" in (home / "run" / "report.html").read_text()
 
 
 def test_the_core_alone_does_what_it_can_and_says_what_is_missing(tmp_path):

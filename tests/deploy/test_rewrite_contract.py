@@ -112,13 +112,6 @@ def test_fused_convolutions_are_used_and_follow_their_weights(name, monkeypatch)
     assert outputs(optimized.double(), x.double())[0].dtype == torch.float64
 
 
-@pytest.fixture
-def fresh_compiler():
-    torch.compiler.reset()
-    yield
-    torch.compiler.reset()
-
-
 @pytest.mark.usefixtures("fresh_compiler")
 @pytest.mark.parametrize("name", SMALL)
 def test_compiles_traces_and_exports(name):

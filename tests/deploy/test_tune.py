@@ -8,10 +8,11 @@ import pytest
 from tiny_network import tiny
 
 from effnets.bench.timing import Timing
-from effnets.deploy import tune as tuning
+from effnets.deploy import search
 from effnets.deploy.candidates import Candidate, candidates
 from effnets.deploy.rewrites import PRESETS
-from effnets.deploy.tune import MARGIN, tune
+from effnets.deploy.search import MARGIN
+from effnets.deploy.tune import tune
 from effnets.deploy.tune_report import TuneReport, read_report, report_path
 from effnets.errors import ArgumentError
 
@@ -29,10 +30,10 @@ def prices(monkeypatch):
     def interleave(subjects, *, rounds, **_others):
         return {name: Timing((told.get(int(name), 10.0),) * rounds) for name in subjects}
 
-    monkeypatch.setattr(tuning, "interleave", interleave)
+    monkeypatch.setattr(search, "interleave", interleave)
     # An error of 1e-6 of the largest logit.
-    exact = lambda search: lambda _images: search.expected * (1 + 1e-6)  # noqa: E731
-    monkeypatch.setattr(tuning._Search, "_load", lambda search, _candidate: exact(search))
+    exact = lambda one: lambda _images: one.expected * (1 + 1e-6)  # noqa: E731
+    monkeypatch.setattr(search.Search, "_load", lambda one, _candidate: exact(one))
     return told
 
 
@@ -139,5 +140,8 @@ def test_wrong_tuning_arguments(network, arguments, message):
 
 
 def test_only_classifiers(network):
-    with pytest.raises(ArgumentError, match="no classifier"):
+    with pytest.raises(ArgumentError, match="model is a ConvBNAct; give a classifier"):
         tune(network.stem)
+    network.reset_classifier(0)
+    with pytest.raises(ArgumentError, match="gives no logits for an image"):
+        tune(network)

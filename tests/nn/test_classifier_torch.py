@@ -55,13 +55,6 @@ def test_copies_and_saved_states_are_the_same_network(name, tmp_path):
     assert (twin.spec, twin.plan, twin.feature_info) == (model.spec, model.plan, model.feature_info)
 
 
-@pytest.fixture
-def fresh_compiler():
-    torch.compiler.reset()
-    yield
-    torch.compiler.reset()
-
-
 @pytest.mark.usefixtures("fresh_compiler")
 @pytest.mark.parametrize("name", ["mobilenetv1_025", "mobilenetv2_035", "tf_mixnet_s", "rexnet_100", "rexnet_lite_100"])
 def test_compiles_as_one_graph(name):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from pathlib import Path
 
 import pytest
 import torch
@@ -54,6 +55,36 @@ def test_pictures_are_the_same_in_every_pass(pictures):
     assert torch.equal(torch.cat([labels for _, labels in first]), torch.from_numpy(pictures.source.labels))
     chosen = Pictures(pictures.source, pictures.transform, 2, [7, 3, 9])
     assert torch.equal(torch.cat([images for images, _ in chosen]), alone[[7, 3, 9]])
+
+
+def test_pictures_that_turn_out_broken_are_left_out(pictures):
+    transform, names = pictures.transform, [pictures.source.name(index) for index in range(24)]
+    whole = torch.cat([images for images, _ in pictures])
+    files = [Path(names[index]) for index in (7, 8, 9, 10)]
+    for file in files[:3]:
+        file.write_bytes(file.read_bytes()[:-60])
+    one_by_one = Pictures(pictures.source, transform, 1)
+    with pytest.warns(UserWarning, match=r"left out of its batch: .* cannot be read as an image"):
+        first = list(one_by_one)
+    assert list(one_by_one.broken) == [7, 8, 9]
+    assert str(files[0]) in one_by_one.broken[7]
+    readable = [index for index in range(24) if index not in (7, 8, 9)]
+    for batches in (first, list(one_by_one)):
+        assert torch.equal(torch.cat([images for images, _ in batches]), whole[readable])
+        assert torch.cat([labels for _, labels in batches]).tolist() == pictures.source.labels[readable].tolist()
+    with (
+        pytest.warns(UserWarning, match="left out"),
+        pytest.raises(effnets.DataError, match=r"1 of 24 pictures cannot be read, and 0 may be left out; mend"),
+    ):
+        list(Pictures(pictures.source, transform, 1, strict=True))
+    files[3].write_bytes(b"")
+    with (
+        pytest.warns(UserWarning, match="left out"),
+        pytest.raises(effnets.DataError, match=r"4 of 24 pictures cannot be read, and 3 may be left out; mend"),
+    ):
+        list(Pictures(pictures.source, transform, 5))
+    with pytest.warns(UserWarning, match="left out"), pytest.raises(effnets.DataError, match="1 of 1 pictures cannot"):
+        list(Pictures(pictures.source, transform, 5, [7]))
 
 
 @pytest.mark.parametrize("standardised", [True, False])

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from accelerate import Accelerator
 from drawn_classes import CLASSES, draw_data, write_table
 
 import effnets
@@ -16,6 +17,7 @@ from effnets.train.account import Account
 from effnets.train.conclusion import measure
 from effnets.train.data import open_data
 from effnets.train.data.augmentation import Augmentation
+from effnets.train.network import build_network
 from effnets.train.recipe_file import read_recipe
 
 
@@ -137,6 +139,38 @@ def test_a_probe_trains_the_classifier_alone_on_kept_features(folder, trained, r
     assert run.best_top1 >= trained.best_top1 - 15
     assert (run.folder / "last" / "features.safetensors").is_file()
     assert {row["phase"] for row in run.metrics["epochs"]} == {"head"}
+
+
+def test_a_classifier_of_other_classes_is_no_beginning(trained, recipe):
+    recipe = replace(recipe, weights=str(trained.folder))
+    kept = trained.load().classifier.weight
+    assert torch.equal(build_network(recipe, CLASSES).classifier.weight, kept)
+    others = build_network(recipe, ("other", *CLASSES[1:]))
+    assert others.class_names == ("other", *CLASSES[1:])
+    assert not torch.equal(others.classifier.weight, kept)
+
+
+def test_no_process_begins_before_all_have_looked_at_the_folder(folder, recipe, tmp_path, monkeypatch):
+    begun = []
+    monkeypatch.setattr(Accelerator, "wait_for_everyone", lambda _: begun.append((tmp_path / "run").exists()))
+    effnets.finetune(replace(recipe, epochs=1), folder / "data", tmp_path / "run")
+    assert begun[:2] == [False, True]
+
+
+def test_pictures_that_turn_out_broken_are_no_end(trained, recipe, tmp_path):
+    data = draw_data(tmp_path / "data", train=24, val=8, test=8)
+    broken = {split: data / split / CLASSES[0] / "002.png" for split in ("train", "val", "test")}
+    for file in broken.values():
+        file.write_bytes(file.read_bytes()[:-60])
+    # With a head start, which sees the training pictures as well.
+    recipe = replace(recipe, weights=str(trained.folder), epochs=1)
+    with pytest.warns(UserWarning, match="left out of its batch"):
+        found = effnets.finetune(recipe, data, tmp_path / "run", check="none")
+    right = found.test_top1 / 100 * 23
+    assert right == pytest.approx(round(right))
+    assert [note for note in found.metrics["notes"] if str(broken["test"]) in note]
+    with pytest.warns(UserWarning, match="left out"), pytest.raises(effnets.DataError, match="and 0 may be left out"):
+        effnets.finetune(recipe, data, tmp_path / "strict", check="none", strict=True)
 
 
 def test_a_frozen_part_stays(folder, trained, recipe):

@@ -86,6 +86,9 @@ def test_changes_go_before_the_file_and_are_checked_alike(tmp_path):
     path.write_text("model: x\nepochs: 3\naugmentation: {mixup: 0.2, cutmix: 1}\n")
     recipe = read_recipe(path, {"epochs": 5, "augmentation.mixup": 0.4, "freeze": 2})
     assert (recipe.epochs, recipe.augmentation.mixup, recipe.augmentation.cutmix, recipe.freeze) == (5, 0.4, 1.0, "2")
+    # As in a file, whoever states any of the augmentation states all of it.
+    recipe = read_recipe(path, {"augmentation": {"mixup": 0.4, "scale": [0.5, 1]}})
+    assert (recipe.augmentation.mixup, recipe.augmentation.cutmix, recipe.augmentation.scale) == (0.4, 0.0, (0.5, 1.0))
     with pytest.raises(effnets.ConfigError, match=r"^epochs is 0; it must lie in"):
         read_recipe(path, {"epochs": 0})
     with pytest.raises(effnets.ConfigError, match=r"^unknown key 'epocs'; did you mean 'epochs'\?"):

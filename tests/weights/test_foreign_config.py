@@ -8,8 +8,8 @@ import pytest
 import torch
 from clients import Machine
 from faulty_hub import serve
-from support import error_between, images, shake
-from torch import Tensor, nn
+from support import Logits, error_between, images, shake
+from torch import nn
 
 import effnets
 from effnets.errors import ConfigError
@@ -18,17 +18,6 @@ from effnets.weights.folder import read_folder
 transformers = pytest.importorskip("transformers", reason="transformers, the reference, is not installed")
 
 BIRDS = ("owl", "swift", "wren")
-
-
-class Logits(nn.Module):
-    """What `shake` can run: an image to logits."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.network(x).logits
 
 
 def write(folder, version: int, labels=BIRDS, processor=None, **settings) -> nn.Module:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 from safetensors.torch import load_file
-from support import error_between, images, shake
-from torch import Tensor, nn
+from support import Logits, error_between, images, shake
+from torch import nn
 
 import effnets
 from effnets.errors import WeightsError
@@ -32,17 +32,6 @@ def reference(name: str, num_labels: int = 1001) -> nn.Module:
     torch.manual_seed(0)
     family = WIDTHS[name][0]
     return getattr(transformers, f"{family}ForImageClassification")(config(name, num_labels))
-
-
-class Logits(nn.Module):
-    """What `shake` can run: an image to logits."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.network(x).logits
 
 
 @pytest.fixture(scope="module", params=WIDTHS)
