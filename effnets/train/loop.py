@@ -211,7 +211,7 @@ class Trainer:
             learning_rate=max(group["lr"] for group in self.optimizer.param_groups),
             train_loss=progress.loss_sum / batches,
             seconds=progress.seconds,
-            images=batches * self.recipe.batch_size,
+            images=batches * self.batches.batch_size,
         )
         self._judge(row)
         progress.epoch, progress.batch, progress.loss_sum, progress.seconds = progress.epoch + 1, 0, 0.0, 0.0

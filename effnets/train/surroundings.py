@@ -21,6 +21,10 @@ __all__ = ["Batches", "Keeper", "Surroundings"]
 class Batches(Protocol):
     """Training batches, as `effnets.train.data.loader.EpochLoader` gives them."""
 
+    @property
+    def batch_size(self) -> int:
+        """Pictures in a micro-batch, fewer than the recipe's where there are not as many."""
+
     def __len__(self) -> int: ...
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:

@@ -147,7 +147,8 @@ class EpochLoader:
             start: the global micro-batch to begin at; `len(self)` gives none.
 
         Raises:
-            DataError: more pictures are broken than may be, or the data cannot be had any more; the message names them.
+            DataError: more pictures are broken than may be, or all of a batch, or the data cannot be had any more; the
+                message names them.
         """
         order, repeats = self._order(epoch)
         first = start + (self.rank - start) % self.world
@@ -160,8 +161,13 @@ class EpochLoader:
             if answer.fault is not None:
                 raise DataError(answer.fault)
             self._note_broken(answer.broken)
-            if len(answer.indices):
-                yield self._finish(answer)
+            if not len(answer.indices):
+                # Nothing to take a step by, and processes that skip one would fall out of step with the others.
+                reasons = "".join(f"\n  {reason}" for reason in list(answer.broken.values())[:5])
+                raise DataError(
+                    f"no picture of a batch can be read; mend or remove them, or raise batch_size:{reasons}"
+                )
+            yield self._finish(answer)
 
     def _order(self, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Indices, and how often each came before in this epoch."""

@@ -167,6 +167,11 @@ def test_pictures_broken_on_the_way(tmp_path):
             pytest.raises(DataError, match="1 of 21 pictures cannot be read, and 0"),
         ):
             list(loader(source, batch_size=7, workers=workers, broken_limit=0).batches(0))
+        with (
+            pytest.warns(UserWarning, match="cut"),
+            pytest.raises(DataError, match=r"no picture of a batch can be read; .*raise batch_size:\n.*cut\.jpg"),
+        ):
+            list(loader(source, batch_size=1, workers=workers).batches(0))
 
 
 def test_kept_pictures_are_the_same(source):
