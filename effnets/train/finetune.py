@@ -90,7 +90,7 @@ def finetune(
         command: to be recorded.
 
     Raises:
-        ReportError: the report cannot be written; everything else is.
+        ReportError: the report cannot be written. The network is; `resume` measures it and writes the report again.
         TrainingError: the folder is another training's, the loss is no number any more, a process was lost, or the
             disk refuses. Checkpoints that were written are intact.
         TrainingInterruptedError: SIGTERM or SIGINT asked to end; everything is saved.

@@ -21,6 +21,9 @@ _TIMEOUT = 30.0  # seconds that a server may be silent
 _CHUNK = 1 << 20
 _REFUSED = frozenset({401, 403})
 _PASSING = frozenset({408, 429, 500, 502, 503, 504})
+# The range asked for lies behind the end: the file is shorter than what came, or came whole from a server that named no
+# length and broke off behind it.
+_NOTHING_THERE = 416
 
 
 def is_url(name: str) -> bool:
@@ -56,7 +59,9 @@ def download(url: str, file: BinaryIO, expect: Callable[[int], object]) -> None:
                     f"{url}: access is refused ({reason}); it is private, gated or gone: set HF_TOKEN, or run "
                     "'hf auth login'"
                 ) from error
-            if error.code not in _PASSING:
+            if error.code == _NOTHING_THERE:
+                transfer.begin_anew()
+            elif error.code not in _PASSING:
                 raise _failed(url, reason) from error
         except URLError as error:
             reason = str(error.reason)
@@ -84,8 +89,15 @@ class _Transfer:
         with self.opener.open(request_of(self.url, headers), timeout=_TIMEOUT) as response:
             if response.status != 206:
                 self._begin()
+            elif not (response.headers.get("Content-Range") or "").startswith(f"bytes {self.file.tell()}-"):
+                self.begin_anew()
+                raise ConnectionError("the server sent another part than it was asked for")
             self.validator = _validator(response)
             self._receive(response)
+
+    def begin_anew(self) -> None:
+        """Ask for the whole next time."""
+        self.validator = None
 
     def _begin(self) -> None:
         self.file.seek(0)

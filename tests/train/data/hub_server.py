@@ -136,6 +136,8 @@ def serving_hub(files: Mapping[str, bytes]) -> Iterator[HubServer]:
                 return
             cut = hub.cuts.pop(0) if hub.cuts else len(content)
             hub.sent["whole"] += len(content[begin : begin + cut])
+            if begin:
+                headers = {**headers, "Content_Range": f"bytes {begin}-{len(content) - 1}/{len(content)}"}
             self.answer(206 if begin else 200, content[begin:], cut, **headers)
 
         def answer(self, status: int, body: bytes = b"", cut: int | None = None, **headers: str) -> None:

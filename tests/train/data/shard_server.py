@@ -16,8 +16,9 @@ class ShardServer:
 
     Attributes:
         files: by name. address: to put before a name.
-        cuts: after how many bytes the next transfers end. refusals: with what status the next requests are answered.
-        ranges: whether parts can be asked for.
+        cuts: after how many bytes the next transfers end. refusals: with what status the next requests are answered,
+            0 for what was asked.
+        ranges: whether parts can be asked for. misplaced: how many of them begin a byte too late.
         redirects: where names are sent on to, with their status.
         asked: how often each name was; resumed: how often from the middle on. sent: bytes of contents.
         tokens: what each request showed to be let in; None for nothing.
@@ -28,6 +29,7 @@ class ShardServer:
     cuts: list[int] = field(default_factory=list)
     refusals: list[int] = field(default_factory=list)
     ranges: bool = True
+    misplaced: int = 0
     redirects: dict[str, tuple[int, str]] = field(default_factory=dict)
     asked: Counter[str] = field(default_factory=Counter)
     resumed: int = 0
@@ -45,8 +47,8 @@ def serving(files: Mapping[str, bytes]) -> Iterator[ShardServer]:
             name = self.path.lstrip("/").partition("?")[0]
             state.asked[name] += 1
             state.tokens.append(self.headers.get("Authorization"))
-            if state.refusals:
-                self.send_error(state.refusals.pop(0))
+            if state.refusals and (status := state.refusals.pop(0)):
+                self.send_error(status)
             elif name in state.redirects:
                 status, address = state.redirects[name]
                 self.send_response(status)
@@ -63,7 +65,12 @@ def serving(files: Mapping[str, bytes]) -> Iterator[ShardServer]:
             if asked and state.ranges and self.headers.get("If-Range") == etag:
                 start = int(asked.removeprefix("bytes=").removesuffix("-"))
                 state.resumed += 1
+                if state.misplaced:
+                    state.misplaced -= 1
+                    start += 1
             self.send_response(206 if start else 200)
+            if start:
+                self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
             self.send_header("Content-Length", str(len(content) - start))
             self.send_header("ETag", etag)
             self.end_headers()

@@ -165,6 +165,20 @@ def test_a_transfer_that_is_cut_goes_on(server, files, ranges):
     assert server.sent == len(files["part-00.tar"]) + (0 if ranges else 1500)
 
 
+def test_another_part_than_was_asked_for_is_not_taken(server):
+    server.cuts, server.misplaced = [700], 1
+    source = open_data(f"{server.address}part-00.tar", val_share=0).train
+    assert source.read(3) == picture(3)
+    assert (server.asked["part-00.tar"], server.resumed) == (3, 1)
+
+
+def test_a_range_behind_the_end_starts_anew(server):
+    server.cuts, server.refusals = [700], [0, 416]
+    source = open_data(f"{server.address}part-00.tar", val_share=0).train
+    assert source.read(3) == picture(3)
+    assert (server.asked["part-00.tar"], server.resumed) == (3, 0)
+
+
 def test_transfers_that_are_always_cut_are_given_up(server, home):
     server.cuts = [100] * 5
     with pytest.raises(
