@@ -36,7 +36,8 @@ class Machine:
         return {**asdict(self), "features": list(self.features)}
 
     def __str__(self) -> str:
-        return f"{self.processor}, {self.cores} cores ({', '.join(self.features) or 'no vector instructions known'})"
+        features = ", ".join(self.features) or "no vector instructions known"
+        return f"{self.processor}, {self.cores} core{'s' if self.cores > 1 else ''} ({features})"
 
 
 def describe_machine() -> Machine:
