@@ -6,9 +6,11 @@ import dataclasses
 import shutil
 
 import numpy as np
+import onnx
 import pytest
 from PIL import Image
 from small_graphs import small_graph
+from tiny_network import REXNET_TABLE, tiny
 
 import effnets
 from effnets.deploy import equalise as equalise_module
@@ -21,6 +23,8 @@ from effnets.deploy.qdq import bias_errors, layers_of, quantised
 from effnets.deploy.quantize_search import Search, logits_of
 from effnets.deploy.ranges import METHODS, Histogram, collect, ranges_by
 from effnets.runtime.description import Description
+from effnets.runtime.engine import load_onnx
+from effnets.runtime.onnx_file import read_properties
 from effnets.spec import PreprocessSpec
 
 PREPROCESS = PreprocessSpec(input_size=16, mean=(0.5,) * 3, std=(0.5,) * 3)
@@ -71,6 +75,20 @@ def test_bias_correction_reduces_the_mean_error():
     biases = bias_errors(model, ranges, images.batches())
     assert set(biases) == {node.name for node in model.graph.node if node.op_type == "Conv"}
     assert mean_error(biases) < 0.7 * mean_error({})
+
+
+def test_engines_agree_about_partial_shortcuts(tmp_path):
+    path = tmp_path / "model.onnx"
+    effnets.export_onnx(tiny(tmp_path, table=REXNET_TABLE), path, image_size=32, engines=["onnxruntime"])
+    pictures = dataclasses.replace(photos(), pixels=probe_images(24, 32, 32, 3, seed=0))
+    built = Search(onnx.load(path), pictures).build([])
+    assert "Pad" in {node.op_type for node in built.graph.node}
+    description = Description.from_properties(read_properties(path), str(path))
+    images = np.concatenate(list(pictures.batches()))
+    one, other = (
+        load_onnx(built.SerializeToString(), description, name)(images) for name in ("onnxruntime", "openvino")
+    )
+    assert np.abs(one - other).mean() < 0.1 * one.std()
 
 
 def test_a_layer_left_in_float_has_float_weights():
