@@ -74,8 +74,8 @@ def quantised(
 def _pad_in_float(model: onnx.ModelProto) -> None:
     """Let each Pad read what was not rounded; what it gives is rounded by whoever reads that.
 
-    OpenVINO (2026.4) moves a DequantizeLinear behind the Pad, which then puts 0 where the zero point belongs, and spoils
-    ReXNet's partial shortcuts.
+    OpenVINO (2026.4) moves a DequantizeLinear behind the Pad, which then puts 0 where the zero point belongs: ReXNet's
+    partial shortcuts were spoilt.
     """
     values = Values(model)
     for node in model.graph.node:
