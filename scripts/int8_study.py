@@ -1,7 +1,7 @@
-"""Measure int8 against its accuracy gate, and write docs/int8.md.
+"""Measure int8 against its accuracy gate, and write the pages docs/int8.md and docs/int8-cifar10.md.
 
     uv run scripts/int8_study.py GROCERY --cifar10 CIFAR10 --runs RUNS [--cache FOLDER] [--rows mobilenetv2_100,…]
-        [--held-out-images 1000] [--write docs/int8.md]
+        [--held-out-images 1000] [--write PAGE]
 
 GROCERY holds ``train`` and ``test`` of grocery20, CIFAR10 the parquet files, RUNS what scripts/cifar10_study.py keeps.
 Exports and results are kept in the cache, so that a study goes on where it stopped. With --write, all speeds are
@@ -81,19 +81,21 @@ def main() -> None:
     cache = arguments.cache
     cache.mkdir(parents=True, exist_ok=True)
     rows = make_rows(arguments.grocery, arguments.cifar10, arguments.runs, cache)
-    for name in arguments.rows.split(",") if arguments.rows else rows:
+    chosen = arguments.rows.split(",") if arguments.rows else list(rows)
+    for name in chosen:
         result = cache / f"{name}.json"
         if not result.exists():
             result.write_text(json.dumps(measure(rows[name], cache, arguments.held_out_images), indent=1))
         print(table_row(name, json.loads(result.read_text())), flush=True)
     if arguments.write:
-        results = {name: json.loads((cache / f"{name}.json").read_text()) for name in rows}
+        results = {name: json.loads((cache / f"{name}.json").read_text()) for name in chosen}
         for name, found in results.items():
             if "refused" not in found:
                 retime(name, found, cache)
+        part = f" --rows {arguments.rows}" if arguments.rows else ""
         command = (
             "uv run scripts/int8_study.py GROCERY --cifar10 CIFAR10 --runs RUNS "
-            f"--held-out-images {arguments.held_out_images} --write docs/int8.md"
+            f"--held-out-images {arguments.held_out_images}{part} --write PAGE"
         )
         arguments.write.write_text(make_page(results, command))
 
