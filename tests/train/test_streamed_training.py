@@ -13,7 +13,7 @@ import torch
 from accelerate import Accelerator
 from drawn_classes import CLASSES, draw_data, write_table
 from safetensors.torch import load_file
-from train.data.hub_server import COMMIT, NEXT_COMMIT, make_the_hub, serving_hub, table
+from train.data.data_hub import COMMIT, NEXT_COMMIT, make_the_hub, serving_hub, table
 
 import effnets
 from effnets.errors import TrainingError, TrainingInterruptedError

@@ -7,8 +7,8 @@ import re
 import huggingface_hub
 import numpy as np
 import pytest
+from data_hub import COMMIT, NEXT_COMMIT, make_the_hub, serving_hub, table
 from data_sets import picture as picture_of_size
-from hub_server import COMMIT, NEXT_COMMIT, make_the_hub, serving_hub, table
 
 from effnets.errors import ArgumentError, DataError, ImageError
 from effnets.spec import PreprocessSpec
