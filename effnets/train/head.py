@@ -92,8 +92,8 @@ class ProbeTask:
         """What trains the classifier; computes the features."""
         recipe, accelerator = self.recipe, self.accelerator
         features = self._features(train, around.stop)
-        judged = None
-        if judged_by is not None:
+        judged: list[tuple[Tensor, Tensor]] | None = None if judged_by is None else []
+        if judged_by is not None and judged_by.indices:  # of few pictures, some of many processes have none
             seen = compute_features(self.network, judged_by, accelerator.device, around.stop, mirrored=False)
             judged = [(seen.values[0], seen.labels)]
         batches = _batches(features, recipe, accelerator)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -13,8 +12,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from effnets.errors import DataError, ImageError
-from effnets.train.data.checks import allowed_broken
+from effnets.errors import ImageError
+from effnets.train.data.broken import BrokenPictures, allowed_broken
 from effnets.train.data.source import ImageSource
 
 __all__ = ["Pictures", "cores", "default_workers"]
@@ -22,7 +21,6 @@ __all__ = ["Pictures", "cores", "default_workers"]
 # Decoded pictures that are kept from one pass to the next, up to so many bytes.
 _KEPT_BYTES = 512 << 20
 _MAX_WORKERS = 8
-_SHOWN = 5
 
 
 def cores() -> int:
@@ -55,7 +53,7 @@ class Pictures:
         strict: leave out none.
 
     Attributes:
-        broken: messages about the pictures that turned out broken, by index.
+        broken: the pictures that turned out so.
     """
 
     def __init__(
@@ -69,8 +67,7 @@ class Pictures:
     ) -> None:
         self.source, self.transform, self.batch_size = source, transform, batch_size
         self.indices = list(range(len(source)) if indices is None else indices)
-        self.broken: dict[int, str] = {}
-        self._allowed = 0 if strict else allowed_broken(len(self.indices))
+        self.broken = BrokenPictures(len(self.indices), 0 if strict else allowed_broken(len(self.indices)))
         self._kept: list[_Piece] = []
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
@@ -105,7 +102,7 @@ class Pictures:
                         ahead.append((index, threads.submit(self._one, index)))
                     found = {index: future.result() for index, future in (ahead.popleft() for _ in range(count))}
                     images = {index: image for index, image in found.items() if isinstance(image, Tensor)}
-                    self._note_broken({index: str(one) for index, one in found.items() if index not in images})
+                    self.broken.note({index: str(one) for index, one in found.items() if index not in images})
                     if images:
                         yield list(images), torch.stack(list(images.values()))
             finally:
@@ -116,15 +113,3 @@ class Pictures:
             return self.transform(self.source.image(index))
         except ImageError as error:
             return error
-
-    def _note_broken(self, broken: Mapping[int, str]) -> None:
-        for index, message in broken.items():
-            if index not in self.broken:
-                warnings.warn(f"left out of its batch: {message}", stacklevel=4)
-        self.broken.update(broken)
-        if len(self.broken) > self._allowed or len(self.broken) == len(self.indices):
-            reasons = "".join(f"\n  {reason}" for reason in list(self.broken.values())[:_SHOWN])
-            raise DataError(
-                f"{len(self.broken)} of {len(self.indices)} pictures cannot be read, and {self._allowed} may be "
-                f"left out; mend or remove them:{reasons}"
-            )

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate import Accelerator
 from drawn_classes import draw_data, write_table
 from support import shake
 
@@ -28,8 +29,11 @@ from effnets.train.features import (
     read_features,
     write_features,
 )
+from effnets.train.head import ProbeTask
 from effnets.train.pictures import Pictures
+from effnets.train.recipe import Recipe
 from effnets.train.signals import StopSignals
+from effnets.train.surroundings import Surroundings
 
 CPU = torch.device("cpu")
 
@@ -66,8 +70,8 @@ def test_pictures_that_turn_out_broken_are_left_out(pictures):
     one_by_one = Pictures(pictures.source, transform, 1)
     with pytest.warns(UserWarning, match=r"left out of its batch: .* cannot be read as an image"):
         first = list(one_by_one)
-    assert list(one_by_one.broken) == [7, 8, 9]
-    assert str(files[0]) in one_by_one.broken[7]
+    assert list(one_by_one.broken.messages) == [7, 8, 9]
+    assert str(files[0]) in one_by_one.broken.messages[7]
     readable = [index for index in range(24) if index not in (7, 8, 9)]
     for batches in (first, list(one_by_one)):
         assert torch.equal(torch.cat([images for images, _ in batches]), whole[readable])
@@ -105,6 +109,17 @@ def test_a_folded_probe_gives_the_probes_answers(network, pictures, standardised
     if standardised:
         seen = (features.values.flatten(0, 1) - probe.mean) / probe.deviation
         assert torch.allclose(seen.mean(0), torch.zeros(24), atol=1e-4)
+
+
+def test_a_process_without_validation_pictures_takes_part(network, pictures, tmp_path):
+    recipe = Recipe(model="drawn", freeze="backbone", epochs=2, probe_views=1, workers=0)
+    accelerator = Accelerator(cpu=True)
+    task = ProbeTask(network, recipe, accelerator, tmp_path)
+    none = Pictures(pictures.source, pictures.transform, 5, [])
+    around = Surroundings(accelerator=accelerator, stop=StopSignals())
+    trainer = task.trainer(pictures.source, none, None, around)
+    trainer.run()
+    assert [row.epoch for row in trainer.progress.rows] == [0, 1, 2]
 
 
 def test_augmented_features_are_a_view_for_each_epoch(network, pictures):

@@ -10,26 +10,19 @@ from typing import Literal
 import numpy as np
 
 from effnets.errors import DataError, ImageError
+from effnets.train.data.broken import allowed_broken, reasons
 from effnets.train.data.source import ImageSource
 from effnets.train.data.splits import named
 
-__all__ = ["MANY", "Check", "allowed_broken", "check_classes", "check_filled", "duplicate_notes", "without_broken"]
+__all__ = ["MANY", "Check", "check_classes", "check_filled", "duplicate_notes", "without_broken"]
 
 Check = Literal["none", "quick", "full"]
 
 # Above, looking into every file at each start costs more than it saves.
 MANY = 200_000
-# A handful of broken pictures is no reason to stop, however small the data set.
-_ALWAYS_ALLOWED = 3
-_SHOWN = 5
 
 _JPEG_BEGIN, _JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
 _PNG_BEGIN, _PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
-
-
-def allowed_broken(pictures: int, limit: float = 0.05) -> int:
-    """How many of so many pictures may be broken: the part `limit` of them, or 3 if that is more."""
-    return max(_ALWAYS_ALLOWED, int(limit * pictures))
 
 
 def without_broken(
@@ -65,11 +58,10 @@ def without_broken(
     allowed = 0 if strict else allowed_broken(len(source), limit)
     names = [source.name(index) for index in broken]
     if len(broken) > allowed:
-        reasons = "".join(f"\n  {reason}" for reason in list(broken.values())[:_SHOWN])
         hint = "mend or remove them" + (", or do without strict" if strict else "")
         raise DataError(
             f"{split}: {len(broken)} of {len(source)} pictures cannot be read, and {allowed} may be left out; "
-            f"{hint}:{reasons}"
+            f"{hint}:{reasons(broken.values())}"
         )
     kept = np.setdiff1d(np.arange(len(source)), list(broken))
     return source.subset(kept), (f"left out of {split}: {named('broken picture', names)}",)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,7 +15,7 @@ from torch.utils.data import DataLoader
 from effnets.arguments import check_integer
 from effnets.errors import ArgumentError, DataError
 from effnets.preprocess import Transform
-from effnets.train.data.checks import allowed_broken
+from effnets.train.data.broken import BrokenPictures, allowed_broken, reasons
 from effnets.train.data.preparation import Answer, Preparation, Request, leave_signals_to_the_parent
 from effnets.train.data.randomness import Stream, drawn_by
 from effnets.train.data.sampling import balanced_order, occurrences, shuffled_order
@@ -72,7 +71,7 @@ class EpochLoader:
         channels_last: lay the images out so.
 
     Attributes:
-        broken: messages about the pictures that turned out broken, by index.
+        broken: the pictures that turned out so.
 
     Raises:
         ArgumentError: an argument has a value it cannot take, or the pictures do not fill a batch.
@@ -103,8 +102,7 @@ class EpochLoader:
         if not 0 <= rank < world:
             raise ArgumentError(f"rank is {rank} of {world} processes; give one from 0 to {world - 1}")
         self.rank, self.world = rank, world
-        self.broken: dict[int, str] = {}
-        self.broken_limit = allowed_broken(len(source)) if broken_limit is None else broken_limit
+        self.broken = BrokenPictures(len(source), allowed_broken(len(source)) if broken_limit is None else broken_limit)
         self.device = torch.device(device)
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         whole = len(source) // self.batch_size if drop_last else -(-len(source) // self.batch_size)
@@ -160,12 +158,12 @@ class EpochLoader:
         for answer in self._loader:
             if answer.fault is not None:
                 raise DataError(answer.fault)
-            self._note_broken(answer.broken)
+            self.broken.note(answer.broken)
             if not len(answer.indices):
                 # Nothing to take a step by, and processes that skip one would fall out of step with the others.
-                reasons = "".join(f"\n  {reason}" for reason in list(answer.broken.values())[:5])
                 raise DataError(
-                    f"no picture of a batch can be read; mend or remove them, or raise batch_size:{reasons}"
+                    "no picture of a batch can be read; mend or remove them, or raise batch_size:"
+                    f"{reasons(answer.broken.values())}"
                 )
             yield self._finish(answer)
 
@@ -200,18 +198,6 @@ class EpochLoader:
             indices=torch.from_numpy(answer.indices),
             targets=targets,
         )
-
-    def _note_broken(self, broken: Mapping[int, str]) -> None:
-        for index, message in broken.items():
-            if index not in self.broken:
-                warnings.warn(f"left out of its batch: {message}", stacklevel=3)
-        self.broken.update(broken)
-        if len(self.broken) > self.broken_limit:
-            reasons = "".join(f"\n  {reason}" for reason in list(self.broken.values())[:5])
-            raise DataError(
-                f"{len(self.broken)} of {len(self.source)} pictures cannot be read, and {self.broken_limit} may be "
-                f"left out; mend or remove them:{reasons}"
-            )
 
     def _per_channel(self, values: tuple[float, ...]) -> Tensor:
         """On the scale of 0..255, to be broadcast over [N, 3, H, W]."""

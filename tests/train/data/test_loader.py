@@ -158,7 +158,7 @@ def test_pictures_broken_on_the_way(tmp_path):
             batches = list(tolerant.batches(0))
         assert sorted(len(batch.images) for batch in batches) == [6, 7, 7]
         assert cut not in torch.cat([batch.indices for batch in batches])
-        assert tolerant.broken.keys() == {cut}
+        assert tolerant.broken.messages.keys() == {cut}
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             list(tolerant.batches(1))  # told once
