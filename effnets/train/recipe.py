@@ -35,7 +35,7 @@ class Recipe:
             probe_learning_rate: of the classifier with `freeze` backbone, on features of deviation 1.
             probe_penalty: half of it times the sum of its squared weights is added to the loss, since a thousand
             features of a few hundred pictures separate anything. probe_views: how often its pictures are augmented,
-            once for all epochs.
+            once for all epochs, each of which has all of these views.
         freeze: what keeps its weights, as of `effnets.freeze`: none, stem, a number of stages, stages, backbone.
         bn: batch statistics of what is not frozen: ``train`` by the batch, ``eval`` as they are in the weights. With
             `freeze` backbone, ``train`` moves the backbone's once towards those of the training pictures.
