@@ -9,6 +9,7 @@ from support import images
 from tiny_network import tiny
 
 import effnets
+from effnets.deploy.fuse import FusedConv, can_fuse
 from effnets.deploy.torch_engines import export_package
 from effnets.errors import ArgumentError, EngineError, MissingFileError
 
@@ -37,6 +38,18 @@ def test_torch(model):
 
 def test_torch_in_bfloat16(model):
     _compare(effnets.load_engine(model, "torch", precision="bfloat16"), model, tolerance=0.1)
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("float32", torch.float32), ("bfloat16", torch.bfloat16)])
+def test_fused_convolutions_compute_in_the_precision_asked_for(precision, dtype, model):
+    engine = effnets.load_engine(model, "torch", precision=precision)
+    found: list[torch.dtype] = []
+    fused = [module for module in engine._forward.modules() if isinstance(module, FusedConv)]
+    for module in fused:
+        module.register_forward_hook(lambda _module, _inputs, output: found.append(output.dtype))
+    engine(images(1, 3, 48, 64).numpy())
+    assert found == [dtype] * len(fused)
+    assert len(fused) > 10 or not can_fuse()
 
 
 @pytest.mark.full
