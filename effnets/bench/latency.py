@@ -19,7 +19,7 @@ from effnets.bench.machine import describe_machine
 from effnets.bench.search import next_network
 from effnets.bench.store import Store
 from effnets.bench.timing import Timing, interleave
-from effnets.deploy.rewrites import PRESETS, Rewrites
+from effnets.deploy.rewrites import Rewrites, preset
 from effnets.errors import ArgumentError, EngineError
 from effnets.runtime.engine import ENGINES, Engine, available_engines, load_engine, load_onnx
 
@@ -86,7 +86,7 @@ class Meter:
 
     @property
     def _rewrites(self) -> Rewrites:
-        return PRESETS["torch" if self.engine.startswith("torch") else self.engine]
+        return preset(self.engine)
 
     def conditions(self, network: Network) -> dict[str, Any]:
         """All that the latency of `network` depends on."""
@@ -98,6 +98,11 @@ class Meter:
         Raises:
             ExportError, EngineError: the network cannot be brought onto the engine.
         """
+        if self.engine == "torch-compile":
+            # What was compiled for one network is of no use to the next, and beyond a limit torch compiles no more.
+            import torch
+
+            torch.compiler.reset()
         engine = self._load(network)
         images = np.random.default_rng(0).standard_normal((self.batch, 3, network.size, network.size), np.float32)
         return interleave({network.name: lambda: engine(images)}, rounds=15, seconds=self.seconds)[network.name]

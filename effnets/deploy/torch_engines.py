@@ -20,7 +20,7 @@ from torch.export import Dim
 from effnets.arguments import check_size
 from effnets.deploy.metadata import describe
 from effnets.deploy.rewrite import optimize as rewrite
-from effnets.deploy.rewrites import PRESETS, Rewrites
+from effnets.deploy.rewrites import Rewrites, preset
 from effnets.errors import ArgumentError, EngineError, ExportError, MissingFileError, VerificationError, WeightsError
 from effnets.nn.unwrap import require_classifier
 from effnets.runtime.description import Description
@@ -53,9 +53,10 @@ class TorchEngine(Engine):
         rewrites: Rewrites | None = None,
     ) -> None:
         network = require_classifier(model)
-        rewrites = PRESETS["torch"] if rewrites is None else rewrites
+        name = "torch-compile" if compiled else "torch"
+        rewrites = preset(name) if rewrites is None else rewrites
         description = describe(network, size=None, input_kind="normalised", rewrites=rewrites)
-        super().__init__("torch-compile" if compiled else "torch", description, precision, threads)
+        super().__init__(name, description, precision, threads)
         rewritten = rewrite(copy.deepcopy(network).cpu().float().eval(), rewrites)
         self._forward: Callable[..., Any] = rewritten
         if compiled:
@@ -118,7 +119,7 @@ def export_package(
         raise ArgumentError(f"path is {str(path)!r}; give the file the suffix .pt2")
     network = require_classifier(model)
     height, width = check_size(network.spec.input_size if image_size is None else image_size, "image_size")
-    rewrites = optimize if isinstance(optimize, Rewrites) else PRESETS["torch"] if optimize else None
+    rewrites = optimize if isinstance(optimize, Rewrites) else preset("aotinductor") if optimize else None
     description = describe(network, size=(height, width), input_kind="normalised", rewrites=rewrites)
     original = copy.deepcopy(network).cpu().float().eval().requires_grad_(False)
     module = rewrite(original, rewrites) if rewrites else original

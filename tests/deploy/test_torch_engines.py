@@ -10,6 +10,7 @@ from tiny_network import tiny
 
 import effnets
 from effnets.deploy.fuse import FusedConv, can_fuse
+from effnets.deploy.rewrites import preset
 from effnets.deploy.torch_engines import export_package
 from effnets.errors import ArgumentError, EngineError, MissingFileError
 
@@ -52,6 +53,12 @@ def test_fused_convolutions_compute_in_the_precision_asked_for(precision, dtype,
     assert len(fused) > 10 or not can_fuse()
 
 
+@pytest.mark.parametrize("name", ["torch", "torch-compile"])
+def test_each_engine_has_its_own_rewrites(name, model, monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda module, **_options: module)
+    assert effnets.load_engine(model, name).description.rewrites == preset(name).to_dict()
+
+
 @pytest.mark.full
 def test_torch_compile(model):
     _compare(effnets.load_engine(model, "torch-compile"), model)
@@ -63,6 +70,7 @@ def test_a_package(model, tmp_path):
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["tiny.pt2", "tiny.yaml"]
     engine = effnets.load_engine(path)
     assert (engine.name, engine.description.size, len(engine.labels)) == ("aotinductor", (48, 64), 12)
+    assert engine.description.rewrites == preset("aotinductor").to_dict()
     _compare(engine, model)
 
 
