@@ -74,7 +74,10 @@ def command(
         raise click.UsageError(f"--svg {svg}: there is no folder {svg.parent}")
     # Imported here: torch takes seconds, and neither --help nor a mistyped option should wait for it.
     from effnets.bench.measure import bench
+    from effnets.deploy.output import check_place, write_file
 
+    if svg is not None:
+        check_place(svg)
     with progress_bar() as progress:
         report = bench(
             models,
@@ -89,17 +92,16 @@ def command(
             processor_time=processor_time,
             progress=progress,
         )
-    if svg is not None:
-        from effnets.bench.chart import draw_bars
-        from effnets.whole_file import write_whole
-
-        write_whole(svg, draw_bars(report).encode())
     if as_json:
         click.echo(json.dumps(report.to_dict(), indent=1))
     elif as_markdown:
         click.echo(report.markdown(), nl=False)
     else:
         _print(report)
+    if svg is not None:
+        from effnets.bench.chart import draw_bars
+
+        write_file(svg, draw_bars(report).encode())
 
 
 def _print(report: BenchReport) -> None:

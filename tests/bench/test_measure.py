@@ -14,6 +14,7 @@ from effnets.bench.ceiling import measure_ceiling
 from effnets.bench.chart import draw_bars
 from effnets.bench.roofline import Ceiling, bound, layers_of
 from effnets.cli import main
+from effnets.deploy import output
 from effnets.errors import ArgumentError, EngineError, VerificationError
 
 SMALL = "mobilenetv2_035"
@@ -143,6 +144,23 @@ def test_the_command(tmp_path):
     assert "effnets rewritten" in run("bench", SMALL, *options).stdout
     assert json.loads(run("bench", SMALL, *options, "--json", "--svg", chart).stdout)["threads"] == 1
     assert chart.read_text().startswith("<svg")
+
+
+def test_the_table_is_printed_though_the_chart_cannot_be_written(tmp_path, monkeypatch):
+    def full(*_arguments, **_options):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(output, "write_whole", full)
+    options = ["--engines", "onnxruntime", "--against", "", "--batch", "1", "--rounds", "1", "--image-size", "32"]
+    result = run("bench", SMALL, *options, "--threads", 1, "--no-memory", "--svg", tmp_path / "bars.svg", status=1)
+    assert "effnets rewritten" in result.stdout
+    assert "bars.svg: cannot be written (No space left on device)" in result.stderr
+
+
+def test_a_chart_that_cannot_be_written_is_refused_before_the_work(tmp_path, monkeypatch):
+    monkeypatch.setattr(measure, "bench", None)
+    monkeypatch.setattr(output.os, "access", lambda *_: False)
+    assert "cannot be written there" in run("bench", SMALL, "--svg", tmp_path / "bars.svg", status=1).stderr
 
 
 @pytest.mark.parametrize(
