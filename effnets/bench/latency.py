@@ -6,7 +6,6 @@ import datetime
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from importlib.util import find_spec
 from typing import Any
 
@@ -22,6 +21,7 @@ from effnets.bench.timing import Timing, interleave
 from effnets.deploy.rewrites import Rewrites, preset
 from effnets.errors import ArgumentError, EngineError
 from effnets.runtime.engine import ENGINES, Engine, available_engines, load_engine, load_onnx
+from effnets.runtime.versions import version_of
 
 __all__ = ["Meter", "Outcome", "measure_candidates", "pick_engine"]
 
@@ -78,7 +78,7 @@ class Meter:
             "features": machine.features,
             "system": machine.system,
             "engine": self.engine,
-            "versions": {package: version(package), "effnets": __version__},
+            "versions": {package: version_of(package), "effnets": __version__},
             "rewrites": self._rewrites.to_dict(),
             "batch": self.batch,
             "threads": self.threads,

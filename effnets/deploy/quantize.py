@@ -8,7 +8,6 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +28,7 @@ from effnets.errors import ArgumentError, QuantizationError
 from effnets.runtime.description import Description
 from effnets.runtime.engine import load_onnx
 from effnets.runtime.onnx_file import read_properties
+from effnets.runtime.versions import version_of
 
 __all__ = ["quantize", "time_pair"]
 
@@ -231,7 +231,7 @@ def time_pair(
 
 
 def _finish(target: Path, built: onnx.ModelProto, description: Description, report: QuantizeReport) -> QuantizeReport:
-    versions = {**description.versions, "onnxruntime": version("onnxruntime")}
+    versions = {**description.versions, "onnxruntime": version_of("onnxruntime")}
     stated = replace(description, precision="int8", versions=versions, quantisation=report.summary())
     del built.metadata_props[:]
     for key, value in stated.to_properties().items():
