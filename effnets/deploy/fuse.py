@@ -31,8 +31,8 @@ _NAMES: dict[type[nn.Module], tuple[str, list[float], str]] = {
 class FusedConv(nn.Module):
     """A convolution and its activation as one step; ``[N, C, H, W]`` in and out.
 
-    Where oneDNN does not compute what is asked (another dtype or device, autocast, a gradient) and wherever the network is
-    traced, compiled or exported, these are the two modules that they were.
+    Where oneDNN does not compute what is asked (another dtype or device, autocast, a gradient) and wherever the network
+    is traced, compiled or exported, these are the two modules that they were.
     """
 
     def __init__(self, conv: Conv2d, act: nn.Module | None = None) -> None:

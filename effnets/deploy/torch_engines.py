@@ -7,7 +7,8 @@ import json
 import logging
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from effnets.runtime.description import Description
 from effnets.runtime.engine import Engine, Precision
 from effnets.whole_file import write_whole
 
-__all__ = ["PackageEngine", "TorchEngine", "export_package"]
+__all__ = ["PackageEngine", "TorchEngine", "engine_errors", "export_package"]
 
 _METADATA = "effnets"
 _TOLERANCE = 1e-4
@@ -66,7 +67,7 @@ class TorchEngine(Engine):
     def _run(self, images: NDArray[Any]) -> dict[str, NDArray[Any]]:
         _use_threads(self.threads)
         bfloat16 = self.precision == "bfloat16"
-        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=bfloat16), engine_errors(self.name):
             return {"logits": self._forward(torch.from_numpy(images)).float().numpy()}
 
 
@@ -94,7 +95,7 @@ class PackageEngine(Engine):
 
     def _run(self, images: NDArray[Any]) -> dict[str, NDArray[Any]]:
         _use_threads(self.threads)
-        with torch.inference_mode():
+        with torch.inference_mode(), engine_errors(self.name):
             return {"logits": self._package(torch.from_numpy(images)).numpy()}
 
 
@@ -158,6 +159,16 @@ def _compare(engine: Engine, original: nn.Module, images: Tensor) -> None:
         error = float(np.abs(engine(batch.numpy()) - expected).max() / np.abs(expected).max())
         if not error <= _TOLERANCE:
             raise VerificationError(f"{engine.description.model}: not exported: the package is off by {error:.1e}")
+
+
+@contextmanager
+def engine_errors(name: str) -> Iterator[None]:
+    """Turn what torch raises into an EngineError of one line; compilers and kernels have classes of their own."""
+    try:
+        yield
+    except Exception as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise EngineError(f"{name} failed: {lines[0][:300]}") from None
 
 
 def _use_threads(threads: int | None) -> None:

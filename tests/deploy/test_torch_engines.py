@@ -12,6 +12,7 @@ import effnets
 from effnets.deploy.fuse import FusedConv, can_fuse
 from effnets.deploy.rewrites import preset
 from effnets.deploy.torch_engines import export_package
+from effnets.deploy.tune import tune
 from effnets.errors import ArgumentError, EngineError, MissingFileError
 
 
@@ -57,6 +58,18 @@ def test_fused_convolutions_compute_in_the_precision_asked_for(precision, dtype,
 def test_each_engine_has_its_own_rewrites(name, model, monkeypatch):
     monkeypatch.setattr(torch, "compile", lambda module, **_options: module)
     assert effnets.load_engine(model, name).description.rewrites == preset(name).to_dict()
+
+
+def test_a_compiler_that_is_missing_is_told_in_one_line(model, monkeypatch):
+    def fail(_images):
+        raise RuntimeError("No working C++ compiler found\n  a traceback")
+
+    monkeypatch.setattr(torch, "compile", lambda *_arguments, **_options: fail)
+    with pytest.raises(EngineError, match=r"^torch-compile failed: No working C\+\+ compiler found$"):
+        effnets.load_engine(model, "torch-compile")(images(1, 3, 48, 64).numpy())
+    found = tune(model, image_size=32, engines=["torch", "torch-compile"], precisions=["float32"], budget=1e-6)
+    notes = {one.candidate.engine: one.note for one in found.candidates if one.candidate.name.endswith("preset")}
+    assert notes == {"torch": "", "torch-compile": "torch-compile failed: No working C++ compiler found"}
 
 
 @pytest.mark.full
