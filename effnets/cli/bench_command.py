@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from click.core import ParameterSource
 
 from effnets.cli.progress import progress_bar
 
@@ -66,7 +67,8 @@ def command(
     """Measure each MODEL on this machine, as built and as rewritten, against the same network in other libraries.
 
     All have the same random weights, and none is timed whose logits differ. Programs take turns, and what is printed
-    are medians: ratios hold on a busy machine, milliseconds on a quiet one.
+    are medians: ratios hold on a busy machine, milliseconds on a quiet one. The exit status is 1 if a program fails, or
+    a peer named by --against does not have a network; the others are measured all the same.
     """
     if as_json and as_markdown:
         raise click.UsageError("--json and --markdown are two forms of one report; choose one")
@@ -102,6 +104,9 @@ def command(
         from effnets.bench.chart import draw_bars
 
         write_file(svg, draw_bars(report).encode())
+    context = click.get_current_context()
+    named = context.get_parameter_source("against") is not ParameterSource.DEFAULT
+    context.exit(1 if set(report.missing) - (set() if named else set(report.absent)) else 0)
 
 
 def _print(report: BenchReport) -> None:
