@@ -70,7 +70,8 @@ def export_onnx(
             dtype; exported in evaluation mode and in float32.
         path: of the file, ending in ``.onnx``; what is there is replaced, once all is well.
         image_size: side of the input in pixels, or (height, width); None takes that of the weights.
-        dynamic_size: take images of any size, as the network does; `image_size` is then only what is usual.
+        dynamic_size: take images of any size, as the network does; `image_size` is then only what is usual,
+            to which `effnets.predict` brings images.
         preprocess: take uint8 images ``[N, H, W, channels]`` of any size, and resize, crop and normalise them in the
             graph, as `effnets.create_transform` does up to one level of 255.
         optimize: rewrite the network first (`effnets.optimize`), by what pays in `engine`, or as a `Rewrites` says.
@@ -108,8 +109,14 @@ def export_onnx(
 
     usual = check_size(network.spec.input_size if image_size is None else image_size, "image_size")
     input_kind: InputKind = "uint8" if preprocess else "normalised"
-    size = None if dynamic_size else usual
-    description = describe(network, size=size, input_kind=input_kind, rewrites=rewrites, engine=engine)
+    description = describe(
+        network,
+        size=None if dynamic_size else usual,
+        usual_size=usual if dynamic_size else None,
+        input_kind=input_kind,
+        rewrites=rewrites,
+        engine=engine,
+    )
     # From float64, so that folding rounds once, and the original is there to compare with.
     original = copy.deepcopy(network).cpu().double().eval().requires_grad_(False)
     exported = rewrite(original, rewrites) if rewrites else copy.deepcopy(original)

@@ -89,6 +89,7 @@ def test_damaged_metadata():
         ("effnets.preprocess", "{}"),
         ("effnets.input_kind", '"png"'),
         ("effnets.size", "7"),
+        ("effnets.usual_size", "7"),
     ):
         with pytest.raises(WeightsError, match=r"x: its metadata is damaged \(.*\); export the model again"):
             Description.from_properties({**properties, key: value}, "x")
@@ -130,6 +131,20 @@ def test_predict_with_an_engine(path, tmp_path):
         effnets.predict(engine, tmp_path / "green.png", input_size=64)
     free = effnets.load_engine(write(tmp_path / "free.onnx", describe(size=None)), threads=1)
     assert effnets.predict(free, tmp_path / "green.png", input_size=64)[0][0].label == "green"
+
+
+def test_a_file_for_any_size_states_the_usual_one(tmp_path):
+    path = write(tmp_path / "free.onnx", describe(size=None, usual_size=(48, 40)))
+    engine, shapes = effnets.load_engine(path, threads=1), []
+    assert engine.description.image_size == (48, 40)
+    run = engine._run
+    engine._run = lambda images: shapes.append(images.shape) or run(images)
+    effnets.predict(engine, np.zeros((60, 50, 3), np.uint8))
+    assert shapes == [(1, 3, 48, 40)]
+    # Files of old have no such property.
+    properties = describe(size=None).to_properties()
+    del properties["effnets.usual_size"]
+    assert Description.from_properties(properties, "x") == describe(size=None)
 
 
 def test_the_command_needs_no_torch(path, tmp_path):
