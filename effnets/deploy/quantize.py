@@ -64,7 +64,8 @@ def quantize(
             the size, rewrites and outputs it has.
         path: of the file, ending in ``.onnx``.
         calibration: a folder of photographs, or paths of files. Some calibrate; the others judge, chosen by `seed`.
-            Labels are the names of their folders, where these are classes of the model.
+            Labels are the names of their folders, as `effnets.evaluate` understands them, where these are classes of the
+            model.
         image_size, optimize, topk: as of `effnets.export_onnx`.
         gate: what is demanded; None: the defaults of `Gate`.
         calibration_images, held_out_images: how many to use at most; no more than half of all calibrate.
