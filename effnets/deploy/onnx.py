@@ -14,7 +14,7 @@ from torch import nn
 
 from effnets.arguments import check_integer, check_size
 from effnets.deploy.metadata import describe
-from effnets.deploy.output import check_engines, check_path, write_file
+from effnets.deploy.output import check_engine, check_engines, check_path, write_file
 from effnets.deploy.rewrite import optimize as rewrite
 from effnets.deploy.rewrites import PRESETS, Rewrites
 from effnets.errors import ArgumentError
@@ -99,8 +99,7 @@ def export_onnx(
     if topk is not None and check_integer("topk", topk, 1, "it must be at least 1") > network.num_classes:
         raise ArgumentError(f"topk is {topk}, but the model has {network.num_classes} classes")
     engines = check_engines(engines)
-    if engine not in ("", "onnxruntime", "openvino"):
-        raise ArgumentError(f"engine is {engine!r}; choose onnxruntime or openvino, or leave it out")
+    check_engine(engine)
     made_for = PRESETS[engine or "onnxruntime"]
     rewrites = optimize if isinstance(optimize, Rewrites) else made_for if optimize else None
 

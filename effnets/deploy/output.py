@@ -11,7 +11,7 @@ from effnets.errors import ArgumentError, EngineError, ExportError
 from effnets.runtime.engine import FOR_ONNX
 from effnets.whole_file import write_whole
 
-__all__ = ["check_engines", "check_path", "check_place", "write_file"]
+__all__ = ["check_engine", "check_engines", "check_path", "check_place", "write_file"]
 
 _NEEDED = ("onnx", "onnxscript", "onnxruntime")
 
@@ -39,6 +39,16 @@ def check_place(path: Path) -> None:
         raise ExportError(f"{path}: cannot be written: {path.parent} is no folder; make it first")
     if path.is_dir() or not os.access(path.parent, os.W_OK):
         raise ExportError(f"{path}: cannot be written there; choose another place")
+
+
+def check_engine(engine: str) -> None:
+    """Refuse what no file can be made for; empty is no preference.
+
+    Raises:
+        ArgumentError: another name.
+    """
+    if engine not in ("", "onnxruntime", "openvino"):
+        raise ArgumentError(f"engine is {engine!r}; choose onnxruntime or openvino, or leave it out")
 
 
 def check_engines(engines: Sequence[str] | None) -> Sequence[str]:

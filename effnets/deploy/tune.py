@@ -33,6 +33,7 @@ def tune(
     engines: Sequence[str] | None = None,
     precisions: Sequence[Precision] = ("float32", "bfloat16"),
     report: str | os.PathLike[str] | None = None,
+    write_report: bool = True,
     progress: Progress | None = None,
 ) -> TuneReport:
     """Measure rewrites, engines, precisions and layouts, and choose the fastest that computes the same.
@@ -52,7 +53,7 @@ def tune(
             None: those that are installed, but for ``torch-compile``, which compiles for minutes.
         precisions: of ``float32`` and ``bfloat16``, which only some engines and CPUs have.
         report: a file, ``….tune.json``: what it holds is used again if machine, versions, model and all arguments
-            but the budget are the same; else it is replaced.
+            but the budget are the same; else it is replaced, unless `write_report` is False.
         progress: called with what is being done and the share that is done, 0 to 1.
 
     Raises:
@@ -87,7 +88,7 @@ def tune(
         check_place(Path(report))
     search = Search(network, size, batch, tolerance, threads, budget, progress or (lambda _what, _share: None))
     result = search.run(candidates(network.plan, engines, precisions), conditions)
-    if report is not None:
+    if report is not None and write_report:
         result.write(report)
     return result
 

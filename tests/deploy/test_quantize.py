@@ -80,6 +80,12 @@ def test_from_float_to_int8(exported, folder, tmp_path):
         quantize(target, tmp_path / "again.onnx", folder)
 
 
+def test_the_engine_that_a_file_is_made_for_is_kept(exported, folder, tmp_path):
+    target = tmp_path / "out.onnx"
+    quantize(exported, target, folder, engine="openvino", engines=["onnxruntime"])
+    assert effnets.load_engine(target).name == "openvino"
+
+
 def test_a_broken_quantisation_is_refused_and_nothing_written(exported, folder, tmp_path, monkeypatch):
     def broken(_, histograms):
         return dict.fromkeys(histograms, (0.0, 1e-3))
@@ -145,6 +151,8 @@ def test_wrong_commands(arguments, message):
 def test_wrong_arguments(exported, folder, tmp_path):
     with pytest.raises(effnets.ArgumentError, match=r"suffix \.onnx"):
         quantize(exported, tmp_path / "out", folder)
+    with pytest.raises(effnets.ArgumentError, match="engine is 'torch'; choose onnxruntime or openvino"):
+        quantize(exported, tmp_path / "out.onnx", folder, engine="torch")
     with pytest.raises(effnets.ArgumentError, match="max_left is 2"):
         quantize(exported, tmp_path / "out.onnx", folder, max_left=2)
     with pytest.raises(effnets.ArgumentError, match=r"gate\.lead is 3"):
