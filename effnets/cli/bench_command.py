@@ -10,16 +10,13 @@ import click
 from click.core import ParameterSource
 
 from effnets.cli.progress import progress_bar
+from effnets.cli.text import split_names
 
 if TYPE_CHECKING:
     from effnets.bench.report import BenchReport
     from effnets.runtime.engine import Precision
 
 __all__ = ["command"]
-
-
-def _split(_context: click.Context, _parameter: click.Parameter, value: str) -> list[str]:
-    return [part.strip() for part in value.split(",") if part.strip()]
 
 
 def _numbers(_context: click.Context, _parameter: click.Parameter, value: str) -> list[int]:
@@ -31,12 +28,11 @@ def _numbers(_context: click.Context, _parameter: click.Parameter, value: str) -
 
 @click.command(name="bench")
 @click.argument("models", nargs=-1, required=True, metavar="MODEL…")
-@click.option("--against", default="timm", show_default=True, callback=_split, help="Peers: timm, torchvision.")
+@click.option("--against", default="timm", show_default=True, help="Peers: timm, torchvision.")
 @click.option(
     "--engines",
     default="torch,onnxruntime,openvino",
     show_default=True,
-    callback=_split,
     help="Of these and torch-compile, which takes minutes.",
 )
 @click.option("--batch", "batches", default="1,16", show_default=True, callback=_numbers, help="Images at a time.")
@@ -51,8 +47,8 @@ def _numbers(_context: click.Context, _parameter: click.Parameter, value: str) -
 @click.option("--svg", type=click.Path(path_type=Path, dir_okay=False), help="Draw bars into this file as well.")
 def command(
     models: tuple[str, ...],
-    against: list[str],
-    engines: list[str],
+    against: str,
+    engines: str,
     batches: list[int],
     threads: int | None,
     precision: Precision,
@@ -83,8 +79,8 @@ def command(
     with progress_bar() as progress:
         report = bench(
             models,
-            against=against,
-            engines=engines,
+            against=split_names(against),
+            engines=split_names(engines),
             batches=batches,
             threads=threads,
             precision=precision,

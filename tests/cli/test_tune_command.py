@@ -68,6 +68,18 @@ def test_a_report_is_of_a_model_that_was_written(files, tmp_path, monkeypatch):
     assert not (tmp_path / "out.tune.json").exists()
 
 
+def test_engines_may_have_spaces_between(files, monkeypatch):
+    asked = []
+
+    def remember(_network, *, engines, **_options):
+        asked.extend(engines)
+        return report_of("torch")
+
+    monkeypatch.setattr(tune, "tune", remember)
+    run("tune", files[0], "--weights", "random", "--engines", "onnxruntime, torch")
+    assert asked == ["onnxruntime", "torch"]
+
+
 def test_a_tuned_int8_file_states_the_engine(files, tmp_path, monkeypatch):
     said = {}
 

@@ -160,8 +160,18 @@ def test_the_command_needs_no_torch(path, tmp_path):
     assert done.stderr.count("AssertionError") == 0
 
 
+def test_labels_steer_no_terminal(tmp_path):
+    path = write(tmp_path / "mean.onnx", describe(labels=("\x1b[2J", "green", "blue", "other")))
+    Image.new("RGB", (60, 50), (255, 0, 0)).save(tmp_path / "red.png")
+    result = CliRunner().invoke(main, ["predict", str(tmp_path / "red.png"), "--weights", str(path)])
+    assert "\\x1b[2J" in result.stdout
+    assert "\x1b[2J" not in result.stdout
+
+
 def test_usage_of_predict(path):
     result = CliRunner().invoke(main, ["predict", "a.jpg", "--weights", str(path), "--model", "mixnet_s"])
     assert (result.exit_code, "leave --model out" in result.stderr) == (2, True)
+    result = CliRunner().invoke(main, ["predict", "a.jpg", "--model", str(path)])
+    assert (result.exit_code, "an exported model goes to --weights" in " ".join(result.stderr.split())) == (2, True)
     result = CliRunner().invoke(main, ["predict", "a.jpg", "--weights", "w.safetensors"])
     assert (result.exit_code, "which network are they of? Add --model" in result.stderr) == (2, True)
