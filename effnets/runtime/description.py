@@ -87,8 +87,13 @@ class Description:
             labels = tuple(values.pop("labels"))
             size, usual = values.pop("size"), values.pop("usual_size", None)
             known = {name: values[name] for name in cls.__dataclass_fields__ if name in values}
-            sizes = {"size": tuple(size) if size else None, "usual_size": tuple(usual) if usual else None}
-            description = cls(preprocess=preprocess, labels=labels, **sizes, **known)
+            description = cls(
+                preprocess=preprocess,
+                labels=labels,
+                size=tuple(size) if size else None,
+                usual_size=tuple(usual) if usual else None,
+                **known,
+            )
             if description.input_kind not in ("normalised", "uint8") or not all(isinstance(x, str) for x in labels):
                 raise ValueError("input kind or labels")
         except (KeyError, TypeError, ValueError, ConfigError) as error:

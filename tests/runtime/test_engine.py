@@ -16,6 +16,7 @@ import effnets
 from effnets.cli import main
 from effnets.errors import ArgumentError, EngineError, MissingFileError, WeightsError
 from effnets.runtime import engine as engine_module
+from effnets.runtime import onnxruntime_engine
 from effnets.runtime.description import Description
 from effnets.runtime.onnx_file import read_properties
 
@@ -120,6 +121,16 @@ def test_mistakes(path, monkeypatch):
         EngineError, match=r"onnxruntime is not installed; install it with: pip install 'effnets\[export"
     ):
         effnets.load_engine(path)
+
+
+def test_a_gpu_that_fails_leaves_the_cpu(path, monkeypatch):
+    monkeypatch.setattr(onnxruntime_engine, "has_gpu", lambda: True)  # a device, but no CUDA that starts
+    with pytest.warns(RuntimeWarning, match="the GPU is left out: onnxruntime-cuda: this onnxruntime has no CUDA"):
+        engine = effnets.load_engine(path)
+    assert engine.name == "onnxruntime"
+    assert engine(np.zeros((1, 3, 32, 32), np.float32)).shape == (1, 4)
+    with pytest.raises(EngineError, match="this onnxruntime has no CUDAExecutionProvider"):
+        effnets.load_engine(path, "onnxruntime-cuda")
 
 
 def test_predict_with_an_engine(path, tmp_path):
