@@ -86,6 +86,7 @@ def command(
         raise click.UsageError("--per-image is for the JSON; add --json FILE")
     # Imported here: NumPy and torch take time, and neither --help nor a mistyped option should wait for them.
     from effnets.cli.eval_subjects import subjects_of
+    from effnets.train.data.splits import UNDIVIDED
     from effnets.train.evaluation import compare, evaluate
 
     subjects = subjects_of(model, weights, engines)
@@ -110,6 +111,8 @@ def command(
                 workers=workers,
                 progress=None if progress is None else partial(progress, subject.name),
             )
+            if found.split == UNDIVIDED and (learned := subject.learned_from(data)):
+                click.echo(printable(learned), err=True)
             evaluations.append(found)
             if report is not None and len(evaluations) == 1:
                 _write_report(report, found, loaded, subject.name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 import warnings
 from contextlib import ExitStack
@@ -58,6 +59,22 @@ class Subject:
         path = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "model.onnx"
         export_onnx(network, path, image_size=image_size)
         return load_engine(path, self.engine)
+
+    def learned_from(self, data: str) -> str | None:
+        """What to say where `data`, of which nothing is set apart, are the pictures that a run here was trained on."""
+        from effnets.train.run_folder import METRICS
+
+        try:
+            metrics = json.loads((Path(str(self.weights)) / METRICS).read_text(encoding="utf-8"))
+            trained_on, pictures = metrics["data"], metrics["images"]["train"]
+        except (OSError, ValueError, KeyError, TypeError):  # no run of ours
+            return None
+        if not Path(trained_on).exists() or Path(trained_on).resolve() != Path(data).resolve():
+            return None
+        return (
+            f"{self.weights} was trained on {pictures:,} of these pictures, so this says little about others; "
+            "set some apart, in test/, before training"
+        )
 
     def _load_network(self) -> Classifier:
         # Imported here: torch takes seconds, and exported models do without.

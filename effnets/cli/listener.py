@@ -44,5 +44,7 @@ class EpochPrinter(NotePrinter):
             parts.append(f"average {row.average_top1:.1f} %")
         if row.seconds and row.phase == "all":
             parts.append(f"{row.images / row.seconds:.0f} images/s")
-        if row.val_top1 is not None:
-            click.echo(f"epoch {row.epoch}: {', '.join(parts)}")
+        # The head start's epochs are counted for themselves, and judged by nobody.
+        alone = "classifier alone, " if row.phase == "head" and row.val_top1 is None else ""
+        if parts:
+            click.echo(f"{alone}epoch {row.epoch}: {', '.join(parts)}")

@@ -8,8 +8,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from effnets.errors import DataError
 from effnets.nn.classifier import Classifier
 from effnets.train.account import Account
+from effnets.train.data.broken import allowed_broken, reasons
 from effnets.train.data.source import ImageSource
 from effnets.train.data.splits import Splits
 from effnets.train.evaluation import Evaluation, evaluate
@@ -23,7 +25,7 @@ _PHASES = {"head": "classifier alone", "all": "all layers"}
 
 
 def measure(
-    network: Classifier, splits: Splits, account: Account, progress: Callable[[str, float], object]
+    network: Classifier, splits: Splits, account: Account, progress: Callable[[str, float], object], *, strict: bool
 ) -> Evaluation | None:
     """The kept network on the pictures of test/, or, where there are none, on those of validation.
 
@@ -35,6 +37,10 @@ def measure(
         splits: the pictures.
         account: which is told of the calibration, and of pictures that could not be read.
         progress: called with what is being done and the share that is, 0 to 1.
+        strict: let a picture that cannot be read be an error.
+
+    Raises:
+        DataError: with `strict`, a picture cannot be read; without, more than 5 % and more than 3.
     """
 
     def judged(source: ImageSource, split: str, temperature: float | None = None) -> Evaluation:
@@ -43,11 +49,20 @@ def measure(
             source,
             batch_size=account.recipe.batch_size,
             temperature=temperature,
+            strict=strict,
             progress=lambda share: progress(f"measuring on {split}", share),
         )
         if evaluation.broken:
-            first = evaluation.broken[0].reason
-            account.notes.append(f"left out of {split}: {len(evaluation.broken)} that cannot be read, first {first}")
+            count, allowed = len(evaluation.broken), allowed_broken(len(source))
+            if count > allowed:
+                raise DataError(
+                    f"{account.data}: {count} of the {len(source)} pictures of {split} cannot be read, and {allowed} "
+                    "may be left out; mend or remove them, and resume: the training itself is over"
+                    + reasons(broken.reason for broken in evaluation.broken)
+                )
+            account.notes.append(
+                f"left out of {split}: {count} that cannot be read, first {evaluation.broken[0].reason}"
+            )
         return replace(evaluation, data=account.data, split=split)
 
     validated = None if splits.val is None else judged(splits.val, "val")

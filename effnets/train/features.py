@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -41,10 +41,15 @@ _DOING = "features were computed"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Features:
-    """What enters the classifier: `values` [views, N, C], one for each view of a picture, and `labels` [N]."""
+    """What enters the classifier: `values` [views, N, C], one for each view of a picture, and `labels` [N].
+
+    Attributes:
+        statistics: what the network's batch statistics were, where they were not those of its weights.
+    """
 
     values: Tensor
     labels: Tensor
+    statistics: dict[str, Tensor] = field(default_factory=dict)
 
 
 @torch.no_grad()
@@ -113,7 +118,9 @@ def read_features(path: Path, key: str) -> Features | None:
         with safe_open(path, "pt") as file:
             if (file.metadata() or {}).get("key") != key:
                 return None
-            return Features(values=file.get_tensor("values"), labels=file.get_tensor("labels"))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 # is no mapping
+            values, labels = tensors.pop("values"), tensors.pop("labels")
+            return Features(values=values, labels=labels, statistics=tensors)
     except (OSError, SafetensorError):
         return None
 
@@ -124,7 +131,7 @@ def write_features(path: Path, key: str, features: Features) -> None:
     Raises:
         TrainingError: the disk refuses.
     """
-    tensors = {"values": features.values.contiguous(), "labels": features.labels}
+    tensors = {"values": features.values.contiguous(), "labels": features.labels, **features.statistics}
     write_in_run(path, safetensors.torch.save(tensors, {"key": key}))
 
 

@@ -103,7 +103,8 @@ def finetune(
     if metrics is not None:
         if not resume:
             raise TrainingError(f"{folder.path}: holds a training that is over; name another folder")
-        listener.note(f"{folder.path}: this training is over; nothing to do")
+        folder.check(recipe, resume=True)
+        listener.note(f"{folder.path}: this training, on {metrics.get('data')}, is over; nothing to do")
         return TrainedModel(folder=folder.path, metrics=metrics)
 
     from accelerate import Accelerator

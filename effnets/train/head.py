@@ -29,6 +29,7 @@ from effnets.train.features import (
     write_features,
 )
 from effnets.train.loop import Trainer
+from effnets.train.network import adapt_backbone, adapts_backbone
 from effnets.train.objective import Objective
 from effnets.train.pictures import Pictures, default_workers
 from effnets.train.progress import EpochRow
@@ -89,7 +90,7 @@ class ProbeTask:
         weights: Tensor | None,
         around: Surroundings,
     ) -> Trainer:
-        """What trains the classifier; computes the features."""
+        """What trains the classifier; computes the features, and before that adapts the backbone to the pictures."""
         recipe, accelerator = self.recipe, self.accelerator
         features = self._features(train, around.stop)
         judged: list[tuple[Tensor, Tensor]] | None = None if judged_by is None else []
@@ -119,10 +120,13 @@ class ProbeTask:
         unmixed = replace(recipe.augmentation, mixup=0.0, cutmix=0.0)  # features of a blend are no blend of features
         transform = TrainTransform(preprocess, preprocess.input_size, unmixed)
         path = self.folder / _FEATURES
-        how = f"{transform!r} {preprocess} {recipe.seed} {recipe.probe_views} {train!r}"
+        how = f"{transform!r} {preprocess} {recipe.seed} {recipe.probe_views} {recipe.bn} {train!r}"
         key = features_key(self.network, train, how)
         if (features := read_features(path, key)) is not None:
+            self.network.load_state_dict(features.statistics, strict=False)
             return features
+        adapts = adapts_backbone(recipe, self.network)
+        statistics = adapt_backbone(recipe, self.network, train, stop) if adapts else {}
         loader = EpochLoader(
             train,
             transform,
@@ -136,6 +140,7 @@ class ProbeTask:
             channels_last=True,
         )
         features = compute_augmented_features(self.network, loader, recipe.probe_views, stop)
+        features = replace(features, statistics=statistics)
         if self.accelerator.is_main_process:
             write_features(path, key, features)
         return features

@@ -181,7 +181,7 @@ class Trainer:
         """
         keeper, stop = self.around.keeper, self.around.stop
         due = keeper is not None and self.accelerator.is_main_process and keeper.due()
-        sums = torch.stack([torch.stack(losses).sum().double().cpu(), *map(_flag, (stop.received is not None, due))])
+        sums = torch.stack([torch.stack(losses).sum().cpu().double(), *map(_flag, (stop.received is not None, due))])
         if self.processes > 1:
             sums = self.accelerator.reduce(sums.to(self.accelerator.device), reduction="sum").cpu()
         loss, stopped, saved = sums.tolist()

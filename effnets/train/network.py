@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import torch
@@ -19,19 +19,30 @@ from effnets.train.objective import Teacher
 from effnets.train.pictures import Pictures
 from effnets.train.recipe import Recipe
 from effnets.train.signals import StopSignals
-from effnets.train.statistics import has_identity_statistics, restore_statistics
+from effnets.train.statistics import adapt_statistics, has_identity_statistics, restore_statistics
 from effnets.zoo import create_model
 
-__all__ = ["build_network", "freeze_by", "load_teacher", "place", "restore_if_identity"]
+__all__ = [
+    "adapt_backbone",
+    "adapts_backbone",
+    "build_network",
+    "freeze_by",
+    "load_teacher",
+    "place",
+    "restore_if_identity",
+]
 
 # Enough for means and variances: every picture gives each channel hundreds of values in all but the last layers.
 _MEASURED_PICTURES = 512
 
 
-def build_network(recipe: Recipe, class_names: Sequence[str]) -> Classifier:
-    """The network of a recipe with a fresh classifier for these classes, its own weights loaded.
+def build_network(recipe: Recipe, class_names: Sequence[str]) -> tuple[Classifier, bool]:
+    """The network of a recipe with a classifier for these classes, its own weights loaded.
 
     Draws from torch's global generator. The size of the recipe becomes the network's own.
+
+    Returns:
+        The network, and whether its weights know these classes, as those of an earlier training do.
 
     Raises:
         as `effnets.create_model`.
@@ -47,7 +58,8 @@ def build_network(recipe: Recipe, class_names: Sequence[str]) -> Classifier:
             drop_rate=recipe.drop_rate,
             drop_path_rate=recipe.drop_path_rate,
         )
-    if not published and not drawn and network.class_names != tuple(class_names):
+    known = not drawn and network.class_names == tuple(class_names)
+    if not published and not drawn and not known:
         # A classifier of as many classes, but of others: none of its knowledge is about ours.
         network.reset_classifier(len(class_names))
     network.class_names = tuple(class_names)
@@ -56,7 +68,7 @@ def build_network(recipe: Recipe, class_names: Sequence[str]) -> Classifier:
             network.spec.preprocess, input_size=recipe.image_size, test_input_size=None, test_crop_pct=None
         )
         network.spec = replace(network.spec, preprocess=preprocess)
-    return network
+    return network, known
 
 
 def freeze_by(recipe: Recipe, network: Classifier) -> None:
@@ -89,14 +101,45 @@ def restore_if_identity(
     """
     if recipe.weights == "random" or not has_identity_statistics(network):
         return None
-    chosen = some_pictures(source, recipe.seed, _MEASURED_PICTURES)
-    pictures = Pictures(source, create_transform(network), recipe.batch_size, chosen.tolist(), strict=strict)
-    batches = stop.between(pictures, "batch statistics were measured")
-    seen = restore_statistics(network, (images for images, _ in batches))
+    seen = restore_statistics(network, _some_images(recipe, network, source, stop, strict=strict))
     return (
         "the weights came with batch normalisation folded away, so there were no statistics to train with; they were "
         f"measured on {seen} training pictures, and the network computes what it did"
     )
+
+
+def adapts_backbone(recipe: Recipe, network: Classifier) -> bool:
+    """Whether a linear probe moves the backbone's batch statistics towards those of the training pictures.
+
+    Weights whose normalisations are folded away have none that could be moved.
+    """
+    return recipe.freeze == "backbone" and recipe.bn == "train" and not has_identity_statistics(network)
+
+
+def adapt_backbone(recipe: Recipe, network: Classifier, source: ImageSource, stop: StopSignals) -> dict[str, Tensor]:
+    """Move batch statistics halfway to those of the training pictures, or less far where these are few.
+
+    Returns:
+        The statistics, by their names in the network's state.
+
+    Raises:
+        DataError: a picture cannot be read.
+        TrainingInterruptedError: a signal asked to end.
+    """
+    images = _some_images(recipe, network, source, stop, strict=True)
+    device = next(network.parameters()).device
+    placed = (batch.to(device, memory_format=torch.channels_last) for batch in images)
+    adapt_statistics(network, placed, own=_MEASURED_PICTURES)
+    state = network.state_dict()
+    return {name: state[name].cpu() for name in state if name.endswith(("running_mean", "running_var"))}
+
+
+def _some_images(
+    recipe: Recipe, network: Classifier, source: ImageSource, stop: StopSignals, *, strict: bool
+) -> Iterator[Tensor]:
+    chosen = some_pictures(source, recipe.seed, _MEASURED_PICTURES)
+    pictures = Pictures(source, create_transform(network), recipe.batch_size, chosen.tolist(), strict=strict)
+    return (images for images, _ in stop.between(pictures, "batch statistics were measured"))
 
 
 def load_teacher(recipe: Recipe, pupil: Classifier) -> Teacher | None:

@@ -80,7 +80,7 @@ class RateSchedule:
                 decay_t=total + warmup + 1 if constant else max(round(recipe.decay_epochs * steps_per_epoch), 1),
                 decay_rate=1.0 if constant else recipe.decay_rate,
                 warmup_t=warmup,
-                warmup_prefix=True,
+                warmup_prefix=False,  # the papers' decay is counted from the first step on, the warm-up's included
                 t_in_epochs=False,
             )
         self._warmup = warmup

@@ -37,7 +37,8 @@ class Recipe:
             features of a few hundred pictures separate anything. probe_views: how often its pictures are augmented,
             once for all epochs.
         freeze: what keeps its weights, as of `effnets.freeze`: none, stem, a number of stages, stages, backbone.
-        bn: batch statistics of what is not frozen: ``train`` by the batch, ``eval`` as they are in the weights.
+        bn: batch statistics of what is not frozen: ``train`` by the batch, ``eval`` as they are in the weights. With
+            `freeze` backbone, ``train`` moves the backbone's once towards those of the training pictures.
         batch_size: pictures in one forward pass. accumulate: forward passes, of all processes together, in one step of
             the optimiser: a step sees batch_size · accumulate pictures however many processes there are.
         optimizer: a name of timm's. learning_rate: of the last layer, the highest. momentum: where the optimiser has

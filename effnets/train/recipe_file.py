@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import MISSING, asdict, fields, is_dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from types import NoneType, UnionType
@@ -68,8 +68,16 @@ def _changed(node: Node, keys: Sequence[str], value: Any, path: Path) -> Node:
     mapping = {} if node.value is None else node.value
     if not isinstance(mapping, dict):
         raise ConfigError(f"{path}: holds no settings called {keys[0]}")
-    below = mapping.get(keys[0], Node(None, 0, 0))
+    below = mapping.get(keys[0]) or (_default(keys[0]) if keys[1:] else Node(None, 0, 0))
     return Node({**mapping, keys[0]: _changed(below, keys[1:], value, path)}, node.line, node.column)
+
+
+def _default(name: str) -> Node:
+    """The settings under `name` where a file states none of them: one that is changed leaves the others as they are."""
+    for field in fields(Recipe):
+        if field.name == name and field.default_factory is not MISSING:
+            return _given(asdict(field.default_factory()))
+    return Node(None, 0, 0)
 
 
 def _given(value: Any) -> Node:

@@ -48,6 +48,7 @@ class Selection:
             TrainingInterruptedError: a signal asked to end; nothing has changed.
         """
         begin = time.perf_counter()
+        self._agree()
         candidates: list[tuple[nn.Module, bool]] = [(self.network, False)]
         if self.average is not None and row.epoch > 0:
             candidates.append((self.average, True))
@@ -74,6 +75,16 @@ class Selection:
         if found and keeper is not None and self.around.accelerator.is_main_process:
             assert self.weights is not None, "found just now"
             keeper.keep(self.weights)
+
+    def _agree(self) -> None:
+        """Have all processes judge what the main one keeps: statistics follow the batches that each has seen."""
+        if self.around.accelerator.num_processes == 1:
+            return
+        from accelerate.utils import broadcast
+
+        for network in filter(None, (self.network, self.average)):
+            for buffer in network.buffers():
+                buffer.copy_(broadcast(buffer.contiguous(), from_process=0))
 
 
 def all_finite(state: Any) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,7 +21,8 @@ from effnets.train.data.source import ImageSource
 from effnets.train.data.splits import Splits
 from effnets.train.head import ProbeTask, fit_head
 from effnets.train.loop import Trainer
-from effnets.train.network import build_network, freeze_by, load_teacher, place, restore_if_identity
+from effnets.train.material import Material, gather
+from effnets.train.network import adapts_backbone, place, restore_if_identity
 from effnets.train.objective import Objective
 from effnets.train.precision import choose_precision
 from effnets.train.progress import Listener, Progress
@@ -36,6 +37,12 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 __all__ = ["Session"]
+
+
+_ADAPTED = (
+    "the backbone's batch statistics were moved towards those of the training pictures; set bn to eval to keep the "
+    "weights' own"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,47 +70,46 @@ class Session:
         self.accelerator.wait_for_everyone()  # else the main process might have begun before another looks
         splits = self.open_splits(self._opening)
         self.stop.heed("its data were opened")
-        if splits.train is None:
-            raise TrainingError(f"{self.data}: has no training pictures; put them into train/")
-        torch.manual_seed(self.recipe.seed)
-        network = build_network(self.recipe, splits.train.class_names)
-        freeze_by(self.recipe, network)
-        # Only now: what cannot be read leaves no folder behind.
+        material = gather(self.recipe, splits, self.data)
+        # Only now: what cannot be read, or cannot be, leaves no folder behind.
         main = self.accelerator.is_main_process
         with self.folder.lock() if main else nullcontext():
             if main:
                 self.folder.begin(self.recipe, resume=self.resume)
             self.accelerator.wait_for_everyone()
-            return self._run(network, splits, splits.train)
+            return self._run(material)
 
-    def _run(self, network: Classifier, splits: Splits, train: ImageSource) -> dict[str, Any]:
+    def _run(self, material: Material) -> dict[str, Any]:
+        splits, train = material.splits, material.train
         account = self._account(splits, train)
         state = self.folder.load_state()
         if state is None:
-            self._prepare(network, train, account)
+            self._prepare(material, account)
         else:
             _require_same_data(account, state["account"], self.data)
             account.take_over(state["account"])
         for note in account.notes:
             self.listener.note(note)
         cached = None if state is None else account.cached
-        train = decoded_once(train, self.recipe, network.spec.input_size, cached)
+        train = decoded_once(train, self.recipe, material.network.spec.input_size, cached)
         account.cached = isinstance(train, CachedSource)
-        trainer, keeper = self._trainer(network, splits, train, account)
+        trainer, keeper = self._trainer(replace(material, train=train), account)
         if state is not None:
             trainer.restore(state)
         kept = keeper.assemble(trainer.run())
         metrics: dict[str, Any] = {}
         if self.accelerator.is_main_process:
             metrics = self._conclude(kept, splits, account, trainer.progress)
-        self.accelerator.wait_for_everyone()
-        return metrics
+        return self._told(metrics)
 
     def _conclude(self, kept: Classifier, splits: Splits, account: Account, progress: Progress) -> dict[str, Any]:
         """Measure the kept network once on test/, write the report, and say that training is over, in this order."""
         test = None
         place(kept, self.accelerator.device)
-        evaluation = measure(kept, splits, account, self._measuring)
+        told = len(account.notes)
+        evaluation = measure(kept, splits, account, self._measuring, strict=self.strict)
+        for note in account.notes[told:]:
+            self.listener.note(note)
         if evaluation is not None:
             if evaluation.split == "test":
                 test = Score(top1=evaluation.top1, loss=evaluation.loss, count=evaluation.count)
@@ -134,9 +140,14 @@ class Session:
             notes=list(splits.notes),
         )
 
-    def _prepare(self, network: Classifier, train: ImageSource, account: Account) -> None:
+    def _prepare(self, material: Material, account: Account) -> None:
         """What comes before the first checkpoint: statistics, the choice of precision, the classifier's head start."""
         recipe, device = self.recipe, self.accelerator.device
+        network, train = material.network, material.train
+        if recipe.freeze == "backbone":  # it normalises by no batch, and its features are computed in float32
+            account.notes += [_ADAPTED] if adapts_backbone(recipe, network) else []
+            self._share(network, account)
+            return
         if note := restore_if_identity(recipe, network, train, self.stop, strict=self.strict):
             account.notes.append(note)
         place(network, device)
@@ -146,7 +157,7 @@ class Session:
             main = self.accelerator.is_main_process
             account.precision = choose_precision(network, network.spec.input_size, device) if main else "float32"
         self._share(network, account)
-        if recipe.head_epochs and recipe.freeze != "backbone" and recipe.weights != "random":
+        if recipe.head_epochs and recipe.weights != "random" and not material.knows_classes:
             self.listener.step("computing features for the classifier's head start", 0.0)
             account.head_rows = fit_head(network, train, recipe, self._around(), strict=self.strict)
 
@@ -164,10 +175,17 @@ class Session:
     def _around(self, keeper: FolderKeeper | None = None) -> Surroundings:
         return Surroundings(accelerator=self.accelerator, stop=self.stop, keeper=keeper, listener=self.listener)
 
-    def _trainer(
-        self, network: Classifier, splits: Splits, train: ImageSource, account: Account
-    ) -> tuple[Trainer, FolderKeeper]:
-        recipe = self.recipe
+    def _told(self, metrics: dict[str, Any]) -> dict[str, Any]:
+        """The main process's metrics, once it has them, in every process."""
+        if self.accelerator.num_processes == 1:
+            return metrics
+        from accelerate.utils import broadcast_object_list
+
+        told: dict[str, Any] = broadcast_object_list([metrics], from_process=0)[0]
+        return told
+
+    def _trainer(self, material: Material, account: Account) -> tuple[Trainer, FolderKeeper]:
+        recipe, network, splits, train = self.recipe, material.network, material.splits, material.train
         place(network, self.accelerator.device)
         weights = None
         if recipe.balance == "weights":
@@ -190,7 +208,7 @@ class Session:
         objective = Objective(
             label_smoothing=recipe.label_smoothing,
             class_weights=weights,
-            teacher=load_teacher(recipe, network),
+            teacher=material.teacher,
             teacher_share=recipe.teacher_share,
             temperature=recipe.temperature,
         ).to(self.accelerator.device)

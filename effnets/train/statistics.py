@@ -1,20 +1,26 @@
-"""Batch statistics that were lost, measured anew.
+"""Batch statistics measured on the photographs to be learned: where they were lost, or where these look otherwise.
 
 Weights that come back from a format for deployment have their batch normalisations folded into the convolutions, and
 identities in their place: mean 0, variance 0.999. They compute what they should, but to train with them destroys the
 network within a few steps: normalising by the batch is another function altogether. Measured on the photographs to
 be learned, mean and variance are real again, and scale and shift can be chosen such that nothing changes.
+
+Weights that have their statistics have those of other pictures, with other light and other cameras. A backbone that is
+frozen cannot get used to ours otherwise than by these.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["has_identity_statistics", "restore_statistics"]
+from effnets.nn.mode import evaluating
+
+__all__ = ["adapt_statistics", "has_identity_statistics", "restore_statistics"]
 
 
 def has_identity_statistics(model: nn.Module) -> bool:
@@ -31,9 +37,21 @@ def has_identity_statistics(model: nn.Module) -> bool:
 class _Moments:
     """Sums over everything a normalisation has seen, in double precision: [C]."""
 
-    count: int
-    total: Tensor
-    squares: Tensor
+    count: int = 0
+    total: Tensor = field(default_factory=lambda: torch.zeros(()))
+    squares: Tensor = field(default_factory=lambda: torch.zeros(()))
+
+    def add(self, seen: Tensor) -> None:
+        """Those of `seen`, [N, C, H, W]."""
+        values = (seen.cpu() if seen.device.type == "mps" else seen).double()  # which Apple's devices do not have
+        self.count += values.numel() // values.shape[1]
+        self.total = self.total + values.sum((0, 2, 3))
+        self.squares = self.squares + values.square().sum((0, 2, 3))
+
+    def mean_and_variance(self) -> tuple[Tensor, Tensor]:
+        """[C] each; of at least two values."""
+        mean = self.total / self.count
+        return mean, (self.squares / self.count - mean.square()).clamp(min=0) * self.count / (self.count - 1)
 
 
 @torch.no_grad()
@@ -51,43 +69,84 @@ def restore_statistics(model: nn.Module, batches: Iterable[Tensor]) -> int:
     Returns:
         The number of images seen.
     """
-    norms = [part for part in model.modules() if isinstance(part, nn.BatchNorm2d)]
-    moments = {norm: _Moments(0, torch.zeros(()), torch.zeros(())) for norm in norms}
-
-    def observe(norm: nn.Module, inputs: tuple[Tensor]) -> None:
-        seen, values = moments[norm], inputs[0].double()  # type: ignore[index]
-        seen.count += values.numel() // values.shape[1]
-        seen.total = seen.total + values.sum((0, 2, 3))
-        seen.squares = seen.squares + values.square().sum((0, 2, 3))
-
-    was_training, images = model.training, 0
-    handles = [norm.register_forward_pre_hook(observe) for norm in norms]
-    try:
-        model.eval()
+    images = 0
+    with _observed(model) as moments:
         for batch in batches:
             model(batch)
             images += len(batch)
-    finally:
-        for handle in handles:
-            handle.remove()
-        model.train(was_training)
     for norm, seen in moments.items():
         if seen.count > 1:
             _reparameterise(norm, seen)
     return images
 
 
+@torch.no_grad()
+def adapt_statistics(model: nn.Module, batches: Iterable[Tensor], *, own: int) -> int:
+    """Move the statistics of each batch normalisation towards those of `batches`; this changes what is computed.
+
+    Li et al. 2016 (arXiv:1603.04779): what tells one source of pictures from another lies to a good part in means and
+    variances. Each layer sees what the layers before it give when these normalise by the batch.
+
+    Args:
+        model: the network; its mode and all its parameters are kept.
+        batches: of images [N, C, H, W], the classes mixed; a batch of a single image is passed over.
+        own: as how many images the statistics count that are there.
+
+    Returns:
+        The number of images seen.
+    """
+    images = 0
+    with _observed(model) as moments:
+        for norm in moments:
+            norm.training, norm.track_running_stats = True, False  # by the batch, and noted nowhere
+        try:
+            for batch in batches:
+                if len(batch) > 1:
+                    model(batch)
+                    images += len(batch)
+        finally:
+            for norm in moments:
+                norm.training, norm.track_running_stats = False, True
+    share = images / max(images + own, 1)
+    for norm, seen in moments.items():
+        if images:
+            mean, variance = seen.mean_and_variance()
+            _running(norm.running_mean).lerp_(mean.to(norm.weight.dtype), share)
+            _running(norm.running_var).lerp_(variance.to(norm.weight.dtype), share)
+    return images
+
+
+@contextmanager
+def _observed(model: nn.Module) -> Iterator[dict[nn.BatchNorm2d, _Moments]]:
+    """Evaluation mode for a while, in which the moments of what enters each normalisation are summed up."""
+    moments = {part: _Moments() for part in model.modules() if isinstance(part, nn.BatchNorm2d)}
+
+    def observe(norm: nn.Module, inputs: tuple[Tensor]) -> None:
+        assert isinstance(norm, nn.BatchNorm2d), "only these are listened to"
+        moments[norm].add(inputs[0])
+
+    handles = [norm.register_forward_pre_hook(observe) for norm in moments]
+    try:
+        with evaluating(model):
+            yield moments
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _running(statistic: Tensor | None) -> Tensor:
+    assert statistic is not None, "the builder's normalisations all keep statistics"
+    return statistic
+
+
 def _reparameterise(norm: nn.BatchNorm2d, seen: _Moments) -> None:
-    mean = seen.total / seen.count
-    variance = (seen.squares / seen.count - mean.square()).clamp(min=0) * seen.count / (seen.count - 1)
-    assert norm.running_mean is not None, "the builder's normalisations all keep statistics"
-    assert norm.running_var is not None, "likewise"
-    before = (norm.running_var.double() + norm.eps).sqrt()
+    running_mean, running_var = _running(norm.running_mean), _running(norm.running_var)
+    before = (running_var.double() + norm.eps).sqrt()
     # As stored in single precision, so that what is left of rounding does not shift the function.
-    mean, variance = mean.to(norm.running_mean.dtype), variance.to(norm.running_var.dtype)
-    shift = norm.bias.double() + norm.weight.double() * (mean.double() - norm.running_mean.double()) / before
+    mean, variance = (value.to(running_mean.dtype) for value in seen.mean_and_variance())
+    shift = norm.bias.double() + norm.weight.double() * (mean.double() - running_mean.double()) / before
     scale = norm.weight.double() * (variance.double() + norm.eps).sqrt() / before
     norm.bias.copy_(shift)
     norm.weight.copy_(scale)
-    norm.running_mean.copy_(mean)
-    norm.running_var.copy_(variance)
+    running_mean.copy_(mean)
+    running_var.copy_(variance)

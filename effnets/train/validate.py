@@ -69,7 +69,8 @@ def score(
             targets = labels.to(device)
             right = (logits.argmax(1) == targets).sum()
             loss = F.cross_entropy(logits, targets, reduction="sum")
-            sums += torch.stack([right.double(), loss.double(), torch.full_like(loss, len(labels)).double()]).cpu()
+            # Added up on the CPU, since not every device has double precision.
+            sums += torch.stack([right.to(loss.dtype), loss, torch.full_like(loss, len(labels))]).cpu()
     # Together with the sums, so that no process waits for one that has ended.
     asked = torch.tensor([float(stop.received is not None)], dtype=torch.float64)
     hits, losses, count, interrupted = _total(torch.cat([sums, asked]), accelerator)

@@ -67,6 +67,18 @@ def test_several_are_compared(place, tmp_path):
     assert values["machine"]["cores"] > 0
 
 
+def test_pictures_that_the_run_learned_from_are_no_measure(place, tmp_path):
+    shutil.copytree(place / "data" / "val", tmp_path / "photos")
+    shutil.copytree(place / "model", tmp_path / "run")
+    metrics = {"data": str(tmp_path / "photos"), "images": {"train": 21, "val": 3, "test": 0}}
+    (tmp_path / "run" / "metrics.json").write_text(json.dumps(metrics))
+    warning = f"{tmp_path / 'run'} was trained on 21 of these pictures, so this says little about others"
+    assert warning in run(tmp_path / "photos", "--weights", tmp_path / "run").stderr
+    assert "was trained on" not in run(tmp_path / "photos", "--weights", place / "model").stderr
+    (tmp_path / "photos").rename(tmp_path / "others")
+    assert "was trained on" not in run(tmp_path / "others", "--weights", tmp_path / "run").stderr
+
+
 def test_json_instead_of_a_table(place):
     result = run(place / "data", "--weights", place / "model.onnx", "--json", "-", "--per-image", "--topk", 2)
     assert result.exit_code == 0, result.output

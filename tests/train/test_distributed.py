@@ -12,6 +12,7 @@ from drawn_classes import draw_data, write_table
 from safetensors.torch import load_file
 from training_process import run, start, start_together
 
+import effnets
 from effnets.train.checkpoint import load_state
 
 # Dropout stays: its masks are drawn by the batch's number, not by the process.
@@ -63,6 +64,18 @@ def test_two_processes_give_the_losses_of_one(material, alone, tmp_path):
     assert codes == [0, 0], text
     assert "top-1" not in logs[1].read_text()
     require_close(tmp_path / "run", alone)
+
+
+def test_the_score_is_that_of_the_saved_network(material, tmp_path):
+    """With statistics by the batch, of which each process sees others."""
+    logs, folder = [tmp_path / "0", tmp_path / "1"], tmp_path / "run"
+    more = ["--set", "bn=train", "--set", "ema_decay=0"]
+    codes, text = finish(start_together(arguments(material, folder, *more), logs), logs)
+    assert codes == [0, 0], text
+    metrics = json.loads((folder / "metrics.json").read_text())
+    found = effnets.evaluate(effnets.create_model(folder, pretrained=True).eval(), material[0] / "val")
+    assert metrics["best_loss"] == pytest.approx(found.loss, rel=1e-4)
+    assert metrics["best_top1"] == pytest.approx(found.top1)
 
 
 def test_a_resume_with_another_number_of_processes_goes_on(material, alone, tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -71,7 +72,7 @@ def test_the_temperature_is_fitted_on_validation_and_judged_on_test(folder, trai
         source.labels[::4] = (source.labels[::4] + 1) % 3  # where every answer is right, no temperature is best
     account = Account(recipe=recipe, data="data", command=None, class_names=CLASSES, images={})
     validated = effnets.evaluate(network, splits.val, batch_size=12).calibration
-    found = measure(network, splits, account, lambda *_: None)
+    found = measure(network, splits, account, lambda *_: None, strict=False)
     assert (found.split, found.calibration.fitted_here) == ("test", False)
     assert found.calibration.temperature == validated.temperature
     assert account.calibration == {
@@ -81,10 +82,10 @@ def test_the_temperature_is_fitted_on_validation_and_judged_on_test(folder, trai
         "ece": found.calibration.error,
         "scaled_ece": found.calibration.scaled_error,
     }
-    alone = measure(network, replace(splits, test=None), account, lambda *_: None)
+    alone = measure(network, replace(splits, test=None), account, lambda *_: None, strict=False)
     assert (alone.split, alone.calibration.fitted_here) == ("val", True)
     assert (account.calibration["temperature_fitted_on"], account.calibration["judged_on"]) == ("val", "val")
-    assert measure(network, replace(splits, val=None), account, lambda *_: None).calibration.fitted_here
+    assert measure(network, replace(splits, val=None), account, lambda *_: None, strict=False).calibration.fitted_here
     assert account.calibration["temperature_fitted_on"] == "test"
 
 
@@ -121,7 +122,9 @@ def test_the_same_seed_gives_the_same_tensors_and_another_others(folder, trained
 
 def test_a_pretrained_network_starts_with_a_trained_classifier(folder, trained, recipe):
     """Head first: its score before any training of the whole is that of a linear probe."""
-    start = replace(recipe, weights=str(trained.folder), epochs=1, head_epochs=20)
+    weights = folder / "nameless.pt"
+    torch.save(trained.load().state_dict(), weights)
+    start = replace(recipe, weights=str(weights), epochs=1, head_epochs=20)
     run = effnets.finetune(start, folder / "data", folder / "second")
     rows = run.metrics["epochs"]
     assert [row["phase"] for row in rows] == ["head"] * 20 + ["all"] * 2
@@ -130,22 +133,65 @@ def test_a_pretrained_network_starts_with_a_trained_classifier(folder, trained, 
     assert run.best_top1 >= rows[20]["val_top1"]
 
 
-def test_a_probe_trains_the_classifier_alone_on_kept_features(folder, trained, recipe):
-    probe = replace(recipe, weights=str(trained.folder), freeze="backbone", epochs=15)
-    run = effnets.finetune(probe, folder / "data", folder / "probe")
-    before, after = trained.load().state_dict(), run.load().state_dict()
-    changed = {name for name, value in before.items() if not torch.equal(value, after[name])}
-    assert changed == {"classifier.weight", "classifier.bias"}
+def test_weights_that_know_the_classes_keep_their_classifier(folder, trained, recipe):
+    further = replace(recipe, weights=str(trained.folder), epochs=1, head_epochs=20)
+    run = effnets.finetune(further, folder / "data", folder / "further")
+    assert [row["phase"] for row in run.metrics["epochs"]] == ["all"] * 2
+    assert run.metrics["epochs"][0]["val_top1"] == trained.best_top1
+
+
+def changed_by(run, before):
+    return {name for name, value in run.load().state_dict().items() if not torch.equal(value, before[name])}
+
+
+@pytest.mark.parametrize("bn", ["train", "eval"])
+def test_a_probe_trains_the_classifier_alone_on_kept_features(folder, trained, recipe, bn):
+    probe = replace(recipe, weights=str(trained.folder), freeze="backbone", epochs=15, bn=bn, precision="bfloat16")
+    run = effnets.finetune(probe, folder / "data", folder / f"probe-{bn}")
+    before = trained.load().state_dict()
+    statistics = {name for name in before if name.endswith(("running_mean", "running_var"))} if bn == "train" else set()
+    assert changed_by(run, before) == {"classifier.weight", "classifier.bias", *statistics}
+    notes = [note for note in run.metrics["notes"] if "statistics were moved towards those of the training" in note]
+    assert len(notes) == (bn == "train")
+    assert run.metrics["precision"] == "float32"
     assert run.best_top1 >= trained.best_top1 - 15
     assert (run.folder / "last" / "features.safetensors").is_file()
     assert {row["phase"] for row in run.metrics["epochs"]} == {"head"}
 
 
+class Interrupting:
+    """A listener at whose second row the training ends as if it were killed."""
+
+    def note(self, text): ...
+
+    def step(self, what, share): ...
+
+    def row(self, row):
+        if row.epoch == 2:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_a_resumed_probe_ends_with_the_same_backbone(folder, trained, recipe, tmp_path, lost):
+    probe = replace(recipe, weights=str(trained.folder), freeze="backbone")
+    undisturbed = effnets.finetune(probe, folder / "data", tmp_path / "undisturbed")
+    with pytest.raises(KeyboardInterrupt):
+        effnets.finetune(probe, folder / "data", tmp_path / "run", listener=Interrupting())
+    if lost:
+        (tmp_path / "run" / "last" / "features.safetensors").unlink()
+    resumed = effnets.finetune(probe, folder / "data", tmp_path / "run", resume=True)
+    assert changed_by(resumed, undisturbed.load().state_dict()) == set()
+    assert resumed.metrics["notes"] == undisturbed.metrics["notes"]
+
+
 def test_a_classifier_of_other_classes_is_no_beginning(trained, recipe):
     recipe = replace(recipe, weights=str(trained.folder))
     kept = trained.load().classifier.weight
-    assert torch.equal(build_network(recipe, CLASSES).classifier.weight, kept)
-    others = build_network(recipe, ("other", *CLASSES[1:]))
+    network, known = build_network(recipe, CLASSES)
+    assert known
+    assert torch.equal(network.classifier.weight, kept)
+    others, known = build_network(recipe, ("other", *CLASSES[1:]))
+    assert not known
     assert others.class_names == ("other", *CLASSES[1:])
     assert not torch.equal(others.classifier.weight, kept)
 
@@ -171,6 +217,35 @@ def test_pictures_that_turn_out_broken_are_no_end(trained, recipe, tmp_path):
     assert [note for note in found.metrics["notes"] if str(broken["test"]) in note]
     with pytest.warns(UserWarning, match="left out"), pytest.raises(effnets.DataError, match="and 0 may be left out"):
         effnets.finetune(recipe, data, tmp_path / "strict", check="none", strict=True)
+
+
+def spoil(source, count):
+    """Damage pictures in the middle, which a look at their beginnings and ends does not find."""
+    for index in range(count):
+        file = Path(source.name(index))
+        data = bytearray(file.read_bytes())
+        data[len(data) // 2 : len(data) // 2 + 40] = bytes(40)
+        file.write_bytes(data)
+
+
+def test_broken_test_pictures_are_told_of_and_counted(recipe, tmp_path):
+    data = draw_data(tmp_path / "data", train=4, val=4, test=8)
+    short, told = replace(recipe, epochs=1), []
+    spoil(open_data(data).test, 2)
+
+    class Listening(Interrupting):
+        def note(self, text):
+            told.append(text)
+
+    run = effnets.finetune(short, data, tmp_path / "run", listener=Listening())
+    assert run.metrics["notes"] == told
+    assert "left out of test: 2 that cannot be read, first" in told[-1]
+    with pytest.raises(effnets.ImageError, match="strict is on: mend or remove the picture"):
+        effnets.finetune(short, data, tmp_path / "strict", strict=True)
+    spoil(open_data(data).test, 4)
+    message = r"4 of the 24 pictures of test cannot be read, and 3 may be left out; mend or remove them, and resume"
+    with pytest.raises(effnets.DataError, match=message):
+        effnets.finetune(short, data, tmp_path / "many")
 
 
 def test_a_frozen_part_stays(folder, trained, recipe):
@@ -246,6 +321,28 @@ def test_other_trainings_folders_are_refused(folder, trained, recipe, tmp_path):
     effnets.save_pretrained(trained.load(), saved)
     with pytest.raises(effnets.TrainingError, match="saved: holds a network that no training here made"):
         effnets.finetune(recipe, folder / "data", saved)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"optimizer": "adamww"}, "optimizer is 'adamww', which timm does not have"),
+        ({"teacher": "mixnet_nope"}, "no model named 'mixnet_nope'"),
+        ({"accumulate": 100}, "accumulate is 100, and .* has 72 training pictures.*lower accumulate to 72 or less"),
+        ({"freeze": "99"}, "freeze is '99'"),
+    ],
+)
+def test_what_cannot_be_leaves_no_folder_behind(folder, recipe, tmp_path, changes, message):
+    with pytest.raises(effnets.EffnetsError, match=message):
+        effnets.finetune(replace(recipe, **changes), folder / "data", tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_training_that_is_over_is_not_taken_for_another(folder, trained, recipe):
+    again = effnets.finetune(recipe, folder / "data", trained.folder, resume=True)
+    assert again.metrics == json.loads((trained.folder / "metrics.json").read_text())
+    with pytest.raises(effnets.TrainingError, match=r"begun with other settings \(epochs 4 → 50\)"):
+        effnets.finetune(replace(recipe, epochs=50), folder / "data", trained.folder, resume=True)
 
 
 def test_a_folder_that_cannot_be_made_is_named(folder, recipe, tmp_path):

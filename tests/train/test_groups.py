@@ -120,6 +120,9 @@ def test_an_exponential_falls_in_steps():
     assert seen == pytest.approx([0.1] * 4 + [0.05] * 4 + [0.025] * 4)
     seen = rates(10, 4, 3, schedule="exponential", decay_rate=0.9, decay_epochs=0.5, warmup_epochs=0)
     assert seen == pytest.approx([0.1 * 0.9 ** (step // 2) for step in range(10)])
+    # Counted from the first step on, as the papers' programs do.
+    seen = rates(12, 4, 3, schedule="exponential", decay_rate=0.5, decay_epochs=1, warmup_epochs=0.5)
+    assert seen == pytest.approx([0.05, 0.1, 0.1, 0.1, *[0.05] * 4, *[0.025] * 4])
 
 
 def test_a_constant_stays():

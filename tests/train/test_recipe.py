@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import pytest
 from hypothesis import given
@@ -89,6 +89,9 @@ def test_changes_go_before_the_file_and_are_checked_alike(tmp_path):
     # As in a file, whoever states any of the augmentation states all of it.
     recipe = read_recipe(path, {"augmentation": {"mixup": 0.4, "scale": [0.5, 1]}})
     assert (recipe.augmentation.mixup, recipe.augmentation.cutmix, recipe.augmentation.scale) == (0.4, 0.0, (0.5, 1.0))
+    path.write_text("model: x\nepochs: 3\n")
+    recipe = read_recipe(path, {"augmentation.mixup": 0.4})
+    assert recipe.augmentation == replace(Recipe(model="x").augmentation, mixup=0.4)  # one setting, not all
     with pytest.raises(effnets.ConfigError, match=r"^epochs is 0; it must lie in"):
         read_recipe(path, {"epochs": 0})
     with pytest.raises(effnets.ConfigError, match=r"^unknown key 'epocs'; did you mean 'epochs'\?"):

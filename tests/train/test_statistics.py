@@ -11,7 +11,7 @@ from torch import nn
 
 import effnets
 from effnets.preprocess import create_transform
-from effnets.train.statistics import has_identity_statistics, restore_statistics
+from effnets.train.statistics import adapt_statistics, has_identity_statistics, restore_statistics
 
 MODELS = ["mobilenetv1_025", "mobilenetv2_035", "mixnet_s", "rexnet_100", "rexnet_lite_100"]
 
@@ -54,6 +54,37 @@ def test_the_function_stays_and_the_statistics_are_those_of_the_images(name):
 def test_modes_are_kept():
     model = without_statistics("mobilenetv1_025").train()
     restore_statistics(model, [images(4, 3, 64, 64)])
+    assert all(part.training for part in model.modules())
+
+
+def test_statistics_move_towards_those_of_the_images():
+    model = shake(effnets.create_model("rexnet_lite_100", num_classes=5), size=64).double()
+    # An input to many a layer hangs on what those before it normalise by: here by the batch.
+    x = images(12, 3, 64, 64).double()
+    norms = [part for part in model.modules() if isinstance(part, nn.BatchNorm2d)]
+    before = copy.deepcopy(model.state_dict())
+    inputs = {}
+    by_batch = copy.deepcopy(model).train()
+    for module, norm in zip((m for m in by_batch.modules() if isinstance(m, nn.BatchNorm2d)), norms, strict=True):
+        module.register_forward_pre_hook(lambda _, seen, norm=norm: inputs.setdefault(norm, seen[0].clone()))
+    with torch.no_grad():
+        by_batch(x)
+    assert adapt_statistics(model, [x, x[:1]], own=36) == 12  # a single image has no statistics of a batch
+    after = model.state_dict()
+    for name, norm in ((n, m) for n, m in model.named_modules() if m in inputs):
+        mean, variance = inputs[norm].mean((0, 2, 3)), inputs[norm].var((0, 2, 3))
+        assert torch.allclose(after[f"{name}.running_mean"], 0.75 * before[f"{name}.running_mean"] + 0.25 * mean)
+        assert torch.allclose(after[f"{name}.running_var"], 0.75 * before[f"{name}.running_var"] + 0.25 * variance)
+    others = [name for name in before if not name.endswith(("running_mean", "running_var"))]
+    assert all(torch.equal(before[name], after[name]) for name in others)
+    assert len(inputs) == len(norms)
+
+
+def test_nothing_seen_changes_nothing():
+    model = shake(effnets.create_model("mobilenetv1_025", num_classes=5), size=64).train()
+    before = copy.deepcopy(model.state_dict())
+    assert adapt_statistics(model, [images(1, 3, 64, 64)], own=0) == 0
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert all(part.training for part in model.modules())
 
 
