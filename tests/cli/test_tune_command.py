@@ -11,7 +11,7 @@ from support import shake
 
 import effnets
 from effnets.cli import main
-from effnets.deploy import onnx, quantize, tune
+from effnets.deploy import onnx, quantize, search, tune
 from effnets.deploy.candidates import Candidate
 from effnets.deploy.rewrites import preset
 from effnets.deploy.tune_report import Measured, TuneReport
@@ -62,7 +62,7 @@ def test_a_report_is_of_a_model_that_was_written(files, tmp_path, monkeypatch):
 
     target = tmp_path / "out.onnx"
     monkeypatch.setattr(onnx, "export_onnx", refuse)
-    monkeypatch.setattr(tune, "tune", lambda *_arguments, **_options: report_of("openvino"))
+    monkeypatch.setattr(search.Search, "run", lambda *_arguments: report_of("openvino"))
     options = ["--weights", files[1], "--image-size", 32, "--tune"]
     assert "another network" in run("export", files[0], target, *options, status=1).stderr
     assert not (tmp_path / "out.tune.json").exists()
