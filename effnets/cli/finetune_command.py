@@ -20,7 +20,12 @@ __all__ = ["command"]
 @click.option("--epochs", type=click.IntRange(1), help="Passes over the pictures [default: the recipe's].")
 @click.option("--batch-size", type=click.IntRange(1), help="Pictures in a forward pass [default: the recipe's].")
 @click.option("--image-size", type=click.IntRange(8, 8192), help="Side of the input in pixels [default: the weights'].")
-@click.option("--lr", "learning_rate", type=click.FloatRange(0, min_open=True), help="Learning rate of the last layer.")
+@click.option(
+    "--lr",
+    "learning_rate",
+    type=click.FloatRange(0, min_open=True),
+    help="Learning rate of the last layer [default: by the network's width].",
+)
 @click.option(
     "--freeze", help="stem, a number of stages, stages, or backbone: a linear probe on cached features [default: none]."
 )

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import safetensors.torch
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
@@ -149,10 +150,11 @@ def features_key(network: Classifier, source: ImageSource, how: str) -> str:
 
 
 class FeatureBatches:
-    """Training batches of features, each picture in one of its views, by the rules of `EpochLoader`.
+    """Training batches of features, by the rules of `EpochLoader`.
 
     Args:
         features: of the training pictures.
+        every_view: whether an epoch has each picture in all of its views, or in one that is drawn.
         batch_size: pictures in a micro-batch; a smaller set is one batch.
         multiple: what the number of micro-batches must be a multiple of.
         balanced: whether all classes come equally often.
@@ -164,6 +166,7 @@ class FeatureBatches:
         self,
         features: Features,
         *,
+        every_view: bool,
         batch_size: int,
         seed: int,
         multiple: int = 1,
@@ -172,7 +175,8 @@ class FeatureBatches:
         world: int = 1,
     ) -> None:
         self.features, self.seed, self.balanced, self.rank, self.world = features, seed, balanced, rank, world
-        count = len(features.labels)
+        self.every_view = every_view
+        count = len(features.labels) * (len(features.values) if every_view else 1)
         self.batch_size = max(min(batch_size, count // multiple), 1)
         self._length = count // self.batch_size // multiple * multiple
 
@@ -182,17 +186,25 @@ class FeatureBatches:
     def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """This process's batches of an epoch, from global position `start` on."""
         labels = self.features.labels
-        if self.balanced:
-            order = balanced_order(labels.numpy(), self.seed, epoch)
-        else:
-            order = shuffled_order(len(labels), self.seed, epoch)
-        views = np.random.default_rng((self.seed, epoch, 1)).integers(len(self.features.values), size=len(order))
+        views, pictures = self._order(epoch)
         for number in range(start, self._length):
             if number % self.world == self.rank:
                 chosen = slice(number * self.batch_size, (number + 1) * self.batch_size)
-                indices = torch.from_numpy(order[chosen].copy())
+                indices = torch.from_numpy(pictures[chosen])
                 values = self.features.values[torch.from_numpy(views[chosen]), indices]
                 yield Batch(number=number, images=values, labels=labels[indices], indices=indices)
+
+    def _order(self, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The view and the picture of everything in an epoch."""
+        labels, views = self.features.labels.numpy(), len(self.features.values)
+        entries = np.tile(labels, views) if self.every_view else labels
+        if self.balanced:
+            order = balanced_order(entries, self.seed, epoch)
+        else:
+            order = shuffled_order(len(entries), self.seed, epoch)
+        if self.every_view:
+            return order // len(labels), order % len(labels)
+        return np.random.default_rng((self.seed, epoch, 1)).integers(views, size=len(order)), order.copy()
 
 
 class Probe(nn.Module):

@@ -61,7 +61,7 @@ def fit_head(
     features = compute_features(
         network, pictures, device, around.stop, mirrored=recipe.augmentation.horizontal_flip > 0
     )
-    batches = _batches(features, recipe, around.accelerator)
+    batches = _batches(features, recipe, around.accelerator, every_view=False)
     weights = _class_weights(recipe, train)
     # At the rate, and so with weights of the size, that training of the whole goes on with.
     probe = Probe(features, network.num_classes, standardised=False)
@@ -97,7 +97,7 @@ class ProbeTask:
         if judged_by is not None and judged_by.indices:  # of few pictures, some of many processes have none
             seen = compute_features(self.network, judged_by, accelerator.device, around.stop, mirrored=False)
             judged = [(seen.values[0], seen.labels)]
-        batches = _batches(features, recipe, accelerator)
+        batches = _batches(features, recipe, accelerator, every_view=True)
         probe = Probe(features, self.network.num_classes, standardised=True)
         recipe = replace(
             recipe,
@@ -146,9 +146,10 @@ class ProbeTask:
         return features
 
 
-def _batches(features: Features, recipe: Recipe, accelerator: Accelerator) -> FeatureBatches:
+def _batches(features: Features, recipe: Recipe, accelerator: Accelerator, *, every_view: bool) -> FeatureBatches:
     return FeatureBatches(
         features,
+        every_view=every_view,
         batch_size=recipe.batch_size,
         seed=recipe.seed,
         multiple=recipe.accumulate,

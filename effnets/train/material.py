@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -12,7 +12,7 @@ from effnets.train.data.source import ImageSource
 from effnets.train.data.splits import Splits
 from effnets.train.network import build_network, freeze_by, load_teacher
 from effnets.train.objective import Teacher
-from effnets.train.optimise import make_optimizer
+from effnets.train.optimise import learning_rate, make_optimizer
 from effnets.train.recipe import Recipe
 
 __all__ = ["Material", "gather"]
@@ -23,6 +23,7 @@ class Material:
     """What a training works on.
 
     Attributes:
+        recipe: with the learning rate that suits the network, where none was stated.
         network: with the weights that it begins with, frozen as far as it will be.
         knows_classes: whether these weights know the classes already.
         teacher: to learn from as well.
@@ -30,6 +31,7 @@ class Material:
         train: those of them to be learned from.
     """
 
+    recipe: Recipe
     network: Classifier
     knows_classes: bool
     teacher: Teacher | None
@@ -58,6 +60,7 @@ def gather(recipe: Recipe, splits: Splits, data: str) -> Material:
     freeze_by(recipe, network)
     make_optimizer(network, recipe)  # made again when it is needed; what its settings lack is told now
     return Material(
+        recipe=replace(recipe, learning_rate=learning_rate(recipe, network)),
         network=network,
         knows_classes=known,
         teacher=load_teacher(recipe, network),

@@ -2,14 +2,32 @@
 
 from __future__ import annotations
 
+import math
+
 from torch import nn
 from torch.optim import Optimizer
 
 from effnets.errors import ArgumentError
+from effnets.nn.classifier import Classifier
 from effnets.train.groups import parameter_groups
 from effnets.train.recipe import Recipe
 
-__all__ = ["RateSchedule", "make_optimizer"]
+__all__ = ["RateSchedule", "learning_rate", "make_optimizer"]
+
+_RATE, _FEATURES = 2e-3, 256
+
+
+def learning_rate(recipe: Recipe, network: nn.Module) -> float:
+    """The recipe's, or one that suits the width of `network`.
+
+    A step of Adam's moves every weight about as far, however many of them add up to an output; so the wider a network
+    is, the more its outputs move. In proportion to 1 / √features, 0.002 at 256: MobileNetV1 x0.25, of 256 features,
+    and MobileNetV2, of 1280, were best at 0.002 and at 0.001 on training pictures that were held out by their looks.
+    """
+    if recipe.learning_rate is not None:
+        return recipe.learning_rate
+    features = network.head_hidden_size if isinstance(network, Classifier) else _FEATURES
+    return max(_RATE * math.sqrt(_FEATURES / max(features, _FEATURES)), recipe.min_learning_rate)
 
 
 def make_optimizer(network: nn.Module, recipe: Recipe) -> Optimizer:
@@ -27,7 +45,7 @@ def make_optimizer(network: nn.Module, recipe: Recipe) -> Optimizer:
         )
     groups = parameter_groups(
         network,
-        learning_rate=recipe.learning_rate,
+        learning_rate=learning_rate(recipe, network),
         weight_decay=recipe.weight_decay,
         layer_decay=recipe.layer_decay,
     )
@@ -38,7 +56,7 @@ def make_optimizer(network: nn.Module, recipe: Recipe) -> Optimizer:
         optimizer: Optimizer = create_optimizer_v2(
             [dict(group) for group in groups],
             opt=recipe.optimizer,
-            lr=recipe.learning_rate,
+            lr=learning_rate(recipe, network),
             momentum=recipe.momentum,
             **stated,
         )

@@ -35,14 +35,15 @@ class Recipe:
             probe_learning_rate: of the classifier with `freeze` backbone, on features of deviation 1.
             probe_penalty: half of it times the sum of its squared weights is added to the loss, since a thousand
             features of a few hundred pictures separate anything. probe_views: how often its pictures are augmented,
-            once for all epochs.
+            once for all epochs, each of which has all of these views.
         freeze: what keeps its weights, as of `effnets.freeze`: none, stem, a number of stages, stages, backbone.
         bn: batch statistics of what is not frozen: ``train`` by the batch, ``eval`` as they are in the weights. With
             `freeze` backbone, ``train`` moves the backbone's once towards those of the training pictures.
         batch_size: pictures in one forward pass. accumulate: forward passes, of all processes together, in one step of
             the optimiser: a step sees batch_size · accumulate pictures however many processes there are.
-        optimizer: a name of timm's. learning_rate: of the last layer, the highest. momentum: where the optimiser has
-            one. eps, alpha: of the optimiser (alpha is RMSProp's decay); None takes its own.
+        optimizer: a name of timm's. learning_rate: of the last layer, the highest; None takes 0.002 for a classifier of
+            256 features, and less the more it has. momentum: where the optimiser has one. eps, alpha: of the optimiser
+            (alpha is RMSProp's decay); None takes its own.
         weight_decay: of all weights save depthwise kernels, normalisation and biases.
         layer_decay: factor of the learning rate from each block to the one before it.
         clip_grad: largest norm of the gradient; 0 leaves it.
@@ -80,7 +81,7 @@ class Recipe:
     batch_size: int = 32
     accumulate: int = 1
     optimizer: str = "adamw"
-    learning_rate: float = 2e-3
+    learning_rate: float | None = None
     momentum: float = 0.9
     eps: float | None = None
     alpha: float | None = None
@@ -126,11 +127,13 @@ class Recipe:
                 require_range(name, value, low, high)
         for name, choices in _CHOICES:
             require_choice(name, getattr(self, name), choices)
-        require(self.learning_rate > 0, f"learning_rate is {self.learning_rate:g}; it must lie above 0")
-        require(
-            self.min_learning_rate <= self.learning_rate,
-            f"min_learning_rate is {self.min_learning_rate:g}, above learning_rate {self.learning_rate:g}; lower it",
-        )
+        if self.learning_rate is not None:
+            require(self.learning_rate > 0, f"learning_rate is {self.learning_rate:g}; it must lie above 0")
+            require(
+                self.min_learning_rate <= self.learning_rate,
+                f"min_learning_rate is {self.min_learning_rate:g}, above learning_rate {self.learning_rate:g}; "
+                "lower it",
+            )
         require(
             self.freeze != "backbone" or self.teacher is None,
             "teacher is for a network that learns: with freeze: backbone only the classifier does; leave one out",

@@ -77,7 +77,7 @@ class Session:
             if main:
                 self.folder.begin(self.recipe, resume=self.resume)
             self.accelerator.wait_for_everyone()
-            return self._run(material)
+            return replace(self, recipe=material.recipe)._run(material)
 
     def _run(self, material: Material) -> dict[str, Any]:
         splits, train = material.splits, material.train

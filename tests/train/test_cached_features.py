@@ -181,15 +181,30 @@ def test_kept_features_are_those_of_the_same_network_and_pictures(network, pictu
 def test_batches_of_features_go_by_turns_to_processes():
     values = torch.arange(22.0).view(1, 22, 1).repeat(2, 1, 1)
     features = Features(values=values, labels=torch.arange(22) % 2)
-    whole = list(FeatureBatches(features, batch_size=4, seed=1, multiple=2).batches(3))
+    whole = list(FeatureBatches(features, every_view=False, batch_size=4, seed=1, multiple=2).batches(3))
     assert [batch.number for batch in whole] == [0, 1, 2, 3]
     assert len(torch.cat([batch.indices for batch in whole]).unique()) == 16
     assert all(torch.equal(batch.images[:, 0].long(), batch.indices) for batch in whole)
     for rank in (0, 1):
-        part = FeatureBatches(features, batch_size=4, seed=1, multiple=2, rank=rank, world=2)
+        part = FeatureBatches(features, every_view=False, batch_size=4, seed=1, multiple=2, rank=rank, world=2)
         mine = list(part.batches(3, start=2))
         assert [batch.number for batch in mine] == [2 + rank]
         assert torch.equal(mine[0].indices, whole[2 + rank].indices)
-    assert not torch.equal(next(FeatureBatches(features, batch_size=4, seed=1).batches(4)).indices, whole[0].indices)
-    small = FeatureBatches(features, batch_size=100, seed=1, multiple=2)
+    assert not torch.equal(
+        next(FeatureBatches(features, every_view=False, batch_size=4, seed=1).batches(4)).indices, whole[0].indices
+    )
+    small = FeatureBatches(features, every_view=False, batch_size=100, seed=1, multiple=2)
     assert (len(small), small.batch_size) == (2, 11)
+
+
+@pytest.mark.parametrize("balanced", [False, True])
+def test_an_epoch_of_a_probe_has_every_view_of_every_picture(balanced):
+    values = torch.arange(3 * 8.0).view(3, 8, 1)  # of view v and picture p: 8 v + p
+    features = Features(values=values, labels=torch.arange(8) // 4)
+    batches = FeatureBatches(features, every_view=True, batch_size=4, seed=1, balanced=balanced)
+    assert len(batches) == 6
+    first, second = (list(batches.batches(epoch)) for epoch in (0, 1))
+    seen = torch.cat([batch.images for batch in first]).flatten()
+    assert sorted(seen.tolist()) == list(range(24))
+    assert torch.equal(seen.long() % 8, torch.cat([batch.indices for batch in first]))
+    assert not torch.equal(seen, torch.cat([batch.images for batch in second]).flatten())

@@ -290,6 +290,12 @@ def test_without_validation_the_last_average_is_kept(folder, recipe, tmp_path):
     assert (run.metrics["best_epoch"], run.metrics["best_is_average"]) == (2, True)
 
 
+def test_a_rate_that_is_not_stated_is_told(folder, recipe, tmp_path):
+    run = effnets.finetune(replace(recipe, epochs=1, learning_rate=None), folder / "data", tmp_path / "run")
+    assert run.metrics["recipe"]["learning_rate"] == pytest.approx(2e-3)
+    assert read_recipe(run.folder / "recipe.yaml").learning_rate is None
+
+
 def test_patience_ends_early(folder, recipe, tmp_path):
     run = effnets.finetune(
         replace(recipe, epochs=40, learning_rate=1e-9, patience=2, ema_decay=0.0, bn="eval"),

@@ -10,7 +10,7 @@ from torch import nn
 
 import effnets
 from effnets.train.groups import layer_depths, parameter_groups
-from effnets.train.optimise import RateSchedule, make_optimizer
+from effnets.train.optimise import RateSchedule, learning_rate, make_optimizer
 from effnets.train.recipe import Recipe
 
 MODELS = ["mobilenetv1_025", "mobilenetv1_100_conv", "mobilenetv2_035", "mixnet_s", "rexnet_100", "rexnet_lite_100"]
@@ -123,6 +123,18 @@ def test_an_exponential_falls_in_steps():
     # Counted from the first step on, as the papers' programs do.
     seen = rates(12, 4, 3, schedule="exponential", decay_rate=0.5, decay_epochs=1, warmup_epochs=0.5)
     assert seen == pytest.approx([0.05, 0.1, 0.1, 0.1, *[0.05] * 4, *[0.025] * 4])
+
+
+@pytest.mark.parametrize(
+    ("name", "rate"), [("mobilenetv1_025", 2e-3), ("mobilenetv1_100", 1e-3), ("mobilenetv2_100", 2e-3 / 5**0.5)]
+)
+def test_wider_networks_learn_at_lower_rates(name, rate):
+    network = effnets.create_model(name, num_classes=5)
+    assert learning_rate(Recipe(model=name), network) == pytest.approx(rate)
+    optimizer = make_optimizer(network, Recipe(model=name))
+    assert max(group["lr"] for group in optimizer.param_groups) == pytest.approx(rate)
+    assert learning_rate(Recipe(model=name, learning_rate=0.1), network) == 0.1
+    assert learning_rate(Recipe(model=name, min_learning_rate=0.01), network) == 0.01
 
 
 def test_a_constant_stays():

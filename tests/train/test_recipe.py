@@ -62,7 +62,10 @@ def test_every_setting_is_written_out():
             r"r.yaml:2: schedule is 'cosin'; it must be one of cosine, exponential, constant",
         ),
         ("model: x\nfreeze: half\n", r"r.yaml:2: freeze is 'half'; choose none, stem, a number of stages"),
-        ("model: x\nmin_learning_rate: 1\n", r"r.yaml:2: min_learning_rate is 1, above learning_rate 0\.\S+; lower it"),
+        (
+            "model: x\nlearning_rate: 0.1\nmin_learning_rate: 1\n",
+            r"r.yaml:3: min_learning_rate is 1, above learning_rate 0\.\S+; lower it",
+        ),
         ("model: x\naugmentation:\n  mixupp: 1\n", r"r.yaml:3: unknown key 'mixupp'; did you mean 'mixup'\?"),
         ("model: x\naugmentation:\n  mixup: -1\n", r"r.yaml:3: mixup is -1.0; give a number from 0 \(off\) to 10"),
         ("model: x\naugmentation:\n  scale: [0.5]\n", r"r.yaml:3: scale is \(0.5,\); give two parts of the area"),
