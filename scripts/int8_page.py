@@ -1,4 +1,4 @@
-"""docs/int8.md, from the results of scripts/int8_study.py."""
+"""docs/int8.md and docs/int8-cifar10.md, from the results of scripts/int8_study.py."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def table_row(row: str, result: dict[str, Any]) -> str:
 
 def _trials(row: str, result: dict[str, Any]) -> Iterator[str]:
     trials = ", ".join(f"{name} {error:.3f}" for name, error in result["trials"].items())
-    yield f"- {row}: {trials}. Taken: {result['method']}"
+    yield f"- {row}: {trials}. Taken: {min(result['trials'], key=result['trials'].get)}"
     if result["left"]:
         falls = (f"{layer} ({result['sensitivity'][layer]:+.1%})" for layer in result["left"])
         yield f"  Left in float, with the share of the error that each takes away: {', '.join(falls)}."

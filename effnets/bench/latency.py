@@ -6,7 +6,6 @@ import datetime
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from importlib.util import find_spec
 from typing import Any
 
@@ -19,9 +18,10 @@ from effnets.bench.machine import describe_machine
 from effnets.bench.search import next_network
 from effnets.bench.store import Store
 from effnets.bench.timing import Timing, interleave
-from effnets.deploy.rewrites import PRESETS, Rewrites
+from effnets.deploy.rewrites import Rewrites, preset
 from effnets.errors import ArgumentError, EngineError
 from effnets.runtime.engine import ENGINES, Engine, available_engines, load_engine, load_onnx
+from effnets.runtime.versions import version_of
 
 __all__ = ["Meter", "Outcome", "measure_candidates", "pick_engine"]
 
@@ -78,7 +78,7 @@ class Meter:
             "features": machine.features,
             "system": machine.system,
             "engine": self.engine,
-            "versions": {package: version(package), "effnets": __version__},
+            "versions": {package: version_of(package), "effnets": __version__},
             "rewrites": self._rewrites.to_dict(),
             "batch": self.batch,
             "threads": self.threads,
@@ -86,7 +86,7 @@ class Meter:
 
     @property
     def _rewrites(self) -> Rewrites:
-        return PRESETS["torch" if self.engine.startswith("torch") else self.engine]
+        return preset(self.engine)
 
     def conditions(self, network: Network) -> dict[str, Any]:
         """All that the latency of `network` depends on."""
@@ -98,6 +98,11 @@ class Meter:
         Raises:
             ExportError, EngineError: the network cannot be brought onto the engine.
         """
+        if self.engine == "torch-compile":
+            # What was compiled for one network is of no use to the next, and beyond a limit torch compiles no more.
+            import torch
+
+            torch.compiler.reset()
         engine = self._load(network)
         images = np.random.default_rng(0).standard_normal((self.batch, 3, network.size, network.size), np.float32)
         return interleave({network.name: lambda: engine(images)}, rounds=15, seconds=self.seconds)[network.name]

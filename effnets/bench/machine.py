@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import platform
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+from effnets.runtime.versions import version_of
 
 __all__ = ["Machine", "describe_machine"]
 
@@ -64,10 +65,5 @@ def _cpu_facts() -> dict[str, str]:
 
 
 def _versions() -> dict[str, str]:
-    versions = {"python": platform.python_version()}
-    for name in _PACKAGES:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return versions
+    found = {name: version_of(name) for name in _PACKAGES}
+    return {"python": platform.python_version(), **{name: version for name, version in found.items() if version}}

@@ -16,11 +16,11 @@ from effnets.bench.ceiling import measure_ceiling
 from effnets.bench.machine import describe_machine
 from effnets.bench.memory import peak_memory
 from effnets.bench.peers import check_peers
-from effnets.bench.programs import Program, check_engines, make_programs, shake
+from effnets.bench.programs import OURS, Program, check_engines, make_programs, shake
 from effnets.bench.report import BenchReport, Row
 from effnets.bench.roofline import bound, layers_of
 from effnets.bench.timing import Timing, interleave
-from effnets.errors import ArgumentError, EffnetsError, VerificationError
+from effnets.errors import ArgumentError, EffnetsError, EngineError, VerificationError
 from effnets.nn.classifier import Classifier
 from effnets.runtime.engine import Precision
 from effnets.zoo import create_model
@@ -69,8 +69,8 @@ def bench(
         progress: called with what is being done and the share that is done, 0 to 1.
 
     Raises:
-        ArgumentError: an argument out of range. EngineError: an engine or a peer is not installed.
-        VerificationError: a program computes something else.
+        ArgumentError: an argument out of range. EngineError: an engine or a peer is not installed, or all fail.
+        VerificationError: one of our programs computes something else.
     """
     check_peers(tuple(against))
     check_engines(engines, precision)
@@ -85,7 +85,8 @@ def bench(
     before, load = torch.get_num_threads(), os.getloadavg()[0]
     torch.set_num_threads(threads)
     rows: list[Row] = []
-    missing: list[str] = []
+    absent: list[str] = []
+    failed: list[str] = []
     sizes: dict[str, tuple[int, int]] = {}
     try:
         ceiling = measure_ceiling(precision=precision)
@@ -101,22 +102,26 @@ def bench(
                 network, against=against, engines=engines, precision=precision, threads=threads, size=size
             )
             paths = {program.path for program in programs}
-            missing += [f"{peer} has no {label}" for peer in against if peer not in paths]
-            loaded = _load(programs, missing)
-            peaks = _peaks(loaded, network, size, max(batches)) if memory else {}
+            absent += [f"{peer} has no {label}" for peer in against if peer not in paths]
+            loaded = _load(programs, failed)
+            peaks = _peaks(loaded, network, size, max(batches), failed) if memory else {}
             for turn, batch in enumerate(batches):
 
                 def share(done: float, start: int = index, turn: int = turn, what: str = f"{label}, {batch}") -> None:
                     tell(what, (start + (turn + done) / len(batches)) / len(models))
 
                 images = _images(batch, network.in_chans, size)
-                differences = _compare(loaded, network, images, precision)
+                differences = _compare(loaded, network, images, precision, absent, failed)
+                if not loaded:
+                    break
                 subjects = {key: _bind(one.call, images) for key, one in loaded.items()}
                 timings = interleave(subjects, rounds=rounds, processor_time=processor_time, progress=share)
                 lowest = bound(layers_of(network.plan, size), ceiling, batch, 4 if precision == "float32" else 2)
                 rows += _rows(label, batch, loaded, timings, differences, peaks, lowest)
     finally:
         torch.set_num_threads(before)
+    if not rows:
+        raise EngineError(f"nothing could be measured: {'; '.join([*absent, *failed])}")
     return BenchReport(
         machine=machine,
         ceiling=ceiling,
@@ -127,7 +132,8 @@ def bench(
         image_size=sizes,
         load=(load, os.getloadavg()[0]),
         rows=tuple(rows),
-        missing=tuple(missing),
+        missing=(*absent, *failed),
+        absent=tuple(absent),
     )
 
 
@@ -147,37 +153,69 @@ def _bind(call: Callable[[NDArray[Any]], NDArray[Any]], images: NDArray[Any]) ->
     return lambda: call(images)
 
 
-def _load(programs: Sequence[Program], missing: list[str]) -> dict[str, _Loaded]:
+def _load(programs: Sequence[Program], failed: list[str]) -> dict[str, _Loaded]:
     """Programs that an engine refuses are reported rather than fatal: the others are still worth measuring."""
     loaded = {}
     for program in programs:
         try:
             loaded[f"{program.path} on {program.engine}"] = _Loaded(program, program.load())
         except EffnetsError as error:
-            missing.append(f"{program.path} on {program.engine}: {error}")
+            failed.append(f"{program.description.model}: {program.path} on {program.engine}: {error}")
     return loaded
 
 
-def _peaks(loaded: Mapping[str, _Loaded], network: Classifier, size: tuple[int, int], batch: int) -> dict[str, float]:
+def _peaks(
+    loaded: Mapping[str, _Loaded], network: Classifier, size: tuple[int, int], batch: int, failed: list[str]
+) -> dict[str, float]:
+    """In MB by program; of one whose process fails, the reason goes into `failed`."""
     shape = (batch, network.in_chans, *size)
-    return {key: peak_memory(one.program, shape) for key, one in loaded.items()}
+    peaks = {}
+    for key, one in loaded.items():
+        try:
+            peaks[key] = peak_memory(one.program, shape)
+        except EngineError as error:
+            failed.append(f"{network.spec.name}: no peak memory of {error}")
+    return peaks
 
 
 def _compare(
-    loaded: Mapping[str, _Loaded], network: Classifier, images: NDArray[np.float32], precision: Precision
+    loaded: dict[str, _Loaded],
+    network: Classifier,
+    images: NDArray[np.float32],
+    precision: Precision,
+    absent: list[str],
+    failed: list[str],
 ) -> dict[str, float]:
-    """The largest difference of each program's logits from the network's in float64."""
+    """The largest difference of each program's logits from the network's in float64.
+
+    Programs that fail, and peers' that compute something else, are taken out of `loaded`; the reasons go into `failed`
+    and `absent`.
+    """
     with torch.inference_mode():
         expected = network.double()(torch.from_numpy(images).double()).numpy()
     network.float()
     scale = max(1.0, float(np.abs(expected).max()))
-    differences = {key: float(np.abs(one.call(images) - expected).max()) / scale for key, one in loaded.items()}
-    for key, difference in differences.items():
-        if not difference <= _TOLERANCES[precision]:
+    differences = {}
+    for key, one in list(loaded.items()):
+        try:
+            difference = float(np.abs(one.call(images) - expected).max()) / scale
+        except EngineError as error:
+            failed.append(f"{network.spec.name}: {one.program.path}: {error}")
+            del loaded[key]
+            continue
+        if difference <= _TOLERANCES[precision]:
+            differences[key] = difference
+            continue
+        if one.program.path in OURS:
             raise VerificationError(
                 f"{network.spec.name}: {key} gives logits that differ by {difference:.1e}; it is not the same network, "
                 "and its time would mean nothing"
             )
+        peer, engine = one.program.path, one.program.engine
+        absent.append(
+            f"{peer}'s {network.spec.name} is another network (on {engine}, logits differ by {difference:.1e})"
+        )
+        del loaded[key]
     return differences
 
 

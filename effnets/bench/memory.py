@@ -28,7 +28,8 @@ def peak_memory(program: Program, shape: tuple[int, ...]) -> float:
         [sys.executable, "-m", __name__], input=pickle.dumps((program, shape)), capture_output=True, check=False
     )
     if done.returncode:
-        raise EngineError(f"{program.path} on {program.engine}: {done.stderr.decode(errors='replace').strip()[-300:]}")
+        lines = done.stderr.decode(errors="replace").strip().splitlines() or [f"exit status {done.returncode}"]
+        raise EngineError(f"{program.path} on {program.engine}: {lines[-1][:300]}")
     return float(done.stdout.split()[-1])
 
 

@@ -41,7 +41,10 @@ def load_peer(peer: str, network: Classifier) -> nn.Module | None:
         tensors = get_dialect(peer).from_native(dict(network.state_dict()), network.plan)
     except WeightsError:
         return None
-    module.load_state_dict({name: tensor.clone() for name, tensor in tensors.items()})
+    try:
+        module.load_state_dict({name: tensor.clone() for name, tensor in tensors.items()})
+    except RuntimeError:  # the peer's network of this name has other layers, as a YAML file may
+        return None
     return module.eval().requires_grad_(False)
 
 

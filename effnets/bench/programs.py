@@ -48,7 +48,7 @@ class Program:
         """Make it ready: float32 images ``[N, channels, H, W]`` to logits ``[N, C]``."""
         if isinstance(self.model, bytes):
             return load_onnx(self.model, self.description, self.engine, threads=self.threads, precision=self.precision)
-        return _load_module(self.model, self.engine == "torch-compile", self.precision, self.threads)
+        return _load_module(self.model, self.engine, self.precision, self.threads)
 
 
 def check_engines(engines: Sequence[str], precision: Precision) -> None:
@@ -129,17 +129,21 @@ def make_programs(
 
 
 def _load_module(
-    module: nn.Module, compiled: bool, precision: Precision, threads: int
+    module: nn.Module, engine: str, precision: Precision, threads: int
 ) -> Callable[[NDArray[Any]], NDArray[Any]]:
     import torch
 
+    from effnets.deploy.torch_engines import engine_errors
+
+    compiled = engine == "torch-compile"
     # Peers and our own compile alike: weights as constants, one program for each batch size.
     forward = torch.compile(module, dynamic=False, options={"freezing": True}) if compiled else module
 
     def call(images: NDArray[Any]) -> NDArray[np.float32]:
         if torch.get_num_threads() != threads:
             torch.set_num_threads(threads)
-        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
+        autocast = torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16")
+        with torch.inference_mode(), autocast, engine_errors(engine):
             logits: NDArray[np.float32] = forward(torch.from_numpy(images)).float().numpy()
         return logits
 

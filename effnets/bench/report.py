@@ -60,7 +60,8 @@ class BenchReport:
         load: running processes at the beginning and at the end, on average over a minute: above the number of cores,
             others disturbed the times.
         clock: ``time``, or ``processor time``.
-        missing: what was asked for and not measured, with the reason.
+        missing: what was asked for and not measured, with the reason. absent: those reasons of `missing` that are only
+            a peer's lack of the network.
     """
 
     machine: Machine
@@ -73,6 +74,7 @@ class BenchReport:
     load: tuple[float, float]
     rows: tuple[Row, ...]
     missing: tuple[str, ...] = ()
+    absent: tuple[str, ...] = ()
 
     def verdicts(self) -> list[Verdict]:
         """For each model and batch, where both sides have a program."""

@@ -7,18 +7,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from click.core import ParameterSource
 
 from effnets.cli.progress import progress_bar
+from effnets.cli.text import split_names
 
 if TYPE_CHECKING:
     from effnets.bench.report import BenchReport
     from effnets.runtime.engine import Precision
 
 __all__ = ["command"]
-
-
-def _split(_context: click.Context, _parameter: click.Parameter, value: str) -> list[str]:
-    return [part.strip() for part in value.split(",") if part.strip()]
 
 
 def _numbers(_context: click.Context, _parameter: click.Parameter, value: str) -> list[int]:
@@ -30,12 +28,11 @@ def _numbers(_context: click.Context, _parameter: click.Parameter, value: str) -
 
 @click.command(name="bench")
 @click.argument("models", nargs=-1, required=True, metavar="MODEL…")
-@click.option("--against", default="timm", show_default=True, callback=_split, help="Peers: timm, torchvision.")
+@click.option("--against", default="timm", show_default=True, help="Peers: timm, torchvision.")
 @click.option(
     "--engines",
     default="torch,onnxruntime,openvino",
     show_default=True,
-    callback=_split,
     help="Of these and torch-compile, which takes minutes.",
 )
 @click.option("--batch", "batches", default="1,16", show_default=True, callback=_numbers, help="Images at a time.")
@@ -50,8 +47,8 @@ def _numbers(_context: click.Context, _parameter: click.Parameter, value: str) -
 @click.option("--svg", type=click.Path(path_type=Path, dir_okay=False), help="Draw bars into this file as well.")
 def command(
     models: tuple[str, ...],
-    against: list[str],
-    engines: list[str],
+    against: str,
+    engines: str,
     batches: list[int],
     threads: int | None,
     precision: Precision,
@@ -66,7 +63,8 @@ def command(
     """Measure each MODEL on this machine, as built and as rewritten, against the same network in other libraries.
 
     All have the same random weights, and none is timed whose logits differ. Programs take turns, and what is printed
-    are medians: ratios hold on a busy machine, milliseconds on a quiet one.
+    are medians: ratios hold on a busy machine, milliseconds on a quiet one. The exit status is 1 if a program fails, or
+    a peer named by --against does not have a network; the others are measured all the same.
     """
     if as_json and as_markdown:
         raise click.UsageError("--json and --markdown are two forms of one report; choose one")
@@ -74,12 +72,15 @@ def command(
         raise click.UsageError(f"--svg {svg}: there is no folder {svg.parent}")
     # Imported here: torch takes seconds, and neither --help nor a mistyped option should wait for it.
     from effnets.bench.measure import bench
+    from effnets.deploy.output import check_place, write_file
 
+    if svg is not None:
+        check_place(svg)
     with progress_bar() as progress:
         report = bench(
             models,
-            against=against,
-            engines=engines,
+            against=split_names(against),
+            engines=split_names(engines),
             batches=batches,
             threads=threads,
             precision=precision,
@@ -89,17 +90,19 @@ def command(
             processor_time=processor_time,
             progress=progress,
         )
-    if svg is not None:
-        from effnets.bench.chart import draw_bars
-        from effnets.whole_file import write_whole
-
-        write_whole(svg, draw_bars(report).encode())
     if as_json:
         click.echo(json.dumps(report.to_dict(), indent=1))
     elif as_markdown:
         click.echo(report.markdown(), nl=False)
     else:
         _print(report)
+    if svg is not None:
+        from effnets.bench.chart import draw_bars
+
+        write_file(svg, draw_bars(report).encode())
+    context = click.get_current_context()
+    named = context.get_parameter_source("against") is not ParameterSource.DEFAULT
+    context.exit(1 if set(report.missing) - (set() if named else set(report.absent)) else 0)
 
 
 def _print(report: BenchReport) -> None:

@@ -64,7 +64,10 @@ def command(
     from effnets.bench.candidates import Limits, list_candidates
     from effnets.bench.choose import nearest, recommend
     from effnets.bench.latency import Meter, measure_candidates, pick_engine
+    from effnets.deploy.output import check_place
 
+    if svg is not None:
+        check_place(svg)
     limits = Limits(max_latency=max_latency, max_params=max_params, max_madds=max_madds, min_top1=min_top1)
     candidates, unrated = list_candidates(pattern)
     meter = Meter(pick_engine(engine), batch=batch, threads=threads)
@@ -72,13 +75,13 @@ def command(
         outcome = measure_candidates(candidates, limits, meter, anew=remeasure, budget=budget, progress=progress)
     recommendation = recommend(outcome.candidates, limits)
     missed = [] if recommendation else nearest(outcome.candidates, limits)
-    if svg is not None:
-        _draw(svg, outcome, limits, recommendation, meter)
     if as_json:
         click.echo(json.dumps(_as_json(outcome, limits, recommendation, missed, meter, unrated), indent=1))
     else:
         _print(outcome, recommendation, missed, meter)
     _remark(outcome, recommendation, unrated)
+    if svg is not None:
+        _draw(svg, outcome, limits, recommendation, meter)
     if recommendation is None:
         click.get_current_context().exit(1)
 
@@ -190,7 +193,7 @@ def _few(names: Sequence[str]) -> str:
 def _draw(path: Path, outcome: Outcome, limits: Limits, recommendation: Recommendation | None, meter: Meter) -> None:
     from effnets.bench.choose_plot import draw_choice
     from effnets.bench.machine import describe_machine
-    from effnets.whole_file import write_whole
+    from effnets.deploy.output import write_file
 
     machine = describe_machine()
     text = draw_choice(
@@ -200,7 +203,7 @@ def _draw(path: Path, outcome: Outcome, limits: Limits, recommendation: Recommen
         title=f"Published accuracy against latency on {meter.engine}",
         x_label=f"ms for a batch of {meter.batch}, {machine.processor}, {machine.cores} cores",
     )
-    write_whole(path, text.encode())
+    write_file(path, text.encode())
 
 
 def _as_json(

@@ -14,8 +14,8 @@ import click
 from effnets.cli.text import printable
 
 if TYPE_CHECKING:
-    from effnets.deploy.candidates import Candidate
     from effnets.deploy.rewrites import Rewrites
+    from effnets.deploy.tune_report import TuneReport
     from effnets.nn.classifier import Classifier
 
 __all__ = ["command"]
@@ -31,7 +31,7 @@ __all__ = ["command"]
 @click.option("--topk", type=click.IntRange(1), help="Give the K likeliest classes as well, with probabilities.")
 @click.option("--int8", is_flag=True, help="Compute in int8, if the answers stay the same; needs --calibration.")
 @click.option("--calibration", metavar="FOLDER", help="Photos for --int8; by class in subfolders, accuracy counts too.")
-@click.option("--seed", type=click.IntRange(0), default=0, help="Which of the photos calibrate and which judge.")
+@click.option("--seed", type=click.IntRange(0), help="Which photos calibrate --int8 and which judge it [default: 0].")
 @click.option("--engine", type=click.Choice(["onnxruntime", "openvino"]), help="Make it fastest there, and prefer it.")
 @click.option("--no-optimize", is_flag=True, help="Leave the network as it is, instead of rewriting it faster.")
 @click.option("--tune", "tuned", is_flag=True, help="Choose rewrites and engine by measuring, and keep the report.")
@@ -47,7 +47,7 @@ def command(
     topk: int | None,
     int8: bool,
     calibration: str | None,
-    seed: int,
+    seed: int | None,
     engine: str | None,
     no_optimize: bool,
     tuned: bool,
@@ -75,12 +75,15 @@ def command(
         raise click.UsageError("--tune chooses rewrites, and --no-optimize wants none; leave one of them out")
     if engine and (tuned or int8):
         raise click.UsageError("--engine is for a float export; --tune chooses an engine, and int8 files suit both")
+    if seed is not None and not int8:
+        raise click.UsageError("--seed is for the photos of --int8; add --int8, or leave --seed out")
     if not tuned and (batch or budget):
         raise click.UsageError("--batch and --budget are what --tune measures with; add --tune")
     # Imported here: torch takes seconds, and neither --help nor a mistyped option should wait for it.
     from effnets.deploy.onnx import export_onnx
     from effnets.deploy.output import check_path
     from effnets.deploy.quantize import quantize
+    from effnets.deploy.tune_report import report_path
     from effnets.zoo import create_model
 
     check_path(target)
@@ -90,9 +93,9 @@ def command(
     if network.load_report and network.load_report.reinitialised:
         raise click.ClickException(f"{network.load_report.source}: has no classifier, so that outputs would be chance")
     rewrites: bool | Rewrites = not no_optimize
-    if tuned:
-        chosen = _tune(network, target, image_size, batch or 1, budget or 120.0)
-        rewrites, engine = chosen.rewrites, chosen.engine
+    found = _tune(network, target, image_size, batch or 1, budget or 120.0) if tuned else None
+    if found is not None:
+        rewrites, engine = found.chosen.rewrites, found.chosen.engine
     if calibration is not None:
         with _progress() as progress:
             quantised = quantize(
@@ -102,23 +105,27 @@ def command(
                 image_size=image_size,
                 optimize=rewrites,
                 topk=topk,
-                seed=seed,
+                seed=seed or 0,
+                engine=engine or "",
                 progress=progress,
             )
         for number, line in enumerate(quantised.lines()):
             click.echo(("  " if number else "") + printable(line))
-        return
-    report = export_onnx(
-        network,
-        target,
-        image_size=image_size,
-        dynamic_size=dynamic_size,
-        preprocess=preprocess,
-        optimize=rewrites,
-        topk=topk,
-        engine=engine or "",
-    )
-    click.echo(printable(str(report)))
+    else:
+        report = export_onnx(
+            network,
+            target,
+            image_size=image_size,
+            dynamic_size=dynamic_size,
+            preprocess=preprocess,
+            optimize=rewrites,
+            topk=topk,
+            engine=engine or "",
+        )
+        click.echo(printable(str(report)))
+    # After the model: beside none it would be of nothing.
+    if found is not None and not found.reused:
+        found.write(report_path(target))
 
 
 @contextmanager
@@ -134,8 +141,8 @@ def _progress() -> Iterator[Callable[[str], object]]:
         yield lambda text: status.update(f"int8: {text}")
 
 
-def _tune(network: Classifier, target: Path, image_size: int | None, batch: int, budget: float) -> Candidate:
-    """What is fastest on this machine; the report is written beside the file that is to come."""
+def _tune(network: Classifier, target: Path, image_size: int | None, batch: int, budget: float) -> TuneReport:
+    """What is fastest on this machine, by an earlier report beside the file if it holds."""
     from effnets.cli.progress import progress_bar
     from effnets.cli.tune_command import print_report
     from effnets.deploy.tune import tune
@@ -150,10 +157,11 @@ def _tune(network: Classifier, target: Path, image_size: int | None, batch: int,
             engines=_onnx_engines(),
             precisions=["float32"],
             report=report_path(target),
+            write_report=False,
             progress=progress,
         )
     print_report(found)
-    return found.chosen
+    return found
 
 
 def _onnx_engines() -> list[str]:

@@ -86,6 +86,8 @@ def command(
 
 
 def _load(model: str | None, weights: str | None) -> Classifier | Engine:
+    if model is not None and Path(model).suffix.lower() in _EXPORTED:
+        raise click.UsageError(f"--model {model}: an exported model goes to --weights, and needs no --model")
     # Imported here and below: torch takes seconds, and neither --help nor a mistyped option should wait for it.
     if weights is not None and Path(weights).suffix.lower() in _EXPORTED:
         if model is not None:
@@ -174,6 +176,6 @@ def _print_table(results: Sequence[PhotoResult]) -> None:
     for result in results:
         for rank, prediction in enumerate(result.predictions):
             photo = printable(result.path) if rank == 0 else ""
-            table.add_row(photo, prediction.label, f"{100 * prediction.probability:.1f} %")
+            table.add_row(photo, printable(prediction.label), f"{100 * prediction.probability:.1f} %")
         table.add_section()
     print_table(table)

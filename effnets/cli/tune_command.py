@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from effnets.cli.progress import progress_bar
-from effnets.cli.text import printable
+from effnets.cli.text import printable, split_names
 
 if TYPE_CHECKING:
     from effnets.deploy.tune_report import TuneReport
@@ -66,7 +66,7 @@ def command(
             budget=budget,
             tolerance=tolerance,
             threads=threads,
-            engines=engines.split(",") if engines else None,
+            engines=split_names(engines) if engines else None,
             report=report,
             progress=progress,
         )

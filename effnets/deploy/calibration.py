@@ -5,8 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import warnings
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from effnets.errors import ArgumentError, ImageError, MissingFileError
 from effnets.runtime.description import Description
 from effnets.runtime.image import color_mode, load_rgb
+from effnets.runtime.labels import find_outputs
 from effnets.runtime.photos import find_photos
 from effnets.runtime.pixels import image_to_array, normalise_pixels
 from effnets.spec import PreprocessSpec
@@ -31,7 +31,8 @@ class Photos:
 
     Attributes:
         paths: of the files. pixels: uint8 ``[N, H, W, C]``, resized and cropped.
-        labels: the class of each by its folder's name, int64 ``[N]``, -1 where that is no class of the model.
+        labels: the class of each by its folder's name (`effnets.runtime.labels.find_outputs`), int64 ``[N]``, -1 where
+            that is no class of the model.
         preprocess: with which `batches` normalises.
     """
 
@@ -114,19 +115,20 @@ def split_photos(
             f"calibration has {len(loaded)} different photographs{unusable}; give at least {2 * min_held_out}: half "
             "calibrate, the others judge the result"
         )
+    folders = {_folder(path) for path in paths}
+    outputs = find_outputs(folders, description.labels)
     return Split(
-        calibration=_photos(loaded[:count], description),
-        held_out=_photos(loaded[count:], description),
+        calibration=_photos(loaded[:count], description, outputs),
+        held_out=_photos(loaded[count:], description, outputs),
         broken=tuple(broken),
         duplicates=duplicates,
-        unknown_folders=_unknown_folders(paths, description),
+        # One folder alone sorts nothing.
+        unknown_folders=tuple(sorted(folders - outputs.keys())) if len(folders) > 1 else (),
     )
 
 
-def _unknown_folders(paths: Sequence[str], description: Description) -> tuple[str, ...]:
-    folders = sorted({Path(path).parent.name for path in paths})
-    # One folder alone sorts nothing.
-    return tuple(name for name in folders if name not in description.labels) if len(folders) > 1 else ()
+def _folder(path: str) -> str:
+    return Path(path).parent.name
 
 
 def _find(source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> tuple[list[str], list[str]]:
@@ -146,14 +148,13 @@ def _pixels(path: str, description: Description) -> NDArray[np.uint8]:
     return np.round(array * 255).astype(np.uint8).transpose(1, 2, 0)
 
 
-def _photos(loaded: Sequence[tuple[str, NDArray[np.uint8]]], description: Description) -> Photos:
-    # A name that two classes share says nothing.
-    times = Counter(description.labels)
-    classes = {name: index for index, name in enumerate(description.labels) if times[name] == 1}
+def _photos(
+    loaded: Sequence[tuple[str, NDArray[np.uint8]]], description: Description, outputs: Mapping[str, int]
+) -> Photos:
     return Photos(
         paths=tuple(path for path, _ in loaded),
         pixels=np.stack([pixels for _, pixels in loaded]),
-        labels=np.array([classes.get(Path(path).parent.name, -1) for path, _ in loaded], np.int64),
+        labels=np.array([outputs.get(_folder(path), -1) for path, _ in loaded], np.int64),
         preprocess=description.preprocess,
     )
 

@@ -31,8 +31,8 @@ _NAMES: dict[type[nn.Module], tuple[str, list[float], str]] = {
 class FusedConv(nn.Module):
     """A convolution and its activation as one step; ``[N, C, H, W]`` in and out.
 
-    Where oneDNN does not compute what is asked (another dtype or device, a gradient) and wherever the network is
-    traced, compiled or exported, these are the two modules that they were.
+    Where oneDNN does not compute what is asked (another dtype or device, autocast, a gradient) and wherever the network
+    is traced, compiled or exported, these are the two modules that they were.
     """
 
     def __init__(self, conv: Conv2d, act: nn.Module | None = None) -> None:
@@ -47,6 +47,7 @@ class FusedConv(nn.Module):
             type(x) is not Tensor  # a tracer's
             or x.dtype != torch.float32
             or x.requires_grad
+            or torch.is_autocast_enabled("cpu")
             or torch.compiler.is_compiling()
             or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
             or not x.is_cpu

@@ -91,9 +91,13 @@ def _covering(nodes: _Nodes, height: str, width: str, cover_height: int, cover_w
 
 
 def _rounded_share(nodes: _Nodes, side: str, factor: int, divisor: str) -> str:
-    """side · factor / divisor, to the nearest integer."""
+    """side · factor / divisor, to the nearest integer; halves to even."""
     doubled = nodes.add("Add", nodes.add("Mul", side, 2 * factor), divisor)
-    return nodes.add("Div", doubled, nodes.add("Mul", divisor, 2))
+    twice = nodes.add("Mul", divisor, 2)
+    up = nodes.add("Div", doubled, twice)
+    rest = nodes.add("Sub", doubled, nodes.add("Mul", up, twice))
+    is_half = nodes.add("Cast", nodes.add("Equal", rest, 0), to=TensorProto.INT64)
+    return nodes.add("Sub", up, nodes.add("Mul", is_half, _last_bit(nodes, up)))
 
 
 def _resize_matrix(nodes: _Nodes, old: str, new: str, kept: int, interpolation: str) -> str:

@@ -26,8 +26,12 @@ def describe(
     input_kind: InputKind,
     rewrites: Rewrites | None,
     engine: str = "",
+    usual_size: tuple[int, int] | None = None,
 ) -> Description:
-    """The description of a network that is exported for images of (height, width) `size`, None for any."""
+    """The description of a network that is exported for images of (height, width) `size`; None for any.
+
+    `usual_size` is then what programs bring images to, None for that of the weights.
+    """
     published = _published(network)
     return Description(
         model=network.spec.name,
@@ -37,6 +41,7 @@ def describe(
         input_kind=input_kind,
         channels=network.in_chans,
         size=size,
+        usual_size=usual_size,
         weights=_weights(network, published),
         accuracy=_accuracy(published),
         rewrites=rewrites.to_dict() if rewrites else {},

@@ -14,7 +14,7 @@ from torch import nn
 
 from effnets.arguments import check_integer, check_size
 from effnets.deploy.metadata import describe
-from effnets.deploy.output import check_engines, check_path, write_file
+from effnets.deploy.output import check_engine, check_engines, check_path, write_file
 from effnets.deploy.rewrite import optimize as rewrite
 from effnets.deploy.rewrites import PRESETS, Rewrites
 from effnets.errors import ArgumentError
@@ -70,7 +70,8 @@ def export_onnx(
             dtype; exported in evaluation mode and in float32.
         path: of the file, ending in ``.onnx``; what is there is replaced, once all is well.
         image_size: side of the input in pixels, or (height, width); None takes that of the weights.
-        dynamic_size: take images of any size, as the network does; `image_size` is then only what is usual.
+        dynamic_size: take images of any size, as the network does; `image_size` is then only what is usual,
+            to which `effnets.predict` brings images.
         preprocess: take uint8 images ``[N, H, W, channels]`` of any size, and resize, crop and normalise them in the
             graph, as `effnets.create_transform` does up to one level of 255.
         optimize: rewrite the network first (`effnets.optimize`), by what pays in `engine`, or as a `Rewrites` says.
@@ -98,8 +99,7 @@ def export_onnx(
     if topk is not None and check_integer("topk", topk, 1, "it must be at least 1") > network.num_classes:
         raise ArgumentError(f"topk is {topk}, but the model has {network.num_classes} classes")
     engines = check_engines(engines)
-    if engine not in ("", "onnxruntime", "openvino"):
-        raise ArgumentError(f"engine is {engine!r}; choose onnxruntime or openvino, or leave it out")
+    check_engine(engine)
     made_for = PRESETS[engine or "onnxruntime"]
     rewrites = optimize if isinstance(optimize, Rewrites) else made_for if optimize else None
 
@@ -108,8 +108,14 @@ def export_onnx(
 
     usual = check_size(network.spec.input_size if image_size is None else image_size, "image_size")
     input_kind: InputKind = "uint8" if preprocess else "normalised"
-    size = None if dynamic_size else usual
-    description = describe(network, size=size, input_kind=input_kind, rewrites=rewrites, engine=engine)
+    description = describe(
+        network,
+        size=None if dynamic_size else usual,
+        usual_size=usual if dynamic_size else None,
+        input_kind=input_kind,
+        rewrites=rewrites,
+        engine=engine,
+    )
     # From float64, so that folding rounds once, and the original is there to compare with.
     original = copy.deepcopy(network).cpu().double().eval().requires_grad_(False)
     exported = rewrite(original, rewrites) if rewrites else copy.deepcopy(original)

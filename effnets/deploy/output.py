@@ -11,7 +11,7 @@ from effnets.errors import ArgumentError, EngineError, ExportError
 from effnets.runtime.engine import FOR_ONNX
 from effnets.whole_file import write_whole
 
-__all__ = ["check_engines", "check_path", "write_file"]
+__all__ = ["check_engine", "check_engines", "check_path", "check_place", "write_file"]
 
 _NEEDED = ("onnx", "onnxscript", "onnxruntime")
 
@@ -25,11 +25,30 @@ def check_path(path: str | os.PathLike[str]) -> Path:
     path = Path(path)
     if path.suffix.lower() != ".onnx":
         raise ArgumentError(f"path is {str(path)!r}; give the file the suffix .onnx")
+    check_place(path)
+    return path
+
+
+def check_place(path: Path) -> None:
+    """Refuse a file that cannot be written.
+
+    Raises:
+        ExportError: no such folder, or not for us to write to.
+    """
     if not path.parent.is_dir():
         raise ExportError(f"{path}: cannot be written: {path.parent} is no folder; make it first")
     if path.is_dir() or not os.access(path.parent, os.W_OK):
         raise ExportError(f"{path}: cannot be written there; choose another place")
-    return path
+
+
+def check_engine(engine: str) -> None:
+    """Refuse what no file can be made for; empty is no preference.
+
+    Raises:
+        ArgumentError: another name.
+    """
+    if engine not in ("", "onnxruntime", "openvino"):
+        raise ArgumentError(f"engine is {engine!r}; choose onnxruntime or openvino, or leave it out")
 
 
 def check_engines(engines: Sequence[str] | None) -> Sequence[str]:

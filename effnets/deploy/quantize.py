@@ -8,7 +8,6 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from effnets.bench.timing import interleave
 from effnets.deploy.calibration import Photos, Split, split_photos
 from effnets.deploy.gate import Agreement, Gate, compare
 from effnets.deploy.onnx import export_onnx
-from effnets.deploy.output import check_engines, check_path, write_file
+from effnets.deploy.output import check_engine, check_engines, check_path, write_file
 from effnets.deploy.quantize_report import QuantizeReport
 from effnets.deploy.quantize_search import Search
 from effnets.deploy.rewrites import Rewrites
@@ -29,6 +28,7 @@ from effnets.errors import ArgumentError, QuantizationError
 from effnets.runtime.description import Description
 from effnets.runtime.engine import load_onnx
 from effnets.runtime.onnx_file import read_properties
+from effnets.runtime.versions import version_of
 
 __all__ = ["quantize", "time_pair"]
 
@@ -48,6 +48,7 @@ def quantize(
     held_out_images: int = 1000,
     max_left: float = 0.5,
     seed: int = 0,
+    engine: str = "",
     engines: Sequence[str] | None = None,
     timing_seconds: float = 15.0,
     progress: Callable[[str], object] = lambda _: None,
@@ -64,11 +65,13 @@ def quantize(
             the size, rewrites and outputs it has.
         path: of the file, ending in ``.onnx``.
         calibration: a folder of photographs, or paths of files. Some calibrate; the others judge, chosen by `seed`.
-            Labels are the names of their folders, where these are classes of the model.
+            Labels are the names of their folders, as `effnets.evaluate` understands them, if they are the model's
+            classes.
         image_size, optimize, topk: as of `effnets.export_onnx`.
         gate: what is demanded; None: the defaults of `Gate`.
         calibration_images, held_out_images: how many to use at most; no more than half of all calibrate.
         max_left: the share of layers that may be left in float.
+        engine: as of `effnets.export_onnx`; empty: that of a float file.
         engines: on which the gate must open; None: on ONNX Runtime, and on OpenVINO if that is installed.
         timing_seconds: how long float and int8 are timed against each other, on one thread; 0 leaves it out.
         progress: called with what is being done, in a few words.
@@ -80,6 +83,7 @@ def quantize(
         VerificationError, ExportError, EngineError: as of `effnets.export_onnx`.
     """
     target = check_path(path)
+    check_engine(engine)
     names = check_engines(engines)
     gate = gate or Gate()
     check_integer("calibration_images", calibration_images, 1, "at least one image must calibrate")
@@ -87,7 +91,7 @@ def quantize(
     if not 0 <= max_left <= 1:
         raise ArgumentError(f"max_left is {max_left!r}; give a share, from 0 to 1")
     progress("the float export")
-    data, description = _float_export(model, image_size=image_size, optimize=optimize, topk=topk)
+    data, description = _float_export(model, engine, image_size=image_size, optimize=optimize, topk=topk)
     progress("photographs")
     split = split_photos(
         calibration,
@@ -120,14 +124,15 @@ def quantize(
     return _finish(target, built, description, report)
 
 
-def _float_export(model: nn.Module | str | os.PathLike[str], **options: Any) -> tuple[bytes, Description]:
+def _float_export(model: nn.Module | str | os.PathLike[str], engine: str, **options: Any) -> tuple[bytes, Description]:
     if isinstance(model, str | os.PathLike):
         path = Path(model)
         description = Description.from_properties(read_properties(path), str(path))
+        description = replace(description, engine=engine or description.engine)
         data = path.read_bytes()
     else:
         with tempfile.TemporaryDirectory() as folder:
-            exported = export_onnx(model, Path(folder) / "float.onnx", **options)
+            exported = export_onnx(model, Path(folder) / "float.onnx", engine=engine, **options)
             data, description = exported.path.read_bytes(), exported.description
     if description.precision != "float32":
         raise ArgumentError(f"{model}: is in {description.precision} already; give the float export")
@@ -231,7 +236,7 @@ def time_pair(
 
 
 def _finish(target: Path, built: onnx.ModelProto, description: Description, report: QuantizeReport) -> QuantizeReport:
-    versions = {**description.versions, "onnxruntime": version("onnxruntime")}
+    versions = {**description.versions, "onnxruntime": version_of("onnxruntime")}
     stated = replace(description, precision="int8", versions=versions, quantisation=report.summary())
     del built.metadata_props[:]
     for key, value in stated.to_properties().items():

@@ -111,7 +111,9 @@ class QuantizeReport:
             lines.append(f"all {self.layers} layers in int8")
         if self.broken:
             lines.append(f"{len(self.broken)} photographs could not be read: {'; '.join(self.broken[:3])}")
-        if self.unknown_folders and not any(found.labelled for found in self.agreement.values()):
+        if self.unknown_folders:
             shown = ", ".join(self.unknown_folders[:3]) + (", …" if len(self.unknown_folders) > 3 else "")
-            lines.append(f"accuracy not judged: the folders' names ({shown}) are no classes of the model")
+            judged = any(found.labelled for found in self.agreement.values())
+            what = f"{len(self.unknown_folders)} folders give no label" if judged else "accuracy not judged"
+            lines.append(f"{what}: the folders' names ({shown}) are no classes of the model")
         return lines

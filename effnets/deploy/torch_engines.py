@@ -7,7 +7,8 @@ import json
 import logging
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +21,14 @@ from torch.export import Dim
 from effnets.arguments import check_size
 from effnets.deploy.metadata import describe
 from effnets.deploy.rewrite import optimize as rewrite
-from effnets.deploy.rewrites import PRESETS, Rewrites
+from effnets.deploy.rewrites import Rewrites, preset
 from effnets.errors import ArgumentError, EngineError, ExportError, MissingFileError, VerificationError, WeightsError
 from effnets.nn.unwrap import require_classifier
 from effnets.runtime.description import Description
 from effnets.runtime.engine import Engine, Precision
 from effnets.whole_file import write_whole
 
-__all__ = ["PackageEngine", "TorchEngine", "export_package"]
+__all__ = ["PackageEngine", "TorchEngine", "engine_errors", "export_package"]
 
 _METADATA = "effnets"
 _TOLERANCE = 1e-4
@@ -53,9 +54,10 @@ class TorchEngine(Engine):
         rewrites: Rewrites | None = None,
     ) -> None:
         network = require_classifier(model)
-        rewrites = PRESETS["torch"] if rewrites is None else rewrites
+        name = "torch-compile" if compiled else "torch"
+        rewrites = preset(name) if rewrites is None else rewrites
         description = describe(network, size=None, input_kind="normalised", rewrites=rewrites)
-        super().__init__("torch-compile" if compiled else "torch", description, precision, threads)
+        super().__init__(name, description, precision, threads)
         rewritten = rewrite(copy.deepcopy(network).cpu().float().eval(), rewrites)
         self._forward: Callable[..., Any] = rewritten
         if compiled:
@@ -65,7 +67,7 @@ class TorchEngine(Engine):
     def _run(self, images: NDArray[Any]) -> dict[str, NDArray[Any]]:
         _use_threads(self.threads)
         bfloat16 = self.precision == "bfloat16"
-        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=bfloat16), engine_errors(self.name):
             return {"logits": self._forward(torch.from_numpy(images)).float().numpy()}
 
 
@@ -93,7 +95,7 @@ class PackageEngine(Engine):
 
     def _run(self, images: NDArray[Any]) -> dict[str, NDArray[Any]]:
         _use_threads(self.threads)
-        with torch.inference_mode():
+        with torch.inference_mode(), engine_errors(self.name):
             return {"logits": self._package(torch.from_numpy(images)).numpy()}
 
 
@@ -118,7 +120,7 @@ def export_package(
         raise ArgumentError(f"path is {str(path)!r}; give the file the suffix .pt2")
     network = require_classifier(model)
     height, width = check_size(network.spec.input_size if image_size is None else image_size, "image_size")
-    rewrites = optimize if isinstance(optimize, Rewrites) else PRESETS["torch"] if optimize else None
+    rewrites = optimize if isinstance(optimize, Rewrites) else preset("aotinductor") if optimize else None
     description = describe(network, size=(height, width), input_kind="normalised", rewrites=rewrites)
     original = copy.deepcopy(network).cpu().float().eval().requires_grad_(False)
     module = rewrite(original, rewrites) if rewrites else original
@@ -157,6 +159,16 @@ def _compare(engine: Engine, original: nn.Module, images: Tensor) -> None:
         error = float(np.abs(engine(batch.numpy()) - expected).max() / np.abs(expected).max())
         if not error <= _TOLERANCE:
             raise VerificationError(f"{engine.description.model}: not exported: the package is off by {error:.1e}")
+
+
+@contextmanager
+def engine_errors(name: str) -> Iterator[None]:
+    """Turn what torch raises into an EngineError of one line; compilers and kernels have classes of their own."""
+    try:
+        yield
+    except Exception as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise EngineError(f"{name} failed: {lines[0][:300]}") from None
 
 
 def _use_threads(threads: int | None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from pathlib import Path
 
 from torch import nn
 
@@ -11,6 +12,7 @@ from effnets.arguments import check_integer, check_size
 from effnets.bench.machine import describe_machine
 from effnets.deploy.candidates import TUNE_ENGINES, candidates
 from effnets.deploy.in_memory import fingerprint
+from effnets.deploy.output import check_place
 from effnets.deploy.search import MARGIN, Progress, Search
 from effnets.deploy.tune_report import TuneReport, read_report
 from effnets.errors import ArgumentError
@@ -31,6 +33,7 @@ def tune(
     engines: Sequence[str] | None = None,
     precisions: Sequence[Precision] = ("float32", "bfloat16"),
     report: str | os.PathLike[str] | None = None,
+    write_report: bool = True,
     progress: Progress | None = None,
 ) -> TuneReport:
     """Measure rewrites, engines, precisions and layouts, and choose the fastest that computes the same.
@@ -50,12 +53,12 @@ def tune(
             None: those that are installed, but for ``torch-compile``, which compiles for minutes.
         precisions: of ``float32`` and ``bfloat16``, which only some engines and CPUs have.
         report: a file, ``….tune.json``: what it holds is used again if machine, versions, model and all arguments
-            but the budget are the same; else it is replaced.
+            but the budget are the same; else it is replaced, unless `write_report` is False.
         progress: called with what is being done and the share that is done, 0 to 1.
 
     Raises:
         ArgumentError: `model` is no classifier with outputs, or an argument has a value it cannot take.
-        EngineError, ExportError: the default itself fails.
+        EngineError, ExportError: the default itself fails, or `report` cannot be written.
     """
     network = require_classifier(model)
     batch = check_integer("batch", batch, 1, "a batch has at least 1 image")
@@ -81,9 +84,11 @@ def tune(
     }
     if report is not None and (found := read_report(report, conditions)):
         return found
+    if report is not None:
+        check_place(Path(report))
     search = Search(network, size, batch, tolerance, threads, budget, progress or (lambda _what, _share: None))
     result = search.run(candidates(network.plan, engines, precisions), conditions)
-    if report is not None:
+    if report is not None and write_report:
         result.write(report)
     return result
 

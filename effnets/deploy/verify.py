@@ -22,7 +22,7 @@ from effnets.deploy.reference import Replay
 from effnets.errors import EffnetsError, VerificationError
 from effnets.runtime.description import Description
 from effnets.runtime.engine import Engine, load_onnx
-from effnets.runtime.pixels import image_to_array
+from effnets.runtime.pixels import cover_size, image_to_array
 
 __all__ = ["TOLERANCE", "verify", "verify_rewrites"]
 
@@ -169,9 +169,16 @@ def _inputs(description: Description) -> Iterator[NDArray[np.float32]]:
 
 
 def _photographs(description: Description) -> Iterator[NDArray[np.uint8]]:
-    for seed, (height, width) in enumerate(_PHOTO_SIZES):
+    for seed, (height, width) in enumerate((*_PHOTO_SIZES, *_tie(description))):
         batch = _BATCHES[seed % len(_BATCHES)]
         yield probe_images(batch, height, width, description.channels, seed=seed)
+
+
+def _tie(description: Description) -> Iterator[tuple[int, int]]:
+    """A photograph whose width, resized, ends at a half; squares are not rounded."""
+    height, width = cover_size(*description.image_size, description.preprocess)
+    if height != width:
+        yield 2 * height, 2 * (width + width % 2) + 1
 
 
 def _relative_error(found: NDArray[Any], expected: NDArray[np.float64]) -> float:

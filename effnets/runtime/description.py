@@ -33,6 +33,7 @@ class Description:
             size.
         channels: of the input, 3 or 1 for images.
         size: (height, width) that the network takes; None for any.
+        usual_size: what images are then brought to; None: that of the weights.
         weights: where the weights came from: source, tag, sha256, dialect.
         accuracy: published top1 and top5 in per cent, with the size and source of the figures; empty if unknown.
         rewrites: what was rewritten before the export, as `Rewrites.to_dict` has it; empty for nothing.
@@ -49,6 +50,7 @@ class Description:
     input_kind: InputKind = "normalised"
     channels: int = 3
     size: tuple[int, int] | None = None
+    usual_size: tuple[int, int] | None = None
     weights: Mapping[str, Any] = field(default_factory=dict)
     accuracy: Mapping[str, Any] = field(default_factory=dict)
     rewrites: Mapping[str, Any] = field(default_factory=dict)
@@ -59,8 +61,8 @@ class Description:
 
     @property
     def image_size(self) -> tuple[int, int]:
-        """(height, width) that images are brought to: the network's, or that of the weights where it takes any."""
-        return self.size or (self.preprocess.input_size, self.preprocess.input_size)
+        """(height, width) that images are brought to: the network's, or what is usual where it takes any."""
+        return self.size or self.usual_size or (self.preprocess.input_size, self.preprocess.input_size)
 
     def to_properties(self) -> dict[str, str]:
         """As metadata: keys with ``effnets.`` before them, values in JSON."""
@@ -83,9 +85,15 @@ class Description:
                 raise WeightsError(f"{source}: was exported by another version of effnets; export the model again")
             preprocess = _preprocess(values.pop("preprocess"))
             labels = tuple(values.pop("labels"))
-            size = values.pop("size")
+            size, usual = values.pop("size"), values.pop("usual_size", None)
             known = {name: values[name] for name in cls.__dataclass_fields__ if name in values}
-            description = cls(preprocess=preprocess, labels=labels, size=tuple(size) if size else None, **known)
+            description = cls(
+                preprocess=preprocess,
+                labels=labels,
+                size=tuple(size) if size else None,
+                usual_size=tuple(usual) if usual else None,
+                **known,
+            )
             if description.input_kind not in ("normalised", "uint8") or not all(isinstance(x, str) for x in labels):
                 raise ValueError("input kind or labels")
         except (KeyError, TypeError, ValueError, ConfigError) as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from abc import ABC, abstractmethod
 from importlib.util import find_spec
 from pathlib import Path
@@ -115,8 +116,8 @@ def load_engine(
         path: an ``.onnx`` file that `effnets.export_onnx` wrote, or a ``.pt2`` of `effnets.deploy.torch_engines`; or a
             model from `effnets.create_model`, for the engines torch and torch-compile.
         engine: of `ENGINES`. ``auto``: for ONNX files the engine that the file was made for, if it is installed; else
-            ONNX Runtime, on a GPU where its build has CUDA, else OpenVINO. OpenVINO first for bfloat16, which ONNX
-            Runtime has not on CPUs.
+            ONNX Runtime, on a GPU where its build has CUDA (on the CPU with a warning, if CUDA fails), else OpenVINO.
+            OpenVINO first for bfloat16, which ONNX Runtime has not on CPUs.
         threads: how many to use; None leaves it to the engine, which takes all cores.
         precision: ``bfloat16`` computes with 8 bits of mantissa where the CPU has instructions for it.
 
@@ -160,10 +161,8 @@ def load_onnx(
         openvino_first = precision == "bfloat16" or description.engine == "openvino"
         first, second = ("openvino", "onnxruntime") if openvino_first else ("onnxruntime", "openvino")
         engine = first if find_spec(ENGINES[first]) or not find_spec(ENGINES[second]) else second
-        if engine == "onnxruntime":
-            from effnets.runtime.onnxruntime_engine import has_gpu
-
-            engine = "onnxruntime-cuda" if has_gpu() else engine
+        if engine == "onnxruntime" and (on_gpu := _load_on_gpu(model, description, precision, threads)):
+            return on_gpu
     if not find_spec(ENGINES[engine]):
         raise EngineError(f"{engine} is not installed; install it with: pip install 'effnets[export]'")
     if engine == "openvino":
@@ -173,6 +172,21 @@ def load_onnx(
     from effnets.runtime.onnxruntime_engine import OnnxRuntimeEngine
 
     return OnnxRuntimeEngine(model, description, name=engine, precision=precision, threads=threads)
+
+
+def _load_on_gpu(
+    model: Path | bytes, description: Description, precision: Precision, threads: int | None
+) -> Engine | None:
+    """On ONNX Runtime's CUDA where there is a GPU; None where there is none, or, with a warning, where CUDA fails."""
+    from effnets.runtime.onnxruntime_engine import OnnxRuntimeEngine, has_gpu
+
+    if not has_gpu():
+        return None
+    try:
+        return OnnxRuntimeEngine(model, description, name="onnxruntime-cuda", precision=precision, threads=threads)
+    except EngineError as error:
+        warnings.warn(f"the GPU is left out: {error}", RuntimeWarning, stacklevel=3)
+        return None
 
 
 def _require(engine: str, possible: tuple[str, ...], what: str) -> None:

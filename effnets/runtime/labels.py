@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 import gzip
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from functools import cache
 from importlib.resources import files
 
-__all__ = ["class_names", "imagenet1k", "imagenet1k_lemmas", "imagenet1k_wordnet_ids", "imagenet12k"]
+__all__ = [
+    "class_names",
+    "find_outputs",
+    "first_numbered",
+    "imagenet1k",
+    "imagenet1k_lemmas",
+    "imagenet1k_wordnet_ids",
+    "imagenet12k",
+    "spellings",
+]
 
 
 @cache
@@ -52,6 +63,49 @@ def class_names(num_classes: int) -> tuple[str, ...]:
     if num_classes == 11821:
         return imagenet12k()
     return tuple(f"class {index}" for index in range(num_classes))
+
+
+def spellings(labels: Sequence[str]) -> list[tuple[str, ...]]:
+    """What data may call a model's outputs: by its labels; ImageNet's also by WordNet number or by full entry.
+
+    Each is a name for every output, or for all but the background that the labels begin with.
+    """
+    own = tuple(labels)
+    classes = own[1:] if len(own) == 1001 else own
+    if classes != imagenet1k():
+        return [own]
+    return [own, classes, imagenet1k_wordnet_ids(), imagenet1k_lemmas()]
+
+
+def first_numbered(names: Iterable[str], labels: Sequence[str]) -> int | None:
+    """The output that data mean by the class "0", if they number their classes and have as many as the model.
+
+    A background aside, that is 0 or 1; None if the names are not all the numbers from 0.
+    """
+    names = set(names)
+    offset = len(labels) - len(names)
+    has_background = offset == 1 and labels[0] == "background"
+    numbers = {str(index) for index in range(len(names))}
+    # Where the model's own names are numbers, names decide: fine-tuned on folders, its output 2 may be called "10".
+    if names != numbers or numbers & set(labels) or not (offset == 0 or has_background):
+        return None
+    return offset
+
+
+def find_outputs(names: Iterable[str], labels: Sequence[str]) -> dict[str, int]:
+    """The output that each of the names stands for, in the spelling that knows most of them; others are left out.
+
+    A name that two classes share stands for none.
+    """
+    names = set(names)
+    if (first := first_numbered(names, labels)) is not None:
+        return {name: int(name) + first for name in names}
+    found = []
+    for spelling in spellings(labels):
+        times, offset = Counter(spelling), len(labels) - len(spelling)
+        places = {name: index + offset for index, name in enumerate(spelling) if times[name] == 1}
+        found.append({name: places[name] for name in names & places.keys()})
+    return max(found, key=len)
 
 
 def _imagenet1k_table() -> list[list[str]]:

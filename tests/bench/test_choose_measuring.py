@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 
 import pytest
+import torch
 
 from effnets.bench import latency
-from effnets.bench.candidates import Limits, list_candidates
+from effnets.bench.candidates import Limits, Network, list_candidates
 from effnets.bench.latency import Meter, measure_candidates, pick_engine
 from effnets.bench.store import Store
 from effnets.bench.timing import Timing
+from effnets.deploy.rewrites import preset
 from effnets.errors import ArgumentError, EngineError
 
 
@@ -127,6 +129,29 @@ def test_a_network_is_really_measured(engine):
     timing = Meter(engine, batch=2, threads=1, seconds=0.1).measure(network)
     assert len(timing.samples) >= 3
     assert timing.median > 0
+
+
+def test_every_network_is_compiled(monkeypatch, tmp_path):
+    compile_module, compiled = torch.compile, []
+
+    def backend(graph, _inputs):
+        compiled[-1] += 1
+        return graph.forward
+
+    monkeypatch.setattr(torch, "compile", lambda module, **_options: compile_module(module, backend=backend))
+    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 1)
+    table = tmp_path / "small.yaml"
+    table.write_text("small: {stem: 8, num_classes: 4, blocks: [dsa_r1_k3_s1_c8]}\n")
+    for _ in range(2):
+        compiled.append(0)
+        Meter("torch-compile", threads=1, seconds=0.01).measure(Network(str(table), 32, ""))
+    assert min(compiled) > 0, "timed without having been compiled"
+    torch.compiler.reset()
+
+
+def test_each_engine_is_measured_with_its_own_rewrites():
+    for engine in ("torch", "torch-compile", "onnxruntime"):
+        assert Meter(engine)._rewrites == preset(engine)
 
 
 def test_no_engine(monkeypatch):

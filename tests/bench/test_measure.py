@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import re
 import xml.etree.ElementTree as ElementTree
 
 import pytest
+import torch
 from click.testing import CliRunner
 
 import effnets
 from effnets.bench import measure, peers
 from effnets.bench.ceiling import measure_ceiling
 from effnets.bench.chart import draw_bars
+from effnets.bench.programs import Program
 from effnets.bench.roofline import Ceiling, bound, layers_of
 from effnets.cli import main
+from effnets.deploy import output
 from effnets.errors import ArgumentError, EngineError, VerificationError
 
 SMALL = "mobilenetv2_035"
@@ -83,8 +87,80 @@ def test_another_network_is_not_timed(monkeypatch):
         return module
 
     monkeypatch.setattr(peers, "load_peer", wrong)
-    with pytest.raises(VerificationError, match="timm on torch gives logits that differ"):
-        quick(SMALL, engines=("torch",))
+    found = quick(SMALL, engines=("torch",))
+    assert {row.path for row in found.rows} == {"effnets", "effnets rewritten"}
+    assert re.fullmatch(rf"timm's {SMALL} is another network \(on torch, logits differ by .*\)", found.absent[0])
+    assert found.missing == found.absent
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    table = tmp_path / "tiny.yaml"
+    table.write_text("tiny: {stem: 8, num_classes: 4, blocks: [dsa_r1_k3_s1_c8]}\n")
+    return str(table)
+
+
+def test_our_own_program_that_computes_another_network_ends_it(tiny, monkeypatch):
+    load = Program.load
+
+    def wrong(program):
+        call = load(program)
+        return lambda images: call(images) + (1.0 if program.path == "effnets rewritten" else 0.0)
+
+    monkeypatch.setattr(Program, "load", wrong)
+    with pytest.raises(VerificationError, match="tiny: effnets rewritten on torch gives logits that differ"):
+        quick(tiny, engines=("torch",), against=())
+
+
+def test_a_peers_network_of_the_same_name_may_have_other_blocks(tmp_path):
+    pytest.importorskip("timm")
+    table = tmp_path / "mine.yaml"
+    table.write_text(f"{SMALL}: {{stem: 8, num_classes: 4, blocks: [dsa_r1_k3_s1_c8]}}\n")
+    found = quick(str(table), engines=("torch",))
+    assert {row.path for row in found.rows} == {"effnets", "effnets rewritten"}
+    assert found.missing == found.absent == (f"timm has no {SMALL}",)
+
+
+@pytest.fixture
+def no_compiler(monkeypatch):
+    def fail(*_arguments):
+        raise RuntimeError("No working C++ compiler found\n  a traceback")
+
+    monkeypatch.setattr(torch, "compile", lambda *_arguments, **_options: fail)
+
+
+@pytest.mark.usefixtures("no_compiler")
+def test_a_program_that_fails_costs_only_itself(tiny):
+    found = quick(tiny, engines=("torch", "torch-compile"), against=(), batches=(1, 2))
+    assert {(row.batch, row.engine) for row in found.rows} == {(1, "torch"), (2, "torch")}
+    reason = "tiny: effnets rewritten: torch-compile failed: No working C++ compiler found"
+    assert (found.missing, found.absent) == ((reason,), ())
+    with pytest.raises(EngineError, match=f"nothing could be measured: {re.escape(reason)}"):
+        quick(tiny, engines=("torch-compile",), against=())
+
+
+def test_a_memory_probe_that_fails_costs_only_itself(tiny, monkeypatch):
+    def fail(program, _shape):
+        raise EngineError(f"{program.path} on {program.engine}: killed")
+
+    monkeypatch.setattr(measure, "peak_memory", fail)
+    found = quick(tiny, engines=("torch",), against=(), memory=True)
+    assert {row.megabytes for row in found.rows} == {None}
+    assert found.missing[0] == "tiny: no peak memory of effnets on torch: killed"
+
+
+@pytest.mark.usefixtures("no_compiler")
+def test_the_exit_status_tells_what_was_asked_for_and_not_measured(tiny):
+    pytest.importorskip("timm")
+    options = ["--batch", "1", "--rounds", "1", "--image-size", "32", "--threads", "1", "--no-memory"]
+    for extra, status in (
+        (("--engines", "torch"), 0),
+        (("--engines", "torch", "--against", "timm"), 1),
+        (("--engines", "torch,torch-compile"), 1),
+    ):
+        result = run("bench", tiny, *options, *extra, status=status)
+        assert "effnets rewritten" in result.stdout
+        assert "not measured: timm has no tiny" in result.stderr
 
 
 @pytest.mark.parametrize(
@@ -143,6 +219,23 @@ def test_the_command(tmp_path):
     assert "effnets rewritten" in run("bench", SMALL, *options).stdout
     assert json.loads(run("bench", SMALL, *options, "--json", "--svg", chart).stdout)["threads"] == 1
     assert chart.read_text().startswith("<svg")
+
+
+def test_the_table_is_printed_though_the_chart_cannot_be_written(tiny, tmp_path, monkeypatch):
+    def full(*_arguments, **_options):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(output, "write_whole", full)
+    options = ["--engines", "torch", "--against", "", "--batch", "1", "--rounds", "1", "--image-size", "32"]
+    result = run("bench", tiny, *options, "--threads", 1, "--no-memory", "--svg", tmp_path / "bars.svg", status=1)
+    assert "effnets rewritten" in result.stdout
+    assert "bars.svg: cannot be written (No space left on device)" in result.stderr
+
+
+def test_a_chart_that_cannot_be_written_is_refused_before_the_work(tmp_path, monkeypatch):
+    monkeypatch.setattr(measure, "bench", None)
+    monkeypatch.setattr(output.os, "access", lambda *_: False)
+    assert "cannot be written there" in run("bench", SMALL, "--svg", tmp_path / "bars.svg", status=1).stderr
 
 
 @pytest.mark.parametrize(

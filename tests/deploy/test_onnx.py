@@ -177,6 +177,13 @@ def test_a_wrong_graph_is_not_written(model, tmp_path, monkeypatch):
     assert [entry.name for entry in tmp_path.iterdir()] == ["tiny.yaml"]
 
 
+def test_any_size_has_a_usual_one(model, tmp_path):
+    path = tmp_path / "any.onnx"
+    effnets.export_onnx(model, path, image_size=(48, 64), dynamic_size=True, engines=["onnxruntime"])
+    description = effnets.load_engine(path).description
+    assert (description.size, description.image_size) == (None, (48, 64))
+
+
 @pytest.mark.parametrize("engine", ["", *ENGINES])
 def test_the_engine_that_a_file_is_made_for_is_taken_first(engine, model, tmp_path):
     report = effnets.export_onnx(model, tmp_path / "model.onnx", engine=engine)

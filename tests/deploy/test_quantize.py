@@ -80,6 +80,12 @@ def test_from_float_to_int8(exported, folder, tmp_path):
         quantize(target, tmp_path / "again.onnx", folder)
 
 
+def test_the_engine_that_a_file_is_made_for_is_kept(exported, folder, tmp_path):
+    target = tmp_path / "out.onnx"
+    quantize(exported, target, folder, engine="openvino", engines=["onnxruntime"])
+    assert effnets.load_engine(target).name == "openvino"
+
+
 def test_a_broken_quantisation_is_refused_and_nothing_written(exported, folder, tmp_path, monkeypatch):
     def broken(_, histograms):
         return dict.fromkeys(histograms, (0.0, 1e-3))
@@ -102,17 +108,27 @@ def test_too_few_clear_images_are_no_proof(exported, folder, tmp_path):
     assert refusal.value.report.attempts == 1, "no layer is to blame"
 
 
-@pytest.mark.parametrize(("names", "judged"), [(("a", "b"), True), (("left", "right"), False)])
-def test_folders_of_no_class_are_named(exported, folder, tmp_path, names, judged):
+@pytest.mark.parametrize(
+    ("names", "judged", "told"),
+    [
+        (("a", "b"), True, None),
+        (("left", "right"), False, "accuracy not judged: the folders' names (left, right) are no classes of the model"),
+        (
+            ("a", "b", "left", "right"),
+            True,
+            "2 folders give no label: the folders' names (left, right) are no classes of the model",
+        ),
+    ],
+)
+def test_folders_of_no_class_are_named(exported, folder, tmp_path, names, judged, told):
     for index, photo in enumerate(sorted(folder.iterdir())):
-        place = tmp_path / names[index % 2] / photo.name
+        place = tmp_path / names[index % len(names)] / photo.name
         place.parent.mkdir(exist_ok=True)
         place.write_bytes(photo.read_bytes())
     gate = Gate(lead=0.0, min_agreement=0.6, min_in_top5=0.8, min_images=16, max_loss=100)
     report = quantize(exported, tmp_path / "out.onnx", tmp_path, gate=gate)
     assert all("\n" not in line for line in report.lines())
-    told = "accuracy not judged: the folders' names (left, right) are no classes of the model"
-    assert (told in report.lines()) is not judged
+    assert [line for line in report.lines() if "no classes" in line] == ([told] if told else [])
     assert (report.agreement["onnxruntime"].labelled > 0) is judged
 
 
@@ -135,6 +151,8 @@ def test_wrong_commands(arguments, message):
 def test_wrong_arguments(exported, folder, tmp_path):
     with pytest.raises(effnets.ArgumentError, match=r"suffix \.onnx"):
         quantize(exported, tmp_path / "out", folder)
+    with pytest.raises(effnets.ArgumentError, match="engine is 'torch'; choose onnxruntime or openvino"):
+        quantize(exported, tmp_path / "out.onnx", folder, engine="torch")
     with pytest.raises(effnets.ArgumentError, match="max_left is 2"):
         quantize(exported, tmp_path / "out.onnx", folder, max_left=2)
     with pytest.raises(effnets.ArgumentError, match=r"gate\.lead is 3"):

@@ -24,8 +24,10 @@ from effnets.deploy.quantize_search import Search, logits_of
 from effnets.deploy.ranges import METHODS, Histogram, collect, ranges_by
 from effnets.runtime.description import Description
 from effnets.runtime.engine import load_onnx
+from effnets.runtime.labels import imagenet1k
 from effnets.runtime.onnx_file import read_properties
 from effnets.spec import PreprocessSpec
+from effnets.train.evaluation.classes import match_classes
 
 PREPROCESS = PreprocessSpec(input_size=16, mean=(0.5,) * 3, std=(0.5,) * 3)
 DESCRIPTION = Description(model="small", family="none", labels=("a", "b", "c"), preprocess=PREPROCESS, size=(16, 16))
@@ -169,6 +171,31 @@ def test_labels_are_the_folders_that_are_classes(tmp_path):
     names = {"a": 0, "c": 2, "elsewhere": -1}
     for part in (found.calibration, found.held_out):
         assert part.labels.tolist() == [names[path.split("/")[-2]] for path in part.paths]
+
+
+@pytest.mark.parametrize(
+    ("labels", "folders", "outputs"),
+    [
+        (imagenet1k(), ("n01440764", "n01443537", "n00000000"), (0, 1, -1)),
+        (("background", *imagenet1k()), ("n01440764", "n01443537"), (1, 2)),
+        (imagenet1k(), ("tench, Tinca tinca", "goldfish, Carassius auratus"), (0, 1)),
+        (imagenet1k(), ("tench", "crane", "goldfish"), (0, -1, 1)),
+        (("red", "green"), ("1", "0"), (1, 0)),
+        (("red", "green", "blue"), ("1", "0"), (-1, -1)),
+    ],
+)
+def test_labels_are_spelled_as_for_an_evaluation(labels, folders, outputs, tmp_path):
+    for index, name in enumerate(folders):
+        folder_of(tmp_path, 6, name, seed=index)
+    description = dataclasses.replace(DESCRIPTION, labels=labels)
+    found = split_photos(tmp_path, description, calibration_images=4, held_out_images=100, min_held_out=6, seed=0)
+    wanted = dict(zip(folders, outputs, strict=True))
+    for part in (found.calibration, found.held_out):
+        assert part.labels.tolist() == [wanted[path.split("/")[-2]] for path in part.paths]
+    unknown = tuple(sorted(name for name, output in wanted.items() if output < 0))
+    assert found.unknown_folders == unknown
+    if not unknown:
+        assert match_classes(folders, labels)[0].tolist() == list(outputs)
 
 
 def test_pixels_are_those_of_a_prediction(tmp_path):

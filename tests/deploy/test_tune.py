@@ -14,7 +14,7 @@ from effnets.deploy.rewrites import PRESETS
 from effnets.deploy.search import MARGIN
 from effnets.deploy.tune import tune
 from effnets.deploy.tune_report import TuneReport, read_report, report_path
-from effnets.errors import ArgumentError
+from effnets.errors import ArgumentError, ExportError
 
 
 @pytest.fixture
@@ -122,6 +122,14 @@ def test_a_report_of_another_machine_model_or_none_is_measured_anew(network, pri
         assert read_report(path, conditions) is None
     assert not quick(network, report=path).reused
     assert read_report(path, conditions)
+
+
+def test_a_report_that_cannot_be_written_is_told_before_measuring(network, tmp_path, monkeypatch):
+    monkeypatch.setattr(search.Search, "run", None)
+    with pytest.raises(ExportError, match=r"gone is no folder; make it first"):
+        quick(network, report=tmp_path / "gone" / "x.tune.json")
+    with pytest.raises(ExportError, match=r"cannot be written there; choose another place"):
+        quick(network, report=tmp_path)
 
 
 @pytest.mark.parametrize(

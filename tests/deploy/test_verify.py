@@ -9,14 +9,20 @@ import onnx
 import pytest
 import torch
 from graph_faults import FAULTS, PREPROCESSING_FAULTS, nodes, set_attribute
+from PIL import Image
 from tiny_network import REXNET_TABLE, TABLE, tiny
 
+import effnets
+from effnets.deploy import graph_preprocess
 from effnets.deploy.graph import NetworkGraph, export_graph
 from effnets.deploy.metadata import describe
 from effnets.deploy.node_check import find_divergence, find_faulty_node
 from effnets.deploy.probes import normalised, probe_images
 from effnets.deploy.verify import verify, verify_rewrites
 from effnets.errors import VerificationError
+from effnets.runtime.description import Description
+from effnets.runtime.engine import load_onnx
+from effnets.runtime.pixels import image_to_array
 
 
 class Exported:
@@ -85,6 +91,39 @@ def test_every_fault_in_preprocessing_is_caught(tmp_path):
             exported.verify(graph)
             unseen.append(name)
     assert unseen == []
+
+
+def halves_up(nodes, side, factor, divisor):
+    doubled = nodes.add("Add", nodes.add("Mul", side, 2 * factor), divisor)
+    return nodes.add("Div", doubled, nodes.add("Mul", divisor, 2))
+
+
+@pytest.mark.full
+def test_widths_that_are_rounded_otherwise_are_caught(tmp_path, monkeypatch):
+    monkeypatch.setattr(graph_preprocess, "_rounded_share", halves_up)
+    exported = Exported(tmp_path, size=(64, 96), kind="uint8")
+    with pytest.raises(VerificationError, match=r"preprocessing of images \[\d, 146, 221, 3\] is wrong"):
+        exported.verify(exported.graph)
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize(
+    ("size", "photo"), [((64, 96), photo) for photo in ((146, 221), (146, 219), (160, 221))] + [((96, 64), (221, 146))]
+)
+def test_halves_are_rounded_as_pillow_is_told_to(engine, size, photo):
+    values = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in ("images", "out")]
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("Identity", ["images"], ["out"])], "g", values[:1], values[1:]
+    )
+    preprocess = effnets.PreprocessSpec(crop_pct=0.875)
+    facts = {"model": "g", "family": "g", "labels": (), "input_kind": "uint8"}
+    description = Description(**facts, preprocess=preprocess, size=size)
+    graph_preprocess.prepend_preprocessing(graph, "images", "normalised", description)
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=10)
+    images = probe_images(1, *photo, 3, seed=0)
+    (found,) = load_onnx(model.SerializeToString(), description, engine).run(images).values()
+    expected = image_to_array(Image.fromarray(images[0]), preprocess, size)
+    assert (abs(found[0] - expected) > 1e-4).mean() < 0.01
 
 
 def test_a_fault_is_placed_at_its_node(shaken):

@@ -16,6 +16,7 @@ import effnets
 from effnets.cli import main
 from effnets.errors import ArgumentError, EngineError, MissingFileError, WeightsError
 from effnets.runtime import engine as engine_module
+from effnets.runtime import onnxruntime_engine
 from effnets.runtime.description import Description
 from effnets.runtime.onnx_file import read_properties
 
@@ -89,6 +90,7 @@ def test_damaged_metadata():
         ("effnets.preprocess", "{}"),
         ("effnets.input_kind", '"png"'),
         ("effnets.size", "7"),
+        ("effnets.usual_size", "7"),
     ):
         with pytest.raises(WeightsError, match=r"x: its metadata is damaged \(.*\); export the model again"):
             Description.from_properties({**properties, key: value}, "x")
@@ -121,6 +123,16 @@ def test_mistakes(path, monkeypatch):
         effnets.load_engine(path)
 
 
+def test_a_gpu_that_fails_leaves_the_cpu(path, monkeypatch):
+    monkeypatch.setattr(onnxruntime_engine, "has_gpu", lambda: True)  # a device, but no CUDA that starts
+    with pytest.warns(RuntimeWarning, match="the GPU is left out: onnxruntime-cuda: this onnxruntime has no CUDA"):
+        engine = effnets.load_engine(path)
+    assert engine.name == "onnxruntime"
+    assert engine(np.zeros((1, 3, 32, 32), np.float32)).shape == (1, 4)
+    with pytest.raises(EngineError, match="this onnxruntime has no CUDAExecutionProvider"):
+        effnets.load_engine(path, "onnxruntime-cuda")
+
+
 def test_predict_with_an_engine(path, tmp_path):
     Image.new("RGB", (60, 50), (0, 255, 0)).save(tmp_path / "green.png")
     engine = effnets.load_engine(path, threads=1)
@@ -130,6 +142,20 @@ def test_predict_with_an_engine(path, tmp_path):
         effnets.predict(engine, tmp_path / "green.png", input_size=64)
     free = effnets.load_engine(write(tmp_path / "free.onnx", describe(size=None)), threads=1)
     assert effnets.predict(free, tmp_path / "green.png", input_size=64)[0][0].label == "green"
+
+
+def test_a_file_for_any_size_states_the_usual_one(tmp_path):
+    path = write(tmp_path / "free.onnx", describe(size=None, usual_size=(48, 40)))
+    engine, shapes = effnets.load_engine(path, threads=1), []
+    assert engine.description.image_size == (48, 40)
+    run = engine._run
+    engine._run = lambda images: shapes.append(images.shape) or run(images)
+    effnets.predict(engine, np.zeros((60, 50, 3), np.uint8))
+    assert shapes == [(1, 3, 48, 40)]
+    # Files of old have no such property.
+    properties = describe(size=None).to_properties()
+    del properties["effnets.usual_size"]
+    assert Description.from_properties(properties, "x") == describe(size=None)
 
 
 def test_the_command_needs_no_torch(path, tmp_path):
@@ -145,8 +171,18 @@ def test_the_command_needs_no_torch(path, tmp_path):
     assert done.stderr.count("AssertionError") == 0
 
 
+def test_labels_steer_no_terminal(tmp_path):
+    path = write(tmp_path / "mean.onnx", describe(labels=("\x1b[2J", "green", "blue", "other")))
+    Image.new("RGB", (60, 50), (255, 0, 0)).save(tmp_path / "red.png")
+    result = CliRunner().invoke(main, ["predict", str(tmp_path / "red.png"), "--weights", str(path)])
+    assert "\\x1b[2J" in result.stdout
+    assert "\x1b[2J" not in result.stdout
+
+
 def test_usage_of_predict(path):
     result = CliRunner().invoke(main, ["predict", "a.jpg", "--weights", str(path), "--model", "mixnet_s"])
     assert (result.exit_code, "leave --model out" in result.stderr) == (2, True)
+    result = CliRunner().invoke(main, ["predict", "a.jpg", "--model", str(path)])
+    assert (result.exit_code, "an exported model goes to --weights" in " ".join(result.stderr.split())) == (2, True)
     result = CliRunner().invoke(main, ["predict", "a.jpg", "--weights", "w.safetensors"])
     assert (result.exit_code, "which network are they of? Add --model" in result.stderr) == (2, True)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from effnets.errors import ArgumentError
-from effnets.runtime.labels import imagenet1k, imagenet1k_lemmas, imagenet1k_wordnet_ids
+from effnets.runtime.labels import first_numbered, spellings
 
 __all__ = ["match_classes"]
 
@@ -40,7 +40,7 @@ def match_classes(
             note = f"the model does not name its {len(model_names)} outputs: taken in the order of the data's classes"
             return np.arange(len(data_names)), note
         raise _mismatch(data_names, model_names, "their numbers differ, and the model does not name its outputs")
-    for names in (tuple(model_names), *_imagenet_names(model_names)):
+    for names in spellings(model_names):
         offset = len(model_names) - len(names)  # of a background, which no other list of names has
         if list(data_names) == list(names):
             return np.arange(len(names)) + offset, None
@@ -50,13 +50,6 @@ def match_classes(
     missing = [name for name in data_names if name not in set(model_names)]
     doubled = "names occur more than once, in another order" if not missing else f"{len(missing)} are not the model's"
     raise _mismatch(data_names, model_names, doubled)
-
-
-def _imagenet_names(model_names: Sequence[str]) -> list[tuple[str, ...]]:
-    labels = tuple(model_names[1:]) if len(model_names) == 1001 else tuple(model_names)
-    if labels != imagenet1k():
-        return []
-    return [labels, imagenet1k_wordnet_ids(), imagenet1k_lemmas()]
 
 
 def _by_name(data_names: Sequence[str], names: Sequence[str]) -> NDArray[np.int64] | None:
@@ -71,14 +64,9 @@ def _by_name(data_names: Sequence[str], names: Sequence[str]) -> NDArray[np.int6
 
 
 def _by_number(data_names: Sequence[str], model_names: Sequence[str]) -> NDArray[np.int64] | None:
-    """Outputs where the data's names are all the numbers from 0, and the model has as many, a background aside."""
-    offset = len(model_names) - len(data_names)
-    has_background = offset == 1 and model_names[0] == "background"
-    numbers = {str(index) for index in range(len(data_names))}
-    # Where the model's own names are numbers, names decide: fine-tuned on folders, its output 2 may be called "10".
-    if set(data_names) != numbers or numbers & set(model_names) or not (offset == 0 or has_background):
-        return None
-    return np.array([int(name) for name in data_names], np.int64) + offset
+    """Outputs where the data number their classes, each once."""
+    first = None if len(set(data_names)) < len(data_names) else first_numbered(data_names, model_names)
+    return None if first is None else np.array([int(name) for name in data_names], np.int64) + first
 
 
 def _subset_note(data_names: Sequence[str], model_names: Sequence[str]) -> str | None:

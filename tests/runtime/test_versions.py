@@ -1,0 +1,51 @@
+"""Packages have versions, whatever the distribution is called that brought them."""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError
+
+import onnxruntime
+import pytest
+
+import effnets
+from effnets.bench.candidates import Network
+from effnets.bench.latency import Meter
+from effnets.bench.machine import describe_machine
+from effnets.runtime import versions
+from effnets.runtime.versions import version_of
+
+
+@pytest.fixture
+def installed(monkeypatch):
+    """The distributions that there are, with their versions."""
+    found = dict.fromkeys(("effnets", "torch", "openvino", "onnx", "timm", "torchvision", "numpy"), "0")
+
+    def version(name):
+        if name not in found:
+            raise PackageNotFoundError(name)
+        return found[name]
+
+    monkeypatch.setattr(versions, "version", version)
+    return found
+
+
+def test_a_build_for_gpus_has_a_distribution_of_its_own(installed):
+    installed["onnxruntime-gpu"] = "1.99"
+    assert version_of("onnxruntime") == "1.99"
+    conditions = Meter("onnxruntime").conditions(Network("x", 32, ""))
+    assert conditions["versions"] == {"onnxruntime": "1.99", "effnets": effnets.__version__}
+    assert describe_machine().versions["onnxruntime"] == "1.99"
+    installed["onnxruntime"] = "1.98"
+    assert version_of("onnxruntime") == "1.98"
+
+
+@pytest.mark.usefixtures("installed")
+def test_a_build_of_ones_own_states_its_version_itself(monkeypatch):
+    assert version_of("onnxruntime") == onnxruntime.__version__
+    monkeypatch.delattr(onnxruntime, "__version__")
+    assert version_of("onnxruntime") == "unknown"
+
+
+@pytest.mark.usefixtures("installed")
+def test_what_is_not_installed_has_none():
+    assert version_of("no_such_module") is None
