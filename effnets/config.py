@@ -22,7 +22,7 @@ from effnets.plan import make_plan
 from effnets.registry import apply_weights, find_weights, list_weights
 from effnets.spec import ModelSpec
 
-__all__ = ["list_models", "list_weights", "load_spec", "split_tag"]
+__all__ = ["is_tagged", "list_models", "list_weights", "load_spec", "split_tag"]
 
 _YAML_SUFFIXES = (".yaml", ".yml")
 _MAX_CHAIN = 16
@@ -60,14 +60,24 @@ def load_spec(name_or_path: str | os.PathLike[str] | ModelSpec) -> ModelSpec:
     if not isinstance(name_or_path, str | os.PathLike):
         raise ArgumentError(f"name is {name_or_path!r}; give a model's name, a YAML file, or a ModelSpec")
     text = os.fspath(name_or_path)
-    path, colon, wanted = text.rpartition(":")
-    if colon and path.lower().endswith(_YAML_SUFFIXES):
-        return _load_from_file(Path(path), wanted)
-    if text.lower().endswith(_YAML_SUFFIXES):
-        return _load_from_file(Path(text), None)
+    if (file := _in_file(text)) is not None:
+        return _load_from_file(*file)
     model, tag = split_tag(text)
     spec = _load_from_zoo(model)
     return spec if tag is None else apply_weights(spec, find_weights(text))
+
+
+def is_tagged(name: object) -> bool:
+    """Whether this is a model's name with a tag, and not a YAML file of one's own, whose name has a dot as well."""
+    return isinstance(name, str) and _in_file(name) is None and split_tag(name)[1] is not None
+
+
+def _in_file(text: str) -> tuple[Path, str | None] | None:
+    """The YAML file that is meant and the model in it, if one is named; None of a name."""
+    path, colon, wanted = text.rpartition(":")
+    if colon and path.lower().endswith(_YAML_SUFFIXES):
+        return Path(path), wanted
+    return (Path(text), None) if text.lower().endswith(_YAML_SUFFIXES) else None
 
 
 @lru_cache(maxsize=512)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -24,6 +25,19 @@ def test_a_yaml_file(tmp_path):
     path.write_text("tiny:\n  stem: 8\n  blocks:\n    - ir_r1_k3.5_s2_e4_c16_se0.25\n  head: 32\n  num_classes: 5\n")
     for name in (path, str(path), f"{path}:tiny"):
         assert effnets.create_model(name)(torch.zeros(1, 3, 32, 32)).shape == (1, 5)
+
+
+def test_a_yaml_file_of_its_models_name_has_no_tag(tmp_path, monkeypatch):
+    """Where it is named without a folder, ``tiny.yaml`` looks like weights of ``tiny`` tagged ``yaml``."""
+    monkeypatch.chdir(tmp_path)
+    Path("tiny.yaml").write_text(
+        "tiny:\n  stem: 8\n  blocks:\n    - ir_r1_k3_s2_e4_c16\n  head: 32\n  num_classes: 5\n"
+    )
+    model = effnets.create_model("tiny.yaml")
+    torch.save(model.state_dict(), "w.pt")
+    for name in ("tiny.yaml", "tiny.yaml:tiny"):
+        again = effnets.create_model(name, weights="w.pt")
+        assert torch.equal(again.classifier.weight, model.classifier.weight)
 
 
 def test_a_spec():

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeGuard, TypeVar
 
 from effnets.catalogue import model_names, split_tag
-from effnets.config import load_spec
+from effnets.config import is_tagged, load_spec
 from effnets.errors import ArgumentError
 from effnets.registry import find_source, find_weights, is_registered, list_weights
 from effnets.remote import HUB_SCHEME
@@ -110,7 +110,7 @@ def _find_published(
     name: object, spec: ModelSpec, pretrained: bool, weights: str | os.PathLike[str] | None
 ) -> WeightsSpec | None:
     """The registered weights that are asked for, by `pretrained` or by a tag; None where it is a file, or nothing."""
-    tagged = isinstance(name, str) and split_tag(name) != (spec.name, None) and split_tag(name)[0] == spec.name
+    tagged = is_tagged(name) and split_tag(str(name))[0] == spec.name
     if weights is None:
         return find_weights(str(name) if tagged else spec.name) if pretrained else None
     if tagged:
