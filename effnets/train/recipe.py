@@ -60,9 +60,10 @@ class Recipe:
         teacher: a network to learn from as well: a name, with published weights, or a folder. teacher_share: of its
             answers in the loss, the rest being the labels'. temperature: that both networks' answers are softened by.
         val_share: of the training pictures, to validate by where the data has none for it.
-        cache: ``auto`` decodes the training pictures once, shrunk until they are 1.5 times the input, and keeps them in
-            memory where all of them fit into 1 GiB for each training process and crops are ``resized``; crops then
-            differ a little from those of the whole pictures. ``none`` decodes them in every epoch.
+        cache: ``auto`` decodes the training pictures once, shrunk until the smallest crops have the pixels of the input
+            (or the whole twice its side), and keeps them in memory where all of them fit into 1 GiB for each training
+            process and crops are ``resized``; crops then differ a little from those of the whole pictures. ``none``
+            decodes them in every epoch.
         seed: of everything drawn. workers: processes that load pictures, for each training process; None chooses.
         checkpoint_minutes: how often a checkpoint is written within an epoch.
         augmentation: of the training pictures; a recipe that states any of it states all of it.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from effnets.preprocess import create_transform
@@ -19,8 +20,8 @@ if TYPE_CHECKING:
 
 __all__ = ["decoded_once", "judging_pictures", "training_batches"]
 
-# Crops show a part of a picture, and find more detail in it than the input has pixels.
-_SPARE = 1.5
+# Below, the smallest crops are brought to the input's size from fewer pixels than it has, and are blurred.
+_MOST_SPARE = 2.0
 
 
 def decoded_once(
@@ -38,7 +39,8 @@ def decoded_once(
         cached: whether they were, in a training that is resumed; None decides.
         limit: bytes of memory that all of them must fit into, in each training process.
     """
-    side = round(_SPARE * size)
+    spare = min(1 / math.sqrt(recipe.augmentation.scale[0]), _MOST_SPARE)
+    side = math.ceil(spare * size)
     if cached is None:
         # To read all headers of shards on a server would fetch everything.
         asked = recipe.cache == "auto" and recipe.augmentation.crop == "resized" and train.shards is None

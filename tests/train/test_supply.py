@@ -14,13 +14,15 @@ from effnets.train.supply import decoded_once
 
 @pytest.fixture
 def train(tmp_path):
-    return open_data(draw_data(tmp_path / "data", train=4, size=40)).train
+    return open_data(draw_data(tmp_path / "data", train=4, size=60)).train
 
 
-def test_pictures_that_fit_are_kept_at_one_and_a_half_times_the_input(train):
-    kept = decoded_once(train, effnets.Recipe(model="any"), 24, None)
+@pytest.mark.parametrize(("least", "side"), [(0.35, 41), (0.5, 34), (1.0, 24), (0.08, 48)])
+def test_pictures_that_fit_are_kept_as_large_as_their_smallest_crops_need(train, least, side):
+    recipe = effnets.Recipe(model="any", augmentation=Augmentation(scale=(least, 1.0)))
+    kept = decoded_once(train, recipe, 24, None)
     assert isinstance(kept, CachedSource)
-    assert (kept.side, kept.kept, kept.image(0).size) == (36, 12, (36, 36))
+    assert (kept.side, kept.kept, kept.image(0).size) == (side, 12, (side, side))
 
 
 @pytest.mark.parametrize(
@@ -33,8 +35,8 @@ def test_not_where_the_recipe_forbids_or_sees_whole_pictures(train, changes):
 
 def test_not_where_they_do_not_all_fit(train):
     recipe = effnets.Recipe(model="any")
-    assert decoded_once(train, recipe, 24, None, limit=3 * 36 * 36 * 12 - 1) is train
-    assert decoded_once(train, recipe, 24, None, limit=3 * 36 * 36 * 12) is not train
+    assert decoded_once(train, recipe, 24, None, limit=3 * 41 * 41 * 12 - 1) is train
+    assert decoded_once(train, recipe, 24, None, limit=3 * 41 * 41 * 12) is not train
 
 
 def test_a_resumed_training_does_what_it_did(train):

@@ -26,7 +26,7 @@ class CachedSource(ImageSource):
 
     Args:
         source: of the pictures.
-        side: in pixels; smaller pictures stay as they are. Some 1.5 times the network's input keeps details for crops.
+        side: in pixels; smaller pictures stay as they are. More than the network's input keeps details for crops.
         limit: bytes of memory at most, 1 GiB by default; 0 keeps nothing.
         shapes: [len, 2]; (height, width) of the shrunk pictures, where they are known.
 
