@@ -59,7 +59,8 @@ class Recipe:
         balance: of classes of unlike size: ``weights`` in the loss, a ``sampler`` that draws all alike, or ``none``.
         teacher: a network to learn from as well: a name, with published weights, or a folder. teacher_share: of its
             answers in the loss, the rest being the labels'. temperature: that both networks' answers are softened by.
-        val_share: of the training pictures, to validate by where the data has none for it.
+        val_share: of the training pictures, to validate by where the data has none for it; None takes a tenth, or a
+            twentieth where the data has test pictures to measure by.
         cache: ``auto`` decodes the training pictures once, shrunk until the smallest crops have the pixels of the input
             (or the whole twice its side), and keeps them in memory where all of them fit into 1 GiB for each training
             process and crops are ``resized``; crops then differ a little from those of the whole pictures. ``none``
@@ -105,7 +106,7 @@ class Recipe:
     teacher: str | None = None
     teacher_share: float = 0.5
     temperature: float = 2.0
-    val_share: float = 0.1
+    val_share: float | None = None
     cache: Cache = "auto"
     seed: int = 0
     workers: int | None = None

@@ -17,6 +17,8 @@ from effnets.train.data.splits import UNDIVIDED, Parts, Splits, divide
 
 __all__ = ["EvaluationData", "open_data", "open_evaluation_data"]
 
+_VAL_SHARE, _VAL_SHARE_BESIDE_TEST = 0.1, 0.05
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluationData:
@@ -36,7 +38,7 @@ class EvaluationData:
 def open_data(
     data: str | os.PathLike[str],
     *,
-    val_share: float = 0.1,
+    val_share: float | None = None,
     seed: int = 0,
     strict: bool = False,
     check: Check = "quick",
@@ -58,7 +60,9 @@ def open_data(
             also on a server ("https://host/shards-{000..007}.tar"), of which 16 GiB are kept on disk at a time (or as
             many as EFFNETS_SHARDS_GIB says); a data set of the Hub, fetched whole ("hf-dataset:user/name@revision"), or
             as it is needed and kept likewise ("hf-stream:user/name@revision", in parquet).
-        val_share: part of the training pictures to validate by where there are none for it; 0 for none.
+        val_share: part of the training pictures to validate by where there are none for it; 0 for none. By default a
+            tenth, which is all that there is to measure by, or where test/ is there, a twentieth, enough to see by
+            which epochs are worse.
         seed: of the draw of these.
         strict: leave out no broken picture: raise.
         check: how pictures are looked at beforehand: "quick", "full" (decoded, which takes a while) or "none". Of more
@@ -97,7 +101,8 @@ def open_data(
         notes += more
     notes += check_classes(sources, "train" if "train" in sources else None, origin)
     if "train" in sources and "val" not in sources:
-        sources["train"], val, more = divide(sources["train"], val_share, seed)
+        usual = _VAL_SHARE_BESIDE_TEST if "test" in sources else _VAL_SHARE
+        sources["train"], val, more = divide(sources["train"], usual if val_share is None else val_share, seed)
         notes += more
         if val is not None:
             sources["val"] = val

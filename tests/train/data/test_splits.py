@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from data_sets import by_class, write
 from hypothesis import given
 from hypothesis import strategies as st
 
 from effnets.errors import ArgumentError
+from effnets.train.data import open_data
 from effnets.train.data.source import ImageSource
 from effnets.train.data.splits import divide, named, split_of
 
@@ -93,3 +95,10 @@ def test_the_split_that_a_name_begins_with(name, split):
 def test_long_lists_are_cut():
     assert named("class", list("abcdefg")) == "7 classes (a, b, c, d, e, …)"
     assert named("file", ["a"]) == "1 file (a)"
+
+
+@pytest.mark.parametrize(("test", "share", "taken"), [(0, None, 4), (3, None, 2), (3, 0.2, 8), (0, 0.2, 8)])
+def test_less_is_taken_where_test_pictures_are_there(tmp_path, test, share, taken):
+    files = by_class(20, folder="train/") | by_class(test, folder="test/", seed=100)
+    splits = open_data(write(tmp_path / "data", files), check="none", val_share=share)
+    assert (len(splits.train), len(splits.val)) == (40 - taken, taken)
