@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from effnets.cli.demonstration import load_demonstration
-from effnets.cli.listener import NotePrinter
+from effnets.cli.listener import BarMover
 from effnets.cli.progress import progress_bar
 from effnets.cli.text import printable, short
 from effnets.demo.folder import make_folder, writing
@@ -139,7 +139,7 @@ def _finetune(folder: Path) -> TrainedModel | None:
     options = [part for key, value in SETTINGS.items() for part in (f"--{key}", str(value))]
     words = ["finetune", str(folder / _DATA), *options, "--output"]
     with progress_bar() as progress, writing(folder):
-        listener = NotePrinter(progress)
+        listener = BarMover(progress)
         listener.step("drawing pictures", 0.0)
         write_data(folder / _DATA, COUNTS)
         listener.step("loading what trains", 0.0)

@@ -12,17 +12,16 @@ from effnets.cli.text import printable
 if TYPE_CHECKING:
     from effnets.train.progress import EpochRow
 
-__all__ = ["EpochPrinter", "NotePrinter"]
+__all__ = ["BarMover", "EpochPrinter", "NotePrinter"]
 
 
-class NotePrinter:
-    """Shows notes, and a bar where somebody watches (`effnets.cli.progress`)."""
+class BarMover:
+    """Moves a bar where somebody watches (`effnets.cli.progress`); notes are for the report."""
 
     def __init__(self, bar: Callable[[str, float], None] | None) -> None:
         self._bar = bar
 
-    def note(self, text: str) -> None:
-        click.echo(f"note: {printable(text)}", err=True)
+    def note(self, text: str) -> None: ...
 
     def step(self, what: str, share: float) -> None:
         if self._bar is not None:
@@ -31,8 +30,15 @@ class NotePrinter:
     def row(self, row: EpochRow) -> None: ...
 
 
+class NotePrinter(BarMover):
+    """Shows notes as well."""
+
+    def note(self, text: str) -> None:
+        click.echo(f"note: {printable(text)}", err=True)
+
+
 class EpochPrinter(NotePrinter):
-    """Shows a line for each epoch as well."""
+    """Shows notes, and a line for each epoch."""
 
     def row(self, row: EpochRow) -> None:
         parts = []

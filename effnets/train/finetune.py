@@ -104,7 +104,7 @@ def finetune(
         if not resume:
             raise TrainingError(f"{folder.path}: holds a training that is over; name another folder")
         folder.check(recipe, resume=True)
-        listener.note(f"{folder.path}: this training, on {metrics.get('data')}, is over; nothing to do")
+        listener.note(f"{folder.path}: this training is over; nothing to do (its data: {metrics.get('data')})")
         return TrainedModel(folder=folder.path, metrics=metrics)
 
     from accelerate import Accelerator
