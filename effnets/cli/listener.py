@@ -12,7 +12,7 @@ from effnets.cli.text import printable
 if TYPE_CHECKING:
     from effnets.train.progress import EpochRow
 
-__all__ = ["BarMover", "EpochPrinter", "NotePrinter"]
+__all__ = ["BarMover", "EpochPrinter"]
 
 
 class BarMover:
@@ -30,15 +30,11 @@ class BarMover:
     def row(self, row: EpochRow) -> None: ...
 
 
-class NotePrinter(BarMover):
-    """Shows notes as well."""
+class EpochPrinter(BarMover):
+    """Shows notes, and a line for each epoch, as well."""
 
     def note(self, text: str) -> None:
         click.echo(f"note: {printable(text)}", err=True)
-
-
-class EpochPrinter(NotePrinter):
-    """Shows notes, and a line for each epoch."""
 
     def row(self, row: EpochRow) -> None:
         parts = []
