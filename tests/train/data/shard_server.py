@@ -6,8 +6,9 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
+from http.server import BaseHTTPRequestHandler
+
+from local_server import local_server
 
 
 @dataclass
@@ -79,16 +80,6 @@ def serving(files: Mapping[str, bytes]) -> Iterator[ShardServer]:
             state.sent += len(content[start:end])
             self.close_connection = True
 
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    state.address = f"http://127.0.0.1:{server.server_port}/"
-    thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
+    with local_server(Handler) as address:
+        state.address = f"{address}/"
         yield state
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
