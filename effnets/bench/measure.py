@@ -3,40 +3,25 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Sequence
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from effnets.arguments import check_integer, check_size
 from effnets.bench.ceiling import measure_ceiling
+from effnets.bench.contest import Contest
 from effnets.bench.machine import describe_machine
-from effnets.bench.memory import peak_memory
 from effnets.bench.peers import check_peers
-from effnets.bench.programs import OURS, Program, check_engines, make_programs, shake
+from effnets.bench.programs import Unmeasured, check_engines, make_programs, shake
 from effnets.bench.report import BenchReport, Row
-from effnets.bench.roofline import bound, layers_of
-from effnets.bench.timing import Timing, interleave
-from effnets.errors import ArgumentError, EffnetsError, EngineError, VerificationError
+from effnets.errors import ArgumentError, EngineError
 from effnets.nn.classifier import Classifier
 from effnets.runtime.engine import Precision
 from effnets.zoo import create_model
 
 __all__ = ["bench"]
 
-# A program that differs by more computes another network, and its time means nothing.
-_TOLERANCES = {"float32": 2e-3, "bfloat16": 0.5}
-
 Progress = Callable[[str, float], object]
-
-
-@dataclass(frozen=True, slots=True)
-class _Loaded:
-    program: Program
-    call: Callable[[NDArray[Any]], NDArray[Any]]
 
 
 def bench(
@@ -85,8 +70,7 @@ def bench(
     before, load = torch.get_num_threads(), os.getloadavg()[0]
     torch.set_num_threads(threads)
     rows: list[Row] = []
-    absent: list[str] = []
-    failed: list[str] = []
+    unmeasured = Unmeasured()
     sizes: dict[str, tuple[int, int]] = {}
     try:
         ceiling = measure_ceiling(precision=precision)
@@ -99,29 +83,28 @@ def bench(
             size = sizes[label] = check_size(image_size or network.spec.input_size, "image_size")
             tell(f"{label}: exporting", index / len(models))
             programs = make_programs(
-                network, against=against, engines=engines, precision=precision, threads=threads, size=size
+                network,
+                against=against,
+                engines=engines,
+                precision=precision,
+                threads=threads,
+                size=size,
+                unmeasured=unmeasured,
             )
-            paths = {program.path for program in programs}
-            absent += [f"{peer} has no {label}" for peer in against if peer not in paths]
-            loaded = _load(programs, failed)
-            peaks = _peaks(loaded, network, size, max(batches), failed) if memory else {}
+            contest = Contest(network, size, programs, unmeasured)
+            if memory:
+                contest.measure_memory(max(batches))
             for turn, batch in enumerate(batches):
 
                 def share(done: float, start: int = index, turn: int = turn, what: str = f"{label}, {batch}") -> None:
                     tell(what, (start + (turn + done) / len(batches)) / len(models))
 
-                images = _images(batch, network.in_chans, size)
-                differences = _compare(loaded, network, images, precision, absent, failed)
-                if not loaded:
-                    break
-                subjects = {key: _bind(one.call, images) for key, one in loaded.items()}
-                timings = interleave(subjects, rounds=rounds, processor_time=processor_time, progress=share)
-                lowest = bound(layers_of(network.plan, size), ceiling, batch, 4 if precision == "float32" else 2)
-                rows += _rows(label, batch, loaded, timings, differences, peaks, lowest)
+                rows += contest.hold(batch, ceiling, rounds=rounds, processor_time=processor_time, progress=share)
     finally:
         torch.set_num_threads(before)
+    missing = (*unmeasured.absent, *unmeasured.failed)
     if not rows:
-        raise EngineError(f"nothing could be measured: {'; '.join([*absent, *failed])}")
+        raise EngineError(f"nothing could be measured: {'; '.join(missing)}")
     return BenchReport(
         machine=machine,
         ceiling=ceiling,
@@ -132,8 +115,8 @@ def bench(
         image_size=sizes,
         load=(load, os.getloadavg()[0]),
         rows=tuple(rows),
-        missing=(*absent, *failed),
-        absent=tuple(absent),
+        missing=missing,
+        absent=tuple(unmeasured.absent),
     )
 
 
@@ -143,114 +126,3 @@ def _network(name: str) -> Classifier:
         raise ArgumentError(f"{name} gives no logits; benchmarks compare logits")
     shake(network)
     return network
-
-
-def _images(batch: int, channels: int, size: tuple[int, int]) -> NDArray[np.float32]:
-    return np.random.default_rng(0).standard_normal((batch, channels, *size)).astype(np.float32)
-
-
-def _bind(call: Callable[[NDArray[Any]], NDArray[Any]], images: NDArray[Any]) -> Callable[[], object]:
-    return lambda: call(images)
-
-
-def _load(programs: Sequence[Program], failed: list[str]) -> dict[str, _Loaded]:
-    """Programs that an engine refuses are reported rather than fatal: the others are still worth measuring."""
-    loaded = {}
-    for program in programs:
-        try:
-            loaded[f"{program.path} on {program.engine}"] = _Loaded(program, program.load())
-        except EffnetsError as error:
-            failed.append(f"{program.description.model}: {program.path} on {program.engine}: {error}")
-    return loaded
-
-
-def _peaks(
-    loaded: Mapping[str, _Loaded], network: Classifier, size: tuple[int, int], batch: int, failed: list[str]
-) -> dict[str, float]:
-    """In MB by program; of one whose process fails, the reason goes into `failed`."""
-    shape = (batch, network.in_chans, *size)
-    peaks = {}
-    for key, one in loaded.items():
-        try:
-            peaks[key] = peak_memory(one.program, shape)
-        except EngineError as error:
-            failed.append(f"{network.spec.name}: no peak memory of {error}")
-    return peaks
-
-
-def _compare(
-    loaded: dict[str, _Loaded],
-    network: Classifier,
-    images: NDArray[np.float32],
-    precision: Precision,
-    absent: list[str],
-    failed: list[str],
-) -> dict[str, float]:
-    """The largest difference of each program's logits from the network's in float64.
-
-    Programs that fail, and peers' that compute something else, are taken out of `loaded`; the reasons go into `failed`
-    and `absent`.
-    """
-    with torch.inference_mode():
-        expected = network.double()(torch.from_numpy(images).double()).numpy()
-    network.float()
-    scale = max(1.0, float(np.abs(expected).max()))
-    differences = {}
-    for key, one in list(loaded.items()):
-        try:
-            difference = float(np.abs(one.call(images) - expected).max()) / scale
-        except EngineError as error:
-            failed.append(f"{network.spec.name}: {one.program.path}: {error}")
-            del loaded[key]
-            continue
-        if difference <= _TOLERANCES[precision]:
-            differences[key] = difference
-            continue
-        if one.program.path in OURS:
-            raise VerificationError(
-                f"{network.spec.name}: {key} gives logits that differ by {difference:.1e}; it is not the same network, "
-                "and its time would mean nothing"
-            )
-        peer, engine = one.program.path, one.program.engine
-        absent.append(
-            f"{peer}'s {network.spec.name} is another network (on {engine}, logits differ by {difference:.1e})"
-        )
-        del loaded[key]
-    return differences
-
-
-def _rows(
-    model: str,
-    batch: int,
-    loaded: Mapping[str, _Loaded],
-    timings: Mapping[str, Timing],
-    differences: Mapping[str, float],
-    peaks: Mapping[str, float],
-    lowest: float,
-) -> list[Row]:
-    by_program = {(one.program.engine, one.program.path): timings[key].median / batch for key, one in loaded.items()}
-    rows = []
-    for key, one in loaded.items():
-        engine, path = one.program.engine, one.program.path
-        low, high = timings[key].quartiles
-        median = by_program[engine, path]
-        speedups = {
-            peer: by_program[engine, peer] / median
-            for peer in ("timm", "torchvision")
-            if (engine, peer) in by_program and peer != path
-        }
-        rows.append(
-            Row(
-                model=model,
-                batch=batch,
-                engine=engine,
-                path=path,
-                milliseconds=median,
-                quartiles=(low / batch, high / batch),
-                speedups=speedups,
-                difference=differences[key],
-                ceiling_share=lowest / median,
-                megabytes=peaks.get(key),
-            )
-        )
-    return rows

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from effnets.deploy.silence import silence
+from effnets.deploy.torch_engines import engine_errors
 from effnets.errors import ArgumentError, EngineError, WeightsError
 from effnets.nn.classifier import Classifier
 from effnets.weights.dialects import get_dialect
@@ -49,10 +50,14 @@ def load_peer(peer: str, network: Classifier) -> nn.Module | None:
 
 
 def export_peer(peer: str, module: nn.Module, size: tuple[int, int]) -> bytes:
-    """An ONNX model for any number of images, by timm's own function, or torch's exporter as torchvision advises."""
+    """An ONNX model for any number of images, by timm's own function, or torch's exporter as torchvision advises.
+
+    Raises:
+        EngineError: the peer's network cannot be exported so.
+    """
     example = torch.zeros(2, 3, *size)
     inputs, outputs = ["images"], ["logits"]
-    with silence(), tempfile.TemporaryDirectory() as folder:
+    with silence(), tempfile.TemporaryDirectory() as folder, engine_errors(f"{peer}'s export"):
         path = Path(folder) / "model.onnx"
         if peer == "timm":
             from timm.utils.onnx import onnx_export

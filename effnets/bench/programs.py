@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from effnets.nn.classifier import Classifier
 
-__all__ = ["BENCH_ENGINES", "OURS", "Program", "check_engines", "make_programs", "shake"]
+__all__ = ["BENCH_ENGINES", "OURS", "Program", "Unmeasured", "check_engines", "make_programs", "shake"]
 
 BENCH_ENGINES = ("torch", "torch-compile", "onnxruntime", "openvino")
 
@@ -49,6 +49,18 @@ class Program:
         if isinstance(self.model, bytes):
             return load_onnx(self.model, self.description, self.engine, threads=self.threads, precision=self.precision)
         return _load_module(self.model, self.engine, self.precision, self.threads)
+
+
+@dataclass(slots=True)
+class Unmeasured:
+    """Why something that was asked for is not in a report.
+
+    Attributes:
+        absent: a peer has no such network. failed: a program could not be made, loaded or executed.
+    """
+
+    absent: list[str] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
 
 
 def check_engines(engines: Sequence[str], precision: Precision) -> None:
@@ -91,8 +103,12 @@ def make_programs(
     precision: Precision,
     threads: int,
     size: tuple[int, int],
+    unmeasured: Unmeasured,
 ) -> list[Program]:
-    """Every program of a network for `engines`: each peer's, where it has the network, and our own two."""
+    """Every program of a network for `engines`: each peer's, where it has the network, and our own two.
+
+    A peer that has not, or that cannot export it, is noted in `unmeasured`.
+    """
     from effnets.bench.peers import export_peer, load_peer
     from effnets.deploy.in_memory import export_bytes
     from effnets.deploy.metadata import describe
@@ -101,6 +117,7 @@ def make_programs(
 
     loaded = {peer: load_peer(peer, network) for peer in against}
     peers = {peer: module for peer, module in loaded.items() if module is not None}
+    unmeasured.absent += [f"{peer} has no {network.spec.name}" for peer in against if peer not in peers]
     description = describe(network, size=size, input_kind="normalised", rewrites=None)
     programs: list[Program] = []
 
@@ -112,7 +129,12 @@ def make_programs(
         )
 
     if onnx_engines := [engine for engine in engines if engine in ("onnxruntime", "openvino")]:
-        graphs = {peer: export_peer(peer, module, size) for peer, module in peers.items()}
+        graphs: dict[str, bytes] = {}
+        for peer, module in peers.items():
+            try:
+                graphs[peer] = export_peer(peer, module, size)
+            except EngineError as error:
+                unmeasured.failed.append(f"{network.spec.name}: {error}")
         graphs[PLAIN] = export_bytes(network, None, size)[0]
         for engine in onnx_engines:
             for path, graph in graphs.items():

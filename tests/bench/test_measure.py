@@ -11,7 +11,7 @@ import torch
 from click.testing import CliRunner
 
 import effnets
-from effnets.bench import measure, peers
+from effnets.bench import contest, measure, peers
 from effnets.bench.ceiling import measure_ceiling
 from effnets.bench.chart import draw_bars
 from effnets.bench.programs import Program
@@ -121,6 +121,22 @@ def test_a_peers_network_of_the_same_name_may_have_other_blocks(tmp_path):
     assert found.missing == found.absent == (f"timm has no {SMALL}",)
 
 
+def test_a_peer_that_cannot_be_exported_costs_only_its_own_graphs(monkeypatch):
+    timm = pytest.importorskip("timm.utils.onnx")
+
+    def fail(*_arguments, **_options):
+        raise RuntimeError("no kernel for aten::this\n  a traceback")
+
+    monkeypatch.setattr(timm, "onnx_export", fail)
+    found = quick(SMALL, engines=("torch", "onnxruntime"))
+    assert {(row.engine, row.path) for row in found.rows} == {
+        ("torch", "timm"),
+        *((engine, path) for engine in ("torch", "onnxruntime") for path in ("effnets", "effnets rewritten")),
+    }
+    reason = f"{SMALL}: timm's export failed: no kernel for aten::this"
+    assert (found.missing, found.absent) == ((reason,), ())
+
+
 @pytest.fixture
 def no_compiler(monkeypatch):
     def fail(*_arguments):
@@ -143,7 +159,7 @@ def test_a_memory_probe_that_fails_costs_only_itself(tiny, monkeypatch):
     def fail(program, _shape):
         raise EngineError(f"{program.path} on {program.engine}: killed")
 
-    monkeypatch.setattr(measure, "peak_memory", fail)
+    monkeypatch.setattr(contest, "peak_memory", fail)
     found = quick(tiny, engines=("torch",), against=(), memory=True)
     assert {row.megabytes for row in found.rows} == {None}
     assert found.missing[0] == "tiny: no peak memory of effnets on torch: killed"
