@@ -51,7 +51,7 @@ def arrange(files: Sequence[str], folders: Iterable[str], origin: str) -> Layout
     """Sort files into splits and classes.
 
     A folder around everything is looked through. Folders named train, val (valid, validation) and test divide the
-    data, unless they hold pictures themselves: then they are classes (one of trains, say).
+    data, unless they hold pictures themselves, beside other folders: then they are classes (one of trains, say).
 
     Args:
         files: paths with slashes, relative to the data set; hidden ones are passed over silently.
@@ -76,6 +76,8 @@ def arrange(files: Sequence[str], folders: Iterable[str], origin: str) -> Layout
         notes.append(f"passed over {named('file', others, 3)} with no picture's ending")
     if stray:
         notes.append(f"passed over {named('picture', [files[i] for i in stray], 3)} outside of every class folder")
+    if len(stray) == len(pictures):
+        raise DataError(f"{origin}: {named('picture', [files[i] for i in stray], 3)} in no class folder; {_WANTED}")
     class_names = class_names_of(splits, origin)
     return Layout(
         class_names=class_names,
@@ -125,6 +127,8 @@ def _splits(
     heads = {path[0] for path in pictures.values() if len(path) > 1} | {path[0] for path in folders}
     holding = {path[0] for path in pictures.values() if len(path) == 2}
     words = {head for head in heads if head in SPLIT_NAMES}
+    if words and heads == words and words <= holding:
+        raise DataError(f"{origin}: {_listed(words)} with pictures, but no folders named like classes; {_WANTED}")
     if not words or words <= holding:
         classes, stray = _classes(pictures, folders)
         return {UNDIVIDED: classes}, stray

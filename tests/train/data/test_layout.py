@@ -41,12 +41,24 @@ def test_folders_around_everything_are_looked_through():
 
 def test_train_is_a_class_where_it_holds_pictures():
     assert classes_of(["train/a.jpg", "bus/b.jpg"])["all"].keys() == {"train", "bus"}
-    assert classes_of(["train/a.jpg", "test/b.jpg"])["all"].keys() == {"train", "test"}
 
 
 def test_splits_beside_classes_are_ambiguous():
     with pytest.raises(DataError, match=r"data: holds train/ and also 1 folder \(bus\); put every class inside"):
         arrange(["train/cat/a.jpg", "bus/b.jpg"], (), "data")
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        (["a.jpg", "b.jpg"], r"data: 2 pictures \(a.jpg, b.jpg\) in no class folder; wanted are folders named like"),
+        (["train/a.jpg"], "data: train/ with pictures, but no folders named like classes; wanted are folders named"),
+        (["train/a.jpg", "test/b.jpg"], "data: test/, train/ with pictures, but no folders named like classes"),
+    ],
+)
+def test_pictures_without_class_folders(files, message):
+    with pytest.raises(DataError, match=message):
+        arrange(files, (), "data")
 
 
 def test_two_words_for_one_split():
