@@ -6,6 +6,7 @@ import json
 import shlex
 import sys
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,8 @@ from effnets.cli.progress import progress_bar
 from effnets.cli.text import printable
 
 if TYPE_CHECKING:
+    from effnets.nn.classifier import Classifier
+    from effnets.runtime.engine import Engine
     from effnets.train.evaluation import Comparison, Evaluation
 
 __all__ = ["command"]
@@ -90,6 +93,7 @@ def command(
     from effnets.train.evaluation import compare, evaluate
 
     subjects = subjects_of(model, weights, engines)
+    first: Classifier | Engine | None = None
     evaluations: list[Evaluation] = []
     for subject in subjects:
         with ExitStack() as stack, progress_bar() as progress:
@@ -112,17 +116,19 @@ def command(
                 progress=None if progress is None else partial(progress, subject.name),
             )
             if found.split == UNDIVIDED and (learned := subject.learned_from(data)):
-                click.echo(printable(learned), err=True)
+                found = replace(found, notes=(*found.notes, learned))
             evaluations.append(found)
-            if report is not None and len(evaluations) == 1:
-                _write_report(report, found, loaded, subject.name)
+            if len(evaluations) == 1:
+                first = loaded
     comparisons = [compare(evaluations[0], other) for other in evaluations[1:]]
     names = [subject.name for subject in subjects]
     if json_file != "-":
         _print(names, evaluations, comparisons, per_class)
-    _tell(evaluations[0])
+    _tell(evaluations)
     if json_file is not None:
         _write_json(json_file, _as_json(names, evaluations, comparisons, per_image))
+    if report is not None:
+        _write_report(report, evaluations[0], first, names[0])
 
 
 def _write_json(file: str, values: dict[str, Any]) -> None:
@@ -138,7 +144,7 @@ def _write_json(file: str, values: dict[str, Any]) -> None:
         raise click.ClickException(f"{file}: cannot be written ({error.strerror or error}); name another") from error
 
 
-def _write_report(folder: str, evaluation: Evaluation, loaded: Any, name: str) -> None:
+def _write_report(folder: str, evaluation: Evaluation, loaded: Classifier | Engine | None, name: str) -> None:
     from effnets.runtime.engine import Engine
     from effnets.train.report import RunSummary, write_report
 
@@ -184,10 +190,11 @@ def _print(names: list[str], evaluations: list[Evaluation], comparisons: list[Co
         print_table(comparison_table(names, evaluations, comparisons))
 
 
-def _tell(evaluation: Evaluation) -> None:
-    """What else there is to know, on the error stream."""
-    for note in evaluation.notes:
+def _tell(evaluations: list[Evaluation]) -> None:
+    """What else there is to know, on the error stream. The pictures are the same for all."""
+    for note in dict.fromkeys(note for evaluation in evaluations for note in evaluation.notes):
         click.echo(printable(note), err=True)
+    evaluation = evaluations[0]
     if evaluation.calibration.temperature is not None and evaluation.calibration.fitted_here:
         click.echo(
             "the temperature was fitted on the pictures that it is judged by; give another by --temperature", err=True

@@ -66,7 +66,7 @@ class Subject:
 
         try:
             metrics = json.loads((Path(str(self.weights)) / METRICS).read_text(encoding="utf-8"))
-            trained_on, pictures = metrics["data"], metrics["images"]["train"]
+            trained_on, pictures = metrics.get("data_path") or metrics["data"], metrics["images"]["train"]
         except (OSError, ValueError, KeyError, TypeError):  # no run of ours
             return None
         if not Path(trained_on).exists() or Path(trained_on).resolve() != Path(data).resolve():

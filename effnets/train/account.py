@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -96,6 +97,7 @@ class Account:
             "calibration": self.calibration,
             "model": self.recipe.model,
             "data": self.data,
+            "data_path": _path_of(self.data),
             "data_revision": self.revision,
             "classes": list(self.class_names),
             "images": self.images,
@@ -113,6 +115,12 @@ class Account:
             "machine": str(machine),
             "recipe": asdict(self.recipe),
         }
+
+
+def _path_of(data: str) -> str | None:
+    """Where data on this machine lie, from wherever it is asked; None of others."""
+    path = Path(data)
+    return str(path.resolve()) if path.exists() else None
 
 
 class FolderKeeper:

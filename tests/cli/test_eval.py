@@ -6,6 +6,7 @@ import json
 import shutil
 
 import pytest
+import torch
 from click.testing import CliRunner
 from evaluation_cases import coloured_folder, noise_source, tell_apart
 from support import shake
@@ -67,6 +68,20 @@ def test_several_are_compared(place, tmp_path):
     assert values["machine"]["cores"] > 0
 
 
+def test_a_model_without_class_names_is_compared_by_the_classes_of_the_data(place, tmp_path):
+    network = effnets.create_model(place / "model", pretrained=True)
+    torch.save(dict(network.state_dict()), tmp_path / "plain.pth")
+    weights = ["--weights", place / "model.onnx", "--weights", tmp_path / "plain.pth", "--model", "mobilenetv1_025"]
+    result = run(place / "data", *weights, "--json", "-")
+    assert result.exit_code == 0, result.output
+    first, second = json.loads(result.stdout)["evaluations"]
+    assert second["compared_with_first"]["changed"] == 0
+    note = "the model does not name its 3 outputs"
+    assert note not in " ".join(first["notes"])
+    assert note in " ".join(second["notes"])
+    assert note in result.stderr
+
+
 def test_pictures_that_the_run_learned_from_are_no_measure(place, tmp_path):
     shutil.copytree(place / "data" / "val", tmp_path / "photos")
     shutil.copytree(place / "model", tmp_path / "run")
@@ -74,7 +89,13 @@ def test_pictures_that_the_run_learned_from_are_no_measure(place, tmp_path):
     (tmp_path / "run" / "metrics.json").write_text(json.dumps(metrics))
     warning = f"{tmp_path / 'run'} was trained on 21 of these pictures, so this says little about others"
     assert warning in run(tmp_path / "photos", "--weights", tmp_path / "run").stderr
+    printed = run(tmp_path / "photos", "--weights", tmp_path / "run", "--json", "-").stdout
+    assert warning in " ".join(json.loads(printed)["evaluations"][0]["notes"])
     assert "was trained on" not in run(tmp_path / "photos", "--weights", place / "model").stderr
+    # A path that was typed in another folder.
+    metrics |= {"data": "photos", "data_path": str(tmp_path / "photos")}
+    (tmp_path / "run" / "metrics.json").write_text(json.dumps(metrics))
+    assert warning in run(tmp_path / "photos", "--weights", tmp_path / "run").stderr
     (tmp_path / "photos").rename(tmp_path / "others")
     assert "was trained on" not in run(tmp_path / "others", "--weights", tmp_path / "run").stderr
 
@@ -114,6 +135,17 @@ def test_a_page(place, tmp_path):
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert "What it looks at" in page
     assert f"report: {tmp_path / 'out' / 'report.html'}" in result.stderr
+
+
+def test_a_page_that_cannot_be_written_costs_no_result(place, tmp_path):
+    (tmp_path / "file").write_text("")
+    result = run(
+        place / "data", "--weights", place / "model.onnx", "--json", tmp_path / "a.json", "--report", tmp_path / "file"
+    )
+    assert result.exit_code == 1
+    assert "24 val pictures of 3 classes" in result.stdout
+    assert json.loads((tmp_path / "a.json").read_text())["evaluations"][0]["images"] == 24
+    assert f"{tmp_path / 'file'}" in result.stderr
 
 
 @pytest.mark.parametrize(

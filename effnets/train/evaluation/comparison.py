@@ -51,8 +51,7 @@ def compare(first: Evaluation, second: Evaluation) -> Comparison:
     """
     same = (
         np.array_equal(first.indices, second.indices)
-        and [first.class_names[label] for label in first.classes]
-        == [second.class_names[label] for label in second.classes]
+        and first.source.class_names == second.source.class_names
         and np.array_equal(_in_data_order(first, first.labels), _in_data_order(second, second.labels))
     )
     if not same:
