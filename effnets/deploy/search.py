@@ -20,7 +20,7 @@ from effnets.deploy.in_memory import export_bytes
 from effnets.deploy.rewrites import Rewrites
 from effnets.deploy.torch_engines import TorchEngine
 from effnets.deploy.tune_report import Measured, TuneReport
-from effnets.errors import EffnetsError
+from effnets.errors import EffnetsError, VerificationError
 from effnets.nn.classifier import Classifier
 from effnets.runtime.description import Description
 from effnets.runtime.engine import Engine, load_onnx
@@ -76,10 +76,12 @@ class Search:
 
         Raises:
             EngineError, ExportError: the default itself fails.
+            VerificationError: no candidate is within tolerance.
         """
         load, threads = os.getloadavg()[0], torch.get_num_threads()
         try:
             engines = self._prepare(chosen_from)
+            self._require_one_within()
             choice = self._halve(engines)
         finally:
             torch.set_num_threads(threads)
@@ -151,8 +153,23 @@ class Search:
             if not last:
                 kept = ranked[: max(2, (len(ranked) + 1) // 2)]
                 running = sorted({0, *kept})
-        best = ranked[0]
+        best = next(index for index in ranked if self._within(index))
+        if not self._within(0):
+            return best
         return best if timings[0].median / timings[best].median >= 1 + MARGIN else 0
+
+    def _within(self, index: int) -> bool:
+        difference = self.results[index].difference
+        return difference is not None and difference <= self.tolerance
+
+    def _require_one_within(self) -> None:
+        compared = [one for one in self.results if one.difference is not None]
+        nearest = min(compared, key=lambda one: one.difference or 0.0)
+        if nearest.difference is not None and nearest.difference > self.tolerance:
+            raise VerificationError(
+                f"{self.network.spec.name}: no program stays within {self.tolerance:g} of the logits in float64; the "
+                f"nearest, {nearest.candidate.name}, differs by {nearest.difference:.1e}; raise tolerance"
+            )
 
     def _time(self, engines: Mapping[int, Engine], rounds: int, turns_left: int) -> dict[int, Timing]:
         subjects = {str(index): _bind(engine, self.images) for index, engine in engines.items()}

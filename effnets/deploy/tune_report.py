@@ -59,7 +59,8 @@ class TuneReport:
     Attributes:
         conditions: what the measurement holds for: model and hash of its values, machine, versions, batch, image size,
             threads, tolerance, margin. It is used again only where all are the same.
-        choice: index of the fastest candidate within tolerance that beat the default by the margin, else 0.
+        choice: index of the fastest candidate within tolerance that beat the default by the margin, else 0; of the
+            fastest within tolerance where the default is not.
         load: running processes at the beginning and at the end, on average over a minute.
         seconds: that tuning took.
         reused: read from a file rather than measured.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import count
 
 import pytest
 from tiny_network import tiny
@@ -14,7 +15,7 @@ from effnets.deploy.rewrites import PRESETS
 from effnets.deploy.search import MARGIN
 from effnets.deploy.tune import tune
 from effnets.deploy.tune_report import TuneReport, read_report, report_path
-from effnets.errors import ArgumentError, ExportError
+from effnets.errors import ArgumentError, ExportError, VerificationError
 
 
 @pytest.fixture
@@ -73,11 +74,36 @@ def test_a_gain_within_the_margin_is_none(network, prices):
     assert "nothing beat the default" in str(found)
 
 
-def test_what_computes_something_else_is_not_timed(network, prices):
+@pytest.fixture
+def differences(monkeypatch):
+    """Each candidate's difference, by its index; others' is 0."""
+    told: dict[int, float] = {}
+    calls = count()
+    monkeypatch.setattr(search.Search, "_difference", lambda _search, _logits: told.get(next(calls), 0.0))
+    return told
+
+
+def test_what_computes_something_else_is_not_timed(network, prices, differences):
     prices[1] = 1.0
-    found = quick(network, tolerance=1e-30)
+    differences[1] = 0.5
+    found = quick(network, tolerance=0.1)
     assert found.choice == 0
-    assert all(one.milliseconds is None and "differs by" in one.note for one in found.candidates[1:])
+    assert (found.candidates[1].milliseconds, found.candidates[1].note) == (None, "differs by 5.0e-01")
+    assert all(one.milliseconds for one in found.candidates[2:])
+
+
+def test_a_default_outside_of_the_tolerance_is_not_chosen(network, prices, differences):
+    prices.update({0: 1.0, 2: 9.9})
+    differences[0] = 0.5
+    found = quick(network, tolerance=0.1)
+    assert found.choice == 2
+    assert found.candidates[0].note == "differs by 5.0e-01"
+
+
+def test_a_tolerance_that_nothing_meets_is_told(network):
+    message = r"no program stays within 1e-30 of the logits in float64; the nearest, .*, differs by .*; raise tolerance"
+    with pytest.raises(VerificationError, match=message):
+        quick(network, tolerance=1e-30)
 
 
 def test_without_time_the_default_and_one_other_run(network, prices):
