@@ -76,16 +76,16 @@ def recipe_name(number: int) -> str:
 
 
 def command(number: int, recipe: dict[str, Any]) -> str:
-    """What makes the run again: with what the recipe that comes along says otherwise."""
+    """What makes the run again: with what the recipe that comes along says otherwise, of settings that there are."""
     shipped = dict(flat(asdict(read_recipe(find_recipe(recipe_name(number))))))
-    changes = [f" --set {key}={value}" for key, value in flat(recipe) if value != shipped.get(key)]
+    changes = [f" --set {key}={value}" for key, value in flat(recipe) if key in shipped and value != shipped[key]]
     return f"$ effnets train {recipe_name(number)} {DATA} --output run{number}{''.join(changes)}"
 
 
 def log(number: int, run: dict[str, Any]) -> Iterator[str]:
     """The settings of a run and its epochs: what validation said of the weights and of their moving average."""
     defaults = dict(flat(asdict(Recipe(model=run["recipe"]["model"]))))
-    settings = (f"`{key}: {value}`" for key, value in flat(run["recipe"]) if value != defaults.get(key))
+    settings = (f"`{key}: {value}`" for key, value in flat(run["recipe"]) if value != defaults.get(key, value))
     name = recipe_name(number)
     yield f"\n### run{number}\n"
     yield f"Settings of [{name}](configs/recipes/{name}.yaml) as they were, beside the defaults:"
