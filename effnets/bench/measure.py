@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 
@@ -14,6 +16,7 @@ from effnets.bench.machine import describe_machine
 from effnets.bench.peers import check_peers
 from effnets.bench.programs import Unmeasured, check_engines, make_programs, shake
 from effnets.bench.report import BenchReport, Row
+from effnets.config import is_tagged
 from effnets.errors import ArgumentError, EffnetsError, EngineError
 from effnets.nn.classifier import Classifier
 from effnets.runtime.engine import Precision
@@ -24,6 +27,16 @@ from effnets.zoo import create_model
 __all__ = ["bench"]
 
 Progress = Callable[[str, float], object]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Asked:
+    """A model, by the name that was asked for, and what its rows are called."""
+
+    name: str
+    label: str
+    spec: ModelSpec
+    size: tuple[int, int]
 
 
 def bench(
@@ -47,10 +60,10 @@ def bench(
     costs only itself.
 
     Args:
-        models: names of the zoo or YAML files.
+        models: names of the zoo, with or without a tag, or YAML files; each is measured once.
         against: peers, of ``timm`` and ``torchvision``; a network that a peer has not is measured without it.
         engines: of ``torch``, ``torch-compile``, ``onnxruntime``, ``openvino``.
-        batches: images at a time. threads: None takes all cores. precision: ``float32`` or ``bfloat16``.
+        batches: images at a time, each once. threads: None takes all cores. precision: ``float32`` or ``bfloat16``.
         rounds: samples of each program. image_size: side in pixels, None for each network's own.
         memory: also start a process for each program and take its peak, at the largest batch.
         processor_time: see `effnets.bench.timing.interleave`.
@@ -65,9 +78,8 @@ def bench(
     check_engines(engines, precision)
     if not models or not engines or not batches:
         raise ArgumentError("nothing to measure; name at least one model, one engine and one batch size")
-    for batch in batches:
-        check_integer("batch", batch, 1, "a batch has at least 1 image")
-    specs = {name: _check_model(name) for name in models}
+    batches = list(dict.fromkeys(check_integer("batch", batch, 1, "a batch has at least 1 image") for batch in batches))
+    asked = _look_up(models, image_size)
     machine = describe_machine()
     threads = check_integer("threads", machine.cores if threads is None else threads, 1, "it must be at least 1")
     check_integer("rounds", rounds, 1, "it must be at least 1")
@@ -76,38 +88,37 @@ def bench(
     torch.set_num_threads(threads)
     rows: list[Row] = []
     unmeasured = Unmeasured()
-    sizes: dict[str, tuple[int, int]] = {}
     try:
         ceiling = measure_ceiling(precision=precision)
-        for index, (name, spec) in enumerate(specs.items()):
+        for index, model in enumerate(asked):
             if "torch-compile" in engines:
                 # What was compiled for one network is of no use to the next, and torch limits how much there is.
                 torch.compiler.reset()
-            label = spec.name
-            size = sizes[label] = check_size(image_size or spec.input_size, "image_size")
-            tell(f"{label}: exporting", index / len(specs))
+            tell(f"{model.label}: exporting", index / len(asked))
             try:
-                network = _network(name)
+                network = _network(model.name)
                 programs = make_programs(
                     network,
+                    label=model.label,
                     against=against,
                     engines=engines,
                     precision=precision,
                     threads=threads,
-                    size=size,
+                    size=model.size,
                     unmeasured=unmeasured,
                 )
             except EffnetsError as error:
                 # The others took minutes perhaps, and are worth as much without this one.
-                unmeasured.failed.append(f"{label}: {str(error).removeprefix(f'{spec.name}: ')}")
+                unmeasured.failed.append(f"{model.label}: {str(error).removeprefix(f'{model.spec.name}: ')}")
                 continue
-            contest = Contest(network, size, programs, unmeasured)
+            contest = Contest(network, model.label, model.size, programs, unmeasured)
             if memory:
                 contest.measure_memory(max(batches))
             for turn, batch in enumerate(batches):
+                what = f"{model.label}, {batch}"
 
-                def share(done: float, start: int = index, turn: int = turn, what: str = f"{label}, {batch}") -> None:
-                    tell(what, (start + (turn + done) / len(batches)) / len(specs))
+                def share(done: float, start: int = index, turn: int = turn, what: str = what) -> None:
+                    tell(what, (start + (turn + done) / len(batches)) / len(asked))
 
                 rows += contest.hold(batch, ceiling, rounds=rounds, processor_time=processor_time, progress=share)
     finally:
@@ -122,7 +133,7 @@ def bench(
         precision=precision,
         rounds=rounds,
         clock="processor time" if processor_time else "time",
-        image_size=sizes,
+        image_size={model.label: model.size for model in asked},
         load=(load, os.getloadavg()[0]),
         rows=tuple(rows),
         missing=missing,
@@ -130,12 +141,25 @@ def bench(
     )
 
 
-def _check_model(name: str) -> ModelSpec:
-    """What can be told of a model without work, also of one that is saved in a folder or on the Hub."""
-    spec = resolve(name, pretrained=False, weights=None, num_classes=None).spec
-    if not spec.num_classes:
-        raise ArgumentError(f"{name} gives no logits; benchmarks compare logits")
-    return spec
+def _look_up(models: Sequence[str], image_size: int | None) -> list[_Asked]:
+    """What can be told of models without work, also of those that are saved in a folder or on the Hub."""
+    specs: dict[str, ModelSpec] = {}
+    for name in dict.fromkeys(models):
+        specs[name] = resolve(name, pretrained=False, weights=None, num_classes=None).spec
+        if not specs[name].num_classes:
+            raise ArgumentError(f"{name} gives no logits; benchmarks compare logits")
+    # A tag may bring an image size of its own, and a file may hold a network of another's name.
+    labels = {name: name if is_tagged(name) else spec.name for name, spec in specs.items()}
+    used = Counter(labels.values())
+    return [
+        _Asked(
+            name=name,
+            label=name if used[labels[name]] > 1 else labels[name],
+            spec=spec,
+            size=check_size(spec.input_size if image_size is None else image_size, "image_size"),
+        )
+        for name, spec in specs.items()
+    ]
 
 
 def _network(name: str) -> Classifier:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import xml.etree.ElementTree as ElementTree
+
 import pytest
 from small_benchmarks import quick, write_table
 
 from effnets.bench import measure
+from effnets.bench.chart import draw_bars
 from effnets.deploy import in_memory, rewrite
 from effnets.errors import ArgumentError, ConfigError, EngineError, ExportError, MissingFileError, UnknownModelError
 
@@ -65,3 +68,58 @@ def test_a_wrong_model_is_told_before_the_others_are_measured(tiny, tmp_path, mo
         text = str(tmp_path / "mine.yaml")
     with pytest.raises(error, match=message):
         quick(tiny, text, engines=("torch",), against=())
+
+
+def test_tags_of_a_model_are_networks_of_their_own():
+    pytest.importorskip("timm")
+    tags = [f"tf_mobilenetv1_025.keras_r{size}_in1k" for size in (128, 160)]
+    found = quick(*tags, engines=("torch",), image_size=None)
+    assert found.image_size == dict(zip(tags, [(128, 128), (160, 160)], strict=True))
+    assert [row.model for row in found.rows] == [tag for tag in tags for _ in range(2)]
+    assert found.missing == tuple(f"timm has no {tag}" for tag in tags)
+    header, _, *lines = found.markdown().splitlines()[5:11]
+    assert header.startswith("| model | input | batch | engine | program |")
+    assert [line.split(" | ")[:2] for line in lines] == [
+        [f"| {tag}", size] for tag, size in zip(tags, ["128×128", "160×160"], strict=True) for _ in range(2)
+    ]
+    assert "images of several sizes" in found.markdown()
+    texts = [element.text for element in ElementTree.fromstring(draw_bars(found)).iter()]
+    for tag, size in zip(tags, ["128×128", "160×160"], strict=True):
+        assert texts.count(f"{tag} at {size}, batch 1") == 1
+
+
+def test_each_tag_has_a_verdict_of_its_own():
+    pytest.importorskip("timm")
+    names = ["mixnet_s", "mixnet_s.ft_in1k"]
+    found = quick(*names, engines=("torch",))
+    assert [verdict.model for verdict in found.verdicts()] == names
+    assert {len([row for row in found.rows if row.model == name]) for name in names} == {3}
+
+
+def test_one_image_size_is_said_once(tiny, other):
+    found = quick(tiny, other, engines=("torch",), against=())
+    assert "input" not in found.columns()
+    assert "1 thread, float32, images of 32×32, medians of 1 interleaved rounds" in found.markdown()
+
+
+def test_what_is_named_twice_is_measured_once(tiny, other):
+    found = quick(other, tiny, other, engines=("torch",), against=(), batches=(2, 1, 2))
+    assert [(row.model, row.batch) for row in found.rows if row.path == "effnets"] == [
+        ("other", 2),
+        ("other", 1),
+        ("tiny", 2),
+        ("tiny", 1),
+    ]
+
+
+def test_networks_of_one_name_in_two_files_are_told_apart(tiny, tmp_path):
+    (tmp_path / "second").mkdir()
+    second = write_table(tmp_path / "second", "tiny", kernel=5)
+    found = quick(tiny, second, engines=("torch",), against=())
+    assert {row.model for row in found.rows} == {tiny, second} == set(found.image_size)
+
+
+def test_an_image_size_out_of_range_is_told_before_the_work(tiny, monkeypatch):
+    monkeypatch.setattr(measure, "measure_ceiling", None)
+    with pytest.raises(ArgumentError, match="image_size is 0; give a side"):
+        quick(tiny, image_size=0, engines=("torch",), against=())
