@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,7 +11,8 @@ import torch
 from effnets.arguments import check_integer, check_size
 from effnets.bench.ceiling import measure_ceiling
 from effnets.bench.contest import Contest
-from effnets.bench.machine import describe_machine
+from effnets.bench.machine import describe_machine, load_average, load_since
+from effnets.bench.memory import UNKNOWN_PEAK, tells_peak
 from effnets.bench.peers import check_peers
 from effnets.bench.programs import Unmeasured, check_engines, make_programs, shake
 from effnets.bench.report import BenchReport, Row
@@ -65,7 +65,8 @@ def bench(
         engines: of ``torch``, ``torch-compile``, ``onnxruntime``, ``openvino``.
         batches: images at a time, each once. threads: None takes all cores. precision: ``float32`` or ``bfloat16``.
         rounds: samples of each program. image_size: side in pixels, None for each network's own.
-        memory: also start a process for each program and take its peak, at the largest batch.
+        memory: also start a process for each program and take its peak, at the largest batch, where the system
+            tells it.
         processor_time: see `effnets.bench.timing.interleave`.
         progress: called with what is being done and the share that is done, 0 to 1.
 
@@ -84,10 +85,11 @@ def bench(
     threads = check_integer("threads", machine.cores if threads is None else threads, 1, "it must be at least 1")
     check_integer("rounds", rounds, 1, "it must be at least 1")
     tell = progress or (lambda _what, _share: None)
-    before, load = torch.get_num_threads(), os.getloadavg()[0]
+    before, load = torch.get_num_threads(), load_average()
     torch.set_num_threads(threads)
     rows: list[Row] = []
     unmeasured = Unmeasured()
+    untold = (UNKNOWN_PEAK,) if memory and not tells_peak() else ()
     try:
         ceiling = measure_ceiling(precision=precision)
         for index, model in enumerate(asked):
@@ -112,7 +114,7 @@ def bench(
                 unmeasured.failed.append(f"{model.label}: {str(error).removeprefix(f'{model.spec.name}: ')}")
                 continue
             contest = Contest(network, model.label, model.size, programs, unmeasured)
-            if memory:
+            if memory and not untold:
                 contest.measure_memory(max(batches))
             for turn, batch in enumerate(batches):
                 what = f"{model.label}, {batch}"
@@ -123,7 +125,7 @@ def bench(
                 rows += contest.hold(batch, ceiling, rounds=rounds, processor_time=processor_time, progress=share)
     finally:
         torch.set_num_threads(before)
-    missing = (*unmeasured.absent, *unmeasured.failed)
+    missing = (*unmeasured.absent, *unmeasured.failed, *untold)
     if not rows:
         raise EngineError(f"nothing could be measured: {'; '.join(missing)}")
     return BenchReport(
@@ -134,10 +136,11 @@ def bench(
         rounds=rounds,
         clock="processor time" if processor_time else "time",
         image_size={model.label: model.size for model in asked},
-        load=(load, os.getloadavg()[0]),
+        load=load_since(load),
         rows=tuple(rows),
         missing=missing,
         absent=tuple(unmeasured.absent),
+        untold=untold,
     )
 
 

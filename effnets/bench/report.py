@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from effnets.bench.machine import Machine
+from effnets.bench.machine import Load, Machine
 from effnets.bench.programs import OURS
 from effnets.bench.roofline import Ceiling
 
@@ -59,10 +59,10 @@ class BenchReport:
 
     Attributes:
         load: running processes at the beginning and at the end, on average over a minute: above the number of cores,
-            others disturbed the times.
+            others disturbed the times; None where the system does not tell.
         clock: ``time``, or ``processor time``. image_size: (height, width) in pixels, by `Row.model`.
         missing: what was asked for and not measured, with the reason. absent: those reasons of `missing` that are only
-            a peer's lack of the network.
+            a peer's lack of the network. untold: those that are only what this system does not tell.
     """
 
     machine: Machine
@@ -72,10 +72,11 @@ class BenchReport:
     rounds: int
     clock: str
     image_size: dict[str, tuple[int, int]]
-    load: tuple[float, float]
+    load: Load
     rows: tuple[Row, ...]
     missing: tuple[str, ...] = ()
     absent: tuple[str, ...] = ()
+    untold: tuple[str, ...] = ()
 
     def verdicts(self) -> list[Verdict]:
         """For each model and batch, where both sides have a program."""
@@ -131,13 +132,13 @@ class BenchReport:
         """What the rows hold for, in lines."""
         versions = ", ".join(f"{name} {version}" for name, version in self.machine.versions.items())
         threads = f"{self.threads} thread{'s' if self.threads > 1 else ''}"
+        load = "" if self.load is None else f"; load {self.load[0]:.1f} to {self.load[1]:.1f}"
         sizes = self.sizes()
         images = f"images of {sizes[0]}" if len(sizes) == 1 else "images of several sizes"
         return [
             str(self.machine),
             versions,
-            f"{threads}, {self.precision}, {images}, medians of {self.rounds} interleaved rounds in {self.clock}; "
-            f"load {self.load[0]:.1f} to {self.load[1]:.1f}",
+            f"{threads}, {self.precision}, {images}, medians of {self.rounds} interleaved rounds in {self.clock}{load}",
             f"ceiling: {self.ceiling.gflops:.0f} GFLOP/s (matrix product), {self.ceiling.bandwidth:.1f} GB/s (copy)",
         ]
 
