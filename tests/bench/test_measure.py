@@ -253,7 +253,9 @@ def test_a_chart_that_cannot_be_written_is_refused_before_the_work(tmp_path, mon
     [
         (("--batch", "1,x"), "is no list of numbers above 0"),
         (("--json", "--markdown"), "choose one"),
-        (("--svg", "/nowhere/x.svg"), "there is no folder /nowhere"),
+        (("--svg", "/nowhere/x.svg"), "Invalid value for '--svg': /nowhere is no folder; make it first"),
+        (("--svg", "x.png"), "Invalid value for '--svg': 'x.png' is no name of an SVG file; let it end in .svg"),
+        (("--svg", "svg"), "Invalid value for '--svg': 'svg' is no name of an SVG file; let it end in .svg"),
     ],
 )
 def test_wrong_options(options, message):
