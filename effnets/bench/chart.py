@@ -22,7 +22,7 @@ def draw_bars(report: BenchReport) -> str:
     parts: list[str] = []
     for model, batch in groups:
         rows = [row for row in report.rows if (row.model, row.batch) == (model, batch)]
-        parts.append(text(16, top + 14, f"{model}, batch {batch}", size=13, weight="bold"))
+        parts.append(text(16, top + 14, f"{model} at {report.size_of(model)}, batch {batch}", size=13, weight="bold"))
         top += 24
         longest = max(row.milliseconds for row in rows)
         for row in rows:

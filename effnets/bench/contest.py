@@ -43,16 +43,21 @@ class Contest:
     The others are still worth measuring.
 
     Args:
-        network: by whose logits in float64 all are judged.
+        network: by whose logits in float64 all are judged. label: what it is called in rows and notes.
         size: of its images, (height, width) in pixels.
         programs: that enter.
         unmeasured: where it is noted why one went out.
     """
 
     def __init__(
-        self, network: Classifier, size: tuple[int, int], programs: Iterable[Program], unmeasured: Unmeasured
+        self,
+        network: Classifier,
+        label: str,
+        size: tuple[int, int],
+        programs: Iterable[Program],
+        unmeasured: Unmeasured,
     ) -> None:
-        self.network, self.size, self.unmeasured = network, size, unmeasured
+        self.network, self.label, self.size, self.unmeasured = network, label, size, unmeasured
         self._peaks: dict[str, float] = {}
         self._entrants: dict[str, _Entrant] = {}
         for program in programs:
@@ -115,7 +120,7 @@ class Contest:
         return differences
 
     def _expel(self, entrant: _Entrant, difference: float) -> None:
-        name, peer, engine = self.network.spec.name, entrant.program.path, entrant.program.engine
+        name, peer, engine = self.label, entrant.program.path, entrant.program.engine
         if peer in OURS:
             raise VerificationError(
                 f"{name}: {entrant.key} gives logits that differ by {difference:.1e}; it is not the same network, and "
@@ -141,7 +146,7 @@ class Contest:
             median = medians[engine, path]
             rows.append(
                 Row(
-                    model=self.network.spec.name,
+                    model=self.label,
                     batch=batch,
                     engine=engine,
                     path=path,
@@ -160,7 +165,7 @@ class Contest:
         return rows
 
     def _note(self, reason: str) -> None:
-        self.unmeasured.failed.append(f"{self.network.spec.name}: {reason}")
+        self.unmeasured.failed.append(f"{self.label}: {reason}")
 
 
 def _bind(call: Callable[[NDArray[Any]], NDArray[Any]], images: NDArray[Any]) -> Callable[[], object]:

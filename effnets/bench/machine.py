@@ -10,7 +10,10 @@ from typing import Any
 
 from effnets.runtime.versions import version_of
 
-__all__ = ["Machine", "describe_machine"]
+__all__ = ["Load", "Machine", "describe_machine", "load_average", "load_since"]
+
+# Running processes at the beginning and at the end of a measurement; None where the system does not tell.
+Load = tuple[float, float] | None
 
 _PACKAGES = ("torch", "onnxruntime", "openvino", "onnx", "timm", "torchvision", "numpy")
 
@@ -53,6 +56,20 @@ def describe_machine() -> Machine:
         system=f"{platform.system()} {platform.machine()}",
         versions=_versions(),
     )
+
+
+def load_average() -> float | None:
+    """Running processes, on average over the last minute; None where the system does not tell, as Windows."""
+    try:
+        return os.getloadavg()[0]
+    except (AttributeError, OSError):
+        return None
+
+
+def load_since(begin: float | None) -> Load:
+    """What `load_average` said at the beginning, and what it says now."""
+    end = load_average()
+    return None if begin is None or end is None else (begin, end)
 
 
 def _cpu_facts() -> dict[str, str]:

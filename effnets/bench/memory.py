@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,17 @@ import numpy as np
 from effnets.bench.programs import Program
 from effnets.errors import EngineError
 
-__all__ = ["peak_memory"]
+__all__ = ["UNKNOWN_PEAK", "peak_memory", "tells_peak"]
+
+# Why there is none, in a report.
+UNKNOWN_PEAK = "peak memory, which this system does not tell of a process"
+
+_STATUS = Path("/proc/self/status")
+
+
+def tells_peak() -> bool:
+    """Whether this system tells the peak memory of a process in one of the ways that are known here."""
+    return _STATUS.exists() or find_spec("resource") is not None
 
 
 def peak_memory(program: Program, shape: tuple[int, ...]) -> float:
@@ -35,9 +46,8 @@ def peak_memory(program: Program, shape: tuple[int, ...]) -> float:
 
 def _peak() -> float:
     """Of this process. What getrusage says may include the process that started it."""
-    status = Path("/proc/self/status")
-    if status.exists():
-        lines = status.read_text(encoding="ascii", errors="replace").splitlines()
+    if _STATUS.exists():
+        lines = _STATUS.read_text(encoding="ascii", errors="replace").splitlines()
         return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) * 1024 / 1e6
     import resource
 

@@ -98,6 +98,7 @@ def shake(network: Classifier) -> None:
 def make_programs(
     network: Classifier,
     *,
+    label: str,
     against: Sequence[str],
     engines: Sequence[str],
     precision: Precision,
@@ -107,7 +108,7 @@ def make_programs(
 ) -> list[Program]:
     """Every program of a network for `engines`: each peer's, where it has the network, and our own two.
 
-    A peer that has not, or that cannot export it, is noted in `unmeasured`.
+    A peer that has not, or that cannot export it, is noted in `unmeasured`, with the network's `label`.
     """
     from effnets.bench.peers import export_peer, load_peer
     from effnets.deploy.in_memory import export_bytes
@@ -117,7 +118,7 @@ def make_programs(
 
     loaded = {peer: load_peer(peer, network) for peer in against}
     peers = {peer: module for peer, module in loaded.items() if module is not None}
-    unmeasured.absent += [f"{peer} has no {network.spec.name}" for peer in against if peer not in peers]
+    unmeasured.absent += [f"{peer} has no {label}" for peer in against if peer not in peers]
     description = describe(network, size=size, input_kind="normalised", rewrites=None)
     programs: list[Program] = []
 
@@ -134,7 +135,7 @@ def make_programs(
             try:
                 graphs[peer] = export_peer(peer, module, size)
             except EngineError as error:
-                unmeasured.failed.append(f"{network.spec.name}: {error}")
+                unmeasured.failed.append(f"{label}: {error}")
         graphs[PLAIN] = export_bytes(network, None, size)[0]
         for engine in onnx_engines:
             for path, graph in graphs.items():

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from effnets.bench.machine import Machine
+from effnets.bench.machine import Load, Machine
 from effnets.bench.programs import OURS
 from effnets.bench.roofline import Ceiling
 
@@ -18,6 +18,7 @@ class Row:
     """One program at one batch size.
 
     Attributes:
+        model: as it was asked for, with its tag; of a file the network's name.
         milliseconds, quartiles: for one image: median, and between what half of the rounds lie.
         speedups: how many times faster than each peer's program of the same engine.
         difference: largest difference of logits from our network's in float64, as a share of the largest (or of 1).
@@ -58,10 +59,10 @@ class BenchReport:
 
     Attributes:
         load: running processes at the beginning and at the end, on average over a minute: above the number of cores,
-            others disturbed the times.
-        clock: ``time``, or ``processor time``.
+            others disturbed the times; None where the system does not tell.
+        clock: ``time``, or ``processor time``. image_size: (height, width) in pixels, by `Row.model`.
         missing: what was asked for and not measured, with the reason. absent: those reasons of `missing` that are only
-            a peer's lack of the network.
+            a peer's lack of the network. untold: those that are only what this system does not tell.
     """
 
     machine: Machine
@@ -71,10 +72,11 @@ class BenchReport:
     rounds: int
     clock: str
     image_size: dict[str, tuple[int, int]]
-    load: tuple[float, float]
+    load: Load
     rows: tuple[Row, ...]
     missing: tuple[str, ...] = ()
     absent: tuple[str, ...] = ()
+    untold: tuple[str, ...] = ()
 
     def verdicts(self) -> list[Verdict]:
         """For each model and batch, where both sides have a program."""
@@ -102,11 +104,21 @@ class BenchReport:
         ]
         return values
 
+    def size_of(self, model: str) -> str:
+        """The size of a model's images as text, ``224×224``."""
+        height, width = self.image_size[model]
+        return f"{height}×{width}"
+
+    def sizes(self) -> list[str]:
+        """All sizes of images among the rows."""
+        return list(dict.fromkeys(self.size_of(row.model) for row in self.rows))
+
     def columns(self) -> list[str]:
-        """Headings of `cells`."""
+        """Headings of `cells`; sizes are a column where there are several, and else stand in the heading."""
         over = [f"over {peer}" for peer in self.peers()]
         memory = ["peak MB"] if any(row.megabytes for row in self.rows) else []
-        return ["model", "batch", "engine", "program", "ms/image", "quartiles", *over, "difference", "ceiling", *memory]
+        model = ["model", *(["input"] if len(self.sizes()) > 1 else [])]
+        return [*model, "batch", "engine", "program", "ms/image", "quartiles", *over, "difference", "ceiling", *memory]
 
     def cells(self) -> list[list[str]]:
         """The rows as text."""
@@ -120,11 +132,13 @@ class BenchReport:
         """What the rows hold for, in lines."""
         versions = ", ".join(f"{name} {version}" for name, version in self.machine.versions.items())
         threads = f"{self.threads} thread{'s' if self.threads > 1 else ''}"
+        load = "" if self.load is None else f"; load {self.load[0]:.1f} to {self.load[1]:.1f}"
+        sizes = self.sizes()
+        images = f"images of {sizes[0]}" if len(sizes) == 1 else "images of several sizes"
         return [
             str(self.machine),
             versions,
-            f"{threads}, {self.precision}, medians of {self.rounds} interleaved rounds in {self.clock}; "
-            f"load {self.load[0]:.1f} to {self.load[1]:.1f}",
+            f"{threads}, {self.precision}, {images}, medians of {self.rounds} interleaved rounds in {self.clock}{load}",
             f"ceiling: {self.ceiling.gflops:.0f} GFLOP/s (matrix product), {self.ceiling.bandwidth:.1f} GB/s (copy)",
         ]
 
@@ -148,7 +162,8 @@ class BenchReport:
     def _cells(self, row: Row) -> list[str]:
         low, high = row.quartiles
         over = [f"{row.speedups[peer]:.2f}" if peer in row.speedups else "" for peer in self.peers()]
-        cells = [row.model, str(row.batch), row.engine, row.path, f"{row.milliseconds:.2f}", f"{low:.2f}–{high:.2f}"]
+        cells = [row.model, *([self.size_of(row.model)] if "input" in self.columns() else []), str(row.batch)]
+        cells += [row.engine, row.path, f"{row.milliseconds:.2f}", f"{low:.2f}–{high:.2f}"]
         cells += [*over, f"{row.difference:.0e}", f"{100 * row.ceiling_share:.0f} %"]
         if "peak MB" in self.columns():
             cells.append(f"{row.megabytes:.0f}" if row.megabytes else "")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from effnets.cli.quantities import COUNT, LATENCY, PER_CENT, SECONDS
+from effnets.cli.svg_file import SvgFile
 from effnets.cli.text import printable, short
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ _SHOWN = 5
 @click.option("--models", "pattern", default="*", metavar="PATTERN", help="Only these, such as 'mixnet_*'.")
 @click.option("--remeasure", is_flag=True, help="Measure anew what was measured before.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
-@click.option("--svg", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Draw the plot there.")
+@click.option("--svg", type=SvgFile(), metavar="FILE", help="Draw the plot there, into ….svg.")
 def command(
     max_latency: float | None,
     max_params: float | None,
@@ -58,8 +59,6 @@ def command(
     Latency is measured on this machine, as far as the answer depends on it, and kept for the next time; accuracy is the
     published one. What breaks another limit is not measured. The exit status is 1 if nothing keeps all limits.
     """
-    if svg is not None and not svg.parent.is_dir():
-        raise click.BadParameter(f"{svg.parent} is no folder; make it first", param_hint="'--svg'")
     # Imported here: NumPy and the tables of weights, which --help needs not.
     from effnets.bench.candidates import Limits, list_candidates
     from effnets.bench.choose import nearest, recommend

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -14,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from effnets.bench.machine import load_average, load_since
 from effnets.bench.timing import Timing, interleave
 from effnets.deploy.candidates import Candidate
 from effnets.deploy.in_memory import export_bytes
@@ -78,7 +78,7 @@ class Search:
             EngineError, ExportError: the default itself fails.
             VerificationError: no candidate is within tolerance.
         """
-        load, threads = os.getloadavg()[0], torch.get_num_threads()
+        load, threads = load_average(), torch.get_num_threads()
         try:
             engines = self._prepare(chosen_from)
             self._require_one_within()
@@ -89,7 +89,7 @@ class Search:
             conditions=conditions,
             candidates=tuple(self.results),
             choice=choice,
-            load=(load, os.getloadavg()[0]),
+            load=load_since(load),
             seconds=self._elapsed(),
         )
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from effnets.bench.machine import Load
 from effnets.deploy.candidates import Candidate
 from effnets.errors import ConfigError, ExportError
 from effnets.whole_file import write_whole
@@ -61,7 +62,8 @@ class TuneReport:
             threads, tolerance, margin. It is used again only where all are the same.
         choice: index of the fastest candidate within tolerance that beat the default by the margin, else 0; of the
             fastest within tolerance where the default is not.
-        load: running processes at the beginning and at the end, on average over a minute.
+        load: running processes at the beginning and at the end, on average over a minute; None where the system does
+            not tell.
         seconds: that tuning took.
         reused: read from a file rather than measured.
     """
@@ -69,7 +71,7 @@ class TuneReport:
     conditions: Mapping[str, Any]
     candidates: tuple[Measured, ...]
     choice: int
-    load: tuple[float, float]
+    load: Load
     seconds: float
     reused: bool = False
 
@@ -94,7 +96,7 @@ class TuneReport:
             "choice": self.choice,
             "chosen": self.chosen.name,
             "candidates": [measured.to_dict() for measured in self.candidates],
-            "load": list(self.load),
+            "load": self.load and list(self.load),
             "seconds": self.seconds,
         }
 
@@ -120,14 +122,17 @@ def read_report(path: str | os.PathLike[str], conditions: Mapping[str, Any]) -> 
         if values["format"] != _FORMAT or values["conditions"] != json.loads(json.dumps(dict(conditions))):
             return None
         measured = tuple(Measured.from_dict(entry) for entry in values["candidates"])
-        choice, (first, last) = values["choice"], values["load"]
+        choice, load = values["choice"], values["load"]
         if not isinstance(choice, int) or not 0 <= choice < len(measured):
             return None
+        if load is not None:
+            first, last = load
+            load = first, last
         return TuneReport(
             conditions=conditions,
             candidates=measured,
             choice=choice,
-            load=(first, last),
+            load=load,
             seconds=values["seconds"],
             reused=True,
         )

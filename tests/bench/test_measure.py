@@ -9,6 +9,7 @@ import xml.etree.ElementTree as ElementTree
 import pytest
 import torch
 from click.testing import CliRunner
+from small_benchmarks import quick, write_table
 
 import effnets
 from effnets.bench import contest, measure, peers
@@ -21,11 +22,6 @@ from effnets.deploy import output
 from effnets.errors import ArgumentError, EngineError, VerificationError
 
 SMALL = "mobilenetv2_035"
-
-
-def quick(*models, **arguments):
-    quickly = {"image_size": 32, "rounds": 1, "batches": (1,), "threads": 1, "memory": False}
-    return measure.bench(models, **{**quickly, **arguments})
 
 
 @pytest.fixture(scope="module")
@@ -95,9 +91,7 @@ def test_another_network_is_not_timed(monkeypatch):
 
 @pytest.fixture
 def tiny(tmp_path):
-    table = tmp_path / "tiny.yaml"
-    table.write_text("tiny: {stem: 8, num_classes: 4, blocks: [dsa_r1_k3_s1_c8]}\n")
-    return str(table)
+    return write_table(tmp_path, "tiny")
 
 
 def test_our_own_program_that_computes_another_network_ends_it(tiny, monkeypatch):
@@ -259,7 +253,9 @@ def test_a_chart_that_cannot_be_written_is_refused_before_the_work(tmp_path, mon
     [
         (("--batch", "1,x"), "is no list of numbers above 0"),
         (("--json", "--markdown"), "choose one"),
-        (("--svg", "/nowhere/x.svg"), "there is no folder /nowhere"),
+        (("--svg", "/nowhere/x.svg"), "Invalid value for '--svg': /nowhere is no folder; make it first"),
+        (("--svg", "x.png"), "Invalid value for '--svg': 'x.png' is no name of an SVG file; let it end in .svg"),
+        (("--svg", "svg"), "Invalid value for '--svg': 'svg' is no name of an SVG file; let it end in .svg"),
     ],
 )
 def test_wrong_options(options, message):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from itertools import count
 
 import pytest
@@ -148,6 +149,14 @@ def test_a_report_of_another_machine_model_or_none_is_measured_anew(network, pri
         assert read_report(path, conditions) is None
     assert not quick(network, report=path).reused
     assert read_report(path, conditions)
+
+
+@pytest.mark.usefixtures("prices")
+def test_a_system_that_tells_no_load(network, tmp_path, monkeypatch):
+    monkeypatch.delattr(os, "getloadavg")
+    path = tmp_path / "x.tune.json"
+    first, second = (quick(network, report=path) for _ in range(2))
+    assert (first.load, second.load, second.reused) == (None, None, True)
 
 
 def test_a_report_that_cannot_be_written_is_told_before_measuring(network, tmp_path, monkeypatch):
