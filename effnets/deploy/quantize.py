@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -20,7 +19,8 @@ from effnets.bench.timing import interleave
 from effnets.deploy.calibration import Photos, Split, split_photos
 from effnets.deploy.gate import Agreement, Gate, compare
 from effnets.deploy.onnx import export_onnx
-from effnets.deploy.output import check_engine, check_engines, check_path, write_file
+from effnets.deploy.output import check_engine, check_engines, check_path
+from effnets.deploy.quantize_files import report_place, write_both
 from effnets.deploy.quantize_report import QuantizeReport
 from effnets.deploy.quantize_search import Search
 from effnets.deploy.rewrites import Rewrites
@@ -63,7 +63,7 @@ def quantize(
     Args:
         model: from `effnets.create_model`; or a float ``.onnx`` file that `effnets.export_onnx` wrote, which then has
             the size, rewrites and outputs it has.
-        path: of the file, ending in ``.onnx``.
+        path: of the file, ending in ``.onnx``; the report has the same name, ending in ``.json``.
         calibration: a folder of photographs, or paths of files. Some calibrate; the others judge, chosen by `seed`.
             Labels are the names of their folders, as `effnets.evaluate` understands them, if they are the model's
             classes.
@@ -80,9 +80,12 @@ def quantize(
         QuantizationError: the gate stays shut; nothing was written. It has the report, which blames layers.
         ArgumentError: too few photographs, or an argument has a value it cannot take.
         MissingFileError: no such folder or file.
-        VerificationError, ExportError, EngineError: as of `effnets.export_onnx`.
+        ExportError: a file cannot be written, or a JSON file that is no such report has its name; or as of
+            `effnets.export_onnx`.
+        VerificationError, EngineError: as of `effnets.export_onnx`.
     """
     target = check_path(path)
+    report_place(target)
     check_engine(engine)
     names = check_engines(engines)
     gate = gate or Gate()
@@ -244,6 +247,5 @@ def _finish(target: Path, built: onnx.ModelProto, description: Description, repo
     built.producer_name = "effnets"
     data = built.SerializeToString()
     report = replace(report, path=target, sha256=hashlib.sha256(data).hexdigest(), size=len(data))
-    write_file(target, data)
-    write_file(target.with_suffix(".json"), (json.dumps(report.to_dict(), indent=1) + "\n").encode())
+    write_both(target, data, report)
     return report

@@ -15,8 +15,9 @@ from support import SHARED, needs_shared
 
 import effnets
 from effnets.cli import main
-from effnets.deploy import quantize_search
+from effnets.deploy import quantize_files, quantize_search
 from effnets.deploy.gate import Gate
+from effnets.deploy.output import write_file
 from effnets.deploy.probes import probe_images
 from effnets.runtime.description import Description
 from effnets.spec import PreprocessSpec
@@ -130,6 +131,47 @@ def test_folders_of_no_class_are_named(exported, folder, tmp_path, names, judged
     assert all("\n" not in line for line in report.lines())
     assert [line for line in report.lines() if "no classes" in line] == ([told] if told else [])
     assert (report.agreement["onnxruntime"].labelled > 0) is judged
+
+
+def test_a_report_is_replaced_and_what_is_no_report_is_not(exported, folder, tmp_path, monkeypatch):
+    target, report = tmp_path / "model.onnx", tmp_path / "model.json"
+    quantize(exported, target, folder)
+    first = report.read_bytes()
+    quantize(exported, target, folder, seed=1)
+    assert report.read_bytes() != first
+    target.unlink()
+    monkeypatch.setattr(quantize_search.Search, "__init__", None)  # no work is done
+    for content in (b'{"threshold": 0.5}', b"[]", b"", b"\xff", b"[" * 100_000):
+        report.write_bytes(content)
+        with pytest.raises(effnets.ExportError, match=r"model\.json: is there already, and is no report.*model\.onnx"):
+            quantize(exported, target, folder)
+        assert [entry.name for entry in tmp_path.iterdir()] == ["model.json"]
+        assert report.read_bytes() == content
+    report.unlink()
+    report.mkdir()
+    with pytest.raises(effnets.ExportError, match=r"model\.json: cannot be written there"):
+        quantize(exported, target, folder)
+    command = ["export", "no-such-model", str(target), "--int8", "--calibration", str(folder)]
+    assert "model.json: cannot be written there" in " ".join(CliRunner().invoke(main, command).stderr.split())
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_a_model_that_cannot_be_written_leaves_no_report(exported, folder, tmp_path, monkeypatch, there):
+    target, report = tmp_path / "model.onnx", tmp_path / "model.json"
+    if there:
+        quantize(exported, target, folder)
+    before = {entry.name: entry.read_bytes() for entry in tmp_path.iterdir()}
+
+    def full(path, data):
+        if path == target:
+            assert json.loads(report.read_text())["calibration_images"] == 16
+            raise effnets.ExportError(f"{path}: cannot be written (No space left on device)")
+        write_file(path, data)
+
+    monkeypatch.setattr(quantize_files, "write_file", full)
+    with pytest.raises(effnets.ExportError, match="No space left"):
+        quantize(exported, target, folder, calibration_images=16)
+    assert {entry.name: entry.read_bytes() for entry in tmp_path.iterdir()} == before
 
 
 @pytest.mark.parametrize(
