@@ -32,6 +32,8 @@ from effnets.runtime.versions import version_of
 
 __all__ = ["quantize", "time_pair"]
 
+_DEFAULTS = {"image_size": None, "optimize": True, "topk": None}
+
 PhotoSource = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
 
@@ -67,7 +69,7 @@ def quantize(
         calibration: a folder of photographs, or paths of files. Some calibrate; the others judge, chosen by `seed`.
             Labels are the names of their folders, as `effnets.evaluate` understands them, if they are the model's
             classes.
-        image_size, optimize, topk: as of `effnets.export_onnx`.
+        image_size, optimize, topk: as of `effnets.export_onnx`; not for a float file.
         gate: what is demanded; None: the defaults of `Gate`.
         calibration_images, held_out_images: how many to use at most; no more than half of all calibrate.
         max_left: the share of layers that may be left in float.
@@ -118,7 +120,7 @@ def quantize(
         if not failures or any(found.clear < gate.min_clear for found in agreement.values()):
             break
     if report.failures:
-        raise QuantizationError(_refusal(report), report)
+        raise QuantizationError(report.refusal(), report)
     if timing_seconds:
         progress("timing")
         report = replace(
@@ -130,6 +132,11 @@ def quantize(
 def _float_export(model: nn.Module | str | os.PathLike[str], engine: str, **options: Any) -> tuple[bytes, Description]:
     if isinstance(model, str | os.PathLike):
         path = Path(model)
+        if given := [name for name, value in options.items() if value is not _DEFAULTS[name]]:
+            raise ArgumentError(
+                f"{path}: has the size, rewrites and outputs it was exported with; leave {', '.join(given)} out, or "
+                "export it anew with them"
+            )
         description = Description.from_properties(read_properties(path), str(path))
         description = replace(description, engine=engine or description.engine)
         data = path.read_bytes()
@@ -209,16 +216,6 @@ def _report(
         size=len(built.SerializeToString()),
         float_size=len(data),
     )
-
-
-def _refusal(report: QuantizeReport) -> str:
-    text = (
-        f"{report.model}: not written in int8, with {len(report.left)} of {report.layers} layers in float: "
-        f"{'; '.join(report.failures)}"
-    )
-    if not report.sensitivity:
-        return text
-    return f"{text}. Layers to blame, with the share of the error that goes if each is left in float: {report.blame()}"
 
 
 def time_pair(

@@ -78,6 +78,18 @@ class QuantizeReport:
         values = asdict(self) | {"size_ratio": self.size_ratio, "speed_ratios": self.speed_ratios}
         return values | {"path": self.path.name if self.path else None}
 
+    def refusal(self) -> str:
+        """Why nothing was written, and the layers to blame."""
+        text = (
+            f"{self.model}: not written in int8, with {len(self.left)} of {self.layers} layers in float: "
+            f"{'; '.join(self.failures)}"
+        )
+        if not self.sensitivity:
+            return text
+        return (
+            f"{text}. Layers to blame, with the share of the error that goes if each is left in float: {self.blame()}"
+        )
+
     def blame(self) -> str:
         """The layers that matter most, in a few words."""
         worst = list(self.sensitivity.items())[:_BLAMED]

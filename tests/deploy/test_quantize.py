@@ -19,6 +19,7 @@ from effnets.deploy import quantize_files, quantize_search
 from effnets.deploy.gate import Gate
 from effnets.deploy.output import write_file
 from effnets.deploy.probes import probe_images
+from effnets.deploy.rewrites import Rewrites
 from effnets.runtime.description import Description
 from effnets.spec import PreprocessSpec
 
@@ -201,6 +202,15 @@ def test_wrong_arguments(exported, folder, tmp_path):
         Gate(lead=3)
     with pytest.raises(effnets.ArgumentError, match="40 different photographs; give at least 100"):
         quantize(exported, tmp_path / "out.onnx", folder, gate=None)
+
+
+def test_a_file_is_as_it_was_exported(exported, folder, tmp_path):
+    told = r"small\.onnx: has the size, rewrites and outputs .*; leave image_size, optimize, topk out"
+    with pytest.raises(effnets.ArgumentError, match=told):
+        quantize(exported, tmp_path / "out.onnx", folder, image_size=64, topk=2, optimize=False)
+    with pytest.raises(effnets.ArgumentError, match="leave optimize out"):
+        quantize(exported, tmp_path / "out.onnx", folder, optimize=Rewrites())
+    assert list(tmp_path.iterdir()) == []
 
 
 REAL = (
