@@ -64,6 +64,7 @@ def test_from_float_to_int8(exported, folder, tmp_path):
     said = json.loads(target.with_suffix(".json").read_text())
     assert said["path"] == "small.int8.onnx"
     assert said["agreement"]["openvino"]["images"] == 20
+    assert said["agreement"]["openvino"]["accuracy_verdict"] == "accuracy not judged: no image has a known label"
     image = np.random.default_rng(0).normal(size=(2, 3, 16, 16)).astype(np.float32)
     before = effnets.load_engine(exported)
     for name in ("onnxruntime", "openvino"):
@@ -76,6 +77,7 @@ def test_from_float_to_int8(exported, folder, tmp_path):
     shown = CliRunner().invoke(main, ["predict", str(folder / "0.png"), "--weights", str(target)])
     assert shown.exit_code == 0, shown.output
     text = str(report)
+    assert text.count("; accuracy not judged: no image has a known label") == 2
     assert "times smaller" in text
     assert "times as fast" in text
     with pytest.raises(effnets.ArgumentError, match="is in int8 already"):
@@ -132,6 +134,8 @@ def test_folders_of_no_class_are_named(exported, folder, tmp_path, names, judged
     assert all("\n" not in line for line in report.lines())
     assert [line for line in report.lines() if "no classes" in line] == ([told] if told else [])
     assert (report.agreement["onnxruntime"].labelled > 0) is judged
+    assert all(("labelled (" in line) is judged for line in report.lines() if "held-out images" in line)
+    assert ("no loss above 100.0 points)" in str(report)) is judged
 
 
 def test_a_report_is_replaced_and_what_is_no_report_is_not(exported, folder, tmp_path, monkeypatch):
