@@ -24,8 +24,8 @@ class Gate:
     A loss of accuracy counts if it is above `max_loss` and the verdicts that changed speak for it: the exact one-sided
     test of McNemar (`effnets.train.measures.mcnemar`), at 5 %. Rounding flips verdicts in both directions where float
     wavers; of 132 images two lost are 1.5 points and no evidence. A least number of labelled images would be simpler,
-    and blind below it: five lost and none gained are no chance on however few. What less than five would be is left to
-    the demands on agreement, which need no labels.
+    and blind below it: five lost and none gained are beyond chance however few there are. Fewer than five
+    never prove a loss: of those the demands on agreement speak, which need no labels.
 
     Attributes:
         lead: by how much of probability the first class must lead the second for an image to be a clear one.

@@ -27,7 +27,6 @@ from effnets.deploy.rewrites import Rewrites
 from effnets.errors import ArgumentError, QuantizationError
 from effnets.runtime.description import Description
 from effnets.runtime.engine import load_onnx
-from effnets.runtime.onnx_file import read_properties
 from effnets.runtime.versions import version_of
 
 __all__ = ["quantize", "time_pair"]
@@ -137,7 +136,7 @@ def _float_export(model: nn.Module | str | os.PathLike[str], engine: str, **opti
                 f"{path}: has the size, rewrites and outputs it was exported with; leave {', '.join(given)} out, or "
                 "export it anew with them"
             )
-        description = Description.from_properties(read_properties(path), str(path))
+        description = Description.from_file(path)
         description = replace(description, engine=engine or description.engine)
         data = path.read_bytes()
     else:
