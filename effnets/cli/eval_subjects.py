@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from effnets.nn.classifier import Classifier
     from effnets.runtime.engine import Engine
 
-__all__ = ["Subject", "subjects_of"]
+__all__ = ["Subject", "is_whole", "subjects_of"]
 
 _AUTO = "auto"
 _FOR_NETWORKS = (_AUTO, "torch", "torch-compile", *FOR_ONNX)
@@ -109,7 +109,7 @@ def subjects_of(model: str | None, weights: tuple[str, ...], engines: tuple[str,
                 "--model is missing; only an exported model or a folder, --weights, needs none "
                 "(--model mixnet_xs_32px is the demonstration network, for CIFAR-10)"
             )
-        if one is not None and model is None and not (_is_exported(one) or _is_whole(one)):
+        if one is not None and model is None and not (_is_exported(one) or is_whole(one)):
             raise click.UsageError(f"--weights {one}: which network are they of? Add --model")
         possible = _possible(one)
         fitting = [engine for engine in engines or (_AUTO,) if engine in possible]
@@ -134,6 +134,6 @@ def _is_exported(weights: str | None) -> bool:
     return weights is not None and Path(weights).suffix.lower() in (".onnx", ".pt2")
 
 
-def _is_whole(weights: str) -> bool:
+def is_whole(weights: str) -> bool:
     """Whether it says by itself which network it is."""
     return Path(weights).is_dir() or weights.startswith("hf-hub:")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from effnets.cli.eval_subjects import is_whole
 from effnets.cli.text import printable
 from effnets.errors import ImageError, MissingFileError
 from effnets.runtime.photos import PhotoResult, find_photos
@@ -36,7 +37,10 @@ _EXPORTED = (".onnx", ".pt2")
     help="A model of the zoo, or a YAML file of your own; an exported model needs none "
     "[default: a demonstration network of ten classes].",
 )
-@click.option("--weights", help="A weights file, a tag, or an exported model [default: the published weights].")
+@click.option(
+    "--weights",
+    help="A weights file, a tag, an exported model, or a folder of a training [default: the published weights].",
+)
 @click.option("--topk", type=click.IntRange(1), default=5, show_default=True, help="Predictions for each photo.")
 @click.option("--image-size", type=click.IntRange(1, 8192), help="Side of the input in pixels [default: the weights'].")
 @click.option("--batch-size", type=click.IntRange(1), help=f"Photos at a time [default: {_BATCH}, fewer large ones].")
@@ -97,6 +101,8 @@ def _load(model: str | None, weights: str | None) -> Classifier | Engine:
         return load_engine(weights)
     if model is not None:
         return _load_network(model, weights)
+    if weights is not None and is_whole(weights):
+        return _load_network(weights, None)
     if weights is not None:
         raise click.UsageError(f"--weights {weights}: which network are they of? Add --model (FILE.onnx needs none)")
     from effnets.cli.demonstration import load_demonstration, notice

@@ -6,6 +6,7 @@ import functools
 import os
 import shlex
 import sys
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -110,6 +111,7 @@ def train(recipe: str, stated: dict[str, Any], data: str, output: Path, options:
     changes = options.settings | {key: value for key, value in stated.items() if value is not None}
     settings = read_recipe(find_recipe(recipe), changes)
     first = os.environ.get("RANK", "0") == "0"
+    warnings.showwarning = _show_warning
     command = shlex.join(["effnets", *sys.argv[1:]])
     try:
         with progress_bar() as bar:
@@ -131,6 +133,11 @@ def train(recipe: str, stated: dict[str, Any], data: str, output: Path, options:
         sys.exit(128 + interruption.signal)
     if first:
         _conclude(trained.metrics, output)
+
+
+def _show_warning(message: Warning | str, *_where: object, **_how: object) -> None:
+    """As a note: where in this library it comes from tells a user nothing."""
+    click.echo(f"warning: {printable(str(message))}", err=True)
 
 
 def _conclude(metrics: dict[str, Any], output: Path) -> None:

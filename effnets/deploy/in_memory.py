@@ -5,14 +5,13 @@ from __future__ import annotations
 import copy
 import hashlib
 
-import torch
-
 from effnets.arguments import check_size
 from effnets.deploy.graph import export_graph
 from effnets.deploy.metadata import describe
 from effnets.deploy.rewrite import optimize
 from effnets.deploy.rewrites import Rewrites
 from effnets.nn.classifier import Classifier
+from effnets.nn.values import hash_of_values
 from effnets.runtime.description import Description
 
 __all__ = ["export_bytes", "fingerprint"]
@@ -38,8 +37,4 @@ def export_bytes(
 
 def fingerprint(network: Classifier) -> str:
     """A hash of the architecture and of every value."""
-    digest = hashlib.sha256(repr(network.spec).encode())
-    for name, tensor in sorted(network.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+    return hashlib.sha256(f"{network.spec!r} {hash_of_values(network)}".encode()).hexdigest()

@@ -11,6 +11,7 @@ from effnets import __version__
 from effnets.catalogue import split_tag
 from effnets.deploy.rewrites import Rewrites
 from effnets.nn.classifier import Classifier
+from effnets.nn.values import hash_of_values
 from effnets.registry import find_source, find_weights
 from effnets.runtime.description import Description, InputKind
 from effnets.runtime.labels import class_names
@@ -32,7 +33,7 @@ def describe(
 
     `usual_size` is then what programs bring images to, None for that of the weights.
     """
-    published = _published(network)
+    changed, published = _changed(network), _published(network)
     return Description(
         model=network.spec.name,
         family=network.spec.family,
@@ -42,8 +43,8 @@ def describe(
         channels=network.in_chans,
         size=size,
         usual_size=usual_size,
-        weights=_weights(network, published),
-        accuracy=_accuracy(published),
+        weights=_weights(network, published, changed=changed),
+        accuracy=_accuracy(None if changed else published),
         rewrites=rewrites.to_dict() if rewrites else {},
         engine=engine,
         versions=_versions(),
@@ -68,16 +69,26 @@ def _published(network: Classifier) -> WeightsSpec | None:
     return find_weights(source) if source else None
 
 
-def _weights(network: Classifier, published: WeightsSpec | None) -> dict[str, Any]:
+def _changed(network: Classifier) -> bool:
+    """Whether values are others than those that were loaded: it was trained since, or has another classifier."""
+    report = network.load_report
+    return report is not None and report.values != hash_of_values(network)
+
+
+def _weights(network: Classifier, published: WeightsSpec | None, *, changed: bool) -> dict[str, Any]:
     report = network.load_report
     if report is None:
         return {}
     # Of a file its name alone: where it lay on the exporting machine is nobody's business.
     source = report.source if published or "://" in report.source else Path(report.source).name
-    facts: dict[str, Any] = {"source": source, "sha256": report.sha256, "dialect": report.dialect}
+    facts: dict[str, Any] = {"source": source, "dialect": report.dialect}
     if published:
-        facts |= {"tag": split_tag(published.name)[1], "licence": published.licence}
-    return facts
+        facts["licence"] = published.licence
+    if changed:  # the hash is of other values, and so is the tag
+        return facts | {"changed": True}
+    if published:
+        facts["tag"] = split_tag(published.name)[1]
+    return facts | {"sha256": report.sha256}
 
 
 def _accuracy(published: WeightsSpec | None) -> dict[str, Any]:

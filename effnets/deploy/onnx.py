@@ -73,7 +73,9 @@ def export_onnx(
         dynamic_size: take images of any size, as the network does; `image_size` is then only what is usual,
             to which `effnets.predict` brings images.
         preprocess: take uint8 images ``[N, H, W, channels]`` of any size, and resize, crop and normalise them in the
-            graph, as `effnets.create_transform` does up to one level of 255.
+            graph, as `effnets.create_transform` does up to one level of 255 (rarely two). Pictures over twice as high
+            as wide differ in more places where Pillow is 13 or later, which resizes these down before across; the graph
+            goes across first, as all its versions before did, with which published weights were measured.
         optimize: rewrite the network first (`effnets.optimize`), by what pays in `engine`, or as a `Rewrites` says.
         softmax: a second output, ``probabilities`` ``[N, num_classes]``.
         topk: further outputs, ``top_probabilities`` and ``top_indices`` ``[N, topk]``; includes `softmax`.

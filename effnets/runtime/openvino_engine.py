@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -48,14 +49,22 @@ class OpenVINOEngine(Engine):
             name = "the model" if isinstance(model, bytes) else model
             raise EngineError(f"{name}: openvino cannot load it: {_last_line(error)}") from None
         self._outputs = [output.get_any_name() for output in self._compiled.outputs]
+        self._requests = threading.local()
 
     def _run(self, images: NDArray[Any]) -> dict[str, NDArray[Any]]:
         try:
-            results = self._compiled(images)
+            results = self._request().infer(images, share_inputs=True)
         except Exception as error:
             raise EngineError(f"openvino failed: {_last_line(error)}") from None
         # Copies, because the next call reuses the memory.
         return {name: np.array(results[index]) for index, name in enumerate(self._outputs)}
+
+    def _request(self) -> openvino.InferRequest:
+        """This thread's: one for all, as the compiled model has, would give a thread another one's answers."""
+        if not hasattr(self._requests, "own"):
+            self._requests.own = self._compiled.create_infer_request()
+        request: openvino.InferRequest = self._requests.own
+        return request
 
 
 def _last_line(error: Exception) -> str:

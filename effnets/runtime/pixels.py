@@ -17,7 +17,7 @@ from effnets.errors import ArgumentError, ImageError
 from effnets.runtime.image import name_of
 from effnets.spec import PreprocessSpec
 
-__all__ = ["cover_size", "image_to_array", "normalise_pixels"]
+__all__ = ["center_crop", "cover_size", "image_to_array", "normalise_pixels", "resized_size"]
 
 _MAX_RESIZED_PIXELS = 89_478_485  # Pillow's default of what is worth decoding
 
@@ -43,7 +43,8 @@ def image_to_array(
     if image.mode not in ("RGB", "L"):
         raise ArgumentError(f"image is of mode {image.mode}; bring it to RGB or L with load_rgb first")
     height, width = check_size(preprocess.input_size if size is None else size)
-    image = _center_crop(_resize_to_cover(image, height, width, preprocess), height, width)
+    new_size = resized_size(image, height, width, preprocess)
+    image = center_crop(image.resize(new_size, Image.Resampling[preprocess.interpolation.upper()]), height, width)
     return normalise_pixels(np.asarray(image).reshape(height, width, len(image.getbands())), preprocess)
 
 
@@ -60,7 +61,12 @@ def cover_size(height: int, width: int, preprocess: PreprocessSpec) -> tuple[int
     return math.floor(height / preprocess.crop_pct), math.floor(width / preprocess.crop_pct)
 
 
-def _resize_to_cover(image: Image.Image, height: int, width: int, preprocess: PreprocessSpec) -> Image.Image:
+def resized_size(image: Image.Image, height: int, width: int, preprocess: PreprocessSpec) -> tuple[int, int]:
+    """The (width, height) that an image is resized to, before its centre is cropped to `height` and `width`.
+
+    Raises:
+        ImageError: these are over 89,478,485 pixels.
+    """
     cover_height, cover_width = cover_size(height, width, preprocess)
     if cover_height == cover_width:  # torchvision's Resize, which truncates the longer side, …
         shorter = min(image.size)
@@ -75,10 +81,11 @@ def _resize_to_cover(image: Image.Image, height: int, width: int, preprocess: Pr
             f"{name_of(image)} of {image.width}×{image.height} pixels would be resized to {new_width}×{new_height}, "
             f"above the limit of {_MAX_RESIZED_PIXELS}; crop it to a less elongated shape, or choose a smaller size"
         )
-    return image.resize((new_width, new_height), Image.Resampling[preprocess.interpolation.upper()])
+    return new_width, new_height
 
 
-def _center_crop(image: Image.Image, height: int, width: int) -> Image.Image:
+def center_crop(image: Image.Image, height: int, width: int) -> Image.Image:
+    """The middle of an image that is no smaller."""
     # The image covers the crop, as crop_pct is at most 1. Halves are rounded to even, as in torchvision.
     left = round((image.width - width) / 2)
     top = round((image.height - height) / 2)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from effnets import __version__
 from effnets.bench.machine import describe_machine
+from effnets.errors import TrainingError
 from effnets.nn.classifier import Classifier
 from effnets.train.progress import EpochRow, Progress
 from effnets.train.recipe import Recipe
@@ -28,9 +29,10 @@ class Account:
 
     Attributes:
         recipe, data, command: what was asked for.
-        class_names, images: what the data are: pictures in each split.
+        class_names, images, pictures: what the data are: how many pictures each split has, and a digest of which.
         revision: of data that may change where they lie.
-        notes: what the user was told.
+        notes: what the user was told. broken: what was wrong with pictures that were left out on the way, by index in
+            their split.
         precision: what was chosen. processes: that trained together. cached: whether pictures are decoded once.
         head_rows: of the classifier's head start.
         calibration: of the kept network once it is measured: temperature, and which pictures it was fitted and judged
@@ -43,9 +45,11 @@ class Account:
     command: str | None
     class_names: tuple[str, ...]
     images: dict[str, int]
+    pictures: dict[str, str] = field(default_factory=dict)
     revision: str | None = None
     processes: int = 1
     notes: list[str] = field(default_factory=list)
+    broken: dict[str, dict[int, str]] = field(default_factory=dict)
     precision: str = "float32"
     cached: bool = False
     head_rows: list[EpochRow] = field(default_factory=list)
@@ -59,19 +63,63 @@ class Account:
             "precision": self.precision,
             "cached": self.cached,
             "notes": self.notes,
+            "broken": self.broken,
             "head_rows": [asdict(row) for row in self.head_rows],
             "spent": self.seconds,
             "class_names": list(self.class_names),
             "images": self.images,
+            "pictures": self.pictures,
             "revision": self.revision,
         }
+
+    def require_same_data(self, before: dict[str, Any]) -> None:
+        """Refuse to go on with other data than those of the `state` before.
+
+        Raises:
+            TrainingError: they are others; the message says which.
+        """
+        begun_at = before.get("revision")  # trainings of earlier versions had no data of which it is known
+        if self.revision != begun_at:
+            raise TrainingError(
+                f"{self.data}: is at {self.revision} by now, and was at {begun_at} when this training was begun; go "
+                f"on with {self.data.partition('@')[0]}@{begun_at}"
+            )
+        now = self.state()
+        for what in ("class_names", "images"):
+            if now[what] != before[what]:
+                raise TrainingError(
+                    f"{self.data}: is not what this training was begun with: {what.replace('_', ' ')} were "
+                    f"{_short(before[what])} and are {_short(now[what])}; restore the data, or start in another folder"
+                )
+        for split, digest in before.get("pictures", {}).items():
+            if self.pictures[split] != digest:
+                raise TrainingError(
+                    f"{self.data}: is not what this training was begun with: as many pictures as then are in {split}, "
+                    "but not the same, by their names; restore the data, or start in another folder"
+                )
 
     def take_over(self, state: dict[str, Any]) -> None:
         """The inverse of `state`."""
         self.precision, self.spent = state["precision"], state["spent"]
         self.cached = state.get("cached", False)  # trainings of earlier versions decoded every epoch
         self.notes = list(dict.fromkeys([*state["notes"], *self.notes]))
+        self.broken = state.get("broken", {})
         self.head_rows = [EpochRow(**row) for row in state["head_rows"]]
+
+    def keep_broken(self, split: str, broken: dict[int, str]) -> None:
+        """Keep what is wrong with pictures of a split, now and later, beside what an earlier process found."""
+        broken |= self.broken.get(split, {})
+        self.broken[split] = broken
+
+    @property
+    def told(self) -> list[str]:
+        """The notes, and what was left out on the way."""
+        left_out = [
+            f"left out of {split} on the way: {len(broken)} that cannot be read, first {next(iter(broken.values()))}"
+            for split, broken in self.broken.items()
+            if broken
+        ]
+        return [*self.notes, *left_out]
 
     @property
     def seconds(self) -> float:
@@ -101,7 +149,7 @@ class Account:
             "data_revision": self.revision,
             "classes": list(self.class_names),
             "images": self.images,
-            "notes": self.notes,
+            "notes": self.told,
             "epochs": [asdict(row) for row in rows],
             "seconds": self.seconds,
             "images_per_second": speed,
@@ -115,6 +163,11 @@ class Account:
             "machine": str(machine),
             "recipe": asdict(self.recipe),
         }
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 120 else f"{text[:117]}…"
 
 
 def _path_of(data: str) -> str | None:

@@ -98,7 +98,7 @@ def report(folder: Path, network: Classifier, evaluation: Evaluation, account: A
         history=[_row(row) for row in progress.rows if row.epoch > 0],
         selected_top1=best.score.top1 if best is not None and best.score is not None else None,
         recipe=asdict(account.recipe),
-        notes=account.notes,
+        notes=account.told,
         pictures={name: count for name, count in account.images.items() if count},
         training_seconds=account.seconds,
         training_speed=metrics["images_per_second"],

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import reduce
 from pathlib import Path
 
 import numpy as np
@@ -81,20 +82,27 @@ def compute_augmented_features(network: Classifier, loader: EpochLoader, views: 
 
     Args:
         network: whose features; its mode is kept.
-        loader: of all pictures in their order; an epoch of it is a view.
+        loader: of all pictures in their order; an epoch of it is a view. What it cannot read is in no view.
         views: at least 1.
         stop: requests to end.
 
     Raises:
+        DataError: more pictures are broken than the loader allows.
         TrainingInterruptedError: a signal asked to end.
     """
     values: list[Tensor] = []
+    indices: list[Tensor] = []
     with _for_inference(network) as backbone:
         for view in range(views):
-            batches = stop.between(loader.batches(view), _DOING)
-            parts = [_features_of(backbone, batch.images) for batch in batches]
-            values.append(torch.cat(parts).float().cpu())
-    return Features(values=torch.stack(values), labels=torch.from_numpy(loader.source.labels).long())
+            parts = [
+                (_features_of(backbone, batch.images), batch.indices)
+                for batch in stop.between(loader.batches(view), _DOING)
+            ]
+            values.append(torch.cat([found for found, _ in parts]).float().cpu())
+            indices.append(torch.cat([places for _, places in parts]))
+    kept = reduce(np.intersect1d, [places.numpy() for places in indices])
+    values = [found[np.isin(places, kept)] for found, places in zip(values, indices, strict=True)]
+    return Features(values=torch.stack(values), labels=torch.from_numpy(loader.source.labels[kept]).long())
 
 
 @contextmanager
@@ -143,9 +151,7 @@ def features_key(network: Classifier, source: ImageSource, how: str) -> str:
         if not name.startswith("classifier."):
             digest.update(name.encode())
             digest.update(tensor.cpu().contiguous().numpy().tobytes())
-    digest.update(f"{how} {len(source)}".encode())
-    digest.update(np.ascontiguousarray(source.labels).tobytes())
-    digest.update("\n".join(Path(source.name(index)).name for index in range(len(source))).encode())
+    digest.update(f"{how} {source.digest()}".encode())
     return digest.hexdigest()
 
 

@@ -40,11 +40,15 @@ from effnets.train.surroundings import Surroundings
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-__all__ = ["ProbeTask", "fit_head"]
+__all__ = ["ProbeTask", "fit_head", "unused_by_probes"]
 
 # A head start need not see more: it only spares the backbone the first, wild gradients.
 _HEAD_PICTURES = 20_000
 _FEATURES = "features.safetensors"
+_UNUSED = (
+    *("head_epochs", "optimizer", "momentum", "eps", "alpha", "weight_decay", "layer_decay", "clip_grad"),
+    *("schedule", "warmup_epochs", "min_learning_rate", "decay_rate", "decay_epochs", "drop_rate", "drop_path_rate"),
+)
 
 
 def fit_head(
@@ -70,6 +74,14 @@ def fit_head(
     return trainer.progress.rows[1:]
 
 
+def unused_by_probes(recipe: Recipe) -> list[str]:
+    """The settings of `recipe` that are not as they come, and that a linear probe does without."""
+    usual = Recipe(model=recipe.model)
+    unused = [name for name in _UNUSED if getattr(recipe, name) != getattr(usual, name)]
+    unused += [f"augmentation.{name}" for name in ("mixup", "cutmix") if getattr(recipe.augmentation, name)]
+    return unused + (["precision"] if recipe.precision == "bfloat16" else [])
+
+
 class ProbeTask:
     """A linear probe: the backbone's features once, from then on seconds for an epoch.
 
@@ -78,10 +90,18 @@ class ProbeTask:
         recipe: how.
         accelerator: devices and processes.
         folder: where the features are kept for a resumed training.
+        strict: let a picture that cannot be read be an error.
+
+    Attributes:
+        broken: what was wrong with the training pictures that were left out, by index.
     """
 
-    def __init__(self, network: Classifier, recipe: Recipe, accelerator: Accelerator, folder: Path) -> None:
+    def __init__(
+        self, network: Classifier, recipe: Recipe, accelerator: Accelerator, folder: Path, *, strict: bool
+    ) -> None:
         self.network, self.recipe, self.accelerator, self.folder = network, recipe, accelerator, folder
+        self.strict = strict
+        self.broken: dict[int, str] = {}
 
     def trainer(
         self,
@@ -104,7 +124,6 @@ class ProbeTask:
             optimizer="adam",  # whose decay is the penalty's gradient, as AdamW's is not
             eps=None,
             alpha=None,
-            learning_rate=recipe.probe_learning_rate,
             weight_decay=recipe.probe_penalty,
         )
         return _trainer(probe, batches, judged, recipe, weights, around)
@@ -126,7 +145,7 @@ class ProbeTask:
             self.network.load_state_dict(features.statistics, strict=False)
             return features
         adapts = adapts_backbone(recipe, self.network)
-        statistics = adapt_backbone(recipe, self.network, train, stop) if adapts else {}
+        statistics = adapt_backbone(recipe, self.network, train, stop, strict=self.strict) if adapts else {}
         loader = EpochLoader(
             train,
             transform,
@@ -135,12 +154,13 @@ class ProbeTask:
             seed=recipe.seed,
             drop_last=False,
             workers=default_workers() if recipe.workers is None else recipe.workers,
-            broken_limit=0,  # every view has every picture
+            broken_limit=0 if self.strict else None,
             device=self.accelerator.device,
             channels_last=True,
         )
         features = compute_augmented_features(self.network, loader, recipe.probe_views, stop)
         features = replace(features, statistics=statistics)
+        self.broken |= loader.broken.messages
         if self.accelerator.is_main_process:
             write_features(path, key, features)
         return features

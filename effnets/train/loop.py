@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from effnets.errors import TrainingError, TrainingInterruptedError
 from effnets.train.data.loader import Batch
 from effnets.train.objective import Objective
-from effnets.train.optimise import RateSchedule, learning_rate, make_optimizer
+from effnets.train.optimise import RateSchedule, learning_rate, make_optimizer, warmup_epochs
 from effnets.train.progress import EpochRow, Progress
 from effnets.train.recipe import Recipe
 from effnets.train.selection import Selection, all_finite
@@ -199,7 +199,7 @@ class Trainer:
         return (
             f"the loss is no number any more at {where}; the last good checkpoint is intact. Lower learning_rate "
             f"(now {learning_rate(self.recipe, self.network):g}), set clip_grad to 1, or lengthen warmup_epochs (now "
-            f"{self.recipe.warmup_epochs:g}), in a new folder"
+            f"{warmup_epochs(self.recipe, self.epochs):g}), in a new folder"
         )
 
     def _finish_epoch(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, replace
 
 import torch
@@ -43,7 +44,8 @@ def gather(recipe: Recipe, splits: Splits, data: str) -> Material:
     """Put together what `recipe` needs; draws from torch's global generator, which it seeds.
 
     Raises:
-        TrainingError: `data` has too few training pictures, or the teacher or what is to be frozen does not fit.
+        TrainingError: `data` has too few training pictures, the network cannot learn from one at a time, or the teacher
+            or what is to be frozen does not fit.
         ArgumentError: there is no such optimiser, or it does not take its settings.
         as `effnets.create_model`: the network cannot be loaded.
     """
@@ -58,6 +60,8 @@ def gather(recipe: Recipe, splits: Splits, data: str) -> Material:
     torch.manual_seed(recipe.seed)
     network, known = build_network(recipe, train.class_names)
     freeze_by(recipe, network)
+    if min(recipe.batch_size, len(train) // recipe.accumulate) == 1:
+        _require_batch_of_one(network, recipe)
     make_optimizer(network, recipe)  # made again when it is needed; what its settings lack is told now
     return Material(
         recipe=replace(recipe, learning_rate=learning_rate(recipe, network)),
@@ -67,3 +71,18 @@ def gather(recipe: Recipe, splits: Splits, data: str) -> Material:
         splits=splits,
         train=train,
     )
+
+
+def _require_batch_of_one(network: Classifier, recipe: Recipe) -> None:
+    """Raise a TrainingError where a batch of one picture leaves a normalisation a single value of some channel."""
+    size = network.spec.input_size
+    trial = copy.deepcopy(network).train()
+    try:
+        with torch.no_grad():
+            trial(torch.zeros(1, network.in_chans, size, size))
+    except ValueError:
+        raise TrainingError(
+            f"forward passes are of 1 picture (batch_size {recipe.batch_size}, accumulate {recipe.accumulate}), and "
+            f"{recipe.model} has layers that cannot normalise by one: raise batch_size, lower accumulate, or set bn to "
+            "eval"
+        ) from None

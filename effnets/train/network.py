@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -116,17 +117,19 @@ def adapts_backbone(recipe: Recipe, network: Classifier) -> bool:
     return recipe.freeze == "backbone" and recipe.bn == "train" and not has_identity_statistics(network)
 
 
-def adapt_backbone(recipe: Recipe, network: Classifier, source: ImageSource, stop: StopSignals) -> dict[str, Tensor]:
+def adapt_backbone(
+    recipe: Recipe, network: Classifier, source: ImageSource, stop: StopSignals, *, strict: bool
+) -> dict[str, Tensor]:
     """Move batch statistics halfway to those of the training pictures, or less far where these are few.
 
     Returns:
         The statistics, by their names in the network's state.
 
     Raises:
-        DataError: a picture cannot be read.
+        DataError: with `strict`, a picture cannot be read; without, more than 5 % and more than 3.
         TrainingInterruptedError: a signal asked to end.
     """
-    images = _some_images(recipe, network, source, stop, strict=True)
+    images = _some_images(recipe, network, source, stop, strict=strict)
     device = next(network.parameters()).device
     placed = (batch.to(device, memory_format=torch.channels_last) for batch in images)
     adapt_statistics(network, placed, own=_MEASURED_PICTURES)
@@ -151,6 +154,11 @@ def load_teacher(recipe: Recipe, pupil: Classifier) -> Teacher | None:
     """
     if recipe.teacher is None:
         return None
+    if Path(recipe.teacher).is_file() and Path(recipe.teacher).suffix not in (".yaml", ".yml"):
+        raise TrainingError(
+            f"teacher {recipe.teacher} is a file, which does not say of which network; name the folder of a training, "
+            "or one that save_pretrained wrote"
+        )
     network = create_model(recipe.teacher, pretrained=True)
     return Teacher(network, pupil, _outputs(recipe.teacher, network, pupil))
 

@@ -12,9 +12,10 @@ from effnets.nn.classifier import Classifier
 from effnets.train.groups import parameter_groups
 from effnets.train.recipe import Recipe
 
-__all__ = ["RateSchedule", "learning_rate", "make_optimizer"]
+__all__ = ["RateSchedule", "learning_rate", "make_optimizer", "warmup_epochs"]
 
 _RATE, _FEATURES = 2e-3, 256
+_PROBE_RATE = 1e-2
 
 
 def learning_rate(recipe: Recipe, network: nn.Module) -> float:
@@ -23,12 +24,20 @@ def learning_rate(recipe: Recipe, network: nn.Module) -> float:
     A step of Adam's moves every weight about as far, however many of them add up to an output; so the wider a network
     is, the more its outputs move. In proportion to 1 / √features, 0.002 at 256: on training pictures that were held out
     by their looks, MobileNetV1 x0.25, of 256 features, was as good at 0.002 as at 0.003, and MobileNetV2, of 1280,
-    named 79 % right at 0.001 and 74 % at 0.002 (one seed). Between and beyond, the root is a guess.
+    named 79 % right at 0.001 and 74 % at 0.002 (one seed). Between and beyond, the root is a guess. A linear probe's
+    features all have one scale, and its rate is one for all.
     """
     if recipe.learning_rate is not None:
         return recipe.learning_rate
+    if recipe.freeze == "backbone":
+        return _PROBE_RATE
     features = network.head_hidden_size if isinstance(network, Classifier) else _FEATURES
     return max(_RATE * math.sqrt(_FEATURES / max(features, _FEATURES)), recipe.min_learning_rate)
+
+
+def warmup_epochs(recipe: Recipe, epochs: int) -> float:
+    """The recipe's, or one epoch, where that leaves the rate the time to fall again."""
+    return min(1.0, epochs / 4) if recipe.warmup_epochs is None else recipe.warmup_epochs
 
 
 def make_optimizer(network: nn.Module, recipe: Recipe) -> Optimizer:
@@ -81,7 +90,7 @@ class RateSchedule:
         from timm.scheduler.scheduler import Scheduler
 
         total = steps_per_epoch * epochs
-        warmup = min(round(recipe.warmup_epochs * steps_per_epoch), total - 1)
+        warmup = min(round(warmup_epochs(recipe, epochs) * steps_per_epoch), total - 1)
         self._scheduler: Scheduler
         if recipe.schedule == "cosine":
             self._scheduler = CosineLRScheduler(

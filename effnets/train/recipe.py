@@ -32,23 +32,25 @@ class Recipe:
         image_size: side of the square input in pixels; None takes the weights'.
         epochs: passes over the training pictures, of the whole network (or of what is not frozen).
         head_epochs: passes over the cached features before, in which the new classifier alone learns; 0 for none.
-            probe_learning_rate: of the classifier with `freeze` backbone, on features of deviation 1.
-            probe_penalty: half of it times the sum of its squared weights is added to the loss, since a thousand
-            features of a few hundred pictures separate anything. probe_views: how often its pictures are augmented,
-            once for all epochs, each of which has all of these views.
-        freeze: what keeps its weights, as of `effnets.freeze`: none, stem, a number of stages, stages, backbone.
+            probe_penalty: with `freeze` backbone, half of it times the sum of the classifier's squared weights is added
+            to the loss, since a thousand features of a few hundred pictures separate anything. probe_views: how often
+            its pictures are augmented, once for all epochs, each of which has all of these views.
+        freeze: what keeps its weights, as of `effnets.freeze`: none, stem, a number of stages, stages, backbone. With
+            backbone, the classifier learns on features, by Adam and a cosine, and a note names what has no effect then.
         bn: batch statistics of what is not frozen: ``train`` by the batch, ``eval`` as they are in the weights. With
             `freeze` backbone, ``train`` moves the backbone's once towards those of the training pictures.
         batch_size: pictures in one forward pass. accumulate: forward passes, of all processes together, in one step of
             the optimiser: a step sees batch_size · accumulate pictures however many processes there are.
         optimizer: a name of timm's. learning_rate: of the last layer, the highest; None takes 0.002 for a classifier of
-            256 features, and less the more it has. momentum: where the optimiser has one. eps, alpha: of the optimiser
-            (alpha is RMSProp's decay); None takes its own.
+            256 features, and less the more it has, or 0.01 with `freeze` backbone, on features of deviation 1.
+            momentum: where the optimiser has one. eps, alpha: of the optimiser (alpha is RMSProp's decay); None takes
+            its own.
         weight_decay: of all weights save depthwise kernels, normalisation and biases.
         layer_decay: factor of the learning rate from each block to the one before it.
         clip_grad: largest norm of the gradient; 0 leaves it.
         schedule: of the learning rate: ``cosine``, ``exponential`` (times `decay_rate` every `decay_epochs`), or
-            ``constant``. warmup_epochs: over which it rises from 0 first. min_learning_rate: where the cosine ends.
+            ``constant``. warmup_epochs: over which it rises from 0 first; None takes one, but no more than a quarter of
+            all. min_learning_rate: where the cosine ends.
         label_smoothing: share of the target that is spread over all classes.
         drop_rate: dropout before the classifier; None takes the model's. drop_path_rate: stochastic depth at the last
             block.
@@ -75,7 +77,6 @@ class Recipe:
     image_size: int | None = None
     epochs: int = 10
     head_epochs: int = 1
-    probe_learning_rate: float = 1e-2
     probe_penalty: float = 1e-2
     probe_views: int = 6
     freeze: str = "none"
@@ -91,7 +92,7 @@ class Recipe:
     layer_decay: float = 0.98
     clip_grad: float = 0.0
     schedule: Schedule = "cosine"
-    warmup_epochs: float = 1.0
+    warmup_epochs: float | None = None
     min_learning_rate: float = 0.0
     decay_rate: float = 0.97
     decay_epochs: float = 1.0
@@ -149,7 +150,6 @@ class Recipe:
 _RANGES: tuple[tuple[str, float, float], ...] = (
     ("epochs", 1, 100_000),
     ("head_epochs", 0, 100_000),
-    ("probe_learning_rate", 1e-9, 100),
     ("probe_penalty", 0, 10),
     ("probe_views", 1, 1000),
     ("batch_size", 1, 1 << 20),

@@ -75,6 +75,24 @@ class RunFolder:
             self._require_same(recipe)
         elif (self.path / WEIGHTS[0]).exists() or (self.path / CONFIG).exists():
             raise TrainingError(f"{self.path}: holds a network that no training here made; name another folder")
+        elif others := [name for name in (METRICS, "report.html", "report") if (self.path / name).exists()]:
+            raise TrainingError(
+                f"{self.path}: holds {', '.join(others)}, which no training here wrote and this one would replace; "
+                "name another folder"
+            )
+
+    def check_outside(self, data: str) -> None:
+        """Refuse a folder among the pictures: they would be looked through with a run as one of their classes.
+
+        Raises:
+            TrainingError: it lies inside of the folder `data`.
+        """
+        pictures = Path(data)
+        if pictures.is_dir() and pictures.resolve() in (self.path.resolve(), *self.path.resolve().parents):
+            raise TrainingError(
+                f"{self.path}: lies inside of the data, {data}, where it would be taken for a class; name a folder "
+                "outside of it"
+            )
 
     def begin(self, recipe: Recipe, *, resume: bool) -> None:
         """Make the folder this recipe's, once it is locked.

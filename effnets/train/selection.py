@@ -67,7 +67,8 @@ class Selection:
                 progress.best = Best(score=result, epoch=row.epoch, phase=row.phase, average=average)
                 self.weights = {name: tensor.detach().cpu().clone() for name, tensor in network.state_dict().items()}
                 found = True
-        progress.stale = 0 if peak != before else progress.stale + 1
+        # Where nothing is judged, nothing can be stale.
+        progress.stale = 0 if peak is None or peak != before else progress.stale + 1
         row = _with_scores(row, scores, time.perf_counter() - begin)
         progress.rows.append(row)
         self.around.listener.row(row)

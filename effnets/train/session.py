@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from effnets.errors import TrainingError
 from effnets.nn.classifier import Classifier
 from effnets.train.account import Account, FolderKeeper
 from effnets.train.conclusion import measure, report
@@ -19,7 +18,7 @@ from effnets.train.data.cache import CachedSource
 from effnets.train.data.sampling import class_weights
 from effnets.train.data.source import ImageSource
 from effnets.train.data.splits import Splits
-from effnets.train.head import ProbeTask, fit_head
+from effnets.train.head import ProbeTask, fit_head, unused_by_probes
 from effnets.train.loop import Trainer
 from effnets.train.material import Material, gather
 from effnets.train.network import adapts_backbone, place, restore_if_identity
@@ -45,6 +44,9 @@ _ADAPTED = (
 )
 
 
+_NO_REPORT = "there were no pictures for validation and none in test/, so nothing was measured, and there is no report"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Session:
     """A training, with the arguments of `effnets.finetune`, how its data are opened, and what it runs in."""
@@ -66,6 +68,7 @@ class Session:
         Raises:
             as `effnets.finetune`.
         """
+        self.folder.check_outside(self.data)
         self.folder.check(self.recipe, resume=self.resume)
         self.accelerator.wait_for_everyone()  # else the main process might have begun before another looks
         splits = self.open_splits(self._opening)
@@ -86,7 +89,7 @@ class Session:
         if state is None:
             self._prepare(material, account)
         else:
-            _require_same_data(account, state["account"], self.data)
+            account.require_same_data(state["account"])
             account.take_over(state["account"])
         for note in account.notes:
             self.listener.note(note)
@@ -115,6 +118,9 @@ class Session:
                 test = Score(top1=evaluation.top1, loss=evaluation.loss, count=evaluation.count)
             self.listener.step("writing the report", 1.0)
             report(self.folder.path, kept.cpu(), evaluation, account, progress)
+        else:
+            self.listener.note(_NO_REPORT)
+            account.notes.append(_NO_REPORT)
         metrics = account.metrics(progress, finished=True, test=test)
         self.folder.save_metrics(metrics)
         return metrics
@@ -135,6 +141,7 @@ class Session:
             command=self.command,
             class_names=train.class_names,
             images={name: 0 if part is None else len(part) for name, part in parts.items()},
+            pictures={name: part.digest() for name, part in parts.items() if part is not None},
             revision=splits.revision,
             processes=self.accelerator.num_processes,
             notes=list(splits.notes),
@@ -146,6 +153,8 @@ class Session:
         network, train = material.network, material.train
         if recipe.freeze == "backbone":  # it normalises by no batch, and its features are computed in float32
             account.notes += [_ADAPTED] if adapts_backbone(recipe, network) else []
+            if unused := unused_by_probes(recipe):
+                account.notes.append(f"without effect with freeze: backbone: {', '.join(unused)}")
             self._share(network, account)
             return
         if note := restore_if_identity(recipe, network, train, self.stop, strict=self.strict):
@@ -193,8 +202,10 @@ class Session:
         judged_by = None
         if splits.val is not None:
             judged_by = judging_pictures(network, splits.val, recipe, self.accelerator, strict=self.strict)
+            account.keep_broken("val", judged_by.broken.messages)
         if recipe.freeze == "backbone":
-            task = ProbeTask(network, recipe, self.accelerator, self.folder.states)
+            task = ProbeTask(network, recipe, self.accelerator, self.folder.states, strict=self.strict)
+            account.keep_broken("train", task.broken)
             keeper = FolderKeeper(self.folder, account, task.assemble)
             self.listener.step("computing features", 0.0)
             return task.trainer(train, judged_by, weights, self._around(keeper)), keeper
@@ -212,10 +223,12 @@ class Session:
             teacher_share=recipe.teacher_share,
             temperature=recipe.temperature,
         ).to(self.accelerator.device)
+        batches = training_batches(network, train, recipe, self.accelerator, strict=self.strict)
+        account.keep_broken("train", batches.broken.messages)
         trainer = Trainer(
             network=network,
             objective=objective,
-            batches=training_batches(network, train, recipe, self.accelerator, strict=self.strict),
+            batches=batches,
             judged_by=judged_by,
             recipe=recipe,
             epochs=recipe.epochs,
@@ -224,24 +237,3 @@ class Session:
             around=self._around(keeper),
         )
         return trainer, keeper
-
-
-def _require_same_data(account: Account, before: dict[str, Any], data: str) -> None:
-    now = account.state()
-    begun_at = before.get("revision")  # earlier versions had no data of which it is known
-    if now["revision"] != begun_at:
-        raise TrainingError(
-            f"{data}: is at {now['revision']} by now, and was at {begun_at} when this training was begun; go on with "
-            f"{data.partition('@')[0]}@{begun_at}"
-        )
-    for what in ("class_names", "images"):
-        if now[what] != before[what]:
-            raise TrainingError(
-                f"{data}: is not what this training was begun with: {what.replace('_', ' ')} were "
-                f"{_short(before[what])} and are {_short(now[what])}; restore the data, or start in another folder"
-            )
-
-
-def _short(value: Any) -> str:
-    text = str(value)
-    return text if len(text) <= 120 else f"{text[:117]}…"

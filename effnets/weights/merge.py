@@ -15,6 +15,7 @@ from effnets.nn.classifier import Classifier
 from effnets.nn.features import FeaturePyramid
 from effnets.nn.init import initialise
 from effnets.nn.unwrap import require_values
+from effnets.nn.values import hash_of_values
 from effnets.plan import make_plan
 from effnets.spec import ModelSpec
 from effnets.weights.prepare import NativeWeights
@@ -76,6 +77,7 @@ def merge_weights(model: Classifier | FeaturePyramid, weights: NativeWeights, *,
         reinitialised=tuple(reinitialised),
         dropped=tuple(dropped),
         notes=tuple(notes),
+        values=hash_of_values(model),
     )
     return model.load_report
 

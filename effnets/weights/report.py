@@ -19,6 +19,7 @@ class LoadReport:
         reinitialised: those left freshly initialised, by rule: a classifier of another size.
         dropped: the file's tensors that have no place in this network, by rule: its head, for a backbone.
         notes: what else was decided, a sentence each.
+        values: hash of all values that the network had then (`effnets.nn.values`).
     """
 
     source: str
@@ -28,6 +29,7 @@ class LoadReport:
     reinitialised: tuple[str, ...] = ()
     dropped: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    values: str = ""
 
     def __str__(self) -> str:
         counts = f"{len(self.loaded)} tensors loaded"

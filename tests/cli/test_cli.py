@@ -212,6 +212,14 @@ def test_odd_names(photos, weights):
     assert rows[0]["path"] == path
 
 
+def test_a_folder_with_a_network_needs_no_model(photos, tmp_path):
+    model = shake(effnets.create_model("mobilenetv1_025", num_classes=3), size=32)
+    model.class_names = ("a", "b", "c")
+    effnets.save_pretrained(model, tmp_path / "saved")
+    result = run("predict", photos / "red.png", "--weights", tmp_path / "saved", "--image-size", 32, "--json")
+    assert {prediction["label"] for prediction in json.loads(result.stdout)[0]["predictions"]} == {"a", "b", "c"}
+
+
 @pytest.mark.parametrize("path", ["", "a" * 300 + ".jpg"])
 def test_paths_that_no_file_has(weights, path):
     assert "not classified: " in predict(path, "--weights", weights, status=1).stderr

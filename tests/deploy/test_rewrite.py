@@ -7,11 +7,12 @@ import itertools
 import pytest
 import torch
 from rewriting import EXACT, FAMILIES, SHAPES, outputs, shaken, worst_error
-from support import error_between, images, shake
+from support import error_between, images, shake, shake_gently
 from torch import nn
 
 import effnets
 from effnets.deploy.chain import Chain, chains_of
+from effnets.deploy.probes import normalised, probe_images
 from effnets.deploy.rewrites import PRESETS, Rewrites
 from effnets.nn.layers import MixedConv
 
@@ -95,8 +96,15 @@ def test_every_model_is_exact(name):
         for shape in SHAPES:
             x = images(*shape).double()
             assert error_between(*outputs(model, x), *outputs(optimized, x)) <= EXACT, (preset, shape)
-    x = images(2, 3, 64, 64)
-    model = model.float()
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("name", effnets.list_models())
+def test_every_model_is_close_in_float32(name):
+    torch.manual_seed(0)
+    model = shake_gently(effnets.create_model(name))
+    size = model.spec.input_size
+    x = torch.from_numpy(normalised(probe_images(2, size, size, 3, seed=3), model.spec.preprocess))
     assert error_between(*outputs(model, x), *outputs(effnets.optimize(model), x)) <= 1e-4
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 
+import numpy as np
 import onnx
 import pytest
 import torch
@@ -17,6 +18,7 @@ from effnets.deploy import graph_preprocess
 from effnets.deploy.graph import NetworkGraph, export_graph
 from effnets.deploy.metadata import describe
 from effnets.deploy.node_check import find_divergence, find_faulty_node
+from effnets.deploy.pixel_check import compare_pixels
 from effnets.deploy.probes import normalised, probe_images
 from effnets.deploy.verify import verify, verify_rewrites
 from effnets.errors import VerificationError
@@ -124,6 +126,36 @@ def test_halves_are_rounded_as_pillow_is_told_to(engine, size, photo):
     (found,) = load_onnx(model.SerializeToString(), description, engine).run(images).values()
     expected = image_to_array(Image.fromarray(images[0]), preprocess, size)
     assert (abs(found[0] - expected) > 1e-4).mean() < 0.01
+
+
+@pytest.mark.parametrize("photo", [(600, 200), (1000, 90)])
+def test_tall_photographs_are_resized_across_first(tmp_path, photo):
+    exported = Exported(tmp_path, size=(64, 64), kind="uint8")
+    model = exported.graph.model
+    model.graph.output.append(onnx.helper.make_tensor_value_info("normalised", onnx.TensorProto.FLOAT, None))
+    images = probe_images(1, *photo, 3, seed=0)
+    for engine in ("onnxruntime", "openvino"):
+        inputs = load_onnx(model.SerializeToString(), exported.description, engine).run(images)["normalised"]
+        compare_pixels(images, inputs, exported.description, engine)
+        with pytest.raises(VerificationError, match=r"is wrong: .* % of the pixels differ, by up to"):
+            compare_pixels(images, np.roll(inputs, 1, axis=3), exported.description, engine)
+        with pytest.raises(VerificationError, match=r"of the pixels differ, by up to [234].. of 255"):
+            compare_pixels(images, with_a_stray(inputs, exported.description), exported.description, engine)
+
+
+def with_a_stray(inputs, description):
+    """One value three levels off."""
+    inputs = inputs.copy()
+    inputs[0, 0, 5, 5] += 3 / 255 / description.preprocess.std[0]
+    return inputs
+
+
+def test_logits_that_are_all_zero_are_no_difference(tmp_path):
+    exported = Exported(tmp_path, fresh=True)
+    network = copy.deepcopy(exported.network)
+    torch.nn.init.zeros_(network.classifier.weight)
+    torch.nn.init.zeros_(network.classifier.bias)
+    verify_rewrites(network, copy.deepcopy(network), exported.description)
 
 
 def test_a_fault_is_placed_at_its_node(shaken):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import onnx
@@ -42,6 +43,21 @@ def test_logits(name, path):
     assert engine.labels == ("red", "green", "blue", "other")
     assert engine.description == describe()
     assert engine.name == ("onnxruntime" if name == "auto" else name)
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_threads_get_their_own_answers(name, path):
+    engine = effnets.load_engine(path, name, threads=1)
+    generator = np.random.default_rng(0)
+    batches = [generator.normal(size=(2, 3, 32, 32)).astype(np.float32) for _ in range(4)]
+
+    def ask(images):
+        return [engine(images) for _ in range(200)]
+
+    with ThreadPoolExecutor(len(batches)) as threads:
+        for images, answers in zip(batches, threads.map(ask, batches), strict=True):
+            expected = images.mean((2, 3)) @ MATRIX
+            assert all(np.abs(answer - expected).max() < 1e-5 for answer in answers)
 
 
 def test_memory_in_any_order_is_taken(path):

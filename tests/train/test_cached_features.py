@@ -114,7 +114,7 @@ def test_a_folded_probe_gives_the_probes_answers(network, pictures, standardised
 def test_a_process_without_validation_pictures_takes_part(network, pictures, tmp_path):
     recipe = Recipe(model="drawn", freeze="backbone", epochs=2, probe_views=1, workers=0)
     accelerator = Accelerator(cpu=True)
-    task = ProbeTask(network, recipe, accelerator, tmp_path)
+    task = ProbeTask(network, recipe, accelerator, tmp_path, strict=False)
     none = Pictures(pictures.source, pictures.transform, 5, [])
     around = Surroundings(accelerator=accelerator, stop=StopSignals())
     trainer = task.trainer(pictures.source, none, None, around)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from effnets.train.account import Account
 from effnets.train.conclusion import measure
 from effnets.train.data import open_data
 from effnets.train.data.augmentation import Augmentation
+from effnets.train.material import gather
 from effnets.train.network import build_network
 from effnets.train.recipe_file import read_recipe
 
@@ -157,6 +160,19 @@ def test_a_probe_trains_the_classifier_alone_on_kept_features(folder, trained, r
     assert run.best_top1 >= trained.best_top1 - 15
     assert (run.folder / "last" / "features.safetensors").is_file()
     assert {row["phase"] for row in run.metrics["epochs"]} == {"head"}
+    assert max(row["learning_rate"] for row in run.metrics["epochs"]) == pytest.approx(5e-3, rel=0.05)
+    assert "without effect with freeze: backbone: layer_decay, precision" in run.metrics["notes"]
+
+
+def test_a_probe_leaves_out_pictures_that_turn_out_broken(trained, recipe, tmp_path):
+    data = draw_data(tmp_path / "data", train=8, val=4, test=4)
+    spoil(open_data(data).train, 1)
+    probe = replace(recipe, weights=str(trained.folder), freeze="backbone", epochs=2, probe_views=2)
+    with pytest.warns(UserWarning, match="left out of its batch"):
+        run = effnets.finetune(probe, data, tmp_path / "run")
+    assert [note for note in run.metrics["notes"] if note.startswith("left out of train on the way: 1 that cannot be")]
+    with pytest.warns(UserWarning, match="left out"), pytest.raises(effnets.DataError, match="and 0 may be left out"):
+        effnets.finetune(probe, data, tmp_path / "strict", strict=True)
 
 
 class Interrupting:
@@ -212,6 +228,10 @@ def test_pictures_that_turn_out_broken_are_no_end(trained, recipe, tmp_path):
     recipe = replace(recipe, weights=str(trained.folder), epochs=1)
     with pytest.warns(UserWarning, match="left out of its batch"):
         found = effnets.finetune(recipe, data, tmp_path / "run", check="none")
+    for split in ("train", "val"):
+        told = f"left out of {split} on the way: 1 that cannot be read, first {broken[split]}"
+        assert [note for note in found.metrics["notes"] if note.startswith(told)]
+    assert "left out of train on the way" in (found.folder / "report.html").read_text(encoding="utf-8")
     right = found.test_top1 / 100 * 23
     assert right == pytest.approx(round(right))
     assert [note for note in found.metrics["notes"] if str(broken["test"]) in note]
@@ -248,6 +268,22 @@ def test_broken_test_pictures_are_told_of_and_counted(recipe, tmp_path):
         effnets.finetune(short, data, tmp_path / "many")
 
 
+def test_a_request_to_end_is_heeded_while_pictures_are_looked_at(folder, recipe, tmp_path):
+    told = []
+
+    class Asking(Interrupting):
+        def step(self, what, share):
+            told.append((what.rpartition(" ")[0], share == 0))
+            if len(told) == 3:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(effnets.TrainingInterruptedError) as caught:
+        effnets.finetune(recipe, folder / "data", tmp_path / "run", listener=Asking())
+    assert caught.value.signal == signal.SIGTERM
+    assert told == [("looking at the pictures of", first) for first in (True, False, False)]
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_frozen_part_stays(folder, trained, recipe):
     partly = replace(recipe, weights=str(trained.folder), freeze="2", epochs=1, head_epochs=0, ema_decay=0.0)
     run = effnets.finetune(partly, folder / "data", folder / "partly")
@@ -255,6 +291,22 @@ def test_a_frozen_part_stays(folder, trained, recipe):
     changed = {name for name, value in before.items() if not torch.equal(value, after[name])}
     assert not any(name.startswith(("stem", "stages.0", "stages.1")) for name in changed)
     assert {"stages.2.0.expand.conv.weight", "classifier.weight"} <= changed or run.metrics["best_epoch"] == 0
+
+
+def test_a_teacher_of_no_known_network_is_refused(folder, trained, recipe, tmp_path):
+    file = trained.folder / "model.safetensors"
+    with pytest.raises(effnets.TrainingError, match=r"model.safetensors is a file, .*; name the folder of a training"):
+        effnets.finetune(replace(recipe, teacher=str(file)), folder / "data", tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_one_picture_is_no_batch_to_normalise_by(folder, recipe, tmp_path):
+    single = replace(recipe, model="rexnet_100", batch_size=1, image_size=32)
+    with pytest.raises(effnets.TrainingError, match=r"rexnet_100 has layers that cannot normalise by one: raise batch"):
+        effnets.finetune(single, folder / "data", tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    splits = open_data(folder / "data")
+    assert gather(replace(single, bn="eval"), splits, "data").recipe.batch_size == 1
 
 
 def test_a_teacher_is_listened_to(folder, trained, recipe):
@@ -284,7 +336,10 @@ def test_mixing_and_bfloat16_train(folder, recipe, tmp_path):
 def test_without_validation_the_last_average_is_kept(folder, recipe, tmp_path):
     data = tmp_path / "data"
     shutil.copytree(folder / "data" / "train", data / "train")
-    run = effnets.finetune(replace(recipe, epochs=2, val_share=0.0), data, tmp_path / "run")
+    # Nor is there anything to be patient for.
+    run = effnets.finetune(replace(recipe, epochs=2, val_share=0.0, patience=1), data, tmp_path / "run")
+    assert "there is no report" in run.metrics["notes"][-1]
+    assert not (run.folder / "report.html").exists()
     assert run.best_top1 is None
     assert run.test_top1 is None
     assert (run.metrics["best_epoch"], run.metrics["best_is_average"]) == (2, True)
@@ -323,6 +378,20 @@ def test_other_trainings_folders_are_refused(folder, trained, recipe, tmp_path):
     draw_data(tmp_path / "less", train=20, val=8, test=8)
     with pytest.raises(effnets.TrainingError, match=r"images were {'train': 72, .* and are {'train': 60"):
         effnets.finetune(recipe, tmp_path / "less", output, resume=True)
+    draw_data(tmp_path / "others", train=24, val=8, test=8)
+    picture = next((tmp_path / "others" / "train").rglob("*.png"))
+    picture.rename(picture.with_name("zzz.png"))
+    with pytest.raises(effnets.TrainingError, match="as many pictures as then are in train, but not the same"):
+        effnets.finetune(recipe, tmp_path / "others", output, resume=True)
+    inside = folder / "data" / "train" / "run"
+    with pytest.raises(effnets.TrainingError, match=r"run: lies inside of the data, .*data, where it would be"):
+        effnets.finetune(recipe, folder / "data", inside)
+    assert not inside.exists()
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "report.html").write_text("mine")
+    with pytest.raises(effnets.TrainingError, match=r"mine: holds report.html, which no training here wrote"):
+        effnets.finetune(recipe, folder / "data", mine)
     saved = tmp_path / "saved"
     effnets.save_pretrained(trained.load(), saved)
     with pytest.raises(effnets.TrainingError, match="saved: holds a network that no training here made"):

@@ -115,6 +115,14 @@ def test_a_cosine_rises_and_falls_to_its_end():
     assert seen[-1] == pytest.approx(0.01, abs=1e-3)
 
 
+def test_a_short_training_warms_up_for_a_quarter_of_it():
+    seen = rates(8, 8, 1, schedule="cosine")
+    assert seen.index(max(seen)) == 1
+    assert seen[-1] < 0.02
+    seen = rates(32, 4, 8, schedule="cosine")
+    assert seen.index(max(seen)) == 3
+
+
 def test_an_exponential_falls_in_steps():
     seen = rates(12, 4, 3, schedule="exponential", decay_rate=0.5, decay_epochs=1, warmup_epochs=0)
     assert seen == pytest.approx([0.1] * 4 + [0.05] * 4 + [0.025] * 4)
@@ -134,6 +142,7 @@ def test_wider_networks_learn_at_lower_rates(name, rate):
     optimizer = make_optimizer(network, Recipe(model=name))
     assert max(group["lr"] for group in optimizer.param_groups) == pytest.approx(rate)
     assert learning_rate(Recipe(model=name, learning_rate=0.1), network) == 0.1
+    assert learning_rate(Recipe(model=name, freeze="backbone"), network) == 0.01
     assert learning_rate(Recipe(model=name, min_learning_rate=0.01), network) == 0.01
 
 

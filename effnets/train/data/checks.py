@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -26,7 +26,13 @@ _PNG_BEGIN, _PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
 
 
 def without_broken(
-    split: str, source: ImageSource, *, check: Check, limit: float, strict: bool
+    split: str,
+    source: ImageSource,
+    *,
+    check: Check,
+    limit: float,
+    strict: bool,
+    progress: Callable[[str, float], object] = lambda _what, _share: None,
 ) -> tuple[ImageSource, tuple[str, ...]]:
     """Leave out the pictures that cannot be read.
 
@@ -37,6 +43,7 @@ def without_broken(
             for readable, and decodes the others. "none" looks at nothing.
         limit: part of the pictures that may be left out; 3 always may.
         strict: allow none.
+        progress: called again and again with what is being done and the share of it that is.
 
     Returns:
         the readable pictures, and a note that names the others.
@@ -48,6 +55,7 @@ def without_broken(
         return source, ()
     broken: dict[int, str] = {}
     for index in range(len(source)):
+        progress(f"looking at the pictures of {split}", index / len(source))
         try:
             if check == "full" or not _is_whole(source.read(index)):
                 source.image(index)

@@ -72,7 +72,7 @@ def open_data(
             label_column is the key in each sample's JSON.
         class_names: where labels are mere numbers, the names of the classes 0, 1, …; else as many names as there are
             classes, instead of the data's own and in their order.
-        progress: called with what is being done and the share of it that is, 0 to 1, while shards are looked into.
+        progress: called with what is being done and the share of it that is, 0 to 1, while files are looked into.
 
     Raises:
         MissingFileError: no such file or folder.
@@ -97,7 +97,9 @@ def open_data(
         notes.append(f"more than {MANY:,} pictures: neither broken ones nor duplicates between splits were looked for")
         check = "none"
     for split in sources:
-        sources[split], more = without_broken(split, sources[split], check=check, limit=broken_limit, strict=strict)
+        sources[split], more = without_broken(
+            split, sources[split], check=check, limit=broken_limit, strict=strict, progress=progress or _nobody
+        )
         notes += more
     notes += check_classes(sources, "train" if "train" in sources else None, origin)
     if "train" in sources and "val" not in sources:
@@ -152,7 +154,9 @@ def open_evaluation_data(
         _leave_out_classes(source, parts.empty)
     if check == "quick" and (len(source) > MANY or source.shards is not None):
         check = "none"
-    source, notes = without_broken(split, source, check=check, limit=broken_limit, strict=strict)
+    source, notes = without_broken(
+        split, source, check=check, limit=broken_limit, strict=strict, progress=progress or _nobody
+    )
     notes = (*parts.notes, *notes, *check_classes({split: source}, None, origin))
     return EvaluationData(split=split, source=source, notes=notes)
 

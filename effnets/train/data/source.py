@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Protocol
 
 import numpy as np
@@ -103,6 +105,13 @@ class ImageSource(ABC):
     def subset(self, indices: Sequence[int] | NDArray[np.int64]) -> ImageSource:
         """The pictures at `indices` only, in their order."""
         return Subset(self, np.asarray(indices, np.int64))
+
+    def digest(self) -> str:
+        """Which pictures these are, as a hash of their file names and labels: the whole may lie elsewhere by now."""
+        digest = hashlib.sha256(np.ascontiguousarray(self.labels).tobytes())
+        for index in range(len(self)):
+            digest.update(f"\n{PurePath(self.name(index)).name}".encode(errors="surrogateescape"))
+        return digest.hexdigest()
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({len(self)} pictures, {len(self.class_names)} classes)"
