@@ -64,3 +64,48 @@ def test_a_disk_that_gives_back_something_else(tmp_path, monkeypatch):
             write_whole(path, b"new", read_back=True)
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_link_stays_and_what_it_leads_to_is_replaced(tmp_path):
+    folder, link = tmp_path / "disk", tmp_path / "link"
+    folder.mkdir()
+    link.symlink_to(Path("disk") / "file")
+    for data in (b"made", b"replaced"):
+        write_whole(link, data, read_back=True)
+        assert link.is_symlink()
+        assert [(entry.name, entry.read_bytes()) for entry in folder.iterdir()] == [("file", data)]
+    assert {entry.name for entry in tmp_path.iterdir()} == {"disk", "link"}
+
+
+def test_a_link_in_a_folder_of_the_program_is_replaced(tmp_path):
+    original, copy = tmp_path / "original", tmp_path / "copy"
+    original.write_bytes(b"old")
+    copy.symlink_to(original)
+    write_whole(copy, b"new", partial=tmp_path / ".copy.partial")
+    assert not copy.is_symlink()
+    assert (original.read_bytes(), copy.read_bytes()) == (b"old", b"new")
+
+
+@pytest.mark.parametrize("linked", [False, True])
+@pytest.mark.parametrize("partial", [False, True])
+def test_a_pipe_is_refused(tmp_path, linked, partial):
+    pipe = path = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    if linked:
+        path = tmp_path / "link"
+        path.symlink_to(pipe)
+    if linked and partial:
+        write_whole(path, b"new", partial=tmp_path / ".partial")  # the link goes, and the pipe is left alone
+    else:
+        with pytest.raises(OSError, match="it is a pipe or a device, not a file"):
+            write_whole(path, b"new", partial=tmp_path / ".partial" if partial else None)
+    assert pipe.is_fifo()
+    assert {entry.name for entry in tmp_path.iterdir()} == {pipe.name, path.name}
+
+
+def test_links_in_a_circle_are_refused(tmp_path):
+    path = tmp_path / "file"
+    path.symlink_to(path)
+    with pytest.raises(OSError, match=os.strerror(errno.ELOOP)):
+        write_whole(path, b"new")
+    assert path.is_symlink()

@@ -85,6 +85,8 @@ def command(
     """
     if json_file not in (None, "-") and not Path(str(json_file)).absolute().parent.is_dir():
         raise click.UsageError(f"--json {json_file}: there is no folder {Path(str(json_file)).parent}")
+    if json_file not in (None, "-"):
+        _check_json(Path(str(json_file)))
     if per_image and json_file is None:
         raise click.UsageError("--per-image is for the JSON; add --json FILE")
     # Imported here: NumPy and torch take time, and neither --help nor a mistyped option should wait for them.
@@ -129,6 +131,16 @@ def command(
         _write_json(json_file, _as_json(names, evaluations, comparisons, per_image))
     if report is not None:
         _write_report(report, evaluations[0], first, names[0])
+
+
+def _check_json(path: Path) -> None:
+    from effnets.whole_file import find_target
+
+    try:
+        find_target(path)
+    except OSError as error:
+        reason = error.strerror or error
+        raise click.UsageError(f"--json {path}: cannot be written there ({reason}); - prints it") from None
 
 
 def _write_json(file: str, values: dict[str, Any]) -> None:

@@ -83,10 +83,13 @@ def command(
     from effnets.deploy.onnx import export_onnx
     from effnets.deploy.output import check_path
     from effnets.deploy.quantize import quantize
+    from effnets.deploy.quantize_files import report_place
     from effnets.deploy.tune_report import report_path
     from effnets.zoo import create_model
 
     check_path(target)
+    if int8:
+        report_place(target)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what the loader warns of is an error here
         network = create_model(model, pretrained=weights is None, weights=weights)

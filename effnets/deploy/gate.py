@@ -2,25 +2,36 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from effnets.errors import ArgumentError
+from effnets.train.measures import mcnemar
 
 __all__ = ["Agreement", "Gate", "compare"]
+
+_CHANCE = 0.05  # what happens by chance less often than this is taken for real
+_ROUNDING = 1e-9  # of shares in floating point, in points
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gate:
     """What a network in int8 must reach on held-out images.
 
+    A loss of accuracy counts if it is above `max_loss` and the verdicts that changed speak for it: the exact one-sided
+    test of McNemar (`effnets.train.measures.mcnemar`), at 5 %. Rounding flips verdicts in both directions where float
+    wavers; of 132 images two lost are 1.5 points and no evidence. A least number of labelled images would be simpler,
+    and blind below it: five lost and none gained are beyond chance however few there are. Fewer than five
+    never prove a loss: of those the demands on agreement speak, which need no labels.
+
     Attributes:
         lead: by how much of probability the first class must lead the second for an image to be a clear one.
         min_agreement: the share of clear images with the same first class.
         min_in_top5: the share of all images whose first class in float is among int8's first five.
-        max_loss: points of accuracy that may be lost where labels are known.
+        max_loss: points of accuracy that may be lost where labels are known; more only as far as it may be chance.
         min_clear, min_images: with fewer nothing could be said, so that the gate stays shut.
     """
 
@@ -48,6 +59,7 @@ class Agreement:
         agreement: share of the clear images with the same first class. overall: of all images.
         in_top5: share of all images whose first class in float is among int8's first five.
         labelled: images whose class is known. top1_float, top1: accuracy on these in per cent; None without any.
+        lost, gained: images of these that float alone, or int8 alone, has right.
     """
 
     images: int
@@ -58,11 +70,35 @@ class Agreement:
     labelled: int = 0
     top1_float: float | None = None
     top1: float | None = None
+    lost: int = 0
+    gained: int = 0
 
     @property
     def loss(self) -> float:
         """Points of accuracy lost; 0 without labels."""
         return 0.0 if self.top1 is None or self.top1_float is None else self.top1_float - self.top1
+
+    @property
+    def chance(self) -> float:
+        """How probable it is, 0..1, to lose so many more than are gained by chance alone; 1 if no more are lost."""
+        # Of two equal sides, so that one of them has half.
+        return mcnemar(self.gained, self.lost) / 2 if self.lost > self.gained else 1.0
+
+    def accuracy_verdict(self, gate: Gate) -> str:
+        """What the labels say of the accuracy, in a few words."""
+        if not self.labelled:
+            return "accuracy not judged: no image has a known label"
+        verdict = f"{self.lost} lost, {self.gained} gained"
+        if self.loss <= gate.max_loss + _ROUNDING:
+            return f"{verdict}: no loss above {gate.max_loss:.1f} points"
+        if self.chance >= _CHANCE:
+            return f"{verdict}: a loss above {gate.max_loss:.1f} points that may be chance, p = {self.chance:.2g}"
+        return f"{verdict}: a loss above {gate.max_loss:.1f} points beyond chance, p = {self.chance:.2g}"
+
+    def to_dict(self, gate: Gate) -> dict[str, Any]:
+        """As plain values that JSON can hold, with what follows from them."""
+        chance = self.chance if self.labelled else None
+        return asdict(self) | {"chance": chance, "accuracy_verdict": self.accuracy_verdict(gate)}
 
     def failures(self, gate: Gate) -> list[str]:
         """What the gate demands and is not so; empty if it opens."""
@@ -80,10 +116,10 @@ class Agreement:
             found.append(
                 f"float's top-1 is in the top 5 of {self.in_top5:.2%} of {self.images}, not {gate.min_in_top5:.0%}"
             )
-        if self.loss > gate.max_loss + 1e-9:
+        if self.loss > gate.max_loss + _ROUNDING and self.chance < _CHANCE:
             found.append(
-                f"accuracy falls by {self.loss:.2f} points on {self.labelled} labelled images, "
-                f"by more than {gate.max_loss:.1f}"
+                f"accuracy falls by {self.loss:.2f} points on {self.labelled} labelled images "
+                f"({self.accuracy_verdict(gate)})"
             )
         return found
 
@@ -106,7 +142,7 @@ def compare(
     same = (found.argmax(1) == first) & finite
     top5 = np.argsort(-found, axis=1, kind="stable")[:, :5]
     known = labels >= 0
-    accuracy = (first == labels, (found.argmax(1) == labels) & finite)
+    before, after = (first == labels)[known], ((found.argmax(1) == labels) & finite)[known]
     return Agreement(
         images=len(first),
         clear=int(clear.sum()),
@@ -114,6 +150,8 @@ def compare(
         overall=float(same.mean()),
         in_top5=float(((top5 == first[:, None]).any(1) & finite).mean()),
         labelled=int(known.sum()),
-        top1_float=100 * float(accuracy[0][known].mean()) if known.any() else None,
-        top1=100 * float(accuracy[1][known].mean()) if known.any() else None,
+        top1_float=100 * float(before.mean()) if known.any() else None,
+        top1=100 * float(after.mean()) if known.any() else None,
+        lost=int((before & ~after).sum()),
+        gained=int((after & ~before).sum()),
     )

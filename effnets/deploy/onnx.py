@@ -100,6 +100,11 @@ def export_onnx(
         )
     if topk is not None and check_integer("topk", topk, 1, "it must be at least 1") > network.num_classes:
         raise ArgumentError(f"topk is {topk}, but the model has {network.num_classes} classes")
+    names = network.class_names
+    if names is not None and len(names) != network.num_classes:
+        raise ArgumentError(
+            f"model.class_names has {len(names)} names for {network.num_classes} outputs; give one for each"
+        )
     engines = check_engines(engines)
     check_engine(engine)
     made_for = PRESETS[engine or "onnxruntime"]

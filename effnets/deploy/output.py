@@ -9,7 +9,7 @@ from pathlib import Path
 
 from effnets.errors import ArgumentError, EngineError, ExportError
 from effnets.runtime.engine import FOR_ONNX
-from effnets.whole_file import write_whole
+from effnets.whole_file import find_target, write_whole
 
 __all__ = ["check_engine", "check_engines", "check_path", "check_place", "write_file"]
 
@@ -20,7 +20,7 @@ def check_path(path: str | os.PathLike[str]) -> Path:
     """`path` as one, if an ONNX file can be written there.
 
     Raises:
-        ArgumentError: another suffix. ExportError: no such folder, or not for us to write to.
+        ArgumentError: another suffix. ExportError: as of `check_place`.
     """
     path = Path(path)
     if path.suffix.lower() != ".onnx":
@@ -30,14 +30,19 @@ def check_path(path: str | os.PathLike[str]) -> Path:
 
 
 def check_place(path: Path) -> None:
-    """Refuse a file that cannot be written.
+    """Refuse a file that cannot be written. Where `path` is a link, that is what it leads to.
 
     Raises:
-        ExportError: no such folder, or not for us to write to.
+        ExportError: no such folder, or not for us to write to; or something that is no file has the name.
     """
-    if not path.parent.is_dir():
-        raise ExportError(f"{path}: cannot be written: {path.parent} is no folder; make it first")
-    if path.is_dir() or not os.access(path.parent, os.W_OK):
+    try:
+        folder = (find_target(path) if path.parent.is_dir() else path).parent
+    except OSError as error:
+        reason = error.strerror or error
+        raise ExportError(f"{path}: cannot be written there; choose another place ({reason})") from None
+    if not folder.is_dir():
+        raise ExportError(f"{path}: cannot be written: {folder} is no folder; make it first")
+    if not os.access(folder, os.W_OK):
         raise ExportError(f"{path}: cannot be written there; choose another place")
 
 

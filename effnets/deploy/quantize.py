@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -20,17 +19,19 @@ from effnets.bench.timing import interleave
 from effnets.deploy.calibration import Photos, Split, split_photos
 from effnets.deploy.gate import Agreement, Gate, compare
 from effnets.deploy.onnx import export_onnx
-from effnets.deploy.output import check_engine, check_engines, check_path, write_file
+from effnets.deploy.output import check_engine, check_engines, check_path
+from effnets.deploy.quantize_files import report_place, write_both
 from effnets.deploy.quantize_report import QuantizeReport
 from effnets.deploy.quantize_search import Search
 from effnets.deploy.rewrites import Rewrites
 from effnets.errors import ArgumentError, QuantizationError
 from effnets.runtime.description import Description
 from effnets.runtime.engine import load_onnx
-from effnets.runtime.onnx_file import read_properties
 from effnets.runtime.versions import version_of
 
 __all__ = ["quantize", "time_pair"]
+
+_DEFAULTS = {"image_size": None, "optimize": True, "topk": None}
 
 PhotoSource = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
@@ -63,11 +64,11 @@ def quantize(
     Args:
         model: from `effnets.create_model`; or a float ``.onnx`` file that `effnets.export_onnx` wrote, which then has
             the size, rewrites and outputs it has.
-        path: of the file, ending in ``.onnx``.
+        path: of the file, ending in ``.onnx``; the report has the same name, ending in ``.json``.
         calibration: a folder of photographs, or paths of files. Some calibrate; the others judge, chosen by `seed`.
             Labels are the names of their folders, as `effnets.evaluate` understands them, if they are the model's
             classes.
-        image_size, optimize, topk: as of `effnets.export_onnx`.
+        image_size, optimize, topk: as of `effnets.export_onnx`; not for a float file.
         gate: what is demanded; None: the defaults of `Gate`.
         calibration_images, held_out_images: how many to use at most; no more than half of all calibrate.
         max_left: the share of layers that may be left in float.
@@ -80,9 +81,12 @@ def quantize(
         QuantizationError: the gate stays shut; nothing was written. It has the report, which blames layers.
         ArgumentError: too few photographs, or an argument has a value it cannot take.
         MissingFileError: no such folder or file.
-        VerificationError, ExportError, EngineError: as of `effnets.export_onnx`.
+        ExportError: a file cannot be written, or a JSON file that is no such report has its name; or as of
+            `effnets.export_onnx`.
+        VerificationError, EngineError: as of `effnets.export_onnx`.
     """
     target = check_path(path)
+    report_place(target)
     check_engine(engine)
     names = check_engines(engines)
     gate = gate or Gate()
@@ -115,7 +119,7 @@ def quantize(
         if not failures or any(found.clear < gate.min_clear for found in agreement.values()):
             break
     if report.failures:
-        raise QuantizationError(_refusal(report), report)
+        raise QuantizationError(report.refusal(), report)
     if timing_seconds:
         progress("timing")
         report = replace(
@@ -127,7 +131,12 @@ def quantize(
 def _float_export(model: nn.Module | str | os.PathLike[str], engine: str, **options: Any) -> tuple[bytes, Description]:
     if isinstance(model, str | os.PathLike):
         path = Path(model)
-        description = Description.from_properties(read_properties(path), str(path))
+        if given := [name for name, value in options.items() if value is not _DEFAULTS[name]]:
+            raise ArgumentError(
+                f"{path}: has the size, rewrites and outputs it was exported with; leave {', '.join(given)} out, or "
+                "export it anew with them"
+            )
+        description = Description.from_file(path)
         description = replace(description, engine=engine or description.engine)
         data = path.read_bytes()
     else:
@@ -208,16 +217,6 @@ def _report(
     )
 
 
-def _refusal(report: QuantizeReport) -> str:
-    text = (
-        f"{report.model}: not written in int8, with {len(report.left)} of {report.layers} layers in float: "
-        f"{'; '.join(report.failures)}"
-    )
-    if not report.sensitivity:
-        return text
-    return f"{text}. Layers to blame, with the share of the error that goes if each is left in float: {report.blame()}"
-
-
 def time_pair(
     before: bytes, after: bytes, description: Description, engines: Sequence[str], seconds: float
 ) -> dict[str, dict[str, float]]:
@@ -244,6 +243,5 @@ def _finish(target: Path, built: onnx.ModelProto, description: Description, repo
     built.producer_name = "effnets"
     data = built.SerializeToString()
     report = replace(report, path=target, sha256=hashlib.sha256(data).hexdigest(), size=len(data))
-    write_file(target, data)
-    write_file(target.with_suffix(".json"), (json.dumps(report.to_dict(), indent=1) + "\n").encode())
+    write_both(target, data, report)
     return report

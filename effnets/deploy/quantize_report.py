@@ -70,13 +70,27 @@ class QuantizeReport:
 
     def summary(self) -> dict[str, Any]:
         """What stands in the file's own metadata."""
-        agreement = {engine: asdict(figures) for engine, figures in self.agreement.items()}
-        return {"agreement": agreement, "gate": asdict(self.gate), "left_in_float": list(self.left)}
+        return {"agreement": self._agreement(), "gate": asdict(self.gate), "left_in_float": list(self.left)}
 
     def to_dict(self) -> dict[str, Any]:
         """As plain values that JSON can hold."""
-        values = asdict(self) | {"size_ratio": self.size_ratio, "speed_ratios": self.speed_ratios}
-        return values | {"path": self.path.name if self.path else None}
+        values = asdict(self) | {"agreement": self._agreement(), "path": self.path.name if self.path else None}
+        return values | {"size_ratio": self.size_ratio, "speed_ratios": self.speed_ratios}
+
+    def _agreement(self) -> dict[str, dict[str, Any]]:
+        return {engine: found.to_dict(self.gate) for engine, found in self.agreement.items()}
+
+    def refusal(self) -> str:
+        """Why nothing was written, and the layers to blame."""
+        text = (
+            f"{self.model}: not written in int8, with {len(self.left)} of {self.layers} layers in float: "
+            f"{'; '.join(self.failures)}"
+        )
+        if not self.sensitivity:
+            return text
+        return (
+            f"{text}. Layers to blame, with the share of the error that goes if each is left in float: {self.blame()}"
+        )
 
     def blame(self) -> str:
         """The layers that matter most, in a few words."""
@@ -95,7 +109,12 @@ class QuantizeReport:
                 f"of all {found.images} held-out images; float's top-1 in the top 5 of {found.in_top5:.1%}"
             )
             if found.top1 is not None:
-                line += f"; accuracy {found.top1_float:.1f} % → {found.top1:.1f} % on {found.labelled} labelled"
+                line += (
+                    f"; accuracy {found.top1_float:.1f} % → {found.top1:.1f} % on {found.labelled} labelled "
+                    f"({found.accuracy_verdict(self.gate)})"
+                )
+            elif not self.unknown_folders:
+                line += f"; {found.accuracy_verdict(self.gate)}"
             lines.append(line)
         for engine, ratio in self.speed_ratios.items():
             before, after = (self.milliseconds[engine][precision] for precision in ("float32", "int8"))

@@ -20,6 +20,7 @@ from torch.export import Dim
 
 from effnets.arguments import check_size
 from effnets.deploy.metadata import describe
+from effnets.deploy.output import check_place
 from effnets.deploy.rewrite import optimize as rewrite
 from effnets.deploy.rewrites import Rewrites, preset
 from effnets.errors import ArgumentError, EngineError, ExportError, MissingFileError, VerificationError, WeightsError
@@ -118,6 +119,7 @@ def export_package(
     path = Path(path)
     if path.suffix.lower() != ".pt2":
         raise ArgumentError(f"path is {str(path)!r}; give the file the suffix .pt2")
+    check_place(path)
     network = require_classifier(model)
     height, width = check_size(network.spec.input_size if image_size is None else image_size, "image_size")
     rewrites = optimize if isinstance(optimize, Rewrites) else preset("aotinductor") if optimize else None

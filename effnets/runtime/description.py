@@ -6,11 +6,14 @@ In an ONNX file these are metadata properties whose keys begin with ``effnets.``
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
-from effnets.errors import ConfigError, WeightsError
+from effnets.errors import WeightsError
+from effnets.runtime.onnx_file import count_outputs, read_properties
+from effnets.runtime.properties import PREFIX, damaged, decode, decode_preprocess
 from effnets.spec import PreprocessSpec
 
 __all__ = ["FORMAT", "Description", "InputKind"]
@@ -18,7 +21,6 @@ __all__ = ["FORMAT", "Description", "InputKind"]
 InputKind = Literal["normalised", "uint8"]
 
 FORMAT = 1  # raised when files of old no longer say what new programs need
-_PREFIX = "effnets."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,47 +69,44 @@ class Description:
     def to_properties(self) -> dict[str, str]:
         """As metadata: keys with ``effnets.`` before them, values in JSON."""
         values = {**asdict(self), "format": FORMAT}
-        return {_PREFIX + key: json.dumps(value, ensure_ascii=False) for key, value in values.items()}
+        return {PREFIX + key: json.dumps(value, ensure_ascii=False) for key, value in values.items()}
 
     @classmethod
-    def from_properties(cls, properties: Mapping[str, str], source: str) -> Description:
+    def from_properties(cls, properties: Mapping[str, str], source: str, *, outputs: int | None = None) -> Description:
         """What `to_properties` made; keys without the prefix are somebody else's.
 
+        Args:
+            properties: of the file. source: what it is called.
+            outputs: how many classes the model in it tells apart; None if that is not known.
+
         Raises:
-            WeightsError: the properties are not effnets', or damaged; names `source`.
+            WeightsError: the properties are not effnets', or damaged; names `source` and the key.
         """
-        own = {key.removeprefix(_PREFIX): text for key, text in properties.items() if key.startswith(_PREFIX)}
+        own = {key.removeprefix(PREFIX): text for key, text in properties.items() if key.startswith(PREFIX)}
         if "format" not in own:
             raise WeightsError(f"{source}: was not exported by effnets: it says nothing of labels and preprocessing")
-        try:
-            values = {key: json.loads(text) for key, text in own.items()}
-            if values.pop("format") != FORMAT:
-                raise WeightsError(f"{source}: was exported by another version of effnets; export the model again")
-            preprocess = _preprocess(values.pop("preprocess"))
-            labels = tuple(values.pop("labels"))
-            size, usual = values.pop("size"), values.pop("usual_size", None)
-            known = {name: values[name] for name in cls.__dataclass_fields__ if name in values}
-            description = cls(
-                preprocess=preprocess,
-                labels=labels,
-                size=tuple(size) if size else None,
-                usual_size=tuple(usual) if usual else None,
-                **known,
-            )
-            if description.input_kind not in ("normalised", "uint8") or not all(isinstance(x, str) for x in labels):
-                raise ValueError("input kind or labels")
-        except (KeyError, TypeError, ValueError, ConfigError) as error:
-            if isinstance(error, WeightsError):
-                raise
-            raise WeightsError(f"{source}: its metadata is damaged ({error}); export the model again") from None
-        return description
+        if own.pop("format") != str(FORMAT):
+            raise WeightsError(f"{source}: was exported by another version of effnets; export the model again")
+        values = decode(own, source)
+        known = {name: values[name] for name in cls.__dataclass_fields__ if name in values}
+        sizes = {name: tuple(known[name]) for name in ("size", "usual_size") if known.get(name)}
+        labels = tuple(values["labels"])
+        if outputs not in (None, len(labels)):
+            raise damaged(source, "labels", f"has {len(labels)} names for {outputs} classes")
+        preprocess = decode_preprocess(values["preprocess"], source)
+        return cls(**{**known, **sizes, "preprocess": preprocess, "labels": labels})
+
+    @classmethod
+    def from_file(cls, path: str | os.PathLike[str]) -> Description:
+        """What an ONNX file says of itself.
+
+        Raises:
+            MissingFileError: no such file. WeightsError: it is no ONNX file of effnets, or damaged.
+        """
+        return cls.from_properties(read_properties(path), str(path), outputs=count_outputs(path))
 
     def resized(self, size: int | tuple[int, int] | None) -> Description:
         """The same, for another image size; None leaves it."""
         if size is None:
             return self
         return replace(self, size=size if isinstance(size, tuple) else (size, size))
-
-
-def _preprocess(values: Mapping[str, Any]) -> PreprocessSpec:
-    return PreprocessSpec(**{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"])})

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from effnets.arguments import check_integer
 from effnets.errors import ArgumentError, EngineError
 from effnets.runtime.description import Description
-from effnets.runtime.onnx_file import read_properties
 
 if TYPE_CHECKING:
     from torch import nn
@@ -143,7 +142,7 @@ def load_engine(
         from effnets.deploy.torch_engines import PackageEngine
 
         return PackageEngine(path, precision=precision, threads=threads)
-    description = Description.from_properties(read_properties(path), str(path))
+    description = Description.from_file(path)
     _require(engine, FOR_ONNX, f"{path}: an ONNX file")
     return load_onnx(path, description, engine, threads=threads, precision=precision)
 

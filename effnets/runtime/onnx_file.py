@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 from effnets.errors import MissingFileError, WeightsError
 
-__all__ = ["read_properties"]
+__all__ = ["count_outputs", "read_properties"]
+
+Found = TypeVar("Found")
 
 # Field numbers of ModelProto and StringStringEntryProto (onnx.proto), and protobuf's wire types.
 _IR_VERSION, _GRAPH, _METADATA, _KEY, _VALUE = 1, 7, 14, 1, 2
+# From the graph to the shape of an output: GraphProto.output, ValueInfoProto.type, TypeProto.tensor_type, its shape.
+_TO_SHAPE, _DIMENSION, _DIMENSION_VALUE = (_GRAPH, 12, 2, 1, 2), 1, 1
 _VARINT, _EIGHT_BYTES, _LENGTH, _FOUR_BYTES = 0, 1, 2, 5
 
 
@@ -23,12 +27,24 @@ def read_properties(path: str | os.PathLike[str]) -> dict[str, str]:
     Raises:
         MissingFileError: no such file. WeightsError: it is no ONNX file, or damaged.
     """
-    path = Path(path)
+    return _read_file(Path(path), _read_model)
+
+
+def count_outputs(path: str | os.PathLike[str]) -> int | None:
+    """How many numbers the first output of an ONNX file has for an image, as its shape states; None if it does not.
+
+    Raises:
+        MissingFileError: no such file. WeightsError: it is no ONNX file, or damaged.
+    """
+    return _read_file(Path(path), _read_last_dimension)
+
+
+def _read_file(path: Path, read: Callable[[BinaryIO, int], Found]) -> Found:
     try:
         if not stat.S_ISREG(path.stat().st_mode):
             raise WeightsError(f"{path}: is not a regular file; name an exported model")
         with path.open("rb") as file:
-            return _read_model(file, path.stat().st_size)
+            return read(file, path.stat().st_size)
     except (FileNotFoundError, NotADirectoryError):
         raise MissingFileError(f"{path}: no such exported model") from None
     except OSError as error:
@@ -57,6 +73,33 @@ def _read_model(file: BinaryIO, size: int) -> dict[str, str]:
     if not {_IR_VERSION, _GRAPH} <= seen:
         raise ValueError("no model")
     return properties
+
+
+def _read_last_dimension(file: BinaryIO, size: int) -> int | None:
+    end = size
+    for number in _TO_SHAPE:
+        inner = _enter(file, end, number)
+        if inner is None:
+            return None
+        end = inner
+    last = None
+    while (dimension := _enter(file, end, _DIMENSION)) is not None:
+        last = None  # a name, or nothing at all
+        for field, kind in _fields(file, dimension):
+            if field == _DIMENSION_VALUE and kind == _VARINT:
+                last = _varint(file)
+            else:
+                _skip(file, kind, dimension)
+    return last
+
+
+def _enter(file: BinaryIO, end: int, number: int) -> int | None:
+    """Go to the content of the next message of that number before `end`, and say where it ends; None without any."""
+    for field, kind in _fields(file, end):
+        if field == number and kind == _LENGTH:
+            return _length(file) + file.tell()
+        _skip(file, kind, end)
+    return None
 
 
 def _fields(file: BinaryIO, end: int) -> Iterator[tuple[int, int]]:

@@ -158,6 +158,7 @@ def test_a_page_that_cannot_be_written_costs_no_result(place, tmp_path):
         (["--weights", "x.onnx", "--engine", "auto", "--engine", "torch"], "--engine torch executes none of the"),
         (["--weights", "x.onnx", "--per-image"], "--per-image is for the JSON; add --json FILE"),
         (["--weights", "x.onnx", "--json", "no/such/a.json"], "there is no folder no/such"),
+        (["--weights", "x.onnx", "--json", "/dev/null"], "/dev/null: cannot be written there (it is a pipe or"),
     ],
 )
 def test_refusals(arguments, message):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 
@@ -203,6 +204,13 @@ def test_the_engine_that_a_file_is_made_for_is_taken_first(engine, model, tmp_pa
 def test_mistakes(name, arguments, error, message, model, tmp_path):
     with pytest.raises(error, match=message):
         effnets.export_onnx(model, tmp_path / name, **arguments)
+
+
+def test_names_of_another_number_than_outputs(model, tmp_path):
+    network = copy.deepcopy(model)
+    network.class_names = ("a", "b")
+    with pytest.raises(ArgumentError, match=r"model\.class_names has 2 names for 12 outputs; give one for each"):
+        effnets.export_onnx(network, tmp_path / "t.onnx")
 
 
 def test_models_without_logits(tmp_path):

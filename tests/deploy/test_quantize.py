@@ -15,9 +15,11 @@ from support import SHARED, needs_shared
 
 import effnets
 from effnets.cli import main
-from effnets.deploy import quantize_search
+from effnets.deploy import quantize_files, quantize_search
 from effnets.deploy.gate import Gate
+from effnets.deploy.output import write_file
 from effnets.deploy.probes import probe_images
+from effnets.deploy.rewrites import Rewrites
 from effnets.runtime.description import Description
 from effnets.spec import PreprocessSpec
 
@@ -62,6 +64,7 @@ def test_from_float_to_int8(exported, folder, tmp_path):
     said = json.loads(target.with_suffix(".json").read_text())
     assert said["path"] == "small.int8.onnx"
     assert said["agreement"]["openvino"]["images"] == 20
+    assert said["agreement"]["openvino"]["accuracy_verdict"] == "accuracy not judged: no image has a known label"
     image = np.random.default_rng(0).normal(size=(2, 3, 16, 16)).astype(np.float32)
     before = effnets.load_engine(exported)
     for name in ("onnxruntime", "openvino"):
@@ -74,6 +77,7 @@ def test_from_float_to_int8(exported, folder, tmp_path):
     shown = CliRunner().invoke(main, ["predict", str(folder / "0.png"), "--weights", str(target)])
     assert shown.exit_code == 0, shown.output
     text = str(report)
+    assert text.count("; accuracy not judged: no image has a known label") == 2
     assert "times smaller" in text
     assert "times as fast" in text
     with pytest.raises(effnets.ArgumentError, match="is in int8 already"):
@@ -130,6 +134,49 @@ def test_folders_of_no_class_are_named(exported, folder, tmp_path, names, judged
     assert all("\n" not in line for line in report.lines())
     assert [line for line in report.lines() if "no classes" in line] == ([told] if told else [])
     assert (report.agreement["onnxruntime"].labelled > 0) is judged
+    assert all(("labelled (" in line) is judged for line in report.lines() if "held-out images" in line)
+    assert ("no loss above 100.0 points)" in str(report)) is judged
+
+
+def test_a_report_is_replaced_and_what_is_no_report_is_not(exported, folder, tmp_path, monkeypatch):
+    target, report = tmp_path / "model.onnx", tmp_path / "model.json"
+    quantize(exported, target, folder)
+    first = report.read_bytes()
+    quantize(exported, target, folder, seed=1)
+    assert report.read_bytes() != first
+    target.unlink()
+    monkeypatch.setattr(quantize_search.Search, "__init__", None)  # no work is done
+    for content in (b'{"threshold": 0.5}', b"[]", b"", b"\xff", b"[" * 100_000):
+        report.write_bytes(content)
+        with pytest.raises(effnets.ExportError, match=r"model\.json: is there already, and is no report.*model\.onnx"):
+            quantize(exported, target, folder)
+        assert [entry.name for entry in tmp_path.iterdir()] == ["model.json"]
+        assert report.read_bytes() == content
+    report.unlink()
+    report.mkdir()
+    with pytest.raises(effnets.ExportError, match=r"model\.json: cannot be written there"):
+        quantize(exported, target, folder)
+    command = ["export", "no-such-model", str(target), "--int8", "--calibration", str(folder)]
+    assert "model.json: cannot be written there" in " ".join(CliRunner().invoke(main, command).stderr.split())
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_a_model_that_cannot_be_written_leaves_no_report(exported, folder, tmp_path, monkeypatch, there):
+    target, report = tmp_path / "model.onnx", tmp_path / "model.json"
+    if there:
+        quantize(exported, target, folder)
+    before = {entry.name: entry.read_bytes() for entry in tmp_path.iterdir()}
+
+    def full(path, data):
+        if path == target:
+            assert json.loads(report.read_text())["calibration_images"] == 16
+            raise effnets.ExportError(f"{path}: cannot be written (No space left on device)")
+        write_file(path, data)
+
+    monkeypatch.setattr(quantize_files, "write_file", full)
+    with pytest.raises(effnets.ExportError, match="No space left"):
+        quantize(exported, target, folder, calibration_images=16)
+    assert {entry.name: entry.read_bytes() for entry in tmp_path.iterdir()} == before
 
 
 @pytest.mark.parametrize(
@@ -159,6 +206,15 @@ def test_wrong_arguments(exported, folder, tmp_path):
         Gate(lead=3)
     with pytest.raises(effnets.ArgumentError, match="40 different photographs; give at least 100"):
         quantize(exported, tmp_path / "out.onnx", folder, gate=None)
+
+
+def test_a_file_is_as_it_was_exported(exported, folder, tmp_path):
+    told = r"small\.onnx: has the size, rewrites and outputs .*; leave image_size, optimize, topk out"
+    with pytest.raises(effnets.ArgumentError, match=told):
+        quantize(exported, tmp_path / "out.onnx", folder, image_size=64, topk=2, optimize=False)
+    with pytest.raises(effnets.ArgumentError, match="leave optimize out"):
+        quantize(exported, tmp_path / "out.onnx", folder, optimize=Rewrites())
+    assert list(tmp_path.iterdir()) == []
 
 
 REAL = (

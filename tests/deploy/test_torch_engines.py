@@ -13,7 +13,7 @@ from effnets.deploy.fuse import FusedConv, can_fuse
 from effnets.deploy.rewrites import preset
 from effnets.deploy.torch_engines import export_package
 from effnets.deploy.tune import tune
-from effnets.errors import ArgumentError, EngineError, MissingFileError
+from effnets.errors import ArgumentError, EngineError, ExportError, MissingFileError
 
 
 @pytest.fixture
@@ -90,6 +90,8 @@ def test_a_package(model, tmp_path):
 def test_mistakes(model, tmp_path):
     with pytest.raises(ArgumentError, match="a model in memory is executed by torch or torch-compile, not by openvino"):
         effnets.load_engine(model, "openvino")
+    with pytest.raises(ExportError, match="gone is no folder; make it first"):  # before it is compiled
+        export_package(model, tmp_path / "gone" / "tiny.pt2")
     with pytest.raises(ArgumentError, match=r"give the file the suffix \.pt2"):
         export_package(model, tmp_path / "t.onnx")
     with pytest.raises(MissingFileError, match="no such exported model"):

@@ -8,6 +8,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+import onnx
 import pytest
 from click.testing import CliRunner
 from exported import MATRIX, describe, write
@@ -19,7 +20,7 @@ from effnets.errors import ArgumentError, EngineError, MissingFileError, Weights
 from effnets.runtime import engine as engine_module
 from effnets.runtime import onnxruntime_engine
 from effnets.runtime.description import Description
-from effnets.runtime.onnx_file import read_properties
+from effnets.runtime.onnx_file import count_outputs, read_properties
 
 ENGINES = ("onnxruntime", "openvino")
 
@@ -108,11 +109,84 @@ def test_damaged_metadata():
         ("effnets.size", "7"),
         ("effnets.usual_size", "7"),
     ):
-        with pytest.raises(WeightsError, match=r"x: its metadata is damaged \(.*\); export the model again"):
+        with pytest.raises(WeightsError, match=f"x: its metadata is damaged: {key} .*; export the model again"):
             Description.from_properties({**properties, key: value}, "x")
     with pytest.raises(WeightsError, match="another version of effnets"):
         Description.from_properties({**properties, "effnets.format": "99"}, "x")
     assert Description.from_properties({**properties, "other": "?"}, "x") == describe()
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "told"),
+    [
+        ("model", "7", "is 7, not text"),
+        ("labels", "{}", "is {}, not a list of names"),
+        ("labels", "[]", "is [], not a list of names"),
+        ("labels", '["a", 1]', "is ['a', 1], not a list of names"),
+        ("labels", '["red", "green"]', "has 2 names for 4 classes"),
+        ("input_kind", "[]", "is [], not normalised or uint8"),
+        ("channels", '"x"', "is 'x', not a number of channels"),
+        ("channels", "0", "is 0, not a number of channels"),
+        ("channels", "true", "is True, not a number of channels"),
+        ("size", '["a", "b"]', "is ['a', 'b'], not a height and a width in pixels, or null"),
+        ("size", "[32]", "is [32], not a height and a width"),
+        ("size", "32", "is 32, not a height and a width"),
+        ("size", "[32, 1e3]", "is [32, 1000.0], not a height and a width"),
+        ("size", "[32, 10000]", "is [32, 10000], not a height and a width"),
+        ("usual_size", "[0, 32]", "is [0, 32], not a height and a width"),
+        ("weights", "[]", "is [], not a mapping"),
+        ("engine", "null", "is None, not text"),
+        ("size", "[32, 32", "is no JSON"),
+        ("weights", "[" * 100_000, "is no JSON"),
+        ("size", None, "is missing"),
+        ("preprocess", "[]", "is [], not a mapping"),
+        ("preprocess", "{}", "has no 'mean'"),
+        ("preprocess", {"input_size": 32.5}, "has the input_size 32.5, not a number of pixels"),
+        ("preprocess", {"crop_pct": 0}, "is none (crop_pct is 0; it must lie in "),
+        ("preprocess", {"mean": 0.5}, "is none ("),
+        ("preprocess", {"colour": 1}, "is none ("),
+        ("preprocess", {"mean": [0.5, 0.5]}, "is none (mean has 2 numbers and std 3;"),
+    ],
+)
+def test_damaged_metadata_are_told_by_file_and_key(key, value, told, path):
+    properties = describe().to_properties()
+    if value is None:
+        del properties[f"effnets.{key}"]
+    elif isinstance(value, dict):
+        properties[f"effnets.{key}"] = json.dumps({**json.loads(properties[f"effnets.{key}"]), **value})
+    else:
+        properties[f"effnets.{key}"] = value
+    model = onnx.load(path)
+    onnx.helper.set_model_props(model, properties)
+    onnx.save(model, path)
+    with pytest.raises(WeightsError) as refusal:
+        effnets.load_engine(path)
+    assert str(refusal.value).startswith(f"{path}: its metadata is damaged: effnets.{key} {told}")
+    assert str(refusal.value).endswith("; export the model again")
+
+
+def test_damaged_metadata_end_a_command_in_one_line(tmp_path):
+    path = write(tmp_path / "mean.onnx", describe(size=("a", "b")))
+    Image.new("RGB", (40, 40)).save(tmp_path / "photo.png")
+    result = CliRunner().invoke(main, ["predict", str(tmp_path / "photo.png"), "--weights", str(path)])
+    assert result.exit_code == 1
+    assert "its metadata is damaged: effnets.size is ['a', 'b']" in " ".join(result.stderr.split())
+
+
+def test_outputs_are_counted_as_far_as_the_shape_says(path):
+    assert count_outputs(path) == 4
+    model = onnx.load(path)
+    for name in ("name of a dimension", ""):
+        dimension = model.graph.output[0].type.tensor_type.shape.dim[1]
+        dimension.Clear()
+        if name:
+            dimension.dim_param = name
+        onnx.save(model, path)
+        assert count_outputs(path) is None
+        assert effnets.load_engine(path).labels == describe().labels
+    model.graph.output[0].type.tensor_type.ClearField("shape")
+    onnx.save(model, path)
+    assert count_outputs(path) is None
 
 
 def test_properties_are_read_as_onnx_reads_them(path):
