@@ -30,8 +30,8 @@ Python {python} on {machine}; speeds are medians of interleaved rounds of one im
 
 The gate, on pictures held out from calibration: top-1 as in float on at least 99 % of the clear ones (float's first
 class leads by 0.3 of probability), float's top-1 in int8's top 5 on 99 % of all, at most 1.0 point of accuracy lost
-where labels are known, unless chance explains more. Figures are those of the worse engine of ONNX Runtime and OpenVINO.
-Accuracy is on test pictures that neither training, nor calibration, nor the gate saw.
+where labels are known (of fewer than 300 pictures, unless chance explains more). Figures are those of the worse engine
+of ONNX Runtime and OpenVINO. Accuracy is on test pictures that neither training, nor calibration, nor the gate saw.
 
 - With 1000 classes: the published weights, on grocery20's photographs, which have no label among them.
 - `+head`: the same with a linear probe of grocery20's 20 classes in place of the classifier.

@@ -14,6 +14,7 @@ from effnets.train.measures import mcnemar
 __all__ = ["Agreement", "Gate", "compare"]
 
 _CHANCE = 0.05  # what happens by chance less often than this is taken for real
+_IMAGES_IN_A_LOSS = 3  # that `max_loss` is made of, where it can be told from chance by counting
 _ROUNDING = 1e-9  # of shares in floating point, in points
 
 
@@ -21,17 +22,17 @@ _ROUNDING = 1e-9  # of shares in floating point, in points
 class Gate:
     """What a network in int8 must reach on held-out images.
 
-    A loss of accuracy counts if it is above `max_loss` and the verdicts that changed speak for it: the exact one-sided
-    test of McNemar (`effnets.train.measures.mcnemar`), at 5 %. Rounding flips verdicts in both directions where float
-    wavers; of 132 images two lost are 1.5 points and no evidence. A least number of labelled images would be simpler,
-    and blind below it: five lost and none gained are beyond chance however few there are. Fewer than five
-    never prove a loss: of those the demands on agreement speak, which need no labels.
+    A loss of accuracy above `max_loss` counts where the labelled images are enough to tell: where one of them weighs no
+    more than a third of `max_loss` (300, of one point). Of fewer, it counts if the verdicts that changed speak for it:
+    by the exact one-sided test of McNemar (`effnets.train.measures.mcnemar`), at 5 %. Rounding flips verdicts in both
+    directions where float wavers; of 132 images two lost are 1.5 points and no evidence, but five lost and none gained
+    are beyond chance however few there are.
 
     Attributes:
         lead: by how much of probability the first class must lead the second for an image to be a clear one.
         min_agreement: the share of clear images with the same first class.
         min_in_top5: the share of all images whose first class in float is among int8's first five.
-        max_loss: points of accuracy that may be lost where labels are known; more only as far as it may be chance.
+        max_loss: points of accuracy that may be lost where labels are known; of few images more, if chance explains it.
         min_clear, min_images: with fewer nothing could be said, so that the gate stays shut.
     """
 
@@ -91,9 +92,14 @@ class Agreement:
         verdict = f"{self.lost} lost, {self.gained} gained"
         if self.loss <= gate.max_loss + _ROUNDING:
             return f"{verdict}: no loss above {gate.max_loss:.1f} points"
+        if self._enough(gate):
+            return f"{verdict}: a loss above {gate.max_loss:.1f} points"
         if self.chance >= _CHANCE:
             return f"{verdict}: a loss above {gate.max_loss:.1f} points that may be chance, p = {self.chance:.2g}"
         return f"{verdict}: a loss above {gate.max_loss:.1f} points beyond chance, p = {self.chance:.2g}"
+
+    def _enough(self, gate: Gate) -> bool:
+        return not gate.max_loss or self.labelled * gate.max_loss >= 100 * _IMAGES_IN_A_LOSS
 
     def to_dict(self, gate: Gate) -> dict[str, Any]:
         """As plain values that JSON can hold, with what follows from them."""
@@ -116,7 +122,7 @@ class Agreement:
             found.append(
                 f"float's top-1 is in the top 5 of {self.in_top5:.2%} of {self.images}, not {gate.min_in_top5:.0%}"
             )
-        if self.loss > gate.max_loss + _ROUNDING and self.chance < _CHANCE:
+        if self.loss > gate.max_loss + _ROUNDING and (self._enough(gate) or self.chance < _CHANCE):
             found.append(
                 f"accuracy falls by {self.loss:.2f} points on {self.labelled} labelled images "
                 f"({self.accuracy_verdict(gate)})"
