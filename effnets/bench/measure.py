@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -16,9 +17,9 @@ from effnets.bench.memory import UNKNOWN_PEAK, tells_peak
 from effnets.bench.peers import check_peers
 from effnets.bench.programs import Unmeasured, check_engines, make_programs, shake
 from effnets.bench.report import BenchReport, Row
+from effnets.bench.roofline import Ceiling
 from effnets.config import is_tagged
 from effnets.errors import ArgumentError, EffnetsError, EngineError
-from effnets.nn.classifier import Classifier
 from effnets.runtime.engine import Precision
 from effnets.spec import ModelSpec
 from effnets.weights.resolve import resolve
@@ -37,6 +38,20 @@ class _Asked:
     label: str
     spec: ModelSpec
     size: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _How:
+    """Arguments of `bench` that hold for all models."""
+
+    against: tuple[str, ...]
+    engines: tuple[str, ...]
+    batches: tuple[int, ...]
+    threads: int
+    precision: Precision
+    rounds: int
+    memory: bool
+    processor_time: bool
 
 
 def bench(
@@ -85,44 +100,25 @@ def bench(
     threads = check_integer("threads", machine.cores if threads is None else threads, 1, "it must be at least 1")
     check_integer("rounds", rounds, 1, "it must be at least 1")
     tell = progress or (lambda _what, _share: None)
+    untold = (UNKNOWN_PEAK,) if memory and not tells_peak() else ()
+    how = _How(
+        against=tuple(against),
+        engines=tuple(engines),
+        batches=tuple(batches),
+        threads=threads,
+        precision=precision,
+        rounds=rounds,
+        memory=memory and not untold,
+        processor_time=processor_time,
+    )
     before, load = torch.get_num_threads(), load_average()
     torch.set_num_threads(threads)
     rows: list[Row] = []
     unmeasured = Unmeasured()
-    untold = (UNKNOWN_PEAK,) if memory and not tells_peak() else ()
     try:
         ceiling = measure_ceiling(precision=precision)
         for index, model in enumerate(asked):
-            if "torch-compile" in engines:
-                # What was compiled for one network is of no use to the next, and torch limits how much there is.
-                torch.compiler.reset()
-            tell(f"{model.label}: exporting", index / len(asked))
-            try:
-                network = _network(model.name)
-                programs = make_programs(
-                    network,
-                    label=model.label,
-                    against=against,
-                    engines=engines,
-                    precision=precision,
-                    threads=threads,
-                    size=model.size,
-                    unmeasured=unmeasured,
-                )
-            except EffnetsError as error:
-                # The others took minutes perhaps, and are worth as much without this one.
-                unmeasured.failed.append(f"{model.label}: {str(error).removeprefix(f'{model.spec.name}: ')}")
-                continue
-            contest = Contest(network, model.label, model.size, programs, unmeasured)
-            if memory and not untold:
-                contest.measure_memory(max(batches))
-            for turn, batch in enumerate(batches):
-                what = f"{model.label}, {batch}"
-
-                def share(done: float, start: int = index, turn: int = turn, what: str = what) -> None:
-                    tell(what, (start + (turn + done) / len(batches)) / len(asked))
-
-                rows += contest.hold(batch, ceiling, rounds=rounds, processor_time=processor_time, progress=share)
+            rows += _measure(model, how, ceiling, unmeasured, _part(tell, index, len(asked)))
     finally:
         torch.set_num_threads(before)
     missing = (*unmeasured.absent, *unmeasured.failed, *untold)
@@ -165,7 +161,39 @@ def _look_up(models: Sequence[str], image_size: int | None) -> list[_Asked]:
     ]
 
 
-def _network(name: str) -> Classifier:
-    network = create_model(name)
-    shake(network)
-    return network
+def _measure(model: _Asked, how: _How, ceiling: Ceiling, unmeasured: Unmeasured, tell: Progress) -> list[Row]:
+    """All rows of one model; what cannot be measured goes into `unmeasured`."""
+    if "torch-compile" in how.engines:
+        # What was compiled for one network is of no use to the next, and torch limits how much there is.
+        torch.compiler.reset()
+    tell(f"{model.label}: exporting", 0.0)
+    try:
+        network = create_model(model.name)
+        shake(network)
+        programs = make_programs(
+            network,
+            label=model.label,
+            against=how.against,
+            engines=how.engines,
+            precision=how.precision,
+            threads=how.threads,
+            size=model.size,
+            unmeasured=unmeasured,
+        )
+    except EffnetsError as error:
+        # The others took minutes perhaps, and are worth as much without this one.
+        unmeasured.failed.append(f"{model.label}: {str(error).removeprefix(f'{model.spec.name}: ')}")
+        return []
+    contest = Contest(network, model.label, model.size, programs, unmeasured)
+    if how.memory:
+        contest.measure_memory(max(how.batches))
+    rows: list[Row] = []
+    for turn, batch in enumerate(how.batches):
+        part = partial(_part(tell, turn, len(how.batches)), f"{model.label}, {batch}")
+        rows += contest.hold(batch, ceiling, rounds=how.rounds, processor_time=how.processor_time, progress=part)
+    return rows
+
+
+def _part(tell: Progress, index: int, count: int) -> Progress:
+    """What tells of part `index` of `count` equal ones."""
+    return lambda what, share: tell(what, (index + share) / count)
