@@ -6,7 +6,6 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import PurePath
 from typing import Protocol
 
 import numpy as np
@@ -110,7 +109,8 @@ class ImageSource(ABC):
         """Which pictures these are, as a hash of their file names and labels: the whole may lie elsewhere by now."""
         digest = hashlib.sha256(np.ascontiguousarray(self.labels).tobytes())
         for index in range(len(self)):
-            digest.update(f"\n{PurePath(self.name(index)).name}".encode(errors="surrogateescape"))
+            name = self.name(index).replace("\\", "/").rpartition("/")[2]  # of millions, Path would take long
+            digest.update(f"\n{name}".encode(errors="surrogateescape"))
         return digest.hexdigest()
 
     def __repr__(self) -> str:
