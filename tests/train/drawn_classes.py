@@ -44,6 +44,15 @@ def draw_data(folder: Path, *, train: int = 8, val: int = 4, test: int = 4, size
     return folder
 
 
+def spoil(source, count):
+    """Damage pictures in the middle, which a look at their beginnings and ends does not find."""
+    for index in range(count):
+        file = Path(source.name(index))
+        data = bytearray(file.read_bytes())
+        data[len(data) // 2 : len(data) // 2 + 40] = bytes(40)
+        file.write_bytes(data)
+
+
 def _draw(name: str, size: int, generator: np.random.Generator) -> Image.Image:
     image = Image.fromarray(generator.integers(0, 90, (size, size, 3), dtype=np.uint8))
     draw = ImageDraw.Draw(image)

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
-from accelerate import Accelerator
-from drawn_classes import CLASSES, draw_data, write_table
+from drawn_classes import CLASSES
+from interrupting import Interrupting
 
 import effnets
 from effnets.preprocess import create_transform
@@ -20,36 +17,8 @@ from effnets.train.account import Account
 from effnets.train.conclusion import measure
 from effnets.train.data import open_data
 from effnets.train.data.augmentation import Augmentation
-from effnets.train.material import gather
 from effnets.train.network import build_network
 from effnets.train.recipe_file import read_recipe
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("trained")
-    draw_data(folder / "data", train=24, val=8, test=8)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def recipe(folder):
-    return effnets.Recipe(
-        model=str(write_table(folder)),
-        weights="random",
-        epochs=4,
-        batch_size=12,
-        learning_rate=5e-3,
-        layer_decay=1.0,
-        workers=0,
-        precision="float32",
-        augmentation=Augmentation(scale=(0.7, 1.0)),
-    )
-
-
-@pytest.fixture(scope="module")
-def trained(folder, recipe):
-    return effnets.finetune(recipe, folder / "data", folder / "run", command="effnets finetune …")
 
 
 def top1(model, source):
@@ -164,29 +133,6 @@ def test_a_probe_trains_the_classifier_alone_on_kept_features(folder, trained, r
     assert "without effect with freeze: backbone: layer_decay, precision" in run.metrics["notes"]
 
 
-def test_a_probe_leaves_out_pictures_that_turn_out_broken(trained, recipe, tmp_path):
-    data = draw_data(tmp_path / "data", train=8, val=4, test=4)
-    spoil(open_data(data).train, 1)
-    probe = replace(recipe, weights=str(trained.folder), freeze="backbone", epochs=2, probe_views=2)
-    with pytest.warns(UserWarning, match="left out of its batch"):
-        run = effnets.finetune(probe, data, tmp_path / "run")
-    assert [note for note in run.metrics["notes"] if note.startswith("left out of train on the way: 1 that cannot be")]
-    with pytest.warns(UserWarning, match="left out"), pytest.raises(effnets.DataError, match="and 0 may be left out"):
-        effnets.finetune(probe, data, tmp_path / "strict", strict=True)
-
-
-class Interrupting:
-    """A listener at whose second row the training ends as if it were killed."""
-
-    def note(self, text): ...
-
-    def step(self, what, share): ...
-
-    def row(self, row):
-        if row.epoch == 2:
-            raise KeyboardInterrupt
-
-
 @pytest.mark.parametrize("lost", [False, True])
 def test_a_resumed_probe_ends_with_the_same_backbone(folder, trained, recipe, tmp_path, lost):
     probe = replace(recipe, weights=str(trained.folder), freeze="backbone")
@@ -212,78 +158,6 @@ def test_a_classifier_of_other_classes_is_no_beginning(trained, recipe):
     assert not torch.equal(others.classifier.weight, kept)
 
 
-def test_no_process_begins_before_all_have_looked_at_the_folder(folder, recipe, tmp_path, monkeypatch):
-    begun = []
-    monkeypatch.setattr(Accelerator, "wait_for_everyone", lambda _: begun.append((tmp_path / "run").exists()))
-    effnets.finetune(replace(recipe, epochs=1), folder / "data", tmp_path / "run")
-    assert begun[:2] == [False, True]
-
-
-def test_pictures_that_turn_out_broken_are_no_end(trained, recipe, tmp_path):
-    data = draw_data(tmp_path / "data", train=24, val=8, test=8)
-    broken = {split: data / split / CLASSES[0] / "002.png" for split in ("train", "val", "test")}
-    for file in broken.values():
-        file.write_bytes(file.read_bytes()[:-60])
-    # With a head start, which sees the training pictures as well.
-    recipe = replace(recipe, weights=str(trained.folder), epochs=1)
-    with pytest.warns(UserWarning, match="left out of its batch"):
-        found = effnets.finetune(recipe, data, tmp_path / "run", check="none")
-    for split in ("train", "val"):
-        told = f"left out of {split} on the way: 1 that cannot be read, first {broken[split]}"
-        assert [note for note in found.metrics["notes"] if note.startswith(told)]
-    assert "left out of train on the way" in (found.folder / "report.html").read_text(encoding="utf-8")
-    right = found.test_top1 / 100 * 23
-    assert right == pytest.approx(round(right))
-    assert [note for note in found.metrics["notes"] if str(broken["test"]) in note]
-    with pytest.warns(UserWarning, match="left out"), pytest.raises(effnets.DataError, match="and 0 may be left out"):
-        effnets.finetune(recipe, data, tmp_path / "strict", check="none", strict=True)
-
-
-def spoil(source, count):
-    """Damage pictures in the middle, which a look at their beginnings and ends does not find."""
-    for index in range(count):
-        file = Path(source.name(index))
-        data = bytearray(file.read_bytes())
-        data[len(data) // 2 : len(data) // 2 + 40] = bytes(40)
-        file.write_bytes(data)
-
-
-def test_broken_test_pictures_are_told_of_and_counted(recipe, tmp_path):
-    data = draw_data(tmp_path / "data", train=4, val=4, test=8)
-    short, told = replace(recipe, epochs=1), []
-    spoil(open_data(data).test, 2)
-
-    class Listening(Interrupting):
-        def note(self, text):
-            told.append(text)
-
-    run = effnets.finetune(short, data, tmp_path / "run", listener=Listening())
-    assert run.metrics["notes"] == told
-    assert "left out of test: 2 that cannot be read, first" in told[-1]
-    with pytest.raises(effnets.ImageError, match="strict is on: mend or remove the picture"):
-        effnets.finetune(short, data, tmp_path / "strict", strict=True)
-    spoil(open_data(data).test, 4)
-    message = r"4 of the 24 pictures of test cannot be read, and 3 may be left out; mend or remove them, and resume"
-    with pytest.raises(effnets.DataError, match=message):
-        effnets.finetune(short, data, tmp_path / "many")
-
-
-def test_a_request_to_end_is_heeded_while_pictures_are_looked_at(folder, recipe, tmp_path):
-    told = []
-
-    class Asking(Interrupting):
-        def step(self, what, share):
-            told.append((what.rpartition(" ")[0], share == 0))
-            if len(told) == 3:
-                os.kill(os.getpid(), signal.SIGTERM)
-
-    with pytest.raises(effnets.TrainingInterruptedError) as caught:
-        effnets.finetune(recipe, folder / "data", tmp_path / "run", listener=Asking())
-    assert caught.value.signal == signal.SIGTERM
-    assert told == [("looking at the pictures of", first) for first in (True, False, False)]
-    assert not (tmp_path / "run").exists()
-
-
 def test_a_frozen_part_stays(folder, trained, recipe):
     partly = replace(recipe, weights=str(trained.folder), freeze="2", epochs=1, head_epochs=0, ema_decay=0.0)
     run = effnets.finetune(partly, folder / "data", folder / "partly")
@@ -291,22 +165,6 @@ def test_a_frozen_part_stays(folder, trained, recipe):
     changed = {name for name, value in before.items() if not torch.equal(value, after[name])}
     assert not any(name.startswith(("stem", "stages.0", "stages.1")) for name in changed)
     assert {"stages.2.0.expand.conv.weight", "classifier.weight"} <= changed or run.metrics["best_epoch"] == 0
-
-
-def test_a_teacher_of_no_known_network_is_refused(folder, trained, recipe, tmp_path):
-    file = trained.folder / "model.safetensors"
-    with pytest.raises(effnets.TrainingError, match=r"model.safetensors is a file, .*; name the folder of a training"):
-        effnets.finetune(replace(recipe, teacher=str(file)), folder / "data", tmp_path / "run")
-    assert not (tmp_path / "run").exists()
-
-
-def test_one_picture_is_no_batch_to_normalise_by(folder, recipe, tmp_path):
-    single = replace(recipe, model="rexnet_100", batch_size=1, image_size=32)
-    with pytest.raises(effnets.TrainingError, match=r"rexnet_100 has layers that cannot normalise by one: raise batch"):
-        effnets.finetune(single, folder / "data", tmp_path / "run")
-    assert not (tmp_path / "run").exists()
-    splits = open_data(folder / "data")
-    assert gather(replace(single, bn="eval"), splits, "data").recipe.batch_size == 1
 
 
 def test_a_teacher_is_listened_to(folder, trained, recipe):
@@ -364,71 +222,3 @@ def test_the_image_size_becomes_the_networks(folder, recipe, tmp_path):
     run = effnets.finetune(replace(recipe, epochs=1, image_size=40), folder / "data", tmp_path / "run")
     assert run.load().spec.input_size == 40
     assert create_transform(run.load()).size == 40
-
-
-def test_other_trainings_folders_are_refused(folder, trained, recipe, tmp_path):
-    output = tmp_path / "run"
-    output.mkdir()
-    shutil.copytree(trained.folder / "last", output / "last")
-    shutil.copy(trained.folder / "recipe.yaml", output)
-    with pytest.raises(
-        effnets.TrainingError, match=r"begun with other settings \(epochs 4 → 7\); resume it with the same"
-    ):
-        effnets.finetune(replace(recipe, epochs=7), folder / "data", output, resume=True)
-    draw_data(tmp_path / "less", train=20, val=8, test=8)
-    with pytest.raises(effnets.TrainingError, match=r"images were {'train': 72, .* and are {'train': 60"):
-        effnets.finetune(recipe, tmp_path / "less", output, resume=True)
-    draw_data(tmp_path / "others", train=24, val=8, test=8)
-    picture = next((tmp_path / "others" / "train").rglob("*.png"))
-    picture.rename(picture.with_name("zzz.png"))
-    with pytest.raises(effnets.TrainingError, match="as many pictures as then are in train, but not the same"):
-        effnets.finetune(recipe, tmp_path / "others", output, resume=True)
-    inside = folder / "data" / "train" / "run"
-    with pytest.raises(effnets.TrainingError, match=r"run: lies inside of the data, .*data, where it would be"):
-        effnets.finetune(recipe, folder / "data", inside)
-    assert not inside.exists()
-    mine = tmp_path / "mine"
-    mine.mkdir()
-    (mine / "report.html").write_text("mine")
-    with pytest.raises(effnets.TrainingError, match=r"mine: holds report.html, which no training here wrote"):
-        effnets.finetune(recipe, folder / "data", mine)
-    saved = tmp_path / "saved"
-    effnets.save_pretrained(trained.load(), saved)
-    with pytest.raises(effnets.TrainingError, match="saved: holds a network that no training here made"):
-        effnets.finetune(recipe, folder / "data", saved)
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"optimizer": "adamww"}, "optimizer is 'adamww', which timm does not have"),
-        ({"teacher": "mixnet_nope"}, "no model named 'mixnet_nope'"),
-        ({"accumulate": 100}, "accumulate is 100, and .* has 72 training pictures.*lower accumulate to 72 or less"),
-        ({"freeze": "99"}, "freeze is '99'"),
-    ],
-)
-def test_what_cannot_be_leaves_no_folder_behind(folder, recipe, tmp_path, changes, message):
-    with pytest.raises(effnets.EffnetsError, match=message):
-        effnets.finetune(replace(recipe, **changes), folder / "data", tmp_path / "run")
-    assert not (tmp_path / "run").exists()
-
-
-def test_a_training_that_is_over_is_not_taken_for_another(folder, trained, recipe):
-    again = effnets.finetune(recipe, folder / "data", trained.folder, resume=True)
-    assert again.metrics == json.loads((trained.folder / "metrics.json").read_text())
-    with pytest.raises(effnets.TrainingError, match=r"begun with other settings \(epochs 4 → 50\)"):
-        effnets.finetune(replace(recipe, epochs=50), folder / "data", trained.folder, resume=True)
-
-
-def test_a_folder_that_cannot_be_made_is_named(folder, recipe, tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(effnets.TrainingError, match=r"file/run: cannot be written \(.+\); name a folder that you may"):
-        effnets.finetune(recipe, folder / "data", tmp_path / "file" / "run")
-
-
-def test_a_damaged_checkpoint_is_named(folder, recipe, tmp_path):
-    output = tmp_path / "run"
-    (output / "last").mkdir(parents=True)
-    (output / "last" / "state.pt").write_bytes(b"half a check")
-    with pytest.raises(effnets.TrainingError, match=r"lacks its recipe\.yaml"):
-        effnets.finetune(recipe, folder / "data", output, resume=True)

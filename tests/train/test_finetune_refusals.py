@@ -1,0 +1,125 @@
+"""Trainings that cannot be, or that are asked to end, leave things as they are and say why."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+from dataclasses import replace
+
+import pytest
+from accelerate import Accelerator
+from drawn_classes import draw_data
+from interrupting import Interrupting
+
+import effnets
+from effnets.train.data import open_data
+from effnets.train.material import gather
+
+
+def test_no_process_begins_before_all_have_looked_at_the_folder(folder, recipe, tmp_path, monkeypatch):
+    begun = []
+    monkeypatch.setattr(Accelerator, "wait_for_everyone", lambda _: begun.append((tmp_path / "run").exists()))
+    effnets.finetune(replace(recipe, epochs=1), folder / "data", tmp_path / "run")
+    assert begun[:2] == [False, True]
+
+
+def test_a_request_to_end_is_heeded_while_pictures_are_looked_at(folder, recipe, tmp_path):
+    told = []
+
+    class Asking(Interrupting):
+        def step(self, what, share):
+            told.append((what.rpartition(" ")[0], share == 0))
+            if len(told) == 3:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(effnets.TrainingInterruptedError) as caught:
+        effnets.finetune(recipe, folder / "data", tmp_path / "run", listener=Asking())
+    assert caught.value.signal == signal.SIGTERM
+    assert told == [("looking at the pictures of", first) for first in (True, False, False)]
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_teacher_of_no_known_network_is_refused(folder, trained, recipe, tmp_path):
+    file = trained.folder / "model.safetensors"
+    with pytest.raises(effnets.TrainingError, match=r"model.safetensors is a file, .*; name the folder of a training"):
+        effnets.finetune(replace(recipe, teacher=str(file)), folder / "data", tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_one_picture_is_no_batch_to_normalise_by(folder, recipe, tmp_path):
+    single = replace(recipe, model="rexnet_100", batch_size=1, image_size=32)
+    with pytest.raises(effnets.TrainingError, match=r"rexnet_100 has layers that cannot normalise by one: raise batch"):
+        effnets.finetune(single, folder / "data", tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    splits = open_data(folder / "data")
+    assert gather(replace(single, bn="eval"), splits, "data").recipe.batch_size == 1
+
+
+def test_other_trainings_folders_are_refused(folder, trained, recipe, tmp_path):
+    output = tmp_path / "run"
+    output.mkdir()
+    shutil.copytree(trained.folder / "last", output / "last")
+    shutil.copy(trained.folder / "recipe.yaml", output)
+    with pytest.raises(
+        effnets.TrainingError, match=r"begun with other settings \(epochs 4 → 7\); resume it with the same"
+    ):
+        effnets.finetune(replace(recipe, epochs=7), folder / "data", output, resume=True)
+    draw_data(tmp_path / "less", train=20, val=8, test=8)
+    with pytest.raises(effnets.TrainingError, match=r"images were {'train': 72, .* and are {'train': 60"):
+        effnets.finetune(recipe, tmp_path / "less", output, resume=True)
+    draw_data(tmp_path / "others", train=24, val=8, test=8)
+    picture = next((tmp_path / "others" / "train").rglob("*.png"))
+    picture.rename(picture.with_name("zzz.png"))
+    with pytest.raises(effnets.TrainingError, match="as many pictures as then are in train, but not the same"):
+        effnets.finetune(recipe, tmp_path / "others", output, resume=True)
+    inside = folder / "data" / "train" / "run"
+    with pytest.raises(effnets.TrainingError, match=r"run: lies inside of the data, .*data, where it would be"):
+        effnets.finetune(recipe, folder / "data", inside)
+    assert not inside.exists()
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "report.html").write_text("mine")
+    with pytest.raises(effnets.TrainingError, match=r"mine: holds report.html, which no training here wrote"):
+        effnets.finetune(recipe, folder / "data", mine)
+    saved = tmp_path / "saved"
+    effnets.save_pretrained(trained.load(), saved)
+    with pytest.raises(effnets.TrainingError, match="saved: holds a network that no training here made"):
+        effnets.finetune(recipe, folder / "data", saved)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"optimizer": "adamww"}, "optimizer is 'adamww', which timm does not have"),
+        ({"teacher": "mixnet_nope"}, "no model named 'mixnet_nope'"),
+        ({"accumulate": 100}, "accumulate is 100, and .* has 72 training pictures.*lower accumulate to 72 or less"),
+        ({"freeze": "99"}, "freeze is '99'"),
+    ],
+)
+def test_what_cannot_be_leaves_no_folder_behind(folder, recipe, tmp_path, changes, message):
+    with pytest.raises(effnets.EffnetsError, match=message):
+        effnets.finetune(replace(recipe, **changes), folder / "data", tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_training_that_is_over_is_not_taken_for_another(folder, trained, recipe):
+    again = effnets.finetune(recipe, folder / "data", trained.folder, resume=True)
+    assert again.metrics == json.loads((trained.folder / "metrics.json").read_text())
+    with pytest.raises(effnets.TrainingError, match=r"begun with other settings \(epochs 4 → 50\)"):
+        effnets.finetune(replace(recipe, epochs=50), folder / "data", trained.folder, resume=True)
+
+
+def test_a_folder_that_cannot_be_made_is_named(folder, recipe, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(effnets.TrainingError, match=r"file/run: cannot be written \(.+\); name a folder that you may"):
+        effnets.finetune(recipe, folder / "data", tmp_path / "file" / "run")
+
+
+def test_a_damaged_checkpoint_is_named(folder, recipe, tmp_path):
+    output = tmp_path / "run"
+    (output / "last").mkdir(parents=True)
+    (output / "last" / "state.pt").write_bytes(b"half a check")
+    with pytest.raises(effnets.TrainingError, match=r"lacks its recipe\.yaml"):
+        effnets.finetune(recipe, folder / "data", output, resume=True)
