@@ -189,6 +189,9 @@ class FeatureBatches:
     def __len__(self) -> int:
         return self._length
 
+    def close(self) -> None:
+        """Nothing to release."""
+
     def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """This process's batches of an epoch, from global position `start` on."""
         labels = self.features.labels

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -158,7 +159,8 @@ class ProbeTask:
             device=self.accelerator.device,
             channels_last=True,
         )
-        features = compute_augmented_features(self.network, loader, recipe.probe_views, stop)
+        with closing(loader):
+            features = compute_augmented_features(self.network, loader, recipe.probe_views, stop)
         features = replace(features, statistics=statistics)
         self.broken |= loader.broken.messages
         if self.accelerator.is_main_process:

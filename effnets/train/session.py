@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -99,7 +99,8 @@ class Session:
         trainer, keeper = self._trainer(replace(material, train=train), account)
         if state is not None:
             trainer.restore(state)
-        kept = keeper.assemble(trainer.run())
+        with closing(trainer.batches):
+            kept = keeper.assemble(trainer.run())
         metrics: dict[str, Any] = {}
         if self.accelerator.is_main_process:
             metrics = self._conclude(kept, splits, account, trainer.progress)

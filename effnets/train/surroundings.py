@@ -30,6 +30,9 @@ class Batches(Protocol):
     def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """This process's batches of an epoch, from a global position on."""
 
+    def close(self) -> None:
+        """Release what prepares them; there are none after this."""
+
 
 class Keeper(Protocol):
     """Where states, kept weights and the course of training go. Called in the main process alone."""

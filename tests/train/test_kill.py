@@ -207,3 +207,18 @@ def test_sigterm_while_features_are_computed_ends_soon(material, tmp_path, more)
     assert run([*arguments, "--output", folder, "--resume"], log) == 0, log.read_text()
     assert run([*arguments, "--output", tmp_path / "undisturbed"], log) == 0, log.read_text()
     require_equal(folder, tmp_path / "undisturbed")
+
+
+def test_a_training_whose_report_fails_ends_and_resumes(material, undisturbed, tmp_path):
+    """With loader workers, which ignore the signals by which multiprocessing would end them."""
+    log, folder = tmp_path / "log", tmp_path / "run"
+    process = start(arguments(material, folder, "--workers", 2), log)
+    while process.is_alive() and not (folder / "recipe.yaml").exists():
+        time.sleep(0.005)
+    (folder / "report.html").mkdir()
+    process.join(120)
+    assert process.exitcode == 1, log.read_text()
+    assert "report.html: is a folder, where the report wants to write a file" in " ".join(log.read_text().split())
+    (folder / "report.html").rmdir()
+    assert run(arguments(material, folder, "--resume"), log) == 0, log.read_text()
+    require_equal(folder, undisturbed[0])

@@ -16,7 +16,7 @@ from effnets.arguments import check_integer
 from effnets.errors import ArgumentError, DataError
 from effnets.preprocess import Transform
 from effnets.train.data.broken import BrokenPictures, allowed_broken, reasons
-from effnets.train.data.preparation import Answer, Preparation, Request, leave_signals_to_the_parent
+from effnets.train.data.preparation import Answer, Preparation, Request, WorkerShutdown
 from effnets.train.data.randomness import Stream, drawn_by
 from effnets.train.data.sampling import balanced_order, occurrences, shuffled_order
 from effnets.train.data.source import ImageSource
@@ -118,6 +118,7 @@ class EpochLoader:
                 "set balance to weights"
             )
         self._requests = _Requests()
+        self._shutdown = WorkerShutdown()
         self._loader: DataLoader[Answer] = DataLoader(
             Preparation(source, transform, self.seed),
             batch_size=None,  # a request is a whole batch already
@@ -125,7 +126,7 @@ class EpochLoader:
             num_workers=workers,
             collate_fn=_as_is,  # type: ignore[arg-type] # there is no list without a batch size
             persistent_workers=workers > 0,
-            worker_init_fn=leave_signals_to_the_parent,
+            worker_init_fn=self._shutdown.worker_init_fn,
             pin_memory=self.device.type == "cuda",
             generator=torch.Generator(),  # else it would draw from the global one
         )
@@ -166,6 +167,10 @@ class EpochLoader:
                     f"{reasons(answer.broken.values())}"
                 )
             yield self._finish(answer)
+
+    def close(self) -> None:
+        """End the worker processes; there are no batches after this."""
+        self._shutdown.end_workers()
 
     def _order(self, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Indices, and how often each came before in this epoch."""

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import signal
+import threading
+from functools import partial
+from multiprocessing.connection import Connection, wait
+from multiprocessing.util import Finalize
 from typing import NamedTuple
 
 import numpy as np
@@ -17,7 +23,7 @@ from effnets.train.data.randomness import Stream
 from effnets.train.data.source import ImageSource
 from effnets.train.data.transforms import TrainTransform
 
-__all__ = ["Answer", "Preparation", "Request", "leave_signals_to_the_parent"]
+__all__ = ["Answer", "Preparation", "Request", "WorkerShutdown"]
 
 
 class Request(NamedTuple):
@@ -79,10 +85,27 @@ class Preparation(Dataset[Answer]):
         return torch.stack(samples)
 
 
-def leave_signals_to_the_parent(_worker: int) -> None:
-    """A signal to all processes of a training asks it to be saved, for which the batches on their way are needed.
+class WorkerShutdown:
+    """Ends the worker processes of a DataLoader when their parent says so, or exits.
 
-    Workers end when their parent tells them to, or is gone.
+    Workers ignore SIGTERM and SIGINT: a signal to the whole process group asks the training to save, which needs the
+    batches on their way. But SIGTERM is also what multiprocessing sends to workers at exit before it joins them, so
+    they wait for a message on a pipe instead. (Not an Event: setting one hangs once a waiting process was killed.)
     """
+
+    def __init__(self) -> None:
+        receiver, sender = multiprocessing.Pipe(duplex=False)
+        self.worker_init_fn = partial(_initialize_worker, receiver)
+        # Called at exit before multiprocessing terminates and joins its children, or when this object is collected.
+        self.end_workers = Finalize(self, sender.send_bytes, args=(b"end",), exitpriority=10)
+
+
+def _initialize_worker(receiver: Connection, _worker: int) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
+    threading.Thread(target=_exit_when_readable, args=(receiver,), daemon=True).start()
+
+
+def _exit_when_readable(receiver: Connection) -> None:
+    wait([receiver])  # nobody reads the message, so that every worker sees it
+    os._exit(0)

@@ -141,8 +141,9 @@ def _as_seen(image: Image.Image, cover: tuple[int, int], size: tuple[int, int]) 
     """What is left of a picture that covers `cover` when its middle is cropped to `size`, (height, width)."""
     share = min(image.height / cover[0], image.width / cover[1])
     height, width = size[0] * share, size[1] * share
-    left, top = (image.width - width) / 2, (image.height - height) / 2
-    box = (left, top, left + width, top + height)
+    # Clamped: for one size in fifty, rounding puts an edge 1e-14 pixels outside of the image, which Pillow refuses.
+    left, top = max((image.width - width) / 2, 0), max((image.height - height) / 2, 0)
+    box = (left, top, min(left + width, image.width), min(top + height, image.height))
     return image.resize((size[1], size[0]), Image.Resampling.BICUBIC, box=box)
 
 

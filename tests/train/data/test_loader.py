@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import pickle
+import subprocess
+import sys
+import time
 import warnings
 
 import numpy as np
@@ -234,3 +237,44 @@ def test_a_broken_picture_that_would_be_kept(tmp_path):
 def test_arguments(source, arguments, message):
     with pytest.raises(ArgumentError, match=message):
         loader(source, **arguments)
+
+
+NEVER_CLOSED = """
+import multiprocessing
+import sys
+
+import numpy as np
+
+from effnets.errors import DataError
+from effnets.spec import PreprocessSpec
+from effnets.train.data import open_data
+from effnets.train.data.augmentation import Augmentation
+from effnets.train.data.loader import EpochLoader
+from effnets.train.data.transforms import TrainTransform
+
+if __name__ == "__main__":
+    multiprocessing.set_start_method(sys.argv[2])
+    source = open_data(sys.argv[1], val_share=0).train
+    loader = EpochLoader(
+        source, TrainTransform(PreprocessSpec(input_size=8), 8, Augmentation()), batch_size=4, workers=2
+    )
+    batches = loader.batches(0)
+    next(batches)
+    if "close" in sys.argv:
+        loader.close()
+    raise DataError("something else went wrong")
+"""
+
+
+@pytest.mark.parametrize("start_method", ["fork", "spawn"])
+@pytest.mark.parametrize("end", ["close", "exit"])
+def test_a_process_that_fails_ends_with_its_workers(tmp_path, start_method, end):
+    """They ignore SIGTERM, by which multiprocessing ends its children before it waits for them."""
+    write(tmp_path / "data", by_class(10, ("bird", "cat", "dog")))
+    (tmp_path / "program.py").write_text(NEVER_CLOSED)
+    command = [sys.executable, tmp_path / "program.py", tmp_path / "data", start_method, end]
+    begin = time.monotonic()
+    result = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 1
+    assert result.stderr.rstrip().endswith("DataError: something else went wrong"), result.stderr
+    assert time.monotonic() - begin < 100
