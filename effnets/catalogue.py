@@ -10,7 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from effnets.errors import ConfigError, UnknownModelError
-from effnets.paths import configs_dir
+from effnets.utils.paths import configs_dir
 from effnets.yamltree import Node, read_yaml
 
 __all__ = ["Entry", "catalogue", "find_entry", "is_model_name", "model_names", "nearest", "read_entries", "split_tag"]

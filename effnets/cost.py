@@ -7,11 +7,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-from effnets.arguments import check_size
 from effnets.block_plan import BlockPlan, ConvPlan
 from effnets.config import load_spec
 from effnets.plan import NetworkPlan, make_plan
 from effnets.spec import ModelSpec
+from effnets.utils.arguments import check_size
 
 __all__ = ["Cost", "StageCost", "count", "stage_costs"]
 

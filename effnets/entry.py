@@ -11,7 +11,6 @@ from typing import Any, get_args
 from effnets.entry_values import EntryKey, decode_mapping, placed
 from effnets.errors import ConfigError
 from effnets.grammar import encode_block, override_block
-from effnets.limits import RANGES
 from effnets.spec import (
     ACTIVATIONS,
     DepthRounding,
@@ -21,6 +20,7 @@ from effnets.spec import (
     PreprocessSpec,
     Scaling,
 )
+from effnets.utils.arguments import RANGES
 from effnets.yamltree import Node
 
 __all__ = [

@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 
 from effnets.errors import ConfigError
 from effnets.grammar import decode_block
-from effnets.limits import MAX_BLOCKS
 from effnets.spec import BlockSpec, ChannelSchedule
+from effnets.utils.arguments import MAX_BLOCKS
 from effnets.yamltree import Node
 
 Result = TypeVar("Result")

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from PIL import Image
 
-from effnets.arguments import check_integer
 from effnets.errors import ArgumentError
 from effnets.runtime.engine import Engine
 from effnets.runtime.engine_inference import EngineClassifier
 from effnets.runtime.image import ImageSource
 from effnets.runtime.predictions import Prediction
+from effnets.utils.arguments import check_integer
 
 if TYPE_CHECKING:
     from torch import nn

@@ -17,7 +17,7 @@ from types import MappingProxyType
 
 from effnets.entry_values import EntryKey, decode_mapping
 from effnets.errors import ConfigError, MissingFileError
-from effnets.paths import configs_dir
+from effnets.utils.paths import configs_dir
 from effnets.yamltree import read_yaml
 
 __all__ = ["PINS_VARIABLE", "PIN_KEYS", "Pin", "pins_path", "read_pins", "shipped_pins_path"]

@@ -11,12 +11,11 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from effnets.arguments import check_integer
 from effnets.block_plan import BlockPlan, ConvPlan, plan_block
 from effnets.errors import ArgumentError, ConfigError
-from effnets.limits import MAX_PARAMETERS
 from effnets.scaling import out_channels, scale_channels, unroll_blocks
 from effnets.spec import ModelSpec
+from effnets.utils.arguments import MAX_PARAMETERS, check_integer
 
 __all__ = ["FeaturePlan", "NetworkPlan", "make_plan"]
 

@@ -10,11 +10,11 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from effnets.arguments import check_size
 from effnets.errors import ArgumentError, ConfigError
 from effnets.runtime.image import ImageSource, color_mode, load_rgb
 from effnets.runtime.pixels import image_to_array
 from effnets.spec import Interpolation, ModelSpec, PreprocessSpec
+from effnets.utils.arguments import check_size
 
 __all__ = ["Transform", "create_transform"]
 

@@ -10,9 +10,9 @@ from typing import Any
 
 from effnets.catalogue import catalogue, find_entry, model_names, split_tag
 from effnets.errors import ConfigError, UnknownModelError
-from effnets.paths import configs_dir
 from effnets.pins import Pin, pins_path, read_pins, shipped_pins_path
 from effnets.spec import ModelSpec
+from effnets.utils.paths import configs_dir
 from effnets.weights_spec import WeightsSpec
 from effnets.weights_table import read_weights
 

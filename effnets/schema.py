@@ -1,7 +1,7 @@
 """The JSON Schemas of the tables of architectures and of weights, by which editors complete and check them.
 
 They are generated from the tables that the readers themselves obey: `effnets.entry` and `effnets.weights_table` for
-the keys of an entry, `effnets.limits` for its numbers, `effnets.block_keys` for block strings.
+the keys of an entry, `effnets.utils.arguments` for its numbers, `effnets.block_keys` for block strings.
 ``scripts/make_schema.py`` writes them to ``configs/schema.json`` and ``configs/weights-schema.json``. Free of torch.
 """
 
@@ -13,8 +13,8 @@ from typing import Any
 from effnets.block_keys import BLOCKS, FLAGS, KEYS
 from effnets.entry import ENTRY_KEYS
 from effnets.entry_values import SCHEDULE_KEYS, EntryKey
-from effnets.limits import MAX_BLOCKS, RANGES
 from effnets.spec import BlockType
+from effnets.utils.arguments import MAX_BLOCKS, RANGES
 from effnets.weights_table import REQUIRED_KEYS, WEIGHTS_KEYS
 
 __all__ = ["block_pattern", "fragment_pattern", "make_schema", "make_weights_schema"]

@@ -10,8 +10,17 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Literal, get_args
 
-from effnets.checks import require, require_choice, require_range
-from effnets.limits import MAX_CHANNELS, MAX_DENOMINATOR, MAX_KERNEL, MAX_KERNEL_GROUPS, MAX_REPEATS, RANGES
+from effnets.utils.arguments import (
+    MAX_CHANNELS,
+    MAX_DENOMINATOR,
+    MAX_KERNEL,
+    MAX_KERNEL_GROUPS,
+    MAX_REPEATS,
+    RANGES,
+    require,
+    require_choice,
+    require_range,
+)
 
 __all__ = [
     "ACTIVATIONS",

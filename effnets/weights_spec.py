@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 from urllib.parse import urlsplit
 
-from effnets.checks import require, require_choice, require_range
-from effnets.limits import RANGES
 from effnets.remote import HUB_SCHEME, REPOSITORY, RemoteFile
 from effnets.spec import ACTIVATIONS, Activation, Padding, PreprocessSpec
+from effnets.utils.arguments import RANGES, require, require_choice, require_range
 
 __all__ = ["PACKAGE_SCHEME", "WEIGHTS_DIALECTS", "WeightsDialect", "WeightsSpec"]
 

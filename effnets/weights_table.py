@@ -17,8 +17,8 @@ from typing import Any, get_args
 
 from effnets.entry_values import EntryKey, decode_mapping
 from effnets.errors import ConfigError
-from effnets.limits import RANGES
 from effnets.spec import ACTIVATIONS, Interpolation, Padding, PreprocessSpec
+from effnets.utils.arguments import RANGES
 from effnets.weights_spec import WEIGHTS_DIALECTS, WeightsSpec
 from effnets.yamltree import Node, read_yaml
 

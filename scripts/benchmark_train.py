@@ -23,12 +23,12 @@ from timm.optim import create_optimizer_v2
 from torch import nn
 
 import effnets
-from effnets.bench.machine import describe_machine
-from effnets.bench.timing import interleave, ratio
 from effnets.train.memory import keep_freed_memory
 from effnets.train.optimise import make_optimizer
 from effnets.train.precision import choose_precision
 from effnets.train.recipe import Recipe
+from effnets.utils.machine import describe_machine
+from effnets.utils.timing import interleave, ratio
 
 _CLASSES = 100
 _PRECISIONS = ("float32", "bfloat16")

@@ -26,7 +26,7 @@ import effnets
 from effnets.catalogue import read_entries
 from effnets.cost import count
 from effnets.train.recipe_file import find_recipe, read_recipe
-from effnets.whole_file import write_whole
+from effnets.utils.atomic_file import write_whole
 
 ROOT = Path(__file__).resolve().parent.parent
 FAMILIES = ROOT / "scripts" / "cifar10_families.yaml"

@@ -8,9 +8,9 @@ from dataclasses import asdict
 from typing import Any
 
 from effnets.cost import count
-from effnets.paths import packaged_weights_dir
 from effnets.train.recipe import Recipe
 from effnets.train.recipe_file import find_recipe, read_recipe
+from effnets.utils.paths import packaged_weights_dir
 from effnets.weights_spec import WeightsSpec
 
 __all__ = ["make_section"]
@@ -63,7 +63,7 @@ def facts(weights: WeightsSpec, record: dict[str, Any]) -> Iterator[tuple[str, .
     yield "trained on", f"{images['train']:,} pictures, {images['val']:,} more for validation; none of the test set"
     yield "seed", str(last["seed"])
     yield "parameters, MAdds", f"{cost.params:,}, {cost.madds / 1e6:.2f} M at {weights.preprocess.input_size} pixels"
-    yield "file", f"`effnets/data/weights/{weights.file}`, float16, {record['bytes']:,} bytes"
+    yield "file", f"`effnets/assets/weights/{weights.file}`, float16, {record['bytes']:,} bytes"
     yield "sha256", f"`{record['sha256']}`"
     yield "licence", weights.licence
     yield "training", f"{seconds / 3600:.2f} hours, {last['precision']}, {last['machine']}"

@@ -6,7 +6,7 @@ import platform
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from effnets.bench.machine import describe_machine
+from effnets.utils.machine import describe_machine
 
 __all__ = ["make_page", "table_row"]
 

@@ -27,13 +27,13 @@ import effnets
 from effnets.entry import encode_entry
 from effnets.errors import EffnetsError
 from effnets.nn.classifier import Classifier
-from effnets.paths import packaged_weights_dir
 from effnets.pins import Pin, read_pins, shipped_pins_path
 from effnets.registry import clear_cache, find_weights
 from effnets.spec import ModelSpec
 from effnets.train.evaluation import Evaluation
 from effnets.train.run_folder import RunFolder
-from effnets.whole_file import write_whole
+from effnets.utils.atomic_file import write_whole
+from effnets.utils.paths import packaged_weights_dir
 
 NAME = "mixnet_xs_32px.cifar10"
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -159,7 +159,7 @@ def measure(content: bytes, data: Path) -> Evaluation:
 
 
 def make_record(metrics: Sequence[dict[str, Any]], content: bytes, evaluation: Evaluation) -> dict[str, Any]:
-    """What is to be known of the weights, as ``effnets/data/weights`` keeps it."""
+    """What is to be known of the weights, as ``effnets/assets/weights`` keeps it."""
     return {
         "weights": NAME,
         "sha256": hashlib.sha256(content).hexdigest(),

@@ -1,4 +1,4 @@
-"""Write effnets/data/imagenet12k.tsv.gz: WordNet identifier and first lemma of each class, from what timm ships.
+"""Write effnets/assets/imagenet12k.tsv.gz: WordNet identifier and first lemma of each class, from what timm ships.
 
 uv run scripts/make_imagenet12k.py
 """
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import timm.data
 
-TARGET = Path(__file__).resolve().parent.parent / "effnets" / "data" / "imagenet12k.tsv.gz"
+TARGET = Path(__file__).resolve().parent.parent / "effnets" / "assets" / "imagenet12k.tsv.gz"
 
 
 def main() -> None:

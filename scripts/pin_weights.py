@@ -24,9 +24,9 @@ from huggingface_hub.errors import HTTPError
 
 from effnets.config import list_models
 from effnets.errors import EffnetsError
-from effnets.paths import packaged_weights_dir
 from effnets.pins import PINS_VARIABLE, Pin, pins_path, read_pins
 from effnets.registry import find_weights
+from effnets.utils.paths import packaged_weights_dir
 from effnets.weights.integrity import hash_file
 from effnets.weights_spec import WeightsSpec
 

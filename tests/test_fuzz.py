@@ -12,8 +12,8 @@ import pytest
 from effnets.config import load_spec
 from effnets.errors import ConfigError, EffnetsError
 from effnets.grammar import decode_block, encode_block, override_block
-from effnets.paths import configs_dir
 from effnets.plan import make_plan
+from effnets.utils.paths import configs_dir
 from effnets.yamltree import read_yaml
 
 # One thousand block strings and one thousand documents a part: 10,000 inputs in all.

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from effnets.block_keys import ACTIVATION_CODES, BLOCKS, FLAGS, KEYS
 from effnets.config import list_models, load_spec
 from effnets.grammar import decode_block, encode_block, override_block
-from effnets.paths import configs_dir
 from effnets.spec import BlockSpec
+from effnets.utils.paths import configs_dir
 from effnets.yamltree import read_yaml
 
 KNOWN = {

@@ -11,9 +11,9 @@ import effnets
 from effnets import config, registry
 from effnets.config import list_models, load_spec
 from effnets.errors import ConfigError, MissingFileError, UnknownModelError
-from effnets.paths import configs_dir
 from effnets.pins import pins_path, read_pins
 from effnets.registry import apply_weights, find_weights, list_weights
+from effnets.utils.paths import configs_dir
 
 ALL = list_models(pretrained=True)
 SHA = "0123456789abcdef" * 4

@@ -14,9 +14,9 @@ from effnets.config import load_spec
 from effnets.entry import ENTRY_KEYS
 from effnets.errors import ConfigError
 from effnets.grammar import decode_block
-from effnets.limits import RANGES
-from effnets.paths import configs_dir
 from effnets.schema import block_pattern, fragment_pattern, make_schema, make_weights_schema
+from effnets.utils.arguments import RANGES
+from effnets.utils.paths import configs_dir
 from effnets.yamltree import Node, read_yaml
 
 MODEL_FILES = sorted((configs_dir() / "models").glob("*.yaml"))

@@ -9,8 +9,8 @@ import pytest
 from test_schema import read_plain, to_plain
 
 from effnets.errors import ConfigError, MissingFileError
-from effnets.paths import configs_dir
 from effnets.schema import make_weights_schema
+from effnets.utils.paths import configs_dir
 from effnets.weights_table import _crop_share, read_weights
 from effnets.yamltree import read_yaml
 

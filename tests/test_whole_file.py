@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from effnets.whole_file import write_whole
+from effnets.utils.atomic_file import write_whole
 
 
 def test_a_file_is_written_and_replaced(tmp_path):

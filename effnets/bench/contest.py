@@ -15,10 +15,10 @@ from effnets.bench.peers import PEERS
 from effnets.bench.programs import OURS, Program, Unmeasured
 from effnets.bench.report import Row
 from effnets.bench.roofline import Ceiling, bound, layers_of
-from effnets.bench.timing import Timing, interleave
 from effnets.errors import EffnetsError, EngineError, VerificationError
 from effnets.nn.classifier import Classifier
 from effnets.runtime.engine import Precision
+from effnets.utils.timing import Timing, interleave
 
 __all__ = ["Contest"]
 

@@ -12,16 +12,15 @@ from typing import Any
 import numpy as np
 
 from effnets import __version__
-from effnets.arguments import check_integer
 from effnets.bench.candidates import Candidate, Limits, Network, networks_of, with_latencies, within
-from effnets.bench.machine import describe_machine
 from effnets.bench.search import next_network
-from effnets.bench.store import Store
-from effnets.bench.timing import Timing, interleave
 from effnets.deploy.rewrites import Rewrites, preset
 from effnets.errors import ArgumentError, EngineError
 from effnets.runtime.engine import ENGINES, Engine, available_engines, load_engine, load_onnx
-from effnets.runtime.versions import version_of
+from effnets.utils.arguments import check_integer
+from effnets.utils.machine import describe_machine, version_of
+from effnets.utils.measurement_cache import Store
+from effnets.utils.timing import Timing, interleave
 
 __all__ = ["Meter", "Outcome", "measure_candidates", "pick_engine"]
 

@@ -9,10 +9,8 @@ from functools import partial
 
 import torch
 
-from effnets.arguments import check_integer, check_size
 from effnets.bench.ceiling import measure_ceiling
 from effnets.bench.contest import Contest
-from effnets.bench.machine import describe_machine, load_average, load_since
 from effnets.bench.memory import UNKNOWN_PEAK, tells_peak
 from effnets.bench.peers import check_peers
 from effnets.bench.programs import Unmeasured, check_engines, make_programs, shake
@@ -22,6 +20,8 @@ from effnets.config import is_tagged
 from effnets.errors import ArgumentError, EffnetsError, EngineError
 from effnets.runtime.engine import Precision
 from effnets.spec import ModelSpec
+from effnets.utils.arguments import check_integer, check_size
+from effnets.utils.machine import describe_machine, load_average, load_since
 from effnets.weights.resolve import resolve
 from effnets.zoo import create_model
 
@@ -82,7 +82,7 @@ def bench(
         rounds: samples of each program. image_size: side in pixels, None for each network's own.
         memory: also start a process for each program and take its peak, at the largest batch, where the system
             tells it.
-        processor_time: see `effnets.bench.timing.interleave`.
+        processor_time: see `effnets.utils.timing.interleave`.
         progress: called with what is being done and the share that is done, 0 to 1.
 
     Raises:

@@ -191,8 +191,8 @@ def _few(names: Sequence[str]) -> str:
 
 def _draw(path: Path, outcome: Outcome, limits: Limits, recommendation: Recommendation | None, meter: Meter) -> None:
     from effnets.bench.choose_plot import draw_choice
-    from effnets.bench.machine import describe_machine
     from effnets.deploy.output import write_file
+    from effnets.utils.machine import describe_machine
 
     machine = describe_machine()
     text = draw_choice(
@@ -214,7 +214,7 @@ def _as_json(
     unrated: Sequence[str],
 ) -> dict[str, Any]:
     from effnets.bench.choose import pareto_front
-    from effnets.bench.machine import describe_machine
+    from effnets.utils.machine import describe_machine
 
     def name(candidate: Candidate | None) -> str | None:
         return None if candidate is None else candidate.name

@@ -134,7 +134,7 @@ def command(
 
 
 def _check_json(path: Path) -> None:
-    from effnets.whole_file import find_target
+    from effnets.utils.atomic_file import find_target
 
     try:
         find_target(path)
@@ -148,7 +148,7 @@ def _write_json(file: str, values: dict[str, Any]) -> None:
     if file == "-":
         click.echo(text)
         return
-    from effnets.whole_file import write_whole
+    from effnets.utils.atomic_file import write_whole
 
     try:
         write_whole(Path(file), f"{text}\n".encode())
@@ -175,7 +175,7 @@ def _as_json(
     names: list[str], evaluations: list[Evaluation], comparisons: list[Comparison], per_image: bool
 ) -> dict[str, Any]:
     from effnets import __version__
-    from effnets.bench.machine import describe_machine
+    from effnets.utils.machine import describe_machine
 
     rows = [
         {"weights": name, **evaluation.to_dict(per_image=per_image)}

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from effnets.bench.machine import describe_machine
-from effnets.bench.timing import interleave
 from effnets.nn.classifier import Classifier
 from effnets.runtime.engine import available_engines, load_engine
+from effnets.utils.machine import describe_machine
+from effnets.utils.timing import interleave
 
 __all__ = ["PLAIN", "Speed", "compare_engines"]
 

@@ -14,9 +14,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from effnets.arguments import check_size
 from effnets.runtime.description import Description
 from effnets.runtime.pixels import cover_size
+from effnets.utils.arguments import check_size
 
 __all__ = ["prepend_preprocessing"]
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import hashlib
 
-from effnets.arguments import check_size
 from effnets.deploy.graph import export_graph
 from effnets.deploy.metadata import describe
 from effnets.deploy.rewrite import optimize
@@ -13,6 +12,7 @@ from effnets.deploy.rewrites import Rewrites
 from effnets.nn.classifier import Classifier
 from effnets.nn.values import hash_of_values
 from effnets.runtime.description import Description
+from effnets.utils.arguments import check_size
 
 __all__ = ["export_bytes", "fingerprint"]
 

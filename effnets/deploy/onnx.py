@@ -12,7 +12,6 @@ from pathlib import Path
 
 from torch import nn
 
-from effnets.arguments import check_integer, check_size
 from effnets.deploy.metadata import describe
 from effnets.deploy.output import check_engine, check_engines, check_path, write_file
 from effnets.deploy.rewrite import optimize as rewrite
@@ -20,6 +19,7 @@ from effnets.deploy.rewrites import PRESETS, Rewrites
 from effnets.errors import ArgumentError
 from effnets.nn.unwrap import require_classifier
 from effnets.runtime.description import Description, InputKind
+from effnets.utils.arguments import check_integer, check_size
 
 __all__ = ["ExportReport", "export_onnx"]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from effnets.errors import ArgumentError, EngineError, ExportError
 from effnets.runtime.engine import FOR_ONNX
-from effnets.whole_file import find_target, write_whole
+from effnets.utils.atomic_file import find_target, write_whole
 
 __all__ = ["check_engine", "check_engines", "check_path", "check_place", "write_file"]
 

@@ -14,8 +14,6 @@ import numpy as np
 import onnx
 from torch import nn
 
-from effnets.arguments import check_integer
-from effnets.bench.timing import interleave
 from effnets.deploy.calibration import Photos, Split, split_photos
 from effnets.deploy.gate import Agreement, Gate, compare
 from effnets.deploy.onnx import export_onnx
@@ -27,7 +25,9 @@ from effnets.deploy.rewrites import Rewrites
 from effnets.errors import ArgumentError, QuantizationError
 from effnets.runtime.description import Description
 from effnets.runtime.engine import load_onnx
-from effnets.runtime.versions import version_of
+from effnets.utils.arguments import check_integer
+from effnets.utils.machine import version_of
+from effnets.utils.timing import interleave
 
 __all__ = ["quantize", "time_pair"]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from effnets.deploy.output import check_place, write_file
 from effnets.deploy.quantize_report import QuantizeReport
 from effnets.errors import ExportError
-from effnets.whole_file import find_target
+from effnets.utils.atomic_file import find_target
 
 __all__ = ["report_place", "write_both"]
 

@@ -13,8 +13,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from effnets.bench.machine import load_average, load_since
-from effnets.bench.timing import Timing, interleave
 from effnets.deploy.candidates import Candidate
 from effnets.deploy.in_memory import export_bytes
 from effnets.deploy.rewrites import Rewrites
@@ -24,6 +22,8 @@ from effnets.errors import EffnetsError, VerificationError
 from effnets.nn.classifier import Classifier
 from effnets.runtime.description import Description
 from effnets.runtime.engine import Engine, load_onnx
+from effnets.utils.machine import load_average, load_since
+from effnets.utils.timing import Timing, interleave
 
 __all__ = ["MARGIN", "Progress", "Search"]
 

@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.export import Dim
 
-from effnets.arguments import check_size
 from effnets.deploy.metadata import describe
 from effnets.deploy.output import check_place
 from effnets.deploy.rewrite import optimize as rewrite
@@ -27,7 +26,8 @@ from effnets.errors import ArgumentError, EngineError, ExportError, MissingFileE
 from effnets.nn.unwrap import require_classifier
 from effnets.runtime.description import Description
 from effnets.runtime.engine import Engine, Precision
-from effnets.whole_file import write_whole
+from effnets.utils.arguments import check_size
+from effnets.utils.atomic_file import write_whole
 
 __all__ = ["PackageEngine", "TorchEngine", "engine_errors", "export_package"]
 

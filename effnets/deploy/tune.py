@@ -8,8 +8,6 @@ from pathlib import Path
 
 from torch import nn
 
-from effnets.arguments import check_integer, check_size
-from effnets.bench.machine import describe_machine
 from effnets.deploy.candidates import TUNE_ENGINES, candidates
 from effnets.deploy.in_memory import fingerprint
 from effnets.deploy.output import check_place
@@ -18,6 +16,8 @@ from effnets.deploy.tune_report import TuneReport, read_report
 from effnets.errors import ArgumentError
 from effnets.nn.unwrap import require_classifier
 from effnets.runtime.engine import Precision, available_engines
+from effnets.utils.arguments import check_integer, check_size
+from effnets.utils.machine import describe_machine
 
 __all__ = ["tune"]
 

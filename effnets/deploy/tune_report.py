@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from effnets.bench.machine import Load
 from effnets.deploy.candidates import Candidate
 from effnets.errors import ConfigError, ExportError
-from effnets.whole_file import write_whole
+from effnets.utils.atomic_file import write_whole
+from effnets.utils.machine import Load
 
 __all__ = ["Measured", "TuneReport", "read_report", "report_path"]
 

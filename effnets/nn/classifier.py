@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
-from effnets.arguments import check_integer
 from effnets.errors import ArgumentError
 from effnets.nn.features import FeatureInfo
 from effnets.nn.init import initialise
 from effnets.nn.layers import ConvBNAct, GlobalPool, Linear
 from effnets.plan import NetworkPlan
 from effnets.spec import ModelSpec
+from effnets.utils.arguments import check_integer
 
 if TYPE_CHECKING:
     from effnets.weights.report import LoadReport

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from effnets.arguments import check_integer
 from effnets.errors import ArgumentError, EngineError
 from effnets.runtime.description import Description
+from effnets.utils.arguments import check_integer
 
 if TYPE_CHECKING:
     from torch import nn

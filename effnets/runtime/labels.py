@@ -47,7 +47,7 @@ def imagenet12k() -> tuple[str, ...]:
 
     Several hundred occur more than once, as words have several meanings.
     """
-    return _first_lemmas(gzip.decompress(files("effnets").joinpath("data", "imagenet12k.tsv.gz").read_bytes()))
+    return _first_lemmas(gzip.decompress(files("effnets").joinpath("assets", "imagenet12k.tsv.gz").read_bytes()))
 
 
 def class_names(num_classes: int) -> tuple[str, ...]:
@@ -109,7 +109,7 @@ def find_outputs(names: Iterable[str], labels: Sequence[str]) -> dict[str, int]:
 
 
 def _imagenet1k_table() -> list[list[str]]:
-    text = files("effnets").joinpath("data", "imagenet1k.tsv").read_text(encoding="utf-8")
+    text = files("effnets").joinpath("assets", "imagenet1k.tsv").read_text(encoding="utf-8")
     return [line.split("\t") for line in text.splitlines()]
 
 

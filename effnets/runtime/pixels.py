@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from effnets.arguments import check_size
 from effnets.errors import ArgumentError, ImageError
 from effnets.runtime.image import name_of
 from effnets.spec import PreprocessSpec
+from effnets.utils.arguments import check_size
 
 __all__ = ["center_crop", "cover_size", "image_to_array", "normalise_pixels", "resized_size"]
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from effnets.arguments import check_integer
 from effnets.errors import ArgumentError, WeightsError
+from effnets.utils.arguments import check_integer
 
 __all__ = ["Prediction", "rank"]
 

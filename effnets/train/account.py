@@ -12,13 +12,13 @@ from typing import Any
 from torch import Tensor
 
 from effnets import __version__
-from effnets.bench.machine import describe_machine
 from effnets.errors import TrainingError
 from effnets.nn.classifier import Classifier
 from effnets.train.progress import EpochRow, Progress
 from effnets.train.recipe import Recipe
 from effnets.train.run_folder import Clock, RunFolder
 from effnets.train.validate import Score
+from effnets.utils.machine import describe_machine
 
 __all__ = ["Account", "FolderKeeper"]
 

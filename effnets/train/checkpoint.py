@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from effnets.errors import TrainingError
-from effnets.whole_file import write_whole
+from effnets.utils.atomic_file import write_whole
 
 __all__ = ["STATE_FILE", "load_state", "save_state", "write_in_run"]
 

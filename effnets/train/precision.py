@@ -10,10 +10,10 @@ from datetime import UTC, datetime
 import torch
 from torch import nn
 
-from effnets.bench.machine import describe_machine
-from effnets.bench.store import Store
-from effnets.bench.timing import Timing, interleave, ratio
 from effnets.nn.classifier import Classifier
+from effnets.utils.machine import describe_machine
+from effnets.utils.measurement_cache import Store
+from effnets.utils.timing import Timing, interleave, ratio
 
 __all__ = ["choose_precision"]
 
@@ -28,7 +28,7 @@ def choose_precision(network: Classifier, image_size: int, device: torch.device)
     """``bfloat16`` where steps of training are clearly faster with it, else ``float32``.
 
     A GPU that has it always is. A processor that has it is measured, and what was measured is kept for the next
-    time, in `effnets.bench.store`, so that all runs on a machine agree.
+    time, in `effnets.utils.measurement_cache`, so that all runs on a machine agree.
     """
     if device.type == "cuda":
         return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
-from effnets.checks import require, require_choice, require_range
 from effnets.train.data.augmentation import Augmentation
+from effnets.utils.arguments import require, require_choice, require_range
 
 __all__ = ["Recipe"]
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from effnets.errors import DownloadError, EffnetsError, MissingFileError, WeightsError
-from effnets.paths import packaged_weights_dir
 from effnets.remote import RemoteFile
+from effnets.utils.paths import packaged_weights_dir
 from effnets.weights.integrity import find_problem, hash_file
 from effnets.weights_spec import WeightsSpec
 

@@ -19,10 +19,10 @@ import torch
 from torch import Tensor
 
 from effnets.errors import MissingFileError, WeightsError
+from effnets.utils.atomic_file import write_whole
 from effnets.weights.claims import require_plain, require_sound_header, require_sound_pickle
 from effnets.weights.hdf5 import decode_hdf5, encode_hdf5
 from effnets.weights.integrity import hash_file
-from effnets.whole_file import write_whole
 
 __all__ = ["Checkpoint", "read_checkpoint", "write_checkpoint"]
 

@@ -21,9 +21,9 @@ from effnets.nn.classifier import Classifier
 from effnets.nn.unwrap import unwrap
 from effnets.plan import make_plan
 from effnets.remote import HUB_SCHEME, split_repository
+from effnets.utils.atomic_file import write_whole
 from effnets.weights.folder import CONFIG, TABLE, TABLE_KEY, WEIGHTS
 from effnets.weights.save import save_weights
-from effnets.whole_file import write_whole
 
 __all__ = ["push_to_hub", "save_pretrained"]
 

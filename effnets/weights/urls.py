@@ -13,8 +13,8 @@ from huggingface_hub.file_download import http_get
 from huggingface_hub.utils import WeakFileLock  # type: ignore[attr-defined]
 
 from effnets.errors import WeightsError
-from effnets.paths import home_dir
 from effnets.remote import RemoteFile
+from effnets.utils.paths import home_dir
 from effnets.weights.integrity import find_problem, hash_file, is_intact, remember
 from effnets.weights.network import Patience
 from effnets.weights.partial import sweep

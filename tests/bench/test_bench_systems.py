@@ -10,8 +10,8 @@ from click.testing import CliRunner
 from small_benchmarks import quick, write_table
 
 from effnets.bench import contest, memory
-from effnets.bench.machine import load_average, load_since
 from effnets.cli import main
+from effnets.utils.machine import load_average, load_since
 
 QUICKLY = ["--engines=torch", "--against=", "--batch=1", "--rounds=1", "--image-size=32", "--threads=1"]
 

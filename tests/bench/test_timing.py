@@ -6,10 +6,10 @@ import itertools
 
 import pytest
 
-from effnets.bench import timing
-from effnets.bench.machine import describe_machine
-from effnets.bench.timing import Timing, interleave, ratio
 from effnets.errors import ArgumentError
+from effnets.utils import timing
+from effnets.utils.machine import describe_machine
+from effnets.utils.timing import Timing, interleave, ratio
 
 
 @pytest.fixture

@@ -12,9 +12,9 @@ import pytest
 from click.testing import CliRunner
 
 from effnets.bench.latency import Meter
-from effnets.bench.timing import Timing
 from effnets.cli import main
 from effnets.cost import count
+from effnets.utils.timing import Timing
 
 GRID = ("--models", "tf_mobilenetv2_*", "--engine", "torch")
 

@@ -9,7 +9,6 @@ from itertools import count
 import pytest
 from tiny_network import tiny
 
-from effnets.bench.timing import Timing
 from effnets.deploy import search
 from effnets.deploy.candidates import Candidate, candidates
 from effnets.deploy.rewrites import PRESETS
@@ -17,6 +16,7 @@ from effnets.deploy.search import MARGIN
 from effnets.deploy.tune import tune
 from effnets.deploy.tune_report import TuneReport, read_report, report_path
 from effnets.errors import ArgumentError, ExportError, VerificationError
+from effnets.utils.timing import Timing
 
 
 @pytest.fixture

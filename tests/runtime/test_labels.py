@@ -39,7 +39,7 @@ def test_imagenet12k_labels():
 def test_imagenet12k_is_timms():
     pytest.importorskip("timm")
     script = runpy.run_path(str(ROOT / "scripts" / "make_imagenet12k.py"))
-    stored = (ROOT / "effnets" / "data" / "imagenet12k.tsv.gz").read_bytes()
+    stored = (ROOT / "effnets" / "assets" / "imagenet12k.tsv.gz").read_bytes()
     assert gzip.decompress(stored).decode("utf-8") == script["make_table"](), "run scripts/make_imagenet12k.py"
     info = pytest.importorskip("timm.data").ImageNetInfo("imagenet12k")
     assert imagenet12k()[4321] == info.index_to_description(4321).split(", ")[0]

@@ -10,9 +10,8 @@ import pytest
 import effnets
 from effnets.bench.candidates import Network
 from effnets.bench.latency import Meter
-from effnets.bench.machine import describe_machine
-from effnets.runtime import versions
-from effnets.runtime.versions import version_of
+from effnets.utils import machine as versions
+from effnets.utils.machine import describe_machine, version_of
 
 
 @pytest.fixture

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Literal, get_args
 
-from effnets.arguments import check_integer
 from effnets.errors import ArgumentError
+from effnets.utils.arguments import check_integer
 
 __all__ = ["Augmentation", "Crop", "Policy"]
 

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from effnets.arguments import check_integer
 from effnets.errors import ArgumentError, DataError
 from effnets.preprocess import Transform
 from effnets.train.data.broken import BrokenPictures, allowed_broken, reasons
@@ -21,6 +20,7 @@ from effnets.train.data.randomness import Stream, drawn_by
 from effnets.train.data.sampling import balanced_order, occurrences, shuffled_order
 from effnets.train.data.source import ImageSource
 from effnets.train.data.transforms import TrainTransform
+from effnets.utils.arguments import check_integer
 
 __all__ = ["Batch", "EpochLoader", "Order"]
 

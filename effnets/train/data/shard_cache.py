@@ -13,10 +13,10 @@ from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
 from effnets.errors import ArgumentError, DataError
-from effnets.paths import home_dir
 from effnets.train.data.download import download
 from effnets.train.data.sampling import SHARDS_AT_ONCE
-from effnets.whole_file import write_whole
+from effnets.utils.atomic_file import write_whole
+from effnets.utils.paths import home_dir
 
 __all__ = ["ShardCache", "check_room", "default_cache"]
 

@@ -12,11 +12,11 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms import v2
 
-from effnets.arguments import check_size
 from effnets.spec import PreprocessSpec
 from effnets.train.data.augmentation import Augmentation
 from effnets.train.data.randomness import drawn_by
 from effnets.train.data.source import ImageSource
+from effnets.utils.arguments import check_size
 
 __all__ = ["TrainTransform"]
 

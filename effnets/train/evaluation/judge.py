@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from effnets.arguments import check_integer
 from effnets.errors import ArgumentError, DataError, ImageError, MissingFileError
 from effnets.runtime.engine import Engine
 from effnets.train.data.open import open_evaluation_data
@@ -22,6 +21,7 @@ from effnets.train.evaluation.real_labels import RealLabels
 from effnets.train.evaluation.result import Broken, Evaluation
 from effnets.train.evaluation.scorers import Scorer, scorer_of
 from effnets.train.evaluation.tally import Tally
+from effnets.utils.arguments import check_integer
 
 if TYPE_CHECKING:
     from torch import nn

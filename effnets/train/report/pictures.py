@@ -13,13 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from effnets.arguments import check_size
 from effnets.errors import EffnetsError
 from effnets.nn.classifier import Classifier
 from effnets.preprocess import create_transform
 from effnets.runtime.pixels import cover_size
 from effnets.train.evaluation.result import Evaluation
 from effnets.train.report.cam import class_activation_maps
+from effnets.utils.arguments import check_size
 
 __all__ = ["Attention", "Shown", "attention", "mistakes", "probability", "to_data_uri"]
 

@@ -11,8 +11,6 @@ from dataclasses import dataclass
 
 from effnets.errors import ArgumentError
 
-__all__ = ["Timing", "interleave", "ratio"]
-
 # A sample shorter than this is mostly the clock's and the scheduler's noise.
 _SAMPLE_SECONDS = 0.02
 # Engines' threads wait for the next call by spinning, and take a core from whatever is timed meanwhile: with one fixed

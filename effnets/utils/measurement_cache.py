@@ -14,11 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from effnets.bench.timing import Timing
-from effnets.paths import home_dir
-from effnets.whole_file import write_whole
-
-__all__ = ["Store"]
+from effnets.utils.atomic_file import write_whole
+from effnets.utils.paths import home_dir
+from effnets.utils.timing import Timing
 
 _FORMAT = 1
 
@@ -31,7 +29,7 @@ class Store:
 
     @classmethod
     def default(cls) -> Store:
-        """That in `effnets.paths.home_dir`."""
+        """That in `effnets.utils.paths.home_dir`."""
         return cls(home_dir() / "measurements")
 
     def read(self, conditions: Mapping[str, Any]) -> tuple[Timing | None, str | None]:

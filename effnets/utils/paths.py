@@ -9,8 +9,6 @@ from pathlib import Path
 
 from effnets.errors import MissingFileError
 
-__all__ = ["configs_dir", "home_dir", "packaged_weights_dir"]
-
 
 @cache
 def configs_dir() -> Path:
@@ -19,7 +17,7 @@ def configs_dir() -> Path:
     Raises:
         MissingFileError: if neither place has it, which means a broken installation.
     """
-    package = Path(__file__).resolve().parent
+    package = Path(__file__).resolve().parents[1]
     for folder in (package / "configs", package.parent / "configs"):
         if (folder / "models").is_dir():
             return folder
@@ -30,7 +28,7 @@ def configs_dir() -> Path:
 
 def packaged_weights_dir() -> Path:
     """The folder of the weights that come with this package."""
-    return Path(__file__).resolve().parent / "data" / "weights"
+    return Path(__file__).resolve().parents[1] / "assets" / "weights"
 
 
 def home_dir() -> Path:

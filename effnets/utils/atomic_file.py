@@ -8,8 +8,6 @@ import stat
 import uuid
 from pathlib import Path
 
-__all__ = ["find_target", "write_whole"]
-
 
 def write_whole(path: Path, data: bytes | memoryview, *, partial: Path | None = None, read_back: bool = False) -> None:
     """Write a file beside, have the disk confirm it, and only then give it its name.

@@ -1,16 +1,34 @@
-"""The machine that was measured on, as a report states it. Free of torch."""
+"""Versions of installed packages, also of those that are installed under another name. Free of torch."""
 
 from __future__ import annotations
 
+import importlib
 import os
 import platform
 from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from effnets.runtime.versions import version_of
+# Module → the distributions that may have brought it.
+_DISTRIBUTIONS = {
+    "onnxruntime": ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxruntime-directml"),
+    "openvino": ("openvino", "openvino-nightly"),
+}
 
-__all__ = ["Load", "Machine", "describe_machine", "load_average", "load_since"]
+
+def version_of(module: str) -> str | None:
+    """The version of what `import module` gives, ``unknown`` if nothing states it; None if there is no such module."""
+    for distribution in _DISTRIBUTIONS.get(module, (module,)):
+        try:
+            return version(distribution)
+        except PackageNotFoundError:
+            continue
+    if not find_spec(module):
+        return None
+    return str(getattr(importlib.import_module(module), "__version__", "unknown"))
+
 
 # Running processes at the beginning and at the end of a measurement; None where the system does not tell.
 Load = tuple[float, float] | None

@@ -1,0 +1,1 @@
+"""Files written whole, argument checks, facts of the machine, timing. Knows nothing of networks."""
