@@ -9,8 +9,6 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from effnets.config import list_models, load_spec
-    from effnets.cost import Cost, count
     from effnets.deploy.onnx import ExportReport, export_onnx
     from effnets.deploy.quantize import quantize
     from effnets.deploy.quantize_report import QuantizeReport
@@ -40,10 +38,12 @@ if TYPE_CHECKING:
     from effnets.nn.features import FeaturePyramid
     from effnets.nn.freeze import freeze
     from effnets.preprocess import create_transform
-    from effnets.registry import list_weights
     from effnets.runtime.engine import Engine, load_engine
     from effnets.runtime.predictions import Prediction
-    from effnets.spec import BlockSpec, ModelSpec, PreprocessSpec
+    from effnets.spec.cost import Cost, count
+    from effnets.spec.models import list_models, load_spec
+    from effnets.spec.specs import BlockSpec, ModelSpec, PreprocessSpec, WeightsSpec
+    from effnets.spec.weights import list_weights
     from effnets.train.evaluation import Evaluation, evaluate
     from effnets.train.finetune import TrainedModel, finetune
     from effnets.train.recipe import Recipe
@@ -51,17 +51,16 @@ if TYPE_CHECKING:
     from effnets.weights.pretrained import push_to_hub, save_pretrained
     from effnets.weights.report import LoadReport
     from effnets.weights.save import save_weights
-    from effnets.weights_spec import WeightsSpec
     from effnets.zoo import create_model
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "ArgumentError": "effnets.errors",
-    "BlockSpec": "effnets.spec",
+    "BlockSpec": "effnets.spec.specs",
     "Classifier": "effnets.nn.classifier",
     "ConfigError": "effnets.errors",
-    "Cost": "effnets.cost",
+    "Cost": "effnets.spec.cost",
     "DataError": "effnets.errors",
     "DownloadError": "effnets.errors",
     "EffnetsError": "effnets.errors",
@@ -74,9 +73,9 @@ _HOMES = {
     "ImageError": "effnets.errors",
     "LoadReport": "effnets.weights.report",
     "MissingFileError": "effnets.errors",
-    "ModelSpec": "effnets.spec",
+    "ModelSpec": "effnets.spec.specs",
     "Prediction": "effnets.runtime.predictions",
-    "PreprocessSpec": "effnets.spec",
+    "PreprocessSpec": "effnets.spec.specs",
     "QuantizationError": "effnets.errors",
     "QuantizeReport": "effnets.deploy.quantize_report",
     "Recipe": "effnets.train.recipe",
@@ -89,18 +88,18 @@ _HOMES = {
     "UploadError": "effnets.errors",
     "VerificationError": "effnets.errors",
     "WeightsError": "effnets.errors",
-    "WeightsSpec": "effnets.weights_spec",
-    "count": "effnets.cost",
+    "WeightsSpec": "effnets.spec.specs",
+    "count": "effnets.spec.cost",
     "create_model": "effnets.zoo",
     "create_transform": "effnets.preprocess",
     "evaluate": "effnets.train.evaluation",
     "export_onnx": "effnets.deploy.onnx",
     "finetune": "effnets.train.finetune",
     "freeze": "effnets.nn.freeze",
-    "list_models": "effnets.config",
-    "list_weights": "effnets.registry",
+    "list_models": "effnets.spec.models",
+    "list_weights": "effnets.spec.weights",
     "load_engine": "effnets.runtime.engine",
-    "load_spec": "effnets.config",
+    "load_spec": "effnets.spec.models",
     "load_weights": "effnets.weights.load",
     "optimize": "effnets.deploy.rewrite",
     "predict": "effnets.inference",

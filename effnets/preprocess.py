@@ -13,7 +13,7 @@ from torch import Tensor
 from effnets.errors import ArgumentError, ConfigError
 from effnets.runtime.image import ImageSource, color_mode, load_rgb
 from effnets.runtime.pixels import image_to_array
-from effnets.spec import Interpolation, ModelSpec, PreprocessSpec
+from effnets.spec.specs import Interpolation, ModelSpec, PreprocessSpec
 from effnets.utils.arguments import check_size
 
 __all__ = ["Transform", "create_transform"]

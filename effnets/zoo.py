@@ -12,7 +12,7 @@ from effnets.errors import ArgumentError
 from effnets.nn.build import build_classifier, build_features
 from effnets.nn.classifier import Classifier
 from effnets.nn.features import FeaturePyramid
-from effnets.spec import ModelSpec
+from effnets.spec.specs import ModelSpec
 from effnets.weights.merge import merge_weights
 from effnets.weights.resolve import resolve
 

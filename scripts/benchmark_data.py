@@ -14,7 +14,7 @@ import time
 
 import torch
 
-from effnets.spec import PreprocessSpec
+from effnets.spec.specs import PreprocessSpec
 from effnets.train.data import open_data
 from effnets.train.data.augmentation import Augmentation
 from effnets.train.data.cache import CachedSource

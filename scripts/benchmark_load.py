@@ -33,7 +33,7 @@ def measure(name: str, rounds: int, cache: Path) -> None:
     from safetensors.torch import save
 
     import effnets
-    from effnets.registry import find_weights
+    from effnets.spec.weights import find_weights
 
     weights = find_weights(name)
     architecture = str(weights.repo).removeprefix("timm/")

@@ -16,11 +16,11 @@ from functools import partial
 from huggingface_hub import HfApi, constants, get_hf_file_metadata, hf_hub_url
 from huggingface_hub.errors import HTTPError
 
-from effnets.config import list_models
 from effnets.errors import EffnetsError
-from effnets.registry import find_weights
+from effnets.spec.models import list_models
+from effnets.spec.specs import WeightsSpec
+from effnets.spec.weights import find_weights
 from effnets.weights.fetch import fetch
-from effnets.weights_spec import WeightsSpec
 
 SECONDS = 30
 AT_ONCE = 8

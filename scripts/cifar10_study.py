@@ -23,8 +23,8 @@ from typing import Any
 import pyarrow.parquet as parquet
 
 import effnets
-from effnets.catalogue import read_entries
-from effnets.cost import count
+from effnets.spec.catalogue import read_entries
+from effnets.spec.cost import count
 from effnets.train.recipe_file import find_recipe, read_recipe
 from effnets.utils.atomic_file import write_whole
 

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
-from effnets.cost import count
+from effnets.spec.cost import count
+from effnets.spec.specs import WeightsSpec
 from effnets.train.recipe import Recipe
 from effnets.train.recipe_file import find_recipe, read_recipe
 from effnets.utils.paths import packaged_weights_dir
-from effnets.weights_spec import WeightsSpec
 
 __all__ = ["make_section"]
 

@@ -24,12 +24,11 @@ import torch
 from pin_weights import write_pins
 
 import effnets
-from effnets.entry import encode_entry
 from effnets.errors import EffnetsError
 from effnets.nn.classifier import Classifier
-from effnets.pins import Pin, read_pins, shipped_pins_path
-from effnets.registry import clear_cache, find_weights
-from effnets.spec import ModelSpec
+from effnets.spec.decode import encode_entry
+from effnets.spec.specs import ModelSpec
+from effnets.spec.weights import Pin, clear_cache, find_weights, read_pins, shipped_pins_path
 from effnets.train.evaluation import Evaluation
 from effnets.train.run_folder import RunFolder
 from effnets.utils.atomic_file import write_whole

@@ -9,7 +9,7 @@ import argparse
 import json
 import sys
 
-from effnets.schema import make_schema, make_weights_schema
+from effnets.spec.json_schema import make_schema, make_weights_schema
 from effnets.utils.paths import configs_dir
 
 SCHEMAS = {"schema.json": make_schema, "weights-schema.json": make_weights_schema}

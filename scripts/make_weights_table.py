@@ -12,13 +12,11 @@ from pathlib import Path
 from demo_section import make_section
 from weights_plot import Point, draw
 
-from effnets.catalogue import model_names
-from effnets.config import load_spec
-from effnets.cost import count
-from effnets.pins import PINS_VARIABLE
-from effnets.registry import find_weights, list_weights
-from effnets.spec import IMAGENET_MEAN, IMAGENET_STD
-from effnets.weights_spec import WeightsSpec
+from effnets.spec.catalogue import model_names
+from effnets.spec.cost import count
+from effnets.spec.models import load_spec
+from effnets.spec.specs import IMAGENET_MEAN, IMAGENET_STD, WeightsSpec
+from effnets.spec.weights import PINS_VARIABLE, find_weights, list_weights
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "weights.md"

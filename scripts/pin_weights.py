@@ -22,13 +22,12 @@ from pathlib import Path
 from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
 from huggingface_hub.errors import HTTPError
 
-from effnets.config import list_models
 from effnets.errors import EffnetsError
-from effnets.pins import PINS_VARIABLE, Pin, pins_path, read_pins
-from effnets.registry import find_weights
+from effnets.spec.models import list_models
+from effnets.spec.specs import WeightsSpec
+from effnets.spec.weights import PINS_VARIABLE, Pin, find_weights, pins_path, read_pins
 from effnets.utils.paths import packaged_weights_dir
 from effnets.weights.integrity import hash_file
-from effnets.weights_spec import WeightsSpec
 
 HEADER = """\
 # model.tag: {revision: …, sha256: …}, filled in by `uv run scripts/pin_weights.py` on a machine with network, and by

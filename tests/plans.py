@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from effnets.grammar import decode_block
-from effnets.plan import NetworkPlan, make_plan
-from effnets.spec import ModelSpec
+from effnets.spec.block_string import decode_block
+from effnets.spec.plan import NetworkPlan, make_plan
+from effnets.spec.specs import ModelSpec
 
 
 def network(*rows: str, **fields) -> ModelSpec:

@@ -9,10 +9,10 @@ import sys
 import pytest
 
 import effnets
-from effnets import config
-from effnets.config import list_models, list_weights, load_spec, split_tag
 from effnets.errors import UnknownModelError
-from effnets.plan import make_plan
+from effnets.spec import models as config
+from effnets.spec.models import list_models, list_weights, load_spec, split_tag
+from effnets.spec.plan import make_plan
 
 KERNELS = ["k3_5", "k3_5_7", "k3_5_7_9", "k3_5_7_9_11", "k3_5_7_9_11_13"]
 LARGE = ["k5", "k7", "k9", "k11", "k13"]
@@ -152,7 +152,7 @@ def test_clear_cache_reads_again():
 def test_specs_and_counts_need_no_heavy_imports():
     program = (
         "import json, sys, effnets; effnets.list_models(); effnets.load_spec('mixnet_s'); effnets.count('mixnet_s');"
-        "import effnets.schema; effnets.list_models(pretrained=True); effnets.load_spec('mixnet_s.ft_in1k');"
+        "import effnets.spec.json_schema; effnets.list_models(pretrained=True); effnets.load_spec('mixnet_s.ft_in1k');"
         "print(json.dumps(sorted({name.partition('.')[0] for name in sys.modules})))"
     )
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from effnets import catalogue
-from effnets.config import load_spec
 from effnets.errors import ConfigError, MissingFileError, UnknownModelError
+from effnets.spec import catalogue
+from effnets.spec.models import load_spec
 
 NET = "net: {stem: 16, blocks: [ds_r1_k3_s1_c16]}\n"
 

@@ -9,10 +9,10 @@ import torch
 from torch import nn
 
 import effnets
-from effnets.config import load_spec
-from effnets.cost import Cost, stage_costs, sum_costs
 from effnets.errors import ArgumentError, UnknownModelError
-from effnets.plan import make_plan
+from effnets.spec.cost import Cost, stage_costs, sum_costs
+from effnets.spec.models import load_spec
+from effnets.spec.plan import make_plan
 
 ONE_A_FAMILY = (
     *("mobilenetv1_025", "tf_mobilenetv1_050", "mobilenetv1_100_conv", "mobilenetv1_100_k3_5_7_exp"),

@@ -7,10 +7,10 @@ import time
 import pytest
 
 import effnets
-from effnets.config import load_spec
-from effnets.entry import ENTRY_KEYS
 from effnets.errors import ConfigError
-from effnets.spec import ModelSpec, PreprocessSpec
+from effnets.spec.decode import ENTRY_KEYS
+from effnets.spec.models import load_spec
+from effnets.spec.specs import ModelSpec, PreprocessSpec
 
 
 @pytest.fixture

@@ -9,12 +9,12 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from effnets.config import load_spec
 from effnets.errors import ConfigError, EffnetsError
-from effnets.grammar import decode_block, encode_block, override_block
-from effnets.plan import make_plan
+from effnets.spec.block_string import decode_block, encode_block, override_block
+from effnets.spec.models import load_spec
+from effnets.spec.plan import make_plan
+from effnets.spec.yaml import read_yaml
 from effnets.utils.paths import configs_dir
-from effnets.yamltree import read_yaml
 
 # One thousand block strings and one thousand documents a part: 10,000 inputs in all.
 PARTS = 5

@@ -9,12 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from effnets.block_keys import ACTIVATION_CODES, BLOCKS, FLAGS, KEYS
-from effnets.config import list_models, load_spec
-from effnets.grammar import decode_block, encode_block, override_block
-from effnets.spec import BlockSpec
+from effnets.spec.block_string import ACTIVATION_CODES, BLOCKS, FLAGS, KEYS, decode_block, encode_block, override_block
+from effnets.spec.models import list_models, load_spec
+from effnets.spec.specs import BlockSpec
+from effnets.spec.yaml import read_yaml
 from effnets.utils.paths import configs_dir
-from effnets.yamltree import read_yaml
 
 KNOWN = {
     "cn_r1_k3_s2_c32": BlockSpec(type="cn", stride=2, channels=32),

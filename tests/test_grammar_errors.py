@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from effnets.errors import ConfigError
-from effnets.grammar import decode_block, encode_block, override_block
-from effnets.spec import BlockSpec
+from effnets.spec.block_string import decode_block, encode_block, override_block
+from effnets.spec.specs import BlockSpec
 
 REST = "_r1_k3_s1_e6_c8"
 

@@ -7,10 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from plans import network, plan_of
 
-from effnets.block_plan import split_channels
-from effnets.config import load_spec
 from effnets.errors import ArgumentError, ConfigError
-from effnets.plan import make_plan
+from effnets.spec.models import load_spec
+from effnets.spec.plan import make_plan, split_channels
 
 
 @pytest.mark.parametrize(

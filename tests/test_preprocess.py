@@ -16,7 +16,7 @@ from PIL import Image
 
 from effnets.errors import ArgumentError, MissingFileError
 from effnets.preprocess import Transform, create_transform
-from effnets.spec import IMAGENET_MEAN, IMAGENET_STD, BlockSpec, ModelSpec, PreprocessSpec
+from effnets.spec.specs import IMAGENET_MEAN, IMAGENET_STD, BlockSpec, ModelSpec, PreprocessSpec
 
 PHOTOS = Path(__file__).resolve().parents[2] / "shared" / "data" / "photos"
 NORMALISATIONS = {
@@ -238,7 +238,7 @@ def test_neither_torchvision_nor_timm_is_imported():
 import sys
 from PIL import Image
 from effnets.preprocess import Transform
-from effnets.spec import PreprocessSpec
+from effnets.spec.specs import PreprocessSpec
 Transform(preprocess=PreprocessSpec(), size=32)(Image.new("RGB", (40, 30)))
 print(*sys.modules)
 """

@@ -8,11 +8,11 @@ import shutil
 import pytest
 
 import effnets
-from effnets import config, registry
-from effnets.config import list_models, load_spec
 from effnets.errors import ConfigError, MissingFileError, UnknownModelError
-from effnets.pins import pins_path, read_pins
-from effnets.registry import apply_weights, find_weights, list_weights
+from effnets.spec import models as config
+from effnets.spec import weights as registry
+from effnets.spec.models import list_models, load_spec
+from effnets.spec.weights import apply_weights, find_weights, list_weights, pins_path, read_pins
 from effnets.utils.paths import configs_dir
 
 ALL = list_models(pretrained=True)

@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 from plans import plan_of
 
 import effnets
-from effnets.config import load_spec
 from effnets.errors import ConfigError
-from effnets.plan import NetworkPlan, make_plan
-from effnets.scaling import round_channels
+from effnets.spec.models import load_spec
+from effnets.spec.plan import NetworkPlan, make_plan
+from effnets.spec.scaling import round_channels
 
 
 @pytest.mark.parametrize(

@@ -9,15 +9,14 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from effnets.block_keys import BLOCKS
-from effnets.config import load_spec
-from effnets.entry import ENTRY_KEYS
 from effnets.errors import ConfigError
-from effnets.grammar import decode_block
-from effnets.schema import block_pattern, fragment_pattern, make_schema, make_weights_schema
+from effnets.spec.block_string import BLOCKS, decode_block
+from effnets.spec.decode import ENTRY_KEYS
+from effnets.spec.json_schema import block_pattern, fragment_pattern, make_schema, make_weights_schema
+from effnets.spec.models import load_spec
+from effnets.spec.yaml import Node, read_yaml
 from effnets.utils.arguments import RANGES
 from effnets.utils.paths import configs_dir
-from effnets.yamltree import Node, read_yaml
 
 MODEL_FILES = sorted((configs_dir() / "models").glob("*.yaml"))
 SCRIPT = Path(__file__).resolve().parent.parent / "scripts" / "make_schema.py"

@@ -6,8 +6,11 @@ import dataclasses
 
 import pytest
 
-from effnets import cost, entry, grammar, plan, spec
-from effnets.spec import BlockSpec, ChannelSchedule, ModelSpec, PreprocessSpec
+from effnets.spec import block_string as grammar
+from effnets.spec import cost, plan
+from effnets.spec import decode as entry
+from effnets.spec import specs as spec
+from effnets.spec.specs import BlockSpec, ChannelSchedule, ModelSpec, PreprocessSpec
 
 DATACLASSES = [
     value

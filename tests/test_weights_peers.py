@@ -9,9 +9,9 @@ import pytest
 from support import error_between, images, shake
 
 import effnets
-from effnets.config import list_models, load_spec
-from effnets.registry import find_weights, list_weights
-from effnets.weights_spec import WeightsSpec
+from effnets.spec.models import list_models, load_spec
+from effnets.spec.specs import WeightsSpec
+from effnets.spec.weights import find_weights, list_weights
 
 WEIGHTS = [find_weights(name) for name in list_models(pretrained=True)]
 

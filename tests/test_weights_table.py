@@ -9,10 +9,10 @@ import pytest
 from test_schema import read_plain, to_plain
 
 from effnets.errors import ConfigError, MissingFileError
-from effnets.schema import make_weights_schema
+from effnets.spec.json_schema import make_weights_schema
+from effnets.spec.weights import _crop_share, read_weights
+from effnets.spec.yaml import read_yaml
 from effnets.utils.paths import configs_dir
-from effnets.weights_table import _crop_share, read_weights
-from effnets.yamltree import read_yaml
 
 FILES = sorted(path for path in (configs_dir() / "weights").glob("*.yaml") if path.name != "pins.yaml")
 VALIDATOR = jsonschema.Draft202012Validator(make_weights_schema())

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from effnets import yamltree
 from effnets.errors import ConfigError, MissingFileError
-from effnets.yamltree import Node, read_yaml
+from effnets.spec import yaml as yamltree
+from effnets.spec.yaml import Node, read_yaml
 
 
 @pytest.fixture(params=["CSafeLoader", "SafeLoader"], autouse=True)

@@ -7,11 +7,11 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 
-from effnets.config import list_models, load_spec
-from effnets.cost import count
 from effnets.errors import ArgumentError
-from effnets.registry import find_weights
-from effnets.spec import ModelSpec, PreprocessSpec
+from effnets.spec.cost import count
+from effnets.spec.models import list_models, load_spec
+from effnets.spec.specs import ModelSpec, PreprocessSpec
+from effnets.spec.weights import find_weights
 
 __all__ = ["Candidate", "Limits", "Network", "list_candidates", "networks_of", "within"]
 

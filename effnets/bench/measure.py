@@ -16,10 +16,10 @@ from effnets.bench.peers import check_peers
 from effnets.bench.programs import Unmeasured, check_engines, make_programs, shake
 from effnets.bench.report import BenchReport, Row
 from effnets.bench.roofline import Ceiling
-from effnets.config import is_tagged
 from effnets.errors import ArgumentError, EffnetsError, EngineError
 from effnets.runtime.engine import Precision
-from effnets.spec import ModelSpec
+from effnets.spec.models import is_tagged
+from effnets.spec.specs import ModelSpec
 from effnets.utils.arguments import check_integer, check_size
 from effnets.utils.machine import describe_machine, load_average, load_since
 from effnets.weights.resolve import resolve

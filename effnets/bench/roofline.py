@@ -8,8 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from effnets.block_plan import BlockPlan, ConvGroups
-from effnets.plan import NetworkPlan
+from effnets.spec.plan import BlockPlan, ConvGroups, NetworkPlan
 from effnets.utils.arguments import check_size
 
 __all__ = ["Ceiling", "Layer", "bound", "layers_of"]

@@ -70,8 +70,8 @@ def _load() -> Classifier:
     with progress_bar() as progress:
         if progress:
             progress("loading torch", 0.0)
-        from effnets.cost import count
         from effnets.demo.steps import MODEL
+        from effnets.spec.cost import count
 
         network = load_demonstration().eval()
     names = network.class_names or ()

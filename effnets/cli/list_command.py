@@ -8,9 +8,9 @@ from dataclasses import asdict
 import click
 
 from effnets.cli.text import short
-from effnets.config import list_models, load_spec
-from effnets.cost import count
-from effnets.registry import find_weights
+from effnets.spec.cost import count
+from effnets.spec.models import list_models, load_spec
+from effnets.spec.weights import find_weights
 
 __all__ = ["command"]
 

@@ -7,10 +7,10 @@ import json
 import click
 
 from effnets.cli.text import printable
-from effnets.config import list_models
 from effnets.errors import EffnetsError
-from effnets.registry import find_source, find_weights
-from effnets.remote import HUB_SCHEME
+from effnets.spec.models import list_models
+from effnets.spec.remote import HUB_SCHEME
+from effnets.spec.weights import find_source, find_weights
 
 __all__ = ["command"]
 

@@ -18,7 +18,7 @@ from effnets.runtime.image import color_mode, load_rgb
 from effnets.runtime.labels import find_outputs
 from effnets.runtime.photos import find_photos
 from effnets.runtime.pixels import image_to_array, normalise_pixels
-from effnets.spec import PreprocessSpec
+from effnets.spec.specs import PreprocessSpec
 
 __all__ = ["Photos", "Split", "split_photos"]
 

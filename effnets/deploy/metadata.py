@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from effnets import __version__
-from effnets.catalogue import split_tag
 from effnets.deploy.rewrites import Rewrites
 from effnets.nn.classifier import Classifier
 from effnets.nn.values import hash_of_values
-from effnets.registry import find_source, find_weights
 from effnets.runtime.description import Description, InputKind
 from effnets.runtime.labels import class_names
-from effnets.weights_spec import WeightsSpec
+from effnets.spec.catalogue import split_tag
+from effnets.spec.specs import WeightsSpec
+from effnets.spec.weights import find_source, find_weights
 
 __all__ = ["describe"]
 

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from effnets.runtime.pixels import normalise_pixels
-from effnets.spec import PreprocessSpec
+from effnets.spec.specs import PreprocessSpec
 
 __all__ = ["normalised", "probe_images"]
 

@@ -8,15 +8,14 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import nn
 
-from effnets.block_plan import BlockPlan, ConvGroups, ConvPlan
 from effnets.errors import ArgumentError
 from effnets.nn.blocks import Block, ConvBlock, DepthwiseSeparable, InvertedResidual, LinearBottleneck
 from effnets.nn.classifier import Classifier
 from effnets.nn.features import FeaturePyramid, select_levels
 from effnets.nn.init import initialise
 from effnets.nn.layers import Conv2d, ConvBNAct, DropPath, Linear, MixedConv, SqueezeExcite, activation
-from effnets.plan import NetworkPlan, make_plan
-from effnets.spec import Activation, ModelSpec
+from effnets.spec.plan import BlockPlan, ConvGroups, ConvPlan, NetworkPlan, make_plan
+from effnets.spec.specs import Activation, ModelSpec
 
 __all__ = ["build_classifier", "build_features"]
 
@@ -40,7 +39,7 @@ def build_classifier(
 
     Args:
         spec: the network.
-        num_classes, in_chans, output_stride: as `effnets.plan.make_plan`.
+        num_classes, in_chans, output_stride: as `effnets.spec.plan.make_plan`.
         drop_rate: dropout before the classifier; None takes the spec's.
         drop_path_rate: stochastic depth, rising linearly from 0 at the first block to this at the last (as the paper,
             arXiv:1603.09382, has it; timm's EfficientNet stops a step short of it).

@@ -11,8 +11,8 @@ from effnets.errors import ArgumentError
 from effnets.nn.features import FeatureInfo
 from effnets.nn.init import initialise
 from effnets.nn.layers import ConvBNAct, GlobalPool, Linear
-from effnets.plan import NetworkPlan
-from effnets.spec import ModelSpec
+from effnets.spec.plan import NetworkPlan
+from effnets.spec.specs import ModelSpec
 from effnets.utils.arguments import check_integer
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from effnets.errors import ArgumentError
 from effnets.nn.layers import ConvBNAct
-from effnets.plan import FeaturePlan, NetworkPlan
-from effnets.spec import ModelSpec
+from effnets.spec.plan import FeaturePlan, NetworkPlan
+from effnets.spec.specs import ModelSpec
 
 if TYPE_CHECKING:
     from effnets.weights.report import LoadReport

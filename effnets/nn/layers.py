@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from effnets.spec import Activation, Padding
+from effnets.spec.specs import Activation, Padding
 
 __all__ = [
     "Conv2d",

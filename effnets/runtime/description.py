@@ -14,7 +14,7 @@ from typing import Any, Literal
 from effnets.errors import WeightsError
 from effnets.runtime.onnx_file import count_outputs, read_properties
 from effnets.runtime.properties import PREFIX, damaged, decode, decode_preprocess
-from effnets.spec import PreprocessSpec
+from effnets.spec.specs import PreprocessSpec
 
 __all__ = ["FORMAT", "Description", "InputKind"]
 

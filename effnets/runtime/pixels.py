@@ -14,7 +14,7 @@ from PIL import Image
 
 from effnets.errors import ArgumentError, ImageError
 from effnets.runtime.image import name_of
-from effnets.spec import PreprocessSpec
+from effnets.spec.specs import PreprocessSpec
 from effnets.utils.arguments import check_size
 
 __all__ = ["center_crop", "cover_size", "image_to_array", "normalise_pixels", "resized_size"]

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from effnets.errors import WeightsError
-from effnets.spec import PreprocessSpec
+from effnets.spec.specs import PreprocessSpec
 from effnets.utils.arguments import MAX_SIDE
 
 __all__ = ["PREFIX", "damaged", "decode", "decode_preprocess"]

@@ -14,9 +14,9 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 import yaml
 
 from effnets.errors import ArgumentError, ConfigError
+from effnets.spec.yaml import Node, read_yaml
 from effnets.train.recipe import Recipe
 from effnets.utils.paths import configs_dir
-from effnets.yamltree import Node, read_yaml
 
 __all__ = ["encode_recipe", "find_recipe", "list_recipes", "read_recipe"]
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from effnets.config import load_spec
 from effnets.errors import ArgumentError
 from effnets.nn.build import build_classifier
-from effnets.spec import ModelSpec
+from effnets.spec.models import load_spec
+from effnets.spec.specs import ModelSpec
 from effnets.weights.merge import merge_weights
 from effnets.weights.prepare import prepare_weights
 from effnets.weights.report import LoadReport

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from effnets.errors import DownloadError, EffnetsError, MissingFileError, WeightsError
-from effnets.remote import RemoteFile
+from effnets.spec.remote import RemoteFile
+from effnets.spec.specs import WeightsSpec
 from effnets.utils.paths import packaged_weights_dir
 from effnets.weights.integrity import find_problem, hash_file
-from effnets.weights_spec import WeightsSpec
 
 __all__ = ["FOLDER_VARIABLE", "FetchedFile", "fetch", "fetch_remote", "folder_of_files"]
 

@@ -14,9 +14,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from effnets.config import load_spec
 from effnets.errors import ConfigError, MissingFileError
-from effnets.spec import ModelSpec
+from effnets.spec.models import load_spec
+from effnets.spec.specs import ModelSpec
 from effnets.weights.foreign_config import read_arguments, read_timm_config, read_transformers_config
 
 __all__ = ["CONFIG", "TABLE", "TABLE_KEY", "WEIGHTS", "SavedModel", "files_beside", "read_folder"]

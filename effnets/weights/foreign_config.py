@@ -8,10 +8,10 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-from effnets.catalogue import find_entry
-from effnets.config import load_spec
 from effnets.errors import ConfigError, UnknownModelError
-from effnets.spec import Activation, Interpolation, ModelSpec, PreprocessSpec
+from effnets.spec.catalogue import find_entry
+from effnets.spec.models import load_spec
+from effnets.spec.specs import Activation, Interpolation, ModelSpec, PreprocessSpec
 
 __all__ = ["read_arguments", "read_timm_config", "read_transformers_config"]
 

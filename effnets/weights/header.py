@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from effnets.errors import ConfigError, WeightsError
-from effnets.spec import ModelSpec
+from effnets.spec.specs import ModelSpec
 
 __all__ = ["apply_header", "make_header", "read_class_names", "stated_background"]
 

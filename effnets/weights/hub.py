@@ -17,7 +17,7 @@ from huggingface_hub import (
 from huggingface_hub.errors import RemoteEntryNotFoundError
 
 from effnets.errors import WeightsError
-from effnets.remote import RemoteFile
+from effnets.spec.remote import RemoteFile
 from effnets.weights.integrity import GIT_SHA1, find_problem, hash_file, note, recall
 from effnets.weights.network import Patience
 from effnets.weights.partial import sweep

@@ -7,7 +7,7 @@ import hashlib
 from pathlib import Path
 
 from effnets.errors import WeightsError
-from effnets.remote import RemoteFile
+from effnets.spec.remote import RemoteFile
 from effnets.utils.paths import home_dir
 
 __all__ = ["GIT_SHA1", "find_problem", "hash_file", "is_intact", "note", "recall", "remember"]

@@ -16,8 +16,8 @@ from effnets.nn.features import FeaturePyramid
 from effnets.nn.init import initialise
 from effnets.nn.unwrap import require_values
 from effnets.nn.values import hash_of_values
-from effnets.plan import make_plan
-from effnets.spec import ModelSpec
+from effnets.spec.plan import make_plan
+from effnets.spec.specs import ModelSpec
 from effnets.weights.prepare import NativeWeights
 from effnets.weights.report import LoadReport
 from effnets.weights.values import require_finite, require_precision

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from effnets.errors import WeightsError
-from effnets.plan import make_plan
-from effnets.spec import ModelSpec
+from effnets.spec.plan import make_plan
+from effnets.spec.specs import ModelSpec
 from effnets.weights.dialects import Dialect, detect_dialect, get_dialect
 from effnets.weights.files import Checkpoint, read_checkpoint
 from effnets.weights.header import apply_header, read_class_names, stated_background

@@ -13,14 +13,14 @@ from typing import Any
 import yaml
 from torch import nn
 
-from effnets.catalogue import is_model_name
-from effnets.config import load_spec
-from effnets.entry import encode_entry
 from effnets.errors import ArgumentError, UploadError, WeightsError
 from effnets.nn.classifier import Classifier
 from effnets.nn.unwrap import unwrap
-from effnets.plan import make_plan
-from effnets.remote import HUB_SCHEME, split_repository
+from effnets.spec.catalogue import is_model_name
+from effnets.spec.decode import encode_entry
+from effnets.spec.models import load_spec
+from effnets.spec.plan import make_plan
+from effnets.spec.remote import HUB_SCHEME, split_repository
 from effnets.utils.atomic_file import write_whole
 from effnets.weights.folder import CONFIG, TABLE, TABLE_KEY, WEIGHTS
 from effnets.weights.save import save_weights

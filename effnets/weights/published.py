@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 from effnets.errors import WeightsError
-from effnets.registry import apply_weights
-from effnets.spec import ModelSpec
+from effnets.spec.specs import ModelSpec, WeightsSpec
+from effnets.spec.weights import apply_weights
 from effnets.weights.dialects import DIALECTS
 from effnets.weights.fetch import fetch
 from effnets.weights.prepare import NativeWeights, prepare_weights
-from effnets.weights_spec import WeightsSpec
 
 __all__ = ["prepare_published"]
 

@@ -7,17 +7,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeGuard, TypeVar
 
-from effnets.catalogue import model_names, split_tag
-from effnets.config import is_tagged, load_spec
 from effnets.errors import ArgumentError
-from effnets.registry import find_source, find_weights, is_registered, list_weights
-from effnets.remote import HUB_SCHEME
-from effnets.spec import ModelSpec
+from effnets.spec.catalogue import model_names, split_tag
+from effnets.spec.models import is_tagged, load_spec
+from effnets.spec.remote import HUB_SCHEME
+from effnets.spec.specs import ModelSpec, WeightsSpec
+from effnets.spec.weights import find_source, find_weights, is_registered, list_weights
 from effnets.weights.folder import SavedModel, read_folder
 from effnets.weights.header import apply_header, make_header
 from effnets.weights.prepare import NativeWeights, prepare_weights
 from effnets.weights.published import prepare_published
-from effnets.weights_spec import WeightsSpec
 
 __all__ = ["Resolved", "resolve"]
 

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 from effnets.bench.latency import Meter
 from effnets.cli import main
-from effnets.cost import count
+from effnets.spec.cost import count
 from effnets.utils.timing import Timing
 
 GRID = ("--models", "tf_mobilenetv2_*", "--engine", "torch")

@@ -9,7 +9,7 @@ import torch
 
 import effnets
 from effnets.deploy.metadata import describe
-from effnets.registry import find_weights
+from effnets.spec.weights import find_weights
 
 
 def description(network):

@@ -21,7 +21,7 @@ from effnets.deploy.output import write_file
 from effnets.deploy.probes import probe_images
 from effnets.deploy.rewrites import Rewrites
 from effnets.runtime.description import Description
-from effnets.spec import PreprocessSpec
+from effnets.spec.specs import PreprocessSpec
 
 # Random networks are no measure of int8; what is tested is the way to the file.
 EASY = Gate(lead=0.0, min_agreement=0.6, min_in_top5=0.8, min_images=16)

@@ -26,7 +26,7 @@ from effnets.runtime.description import Description
 from effnets.runtime.engine import load_onnx
 from effnets.runtime.labels import imagenet1k
 from effnets.runtime.onnx_file import read_properties
-from effnets.spec import PreprocessSpec
+from effnets.spec.specs import PreprocessSpec
 from effnets.train.evaluation.classes import match_classes
 
 PREPROCESS = PreprocessSpec(input_size=16, mean=(0.5,) * 3, std=(0.5,) * 3)

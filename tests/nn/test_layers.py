@@ -21,7 +21,7 @@ from effnets.nn.layers import (
     SqueezeExcite,
     activation,
 )
-from effnets.spec import ACTIVATIONS
+from effnets.spec.specs import ACTIVATIONS
 
 
 def make_conv(*, seed: int = 0, dtype: torch.dtype = torch.float32, **arguments) -> Conv2d:

@@ -13,12 +13,12 @@ from support import error_between, images, shake
 from torch import Tensor, nn
 
 import effnets
-import effnets.plan
-from effnets import block_plan
+import effnets.spec.plan
 from effnets.errors import WeightsError
-from effnets.grammar import encode_block
 from effnets.nn.blocks import InvertedResidual, LinearBottleneck
 from effnets.nn.layers import Conv2d, MixedConv, SqueezeExcite
+from effnets.spec import plan as block_plan
+from effnets.spec.block_string import encode_block
 
 timm = pytest.importorskip("timm", reason="timm, the reference, is not installed")
 

@@ -10,7 +10,7 @@ from PIL import Image
 from effnets.errors import ArgumentError, ImageError
 from effnets.runtime.image import color_mode, load_rgb
 from effnets.runtime.pixels import image_to_array
-from effnets.spec import PreprocessSpec
+from effnets.spec.specs import PreprocessSpec
 from effnets.utils.arguments import check_size
 
 pytestmark = pytest.mark.filterwarnings("error")

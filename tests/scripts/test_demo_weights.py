@@ -14,7 +14,7 @@ from support import ROOT
 
 import effnets
 from effnets.errors import EffnetsError
-from effnets.pins import read_pins
+from effnets.spec.weights import read_pins
 from effnets.train.recipe_file import read_recipe
 
 NAME = "mixnet_xs_32px.cifar10"

@@ -10,8 +10,8 @@ import pytest
 from hub_server import COMMIT, serve
 from support import ROOT
 
-from effnets.pins import read_pins
-from effnets.registry import find_weights as find_registered
+from effnets.spec.weights import find_weights as find_registered
+from effnets.spec.weights import read_pins
 
 CONTENT = b"weights of mixnet_s"
 SHA = hashlib.sha256(CONTENT).hexdigest()

@@ -11,8 +11,8 @@ import xml.etree.ElementTree as ElementTree
 import pytest
 from support import ROOT
 
-from effnets.config import list_models
-from effnets.registry import find_weights
+from effnets.spec.models import list_models
+from effnets.spec.weights import find_weights
 
 SCRIPT = [sys.executable, str(ROOT / "scripts" / "make_weights_table.py")]
 PAGE = (ROOT / "weights.md").read_text(encoding="utf-8")

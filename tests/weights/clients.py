@@ -29,8 +29,8 @@ if arguments.pop("xetless", False):
     sys.modules["hf_xet"] = None
 from effnets.errors import EffnetsError
 from effnets.weights.fetch import fetch
-from effnets.weights_spec import WeightsSpec
-from effnets.spec import PreprocessSpec
+from effnets.spec.specs import WeightsSpec
+from effnets.spec.specs import PreprocessSpec
 import resource, signal
 limit = arguments.pop("limit", None)
 if limit:

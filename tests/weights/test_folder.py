@@ -13,8 +13,8 @@ import yaml
 from support import images, shake
 
 import effnets
-from effnets.entry import encode_entry
 from effnets.errors import ArgumentError, ConfigError, MissingFileError, WeightsError
+from effnets.spec.decode import encode_entry
 from effnets.weights import pretrained
 from effnets.weights.folder import read_folder
 from effnets.weights.pretrained import save_pretrained

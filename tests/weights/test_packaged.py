@@ -16,7 +16,7 @@ from support import SHARED, needs_shared
 import effnets
 from effnets.bench.candidates import list_candidates
 from effnets.errors import MissingFileError, WeightsError
-from effnets.registry import find_weights
+from effnets.spec.weights import find_weights
 from effnets.utils.paths import packaged_weights_dir
 from effnets.weights.integrity import hash_file
 

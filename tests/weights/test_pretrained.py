@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save
 from support import error_between, images, shake
 
 import effnets
-from effnets.registry import find_weights
+from effnets.spec.weights import find_weights
 
 timm = pytest.importorskip("timm", reason="timm, the reference, is not installed")
 

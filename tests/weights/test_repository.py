@@ -16,7 +16,7 @@ from support import images, shake
 
 import effnets
 from effnets.errors import ArgumentError
-from effnets.remote import split_repository
+from effnets.spec.remote import split_repository
 from effnets.weights.pretrained import save_pretrained
 
 REPO = "user/owls"

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms import v2
 
-from effnets.spec import PreprocessSpec
+from effnets.spec.specs import PreprocessSpec
 from effnets.train.data.augmentation import Augmentation
 from effnets.train.data.randomness import drawn_by
 from effnets.train.data.source import ImageSource

@@ -12,7 +12,7 @@ import numpy as np
 from markupsafe import Markup
 
 from effnets import __version__
-from effnets.cost import count
+from effnets.spec.cost import count
 from effnets.train.evaluation.result import Evaluation
 from effnets.train.report.drawing import Drawing
 from effnets.train.report.pictures import Attention, Shown, probability, to_data_uri

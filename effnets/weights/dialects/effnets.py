@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 
-from effnets.block_plan import BlockPlan
-from effnets.plan import NetworkPlan
+from effnets.spec.plan import BlockPlan, NetworkPlan
 from effnets.weights.dialects.interface import Dialect, block_places, by_renaming
 
 __all__ = ["DIALECT", "block_modules"]

@@ -7,10 +7,9 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from effnets.block_plan import BlockPlan
 from effnets.errors import WeightsError
-from effnets.plan import NetworkPlan
-from effnets.spec import ModelSpec
+from effnets.spec.plan import BlockPlan, NetworkPlan
+from effnets.spec.specs import ModelSpec
 
 __all__ = ["Dialect", "block_places", "by_renaming", "collect", "rename_from_native", "rename_to_native"]
 

@@ -17,7 +17,7 @@ from collections.abc import Collection, Iterator, Mapping
 
 from torch import Tensor
 
-from effnets.plan import NetworkPlan
+from effnets.spec.plan import NetworkPlan
 from effnets.weights.dialects.effnets import block_modules
 from effnets.weights.dialects.interface import Dialect, block_places, collect
 from effnets.weights.dialects.structure import is_mobilenet_v1, is_mobilenet_v2, no_such_network

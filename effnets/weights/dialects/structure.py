@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from effnets.block_plan import BlockPlan
 from effnets.errors import WeightsError
-from effnets.plan import NetworkPlan
+from effnets.spec.plan import BlockPlan, NetworkPlan
 
 __all__ = ["is_mobilenet_v1", "is_mobilenet_v2", "is_rexnet", "is_rexnet_lite", "no_such_network"]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
-from effnets.plan import NetworkPlan
-from effnets.spec import BlockType
+from effnets.spec.plan import NetworkPlan
+from effnets.spec.specs import BlockType
 from effnets.weights.dialects.effnets import block_modules
 from effnets.weights.dialects.interface import Dialect, block_places, by_renaming
 from effnets.weights.dialects.structure import no_such_network

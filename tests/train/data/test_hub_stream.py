@@ -11,7 +11,7 @@ from data_hub import COMMIT, NEXT_COMMIT, make_the_hub, serving_hub, table
 from data_sets import picture as picture_of_size
 
 from effnets.errors import ArgumentError, DataError, ImageError
-from effnets.spec import PreprocessSpec
+from effnets.spec.specs import PreprocessSpec
 from effnets.train.data import download, open_data, open_evaluation_data
 from effnets.train.data.augmentation import Augmentation
 from effnets.train.data.loader import EpochLoader

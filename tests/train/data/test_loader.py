@@ -13,7 +13,7 @@ from data_sets import by_class, picture, truncated, write
 
 from effnets.errors import ArgumentError, DataError
 from effnets.preprocess import Transform
-from effnets.spec import PreprocessSpec
+from effnets.spec.specs import PreprocessSpec
 from effnets.train.data import open_data
 from effnets.train.data.augmentation import Augmentation
 from effnets.train.data.cache import CachedSource, cache_all
@@ -246,7 +246,7 @@ import sys
 import numpy as np
 
 from effnets.errors import DataError
-from effnets.spec import PreprocessSpec
+from effnets.spec.specs import PreprocessSpec
 from effnets.train.data import open_data
 from effnets.train.data.augmentation import Augmentation
 from effnets.train.data.loader import EpochLoader

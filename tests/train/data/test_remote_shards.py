@@ -13,7 +13,7 @@ from data_sets import pack, picture
 from shard_server import serving
 
 from effnets.errors import ArgumentError, DataError
-from effnets.spec import PreprocessSpec
+from effnets.spec.specs import PreprocessSpec
 from effnets.train.data import download, open_data, open_evaluation_data, shard_cache
 from effnets.train.data.augmentation import Augmentation
 from effnets.train.data.loader import EpochLoader

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from effnets.errors import ArgumentError
-from effnets.spec import PreprocessSpec
+from effnets.spec.specs import PreprocessSpec
 from effnets.train.data import open_data
 from effnets.train.data.augmentation import Augmentation
 from effnets.train.data.randomness import Stream, drawn_by

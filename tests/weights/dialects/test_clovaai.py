@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import effnets
 from effnets.errors import WeightsError
-from effnets.plan import make_plan
+from effnets.spec.plan import make_plan
 
 TOLERANCE = 1e-4
 INPUTS = [(2, 3, 224, 224), (1, 3, 193, 225)]

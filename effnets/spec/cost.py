@@ -7,13 +7,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-from effnets.block_plan import BlockPlan, ConvPlan
-from effnets.config import load_spec
-from effnets.plan import NetworkPlan, make_plan
-from effnets.spec import ModelSpec
+from effnets.spec.models import load_spec
+from effnets.spec.plan import BlockPlan, ConvPlan, NetworkPlan, make_plan
+from effnets.spec.specs import ModelSpec
 from effnets.utils.arguments import check_size
-
-__all__ = ["Cost", "StageCost", "count", "stage_costs"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,10 +10,8 @@ from functools import lru_cache
 from pathlib import Path
 
 from effnets.errors import ConfigError, UnknownModelError
+from effnets.spec.yaml import Node, read_yaml
 from effnets.utils.paths import configs_dir
-from effnets.yamltree import Node, read_yaml
-
-__all__ = ["Entry", "catalogue", "find_entry", "is_model_name", "model_names", "nearest", "read_entries", "split_tag"]
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,99}")
 

@@ -14,15 +14,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from effnets import registry
-from effnets.catalogue import Entry, catalogue, find_entry, model_names, nearest, read_entries, split_tag
-from effnets.entry import decode_entry, make_spec
 from effnets.errors import ArgumentError, ConfigError, UnknownModelError
-from effnets.plan import make_plan
-from effnets.registry import apply_weights, find_weights, list_weights
-from effnets.spec import ModelSpec
-
-__all__ = ["is_tagged", "list_models", "list_weights", "load_spec", "split_tag"]
+from effnets.spec import weights as registry
+from effnets.spec.catalogue import Entry, catalogue, find_entry, model_names, nearest, read_entries, split_tag
+from effnets.spec.decode import decode_entry, make_spec
+from effnets.spec.plan import make_plan
+from effnets.spec.specs import ModelSpec
+from effnets.spec.weights import apply_weights, find_weights, list_weights
 
 _YAML_SUFFIXES = (".yaml", ".yml")
 _MAX_CHAIN = 16

@@ -6,10 +6,8 @@ import math
 from dataclasses import replace
 
 from effnets.errors import ConfigError
-from effnets.spec import BlockSpec, ModelSpec, Scaling
+from effnets.spec.specs import BlockSpec, ModelSpec, Scaling
 from effnets.utils.arguments import MAX_BLOCKS
-
-__all__ = ["out_channels", "round_channels", "scale_channels", "unroll_blocks"]
 
 
 def round_channels(channels: float, divisor: int) -> int:

@@ -17,8 +17,6 @@ import yaml
 
 from effnets.errors import ConfigError, MissingFileError
 
-__all__ = ["Node", "Scalar", "read_yaml"]
-
 Scalar = None | bool | int | float | str
 
 _MAX_BYTES = 1 << 20

@@ -1,7 +1,7 @@
 """The JSON Schemas of the tables of architectures and of weights, by which editors complete and check them.
 
-They are generated from the tables that the readers themselves obey: `effnets.entry` and `effnets.weights_table` for
-the keys of an entry, `effnets.utils.arguments` for its numbers, `effnets.block_keys` for block strings.
+They are generated from the tables that the readers themselves obey: `effnets.spec.decode` and `effnets.spec.weights` for
+the keys of an entry, `effnets.utils.arguments` for its numbers, `effnets.spec.block_string` for block strings.
 ``scripts/make_schema.py`` writes them to ``configs/schema.json`` and ``configs/weights-schema.json``. Free of torch.
 """
 
@@ -10,14 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from effnets.block_keys import BLOCKS, FLAGS, KEYS
-from effnets.entry import ENTRY_KEYS
-from effnets.entry_values import SCHEDULE_KEYS, EntryKey
-from effnets.spec import BlockType
+from effnets.spec.block_string import BLOCKS, FLAGS, KEYS
+from effnets.spec.decode import ENTRY_KEYS, SCHEDULE_KEYS, EntryKey
+from effnets.spec.specs import BlockType
+from effnets.spec.weights import REQUIRED_KEYS, WEIGHTS_KEYS
 from effnets.utils.arguments import MAX_BLOCKS, RANGES
-from effnets.weights_table import REQUIRED_KEYS, WEIGHTS_KEYS
-
-__all__ = ["block_pattern", "fragment_pattern", "make_schema", "make_weights_schema"]
 
 _DRAFT = "https://json-schema.org/draft/2020-12/schema"
 _NAME_PATTERN = "^[A-Za-z0-9_][A-Za-z0-9_-]{0,99}$"

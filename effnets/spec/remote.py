@@ -7,8 +7,6 @@ from dataclasses import dataclass
 
 from effnets.errors import ArgumentError
 
-__all__ = ["HUB_SCHEME", "REPOSITORY", "RemoteFile", "split_repository"]
-
 HUB_SCHEME = "hf-hub:"
 REPOSITORY = re.compile(rf"{HUB_SCHEME}[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
 # Of path segments none of which begins with a dot: a revision becomes a path in the cache.

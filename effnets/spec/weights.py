@@ -1,28 +1,100 @@
-"""YAML tables of weights → `WeightsSpec`, as strictly as those of the architectures. Free of torch.
+"""Pins: the exact file behind each published name, as ``scripts/pin_weights.py`` found it. Free of torch.
 
-A file maps models to their tags, the default one first, and each tag to an entry; a name that begins with an
-underscore is a template, an entry that others of the file name as their `base`. `WEIGHTS_KEYS` lists what an entry
-may say; ``configs/weights-schema.json`` is generated from it.
+They lie in a file of their own, ``configs/weights/pins.yaml``, so that an organisation can pin its own mirror: the
+environment variable ``EFFNETS_PINS`` names another file, which then stands in for it altogether. Only files that lie in
+the package have their pins there always.
 """
 
 from __future__ import annotations
 
 import difflib
 import math
+import os
+import re
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, get_args
 
-from effnets.entry_values import EntryKey, decode_mapping
-from effnets.errors import ConfigError
-from effnets.spec import ACTIVATIONS, Interpolation, Padding, PreprocessSpec
+from effnets.errors import ConfigError, MissingFileError, UnknownModelError
+from effnets.spec.catalogue import catalogue, find_entry, model_names, split_tag
+from effnets.spec.decode import EntryKey, decode_mapping
+from effnets.spec.specs import (
+    ACTIVATIONS,
+    WEIGHTS_DIALECTS,
+    Interpolation,
+    ModelSpec,
+    Padding,
+    PreprocessSpec,
+    WeightsSpec,
+)
+from effnets.spec.yaml import Node, read_yaml
 from effnets.utils.arguments import RANGES
-from effnets.weights_spec import WEIGHTS_DIALECTS, WeightsSpec
-from effnets.yamltree import Node, read_yaml
+from effnets.utils.paths import configs_dir
 
-__all__ = ["REQUIRED_KEYS", "WEIGHTS_KEYS", "read_weights"]
+PINS_VARIABLE = "EFFNETS_PINS"
+
+PIN_KEYS: Mapping[str, EntryKey] = MappingProxyType(
+    {
+        "revision": EntryKey(kind="text", doc="Commit of the repository on the Hub, 40 hex digits."),
+        "sha256": EntryKey(kind="text", doc="Of the file, 64 hex digits."),
+    }
+)
+
+_DIGITS = {"revision": 40, "sha256": 64}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pin:
+    """What is pinned for one ``model.tag``, and where that stands."""
+
+    revision: str | None = None
+    sha256: str | None = None
+    where: str = ""
+
+
+def pins_path() -> Path:
+    """The file of pins: the one that ``EFFNETS_PINS`` names, or ``configs/weights/pins.yaml``."""
+    named = os.environ.get(PINS_VARIABLE)
+    return Path(named) if named else shipped_pins_path()
+
+
+def shipped_pins_path() -> Path:
+    """The file of pins that comes with this package."""
+    return configs_dir() / "weights" / "pins.yaml"
+
+
+@lru_cache(maxsize=8)
+def read_pins(path: Path) -> Mapping[str, Pin]:
+    """Read a file of pins: ``model.tag`` → `Pin`.
+
+    Raises:
+        MissingFileError: no such file.
+        ConfigError: not such a mapping, an unknown key, or digits that are none, with file, line and the fix.
+    """
+    try:
+        document = read_yaml(path)
+    except MissingFileError:
+        hint = f"{PINS_VARIABLE} names it" if os.environ.get(PINS_VARIABLE) else "reinstall effnets"
+        raise MissingFileError(f"{path}: no such file of pins ({hint})") from None
+    if not isinstance(document.value, dict):
+        raise ConfigError(f"{path}:{document.line}: the file must map model.tag to pins")
+    pins = {}
+    for name, node in document.value.items():
+        if not isinstance(node.value, dict) or not node.value:
+            raise ConfigError(f"{path}:{node.line}: {name}: a pin is a mapping, {{revision: …, sha256: …}}")
+        values = decode_mapping(name, path, node.value, PIN_KEYS)
+        for key, value in values.items():
+            if not re.fullmatch(f"[0-9a-f]{{{_DIGITS[key]}}}", value):
+                line = node.value[key].line
+                raise ConfigError(
+                    f"{path}:{line}: {name}: {key} is {value!r}; it must be {_DIGITS[key]} small hex digits, in quotes"
+                )
+        pins[name] = Pin(**values, where=f"{path}:{node.line}")
+    return pins
+
 
 WEIGHTS_KEYS: Mapping[str, EntryKey] = MappingProxyType(
     {
@@ -159,3 +231,115 @@ def _crop_share(input_size: int, resize: int) -> float:
         raise ConfigError(f"resize is {resize}; it must be at least input_size, {input_size}, and at most {most}")
     share = input_size / resize
     return share if math.floor(input_size / share) == resize else math.nextafter(share, 0)
+
+
+_PINS_FILE = "pins.yaml"
+
+
+def list_weights(model: str) -> list[str]:
+    """Tags of the published weights of `model`, the default first; empty where none are registered.
+
+    Raises:
+        UnknownModelError: no such model.
+        ConfigError: a table of weights is not one.
+    """
+    find_entry(model)
+    return list(_tables().get(model, {}))
+
+
+def find_weights(name: str) -> WeightsSpec:
+    """The published weights of that name.
+
+    Args:
+        name: ``model.tag``, or a model, whose default weights are meant.
+
+    Raises:
+        UnknownModelError: no such model or tag; the message offers the nearest ones.
+        MissingFileError, ConfigError: a table of weights, or the file of pins, is not one.
+    """
+    model, tag = split_tag(name)
+    entry = find_entry(model)
+    if entry.is_template:
+        raise UnknownModelError(f"{model!r} is a template for other models, not a model; see list_models()")
+    tags = _tables().get(model, {})
+    if tag is None:
+        if not tags:
+            raise UnknownModelError(f"{model} has no published weights{_nearest_with_weights(model)}")
+        tag = next(iter(tags))
+    if tag not in tags:
+        near = difflib.get_close_matches(tag, tags, n=1)
+        hint = f"; did you mean {model}.{near[0]}?" if near else ""
+        raise UnknownModelError(
+            f"{model} has no weights tagged {tag!r}; registered tags: {', '.join(tags) or 'none'}{hint}"
+        )
+    return _pinned(tags[tag])
+
+
+def find_source(source: str) -> str | None:
+    """The name of the weights that are published there (``hf-hub:org/repo``, a URL); None if there are none."""
+    for tags in _tables().values():
+        for weights in tags.values():
+            if weights.source == source:
+                return weights.name
+    return None
+
+
+def is_registered(name: str) -> bool:
+    """Whether ``model.tag`` names published weights."""
+    model, tag = split_tag(name)
+    return tag in _tables().get(model, {})
+
+
+def apply_weights(spec: ModelSpec, weights: WeightsSpec) -> ModelSpec:
+    """`spec` as these weights need it: their preprocessing and classes, and padding, epsilon and activation if stated.
+
+    A background class does not count: it is dropped on loading.
+    """
+    overrides: dict[str, Any] = {
+        field: value for field in ("padding", "bn_eps", "activation") if (value := getattr(weights, field)) is not None
+    }
+    num_classes = weights.num_classes - int(weights.background)
+    return replace(spec, preprocess=weights.preprocess, num_classes=num_classes, **overrides)
+
+
+@lru_cache(maxsize=1)
+def _tables() -> Mapping[str, Mapping[str, WeightsSpec]]:
+    tables: dict[str, dict[str, WeightsSpec]] = {}
+    homes: dict[str, str] = {}
+    models = frozenset(model_names())
+    for path in sorted((configs_dir() / "weights").glob("*.yaml")):
+        if path.name == _PINS_FILE:
+            continue
+        for model, tags in read_weights(path, models).items():
+            if model in tables:
+                raise ConfigError(f"{path}: {model} stands in {homes[model]} too; keep a model's weights in one file")
+            tables[model], homes[model] = tags, str(path)
+    return tables
+
+
+def _pinned(weights: WeightsSpec) -> WeightsSpec:
+    # A file of this package can only be the one it was shipped with, whatever mirror the user's pins are of.
+    path = shipped_pins_path() if weights.packaged else pins_path()
+    pins = read_pins(path)
+    for name, pin in pins.items():
+        model, tag = split_tag(name)
+        if tag not in _tables().get(model, {}):
+            raise ConfigError(f"{pin.where}: {name}: no weights of this name are registered; correct it or take it out")
+    pin = pins.get(weights.name, Pin())
+    try:
+        return replace(weights, sha256=pin.sha256 or weights.sha256, revision=pin.revision or weights.revision)
+    except ConfigError as error:
+        raise ConfigError(f"{pin.where}: {weights.name}: {error}") from None
+
+
+def _nearest_with_weights(model: str) -> str:
+    family = catalogue()[model].path.stem
+    mates = [other for other in _tables() if catalogue()[other].path.stem == family]
+    near = difflib.get_close_matches(model, mates, n=3, cutoff=0.5)
+    return f"; these have: {', '.join(near)}" if near else "; list_models(pretrained=True) has all there are"
+
+
+def clear_cache() -> None:
+    """Forget what was read from ``configs/weights`` and of pins."""
+    _tables.cache_clear()
+    read_pins.cache_clear()

@@ -1,18 +1,19 @@
-"""One entry of an architecture table: the keys it may have, and how they become a `ModelSpec`, or come of one."""
+"""The values of an entry, of architectures and of weights alike: of what kind each is, and how it is decoded."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, fields
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
-from effnets.entry_values import EntryKey, decode_mapping, placed
 from effnets.errors import ConfigError
-from effnets.grammar import encode_block, override_block
-from effnets.spec import (
+from effnets.spec.block_string import decode_block, encode_block, override_block
+from effnets.spec.specs import (
     ACTIVATIONS,
+    BlockSpec,
+    ChannelSchedule,
     DepthRounding,
     Interpolation,
     ModelSpec,
@@ -20,15 +21,126 @@ from effnets.spec import (
     PreprocessSpec,
     Scaling,
 )
-from effnets.utils.arguments import RANGES
-from effnets.yamltree import Node
+from effnets.spec.yaml import Node
+from effnets.utils.arguments import MAX_BLOCKS, RANGES
 
-__all__ = [
-    "ENTRY_KEYS",
-    "decode_entry",
-    "encode_entry",
-    "make_spec",
-]
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EntryKey:
+    """What one key of an entry holds.
+
+    `kind` is ``integer``, ``number``, ``boolean``, ``text``, ``block`` (a block string, or a piece of one),
+    ``blocks`` (a list of them), ``numbers`` (one for every channel, or one for all) or ``schedule``.
+    """
+
+    kind: str
+    doc: str
+    choices: tuple[str, ...] = ()
+
+
+SCHEDULE_KEYS: Mapping[str, EntryKey] = MappingProxyType(
+    {
+        "start": EntryKey(kind="integer", doc="Channels of the first block."),
+        "growth": EntryKey(kind="integer", doc="What the ramp adds over the whole depth."),
+        "inclusive": EntryKey(kind="boolean", doc="True: the last block reaches start + growth exactly."),
+    }
+)
+
+_EXPECTED = {
+    "integer": "a whole number",
+    "number": "a number",
+    "boolean": "true or false",
+    "text": "text",
+    "block": "a piece of a block string, such as k3.5",
+    "blocks": "a list of block strings",
+    "numbers": "a number, or a list of one for each channel",
+    "schedule": "a mapping such as {start: 16, growth: 180}, or null",
+}
+
+
+def decode_mapping(
+    where: str, path: Path, mapping: Mapping[str, Node], known: Mapping[str, EntryKey]
+) -> dict[str, Any]:
+    """The values of a mapping whose keys must be among the `known` ones.
+
+    Raises:
+        ConfigError: unknown key or wrong type, with file, line, `where` and what belongs there.
+    """
+    values = {}
+    for key, node in mapping.items():
+        if key not in known:
+            raise ConfigError(
+                f"{path}:{node.line}:{node.column}: {where}: unknown key {key!r}; keys are {', '.join(known)}"
+            )
+        values[key] = _decode_value(f"{where}: {key}", path, node, known[key])
+    return values
+
+
+def _decode_value(where: str, path: Path, node: Node, key: EntryKey) -> Any:
+    """Check the type of one value and decode it; the error says where it stands and what belongs there."""
+    value = node.value
+    match key.kind:
+        case "integer" if isinstance(value, int) and not isinstance(value, bool):
+            return value
+        case "number" if isinstance(value, int | float) and not isinstance(value, bool):
+            return float(value)
+        case "boolean" if isinstance(value, bool):
+            return value
+        case "text" if isinstance(value, str) and (not key.choices or value in key.choices):
+            return value
+        case "block" if isinstance(value, str):
+            return value
+        case "blocks" if isinstance(value, list):
+            if len(value) > MAX_BLOCKS:
+                raise ConfigError(
+                    f"{path}:{node.line}:{node.column}: {where}: {len(value):,} rows are too many; "
+                    f"the limit is {MAX_BLOCKS:,}, and a row repeats with r"
+                )
+            return tuple(_decode_row(where, path, number, row) for number, row in enumerate(value, start=1))
+        case "numbers" if isinstance(value, int | float) and not isinstance(value, bool):
+            return (float(value),) * 3
+        case "numbers" if isinstance(value, list):
+            number_key = EntryKey(kind="number", doc="")
+            return tuple(_decode_value(where, path, item, number_key) for item in value)
+        case "schedule" if value is None:
+            return None
+        case "schedule" if isinstance(value, dict):
+            return _decode_schedule(where, path, node, value)
+    expected = f"one of {', '.join(key.choices)}" if key.choices else _EXPECTED[key.kind]
+    raise ConfigError(f"{path}:{node.line}:{node.column}: {where} is {_shown(value)}; it must be {expected}")
+
+
+def _decode_row(where: str, path: Path, number: int, row: Node) -> BlockSpec:
+    if not isinstance(row.value, str):
+        raise ConfigError(
+            f"{path}:{row.line}:{row.column}: {where}: row {number} is {_shown(row.value)}; it must be a block string"
+        )
+    return placed(path, row.line, f"{where}: row {number}", decode_block, row.value)
+
+
+def _decode_schedule(where: str, path: Path, node: Node, mapping: Mapping[str, Node]) -> ChannelSchedule:
+    values = decode_mapping(where, path, mapping, SCHEDULE_KEYS)
+    for key in ("start", "growth"):
+        if key not in values:
+            raise ConfigError(f"{path}:{node.line}: {where}: {key!r} is missing; write {{start: 16, growth: 180}}")
+    return placed(path, node.line, where, lambda: ChannelSchedule(**values))
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, list | dict):
+        return "a list" if isinstance(value, list) else "a mapping"
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def placed(path: Path, line: int, where: str, make: Callable[..., Result], *args: Any) -> Result:
+    """Call `make`, and let a complaint about a value say where in the file it stands."""
+    try:
+        return make(*args)
+    except ConfigError as error:
+        raise ConfigError(f"{path}:{line}: {where}: {error}") from None
 
 
 ENTRY_KEYS: Mapping[str, EntryKey] = MappingProxyType(
@@ -85,7 +197,7 @@ def decode_entry(path: Path, name: str, node: Node, inherited: Mapping[str, Any]
     Raises:
         ConfigError: unknown key, wrong type or bad block string, with file, line, model and the fix.
     """
-    assert isinstance(node.value, dict), "effnets.config checks this"
+    assert isinstance(node.value, dict), "effnets.spec.models checks this"
     own = decode_mapping(f"{name}", path, node.value, ENTRY_KEYS)
     values = {**inherited, **{key: value for key, value in own.items() if key not in ("base", "every_block")}}
     if "every_block" in own:
