@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from effnets.nn.classifier import Classifier
     from effnets.nn.features import FeaturePyramid
     from effnets.nn.freeze import freeze
+    from effnets.nn.load_report import LoadReport
     from effnets.preprocess import create_transform
     from effnets.runtime.engine import Engine, load_engine
     from effnets.runtime.predictions import Prediction
@@ -49,7 +50,6 @@ if TYPE_CHECKING:
     from effnets.train.recipe import Recipe
     from effnets.weights.load import load_weights
     from effnets.weights.pretrained import push_to_hub, save_pretrained
-    from effnets.weights.report import LoadReport
     from effnets.weights.save import save_weights
     from effnets.zoo import create_model
 
@@ -71,7 +71,7 @@ _HOMES = {
     "ExportReport": "effnets.deploy.onnx",
     "FeaturePyramid": "effnets.nn.features",
     "ImageError": "effnets.errors",
-    "LoadReport": "effnets.weights.report",
+    "LoadReport": "effnets.nn.load_report",
     "MissingFileError": "effnets.errors",
     "ModelSpec": "effnets.spec.specs",
     "Prediction": "effnets.runtime.predictions",

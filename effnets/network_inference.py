@@ -8,10 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from effnets.errors import ArgumentError
-from effnets.nn.classifier import Classifier
+from effnets.nn.classifier import Classifier, network_of
 from effnets.nn.features import FeaturePyramid
-from effnets.nn.mode import evaluating
-from effnets.nn.unwrap import network_of
+from effnets.nn.utils import evaluating
 from effnets.preprocess import create_transform
 from effnets.runtime.image import ImageSource
 from effnets.runtime.labels import class_names

@@ -10,7 +10,7 @@ from effnets.deploy.metadata import describe
 from effnets.deploy.rewrite import optimize
 from effnets.deploy.rewrites import Rewrites
 from effnets.nn.classifier import Classifier
-from effnets.nn.values import hash_of_values
+from effnets.nn.utils import hash_of_values
 from effnets.runtime.description import Description
 from effnets.utils.arguments import check_size
 

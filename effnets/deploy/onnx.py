@@ -17,7 +17,7 @@ from effnets.deploy.output import check_engine, check_engines, check_path, write
 from effnets.deploy.rewrite import optimize as rewrite
 from effnets.deploy.rewrites import PRESETS, Rewrites
 from effnets.errors import ArgumentError
-from effnets.nn.unwrap import require_classifier
+from effnets.nn.classifier import require_classifier
 from effnets.runtime.description import Description, InputKind
 from effnets.utils.arguments import check_integer, check_size
 

@@ -16,9 +16,8 @@ from effnets.deploy.merge import merge_depthwise, merge_pointwise
 from effnets.deploy.rewrites import PRESETS, Rewrites, Shortcut
 from effnets.deploy.squeeze import use_vectors
 from effnets.errors import ArgumentError
-from effnets.nn.classifier import Classifier
+from effnets.nn.classifier import Classifier, network_of, require_values
 from effnets.nn.features import FeaturePyramid
-from effnets.nn.unwrap import network_of, require_values
 
 __all__ = ["optimize"]
 

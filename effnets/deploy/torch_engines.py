@@ -23,7 +23,7 @@ from effnets.deploy.output import check_place
 from effnets.deploy.rewrite import optimize as rewrite
 from effnets.deploy.rewrites import Rewrites, preset
 from effnets.errors import ArgumentError, EngineError, ExportError, MissingFileError, VerificationError, WeightsError
-from effnets.nn.unwrap import require_classifier
+from effnets.nn.classifier import require_classifier
 from effnets.runtime.description import Description
 from effnets.runtime.engine import Engine, Precision
 from effnets.utils.arguments import check_size

@@ -12,8 +12,8 @@ from effnets.errors import ArgumentError
 from effnets.nn.blocks import Block, ConvBlock, DepthwiseSeparable, InvertedResidual, LinearBottleneck
 from effnets.nn.classifier import Classifier
 from effnets.nn.features import FeaturePyramid, select_levels
-from effnets.nn.init import initialise
 from effnets.nn.layers import Conv2d, ConvBNAct, DropPath, Linear, MixedConv, SqueezeExcite, activation
+from effnets.nn.utils import initialise
 from effnets.spec.plan import BlockPlan, ConvGroups, ConvPlan, NetworkPlan, make_plan
 from effnets.spec.specs import Activation, ModelSpec
 

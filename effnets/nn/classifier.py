@@ -8,17 +8,15 @@ from typing import TYPE_CHECKING
 from torch import Tensor, nn
 
 from effnets.errors import ArgumentError
-from effnets.nn.features import FeatureInfo
-from effnets.nn.init import initialise
+from effnets.nn.features import FeatureInfo, FeaturePyramid
 from effnets.nn.layers import ConvBNAct, GlobalPool, Linear
+from effnets.nn.utils import initialise
 from effnets.spec.plan import NetworkPlan
 from effnets.spec.specs import ModelSpec
 from effnets.utils.arguments import check_integer
 
 if TYPE_CHECKING:
-    from effnets.weights.report import LoadReport
-
-__all__ = ["Classifier", "check_global_pool"]
+    from effnets.nn.load_report import LoadReport
 
 
 def check_global_pool(kind: str) -> str:
@@ -134,3 +132,50 @@ class Classifier(nn.Module):
             )
             initialise(self.classifier)
         self.classifier.train(self.training)
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """The network within torch.compile's wrapper and (Distributed)DataParallel's, in any order."""
+    wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+    while True:
+        inner = model.module if isinstance(model, wrappers) else getattr(model, "_orig_mod", None)
+        if not isinstance(inner, nn.Module):
+            return model
+        model = inner
+
+
+def network_of(model: nn.Module) -> Classifier | FeaturePyramid:
+    """The network of this library within `model`.
+
+    Raises:
+        ArgumentError: there is none.
+    """
+    inner = unwrap(model)
+    if isinstance(inner, Classifier | FeaturePyramid):
+        return inner
+    raise ArgumentError(f"model is a {type(inner).__name__}; give one that create_model built")
+
+
+def require_classifier(model: nn.Module) -> Classifier:
+    """The classifier within `model`, for what needs logits of an image.
+
+    Raises:
+        ArgumentError: there is none, it has no outputs, no pooling before them, or no values.
+    """
+    network = unwrap(model)
+    if not isinstance(network, Classifier):
+        raise ArgumentError(f"model is a {type(network).__name__}; give a classifier that create_model built")
+    if not network.num_classes or network.pool.kind == "none":
+        raise ArgumentError("this model gives no logits for an image; build it with classes and with pooling")
+    require_values(network)
+    return network
+
+
+def require_values(model: nn.Module) -> None:
+    """Refuse a model on the meta device.
+
+    Raises:
+        ArgumentError: it is there.
+    """
+    if any(parameter.is_meta for parameter in model.parameters()):
+        raise ArgumentError("a model on the meta device has no values; build it on a real device")

@@ -7,9 +7,8 @@ from collections.abc import Iterator
 from torch import nn
 
 from effnets.errors import ArgumentError
-from effnets.nn.classifier import Classifier
+from effnets.nn.classifier import Classifier, network_of
 from effnets.nn.features import FeaturePyramid
-from effnets.nn.unwrap import network_of
 
 __all__ = ["HeldBatchNorm2d", "freeze", "hold_statistics", "parse_until"]
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from effnets.deploy.rewrite import optimize
 from effnets.nn.classifier import Classifier
-from effnets.nn.mode import evaluating
+from effnets.nn.utils import evaluating
 from effnets.train.checkpoint import write_in_run
 from effnets.train.data.loader import Batch, EpochLoader
 from effnets.train.data.sampling import balanced_order, shuffled_order

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from effnets.nn.mode import evaluating
+from effnets.nn.utils import evaluating
 
 __all__ = ["adapt_statistics", "has_identity_statistics", "restore_statistics"]
 

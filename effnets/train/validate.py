@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
-from effnets.nn.mode import evaluating
+from effnets.nn.utils import evaluating
 from effnets.train.signals import StopSignals
 
 __all__ = ["Score", "score"]

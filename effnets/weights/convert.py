@@ -7,11 +7,11 @@ from pathlib import Path
 
 from effnets.errors import ArgumentError
 from effnets.nn.build import build_classifier
+from effnets.nn.load_report import LoadReport
 from effnets.spec.models import load_spec
 from effnets.spec.specs import ModelSpec
 from effnets.weights.merge import merge_weights
 from effnets.weights.prepare import prepare_weights
-from effnets.weights.report import LoadReport
 from effnets.weights.save import save_weights
 
 __all__ = ["convert_weights"]

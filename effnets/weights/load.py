@@ -7,10 +7,10 @@ import os
 from torch import nn
 
 from effnets.errors import WeightsError
-from effnets.nn.unwrap import network_of
+from effnets.nn.classifier import network_of
+from effnets.nn.load_report import LoadReport
 from effnets.weights.merge import merge_weights
 from effnets.weights.prepare import prepare_weights
-from effnets.weights.report import LoadReport
 
 __all__ = ["load_weights"]
 

@@ -11,15 +11,13 @@ import torch
 from torch import Tensor
 
 from effnets.errors import ArgumentError, WeightsError
-from effnets.nn.classifier import Classifier
+from effnets.nn.classifier import Classifier, require_values
 from effnets.nn.features import FeaturePyramid
-from effnets.nn.init import initialise
-from effnets.nn.unwrap import require_values
-from effnets.nn.values import hash_of_values
+from effnets.nn.load_report import LoadReport
+from effnets.nn.utils import hash_of_values, initialise
 from effnets.spec.plan import make_plan
 from effnets.spec.specs import ModelSpec
 from effnets.weights.prepare import NativeWeights
-from effnets.weights.report import LoadReport
 from effnets.weights.values import require_finite, require_precision
 
 __all__ = ["merge_weights"]

@@ -14,8 +14,7 @@ import yaml
 from torch import nn
 
 from effnets.errors import ArgumentError, UploadError, WeightsError
-from effnets.nn.classifier import Classifier
-from effnets.nn.unwrap import unwrap
+from effnets.nn.classifier import Classifier, unwrap
 from effnets.spec.catalogue import is_model_name
 from effnets.spec.decode import encode_entry
 from effnets.spec.models import load_spec

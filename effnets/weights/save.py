@@ -9,8 +9,7 @@ from pathlib import Path
 from torch import nn
 
 from effnets.errors import WeightsError
-from effnets.nn.classifier import Classifier
-from effnets.nn.unwrap import network_of, require_values
+from effnets.nn.classifier import Classifier, network_of, require_values
 from effnets.weights.dialects import get_dialect
 from effnets.weights.files import write_checkpoint
 from effnets.weights.header import make_header

@@ -10,7 +10,6 @@ import torch
 from support import error_between, images
 from torch import nn
 
-from effnets.nn.init import initialise
 from effnets.nn.layers import (
     Conv2d,
     ConvBNAct,
@@ -21,6 +20,7 @@ from effnets.nn.layers import (
     SqueezeExcite,
     activation,
 )
+from effnets.nn.utils import initialise
 from effnets.spec.specs import ACTIVATIONS
 
 

@@ -11,9 +11,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from effnets.errors import ArgumentError
+from effnets.nn.classifier import network_of, require_values
 from effnets.nn.features import FeaturePyramid
-from effnets.nn.mode import evaluating
-from effnets.nn.unwrap import network_of, require_values
+from effnets.nn.utils import evaluating
 from effnets.preprocess import create_transform
 from effnets.runtime.labels import class_names
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from effnets.errors import ArgumentError
 from effnets.nn.classifier import Classifier
-from effnets.nn.mode import evaluating
+from effnets.nn.utils import evaluating
 
 __all__ = ["class_activation_maps"]
 

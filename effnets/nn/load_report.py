@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["LoadReport"]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadReport:
@@ -19,7 +17,7 @@ class LoadReport:
         reinitialised: those left freshly initialised, by rule: a classifier of another size.
         dropped: the file's tensors that have no place in this network, by rule: its head, for a backbone.
         notes: what else was decided, a sentence each.
-        values: hash of all values that the network had then (`effnets.nn.values`).
+        values: hash of all values that the network had then (`effnets.nn.utils`).
     """
 
     source: str

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 
+import torch
 from torch import nn
-
-__all__ = ["initialise"]
 
 
 def initialise(module: nn.Module) -> None:
@@ -28,3 +30,24 @@ def initialise(module: nn.Module) -> None:
             nn.init.normal_(part.weight, 0.0, 0.01)
         if part.bias is not None:
             nn.init.zeros_(part.bias)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode, and afterwards every module's own again: parts of a model may be frozen."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def hash_of_values(network: nn.Module) -> str:
+    """A SHA-256 of the names and values of all parameters and buffers, in hex."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(network.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
