@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         VerificationError,
         WeightsError,
     )
+    from effnets.factory import create_model
     from effnets.inference import predict
     from effnets.nn.classifier import Classifier
     from effnets.nn.features import FeaturePyramid
@@ -51,7 +52,6 @@ if TYPE_CHECKING:
     from effnets.weights.load import load_weights
     from effnets.weights.pretrained import push_to_hub, save_pretrained
     from effnets.weights.save import save_weights
-    from effnets.zoo import create_model
 
 __version__ = "0.1.0"
 
@@ -90,7 +90,7 @@ _HOMES = {
     "WeightsError": "effnets.errors",
     "WeightsSpec": "effnets.spec.specs",
     "count": "effnets.spec.cost",
-    "create_model": "effnets.zoo",
+    "create_model": "effnets.factory",
     "create_transform": "effnets.preprocess",
     "evaluate": "effnets.train.evaluation",
     "export_onnx": "effnets.deploy.onnx",

@@ -27,7 +27,7 @@ from effnets.spec.models import list_models
 from effnets.spec.specs import WeightsSpec
 from effnets.spec.weights import PINS_VARIABLE, Pin, find_weights, pins_path, read_pins
 from effnets.utils.paths import packaged_weights_dir
-from effnets.weights.integrity import hash_file
+from effnets.weights.hashing import hash_file
 
 HEADER = """\
 # model.tag: {revision: …, sha256: …}, filled in by `uv run scripts/pin_weights.py` on a machine with network, and by

@@ -109,7 +109,7 @@ class Meter:
     def _load(self, network: Network) -> Engine:
         # Speed does not depend on what the weights are: random ones spare the download. Nor need the graph be verified,
         # which takes far longer than the rest: `export_onnx` does that for the one that is chosen.
-        from effnets.zoo import create_model
+        from effnets.factory import create_model
 
         model = create_model(network.name).eval()
         if self.engine.startswith("torch"):

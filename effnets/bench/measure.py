@@ -17,13 +17,13 @@ from effnets.bench.programs import Unmeasured, check_engines, make_programs, sha
 from effnets.bench.report import BenchReport, Row
 from effnets.bench.roofline import Ceiling
 from effnets.errors import ArgumentError, EffnetsError, EngineError
+from effnets.factory import create_model
 from effnets.runtime.engine import Precision
 from effnets.spec.models import is_tagged
 from effnets.spec.specs import ModelSpec
 from effnets.utils.arguments import check_integer, check_size
 from effnets.utils.machine import describe_machine, load_average, load_since
 from effnets.weights.resolve import resolve
-from effnets.zoo import create_model
 
 __all__ = ["bench"]
 

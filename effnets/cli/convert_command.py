@@ -28,7 +28,7 @@ def command(source: Path, target: Path, model: str, to: str, dialect: str, num_c
     --num-classes counts it in.
     """
     # Imported here: torch takes seconds, and neither --help nor a mistyped option should wait for it.
-    from effnets.weights.convert import convert_weights
+    from effnets.weights.load import convert_weights
 
     report = convert_weights(source, target, model=model, to=to, dialect=dialect, num_classes=num_classes)
     click.echo(report)

@@ -20,7 +20,7 @@ def load_demonstration() -> Classifier:
         MissingFileError, WeightsError: the installation is not whole.
     """
     # Imported here, like every use of torch by a command.
-    from effnets.zoo import create_model
+    from effnets.factory import create_model
 
     return create_model(DEMONSTRATION, pretrained=True)
 

@@ -78,7 +78,7 @@ class Subject:
 
     def _load_network(self) -> Classifier:
         # Imported here: torch takes seconds, and exported models do without.
-        from effnets.zoo import create_model
+        from effnets.factory import create_model
 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what the loader warns of is an error here

@@ -85,7 +85,7 @@ def command(
     from effnets.deploy.quantize import quantize
     from effnets.deploy.quantize_files import report_place
     from effnets.deploy.tune_report import report_path
-    from effnets.zoo import create_model
+    from effnets.factory import create_model
 
     check_path(target)
     if int8:

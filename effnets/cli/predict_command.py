@@ -113,7 +113,7 @@ def _load(model: str | None, weights: str | None) -> Classifier | Engine:
 
 
 def _load_network(model: str, weights: str | None) -> Classifier:
-    from effnets.zoo import create_model
+    from effnets.factory import create_model
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what the loader warns of is an error here

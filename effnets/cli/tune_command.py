@@ -77,7 +77,7 @@ def command(
 
 
 def _load(model: str, weights: str | None) -> Classifier:
-    from effnets.zoo import create_model
+    from effnets.factory import create_model
 
     if weights == "random":
         import torch

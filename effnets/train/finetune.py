@@ -51,7 +51,7 @@ class TrainedModel:
 
     def load(self) -> Classifier:
         """The network, in evaluation mode."""
-        from effnets.zoo import create_model
+        from effnets.factory import create_model
 
         return create_model(self.folder, pretrained=True).eval()
 

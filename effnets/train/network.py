@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from effnets.errors import ArgumentError, TrainingError
+from effnets.factory import create_model
 from effnets.nn.classifier import Classifier
 from effnets.nn.freeze import freeze, hold_statistics, parse_until
 from effnets.preprocess import create_transform
@@ -21,7 +22,6 @@ from effnets.train.pictures import Pictures
 from effnets.train.recipe import Recipe
 from effnets.train.signals import StopSignals
 from effnets.train.statistics import adapt_statistics, has_identity_statistics, restore_statistics
-from effnets.zoo import create_model
 
 __all__ = [
     "adapt_backbone",

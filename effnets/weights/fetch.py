@@ -10,7 +10,7 @@ from effnets.errors import DownloadError, EffnetsError, MissingFileError, Weight
 from effnets.spec.remote import RemoteFile
 from effnets.spec.specs import WeightsSpec
 from effnets.utils.paths import packaged_weights_dir
-from effnets.weights.integrity import find_problem, hash_file
+from effnets.weights.hashing import find_problem, hash_file
 
 __all__ = ["FOLDER_VARIABLE", "FetchedFile", "fetch", "fetch_remote", "folder_of_files"]
 
@@ -75,7 +75,7 @@ def fetch_remote(remote: RemoteFile, *, refresh: bool = False) -> tuple[Path, st
     """
     # Here, since they take a while to import and a folder of files does without.
     from effnets.weights.hub import commit_of, fetch_from_hub
-    from effnets.weights.network import explain
+    from effnets.weights.retry import explain
     from effnets.weights.urls import fetch_from_url
 
     try:

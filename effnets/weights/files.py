@@ -20,9 +20,9 @@ from torch import Tensor
 
 from effnets.errors import MissingFileError, WeightsError
 from effnets.utils.atomic_file import write_whole
-from effnets.weights.claims import require_plain, require_sound_header, require_sound_pickle
+from effnets.weights.hashing import hash_file
 from effnets.weights.hdf5 import decode_hdf5, encode_hdf5
-from effnets.weights.integrity import hash_file
+from effnets.weights.safety import require_plain, require_sound_header, require_sound_pickle
 
 __all__ = ["Checkpoint", "read_checkpoint", "write_checkpoint"]
 

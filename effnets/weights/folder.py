@@ -1,25 +1,215 @@
-"""A network in a folder: read what `save_pretrained` wrote, or timm, or transformers. Free of torch.
-
-``model.yaml`` is an architecture table with one model, ``model.safetensors`` its weights with a header of what belongs
-to them, and ``config.json`` says the same in timm's words, for timm. Folders that timm or transformers wrote, without a
-table, are read as well.
-"""
+"""``config.json`` of other frameworks → the network it describes, in this library's terms. Free of torch."""
 
 from __future__ import annotations
 
 import json
+import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from effnets.errors import ConfigError, MissingFileError
+from effnets.errors import ConfigError, MissingFileError, UnknownModelError
+from effnets.spec.catalogue import find_entry
 from effnets.spec.models import load_spec
-from effnets.spec.specs import ModelSpec
-from effnets.weights.foreign_config import read_arguments, read_timm_config, read_transformers_config
+from effnets.spec.specs import Activation, Interpolation, ModelSpec, PreprocessSpec
 
-__all__ = ["CONFIG", "TABLE", "TABLE_KEY", "WEIGHTS", "SavedModel", "files_beside", "read_folder"]
+ClassNames = tuple[str, ...] | None
+
+# What create_model is given too, and what makes no difference to a network in evaluation mode.
+_ARGUMENTS = ("in_chans", "global_pool", "drop_rate", "output_stride")
+_HARMLESS_ARGUMENTS = frozenset({*_ARGUMENTS, "num_classes", "drop_path_rate"})
+
+_TRANSFORMERS_FAMILIES = {"mobilenet_v1": "mobilenetv1", "mobilenet_v2": "mobilenetv2"}
+# What transformers lets its users change and the networks of the zoo have fixed.
+_TRANSFORMERS_FIXED = {
+    "num_channels": 3,
+    "min_depth": 8,
+    "depth_divisible_by": 8,
+    "expand_ratio": 6,
+    "output_stride": 32,
+    "first_layer_is_expansion": True,
+}
+_TRANSFORMERS_ACTIVATIONS: Mapping[str, Activation] = {
+    "relu6": "relu6",
+    "relu": "relu",
+    "silu": "silu",
+    "swish": "silu",
+}
+_RESAMPLING: Mapping[int, Interpolation] = {2: "bilinear", 3: "bicubic"}
+
+
+def read_timm_config(config: Mapping[str, Any], source: str) -> tuple[ModelSpec, ClassNames]:
+    """The network and the names of its classes of a config that timm's ``save_for_hf`` wrote; `source` names the file.
+
+    Raises:
+        ConfigError: it is none, or asks for what this library does not have.
+        UnknownModelError: an architecture that the zoo does not have.
+    """
+    if "architecture" not in config:
+        raise ConfigError(f"{source}: names no architecture as timm's configs do; its keys are {_some(config)}")
+    with _reading(source, "timm"):
+        pretrained = config.get("pretrained_cfg", config)
+        arguments = config.get("model_args", {})
+        names = _timm_labels(config.get("label_names") or pretrained.get("label_names") or config.get("labels"))
+        num_classes = int(config.get("num_classes", pretrained.get("num_classes", 1000)))
+        preprocess = _timm_preprocess(pretrained)
+        strange = sorted(arguments.keys() - _HARMLESS_ARGUMENTS)
+    if strange:
+        raise ConfigError(f"{source}: model_args {', '.join(strange)} have no meaning here; build it in timm")
+    architecture = str(config["architecture"])
+    try:
+        find_entry(architecture)  # a name of the zoo, not a path
+        spec = replace(load_spec(architecture), preprocess=preprocess, num_classes=num_classes)
+    except (UnknownModelError, ConfigError) as error:
+        raise ConfigError(f"{source}: {error}") from None
+    return spec, names
+
+
+def read_arguments(config: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """What timm's and this library's configs say of the arguments that the network was built with.
+
+    Raises:
+        ConfigError: as `read_timm_config`.
+    """
+    with _reading(source, "timm"):
+        pretrained = config.get("pretrained_cfg", config)
+        given = {
+            "in_chans": pretrained["input_size"][0] if pretrained.get("input_size") else None,
+            "global_pool": config.get("global_pool"),
+            **config.get("model_args", {}),
+        }
+        return {name: given[name] for name in _ARGUMENTS if given.get(name) is not None}
+
+
+def _timm_labels(labels: Any) -> ClassNames:
+    """A list of names, or a mapping of numbers or synsets to them, in the order of the outputs."""
+    if isinstance(labels, Mapping):
+        by_number = all(str(key).isdecimal() for key in labels)
+        labels = [labels[key] for key in (sorted(labels, key=int) if by_number else labels)]
+    return tuple(str(label) for label in labels) if labels else None
+
+
+def _timm_preprocess(config: Mapping[str, Any]) -> PreprocessSpec:
+    values: dict[str, Any] = {}
+    for key in ("input_size", "test_input_size"):
+        if config.get(key):
+            _, height, width = config[key]
+            if height != width:
+                raise ValueError(f"{key} is {height}×{width}, and only squares are read")
+            values[key] = int(height)
+    for key in ("crop_mode", "test_crop_mode"):
+        if config.get(key, "center") not in ("center", None):
+            raise ValueError(f"{key} is {config[key]!r}, and images are only cut from the center here")
+    for key in ("crop_pct", "test_crop_pct"):
+        if config.get(key) is not None:
+            values[key] = float(config[key])
+    for key in ("mean", "std"):
+        if config.get(key):
+            values[key] = tuple(float(number) for number in config[key])
+    if config.get("interpolation"):
+        values["interpolation"] = config["interpolation"]
+    return PreprocessSpec(**values)
+
+
+def read_transformers_config(
+    config: Mapping[str, Any], processor: Mapping[str, Any] | None, source: str
+) -> tuple[ModelSpec, ClassNames, bool]:
+    """The same of what transformers' ``save_pretrained`` wrote; and whether the first output stands for background.
+
+    Args:
+        config: its ``config.json``.
+        processor: its ``preprocessor_config.json``, None where there is none: then transformers' own defaults hold.
+        source: the config's file, for messages.
+
+    Raises:
+        ConfigError: another network than MobileNetV1 or V2, or asks for what this library does not have.
+    """
+    family = _TRANSFORMERS_FAMILIES.get(str(config["model_type"]))
+    if family is None:
+        known = " and ".join(_TRANSFORMERS_FAMILIES)
+        raise ConfigError(
+            f"{source}: model_type is {config['model_type']!r}; of transformers' networks {known} are here"
+        )
+    for key, value in _TRANSFORMERS_FIXED.items():
+        if config.get(key, value) != value:
+            raise ConfigError(f"{source}: {key} is {config[key]!r}, and this library's networks have {value!r}")
+    with _reading(source, "transformers"):
+        width = float(config.get("depth_multiplier", 1.0))
+        names = _transformers_labels(config)
+        activation = _TRANSFORMERS_ACTIVATIONS.get(str(config.get("hidden_act", "relu6")))
+        bn_eps = float(config.get("layer_norm_eps", 1e-3))
+        preprocess = _transformers_preprocess(processor or {})
+    if activation is None:
+        raise ConfigError(
+            f"{source}: hidden_act is {config['hidden_act']!r}; known are {_some(_TRANSFORMERS_ACTIVATIONS)}"
+        )
+    if family == "mobilenetv2" and width < 1 and not config.get("finegrained_output", True):
+        raise ConfigError(f"{source}: finegrained_output is false; this library's heads keep their 1280 channels")
+    tensorflow = config.get("tf_padding", True)
+    try:
+        spec = load_spec(f"{'tf_' if tensorflow else ''}{family}_{round(100 * width):03d}")
+    except UnknownModelError as error:
+        raise ConfigError(f"{source}: depth_multiplier is {width:g}, a width that is not here: {error}") from None
+    try:
+        spec = replace(spec, padding="same" if tensorflow else "symmetric", bn_eps=bn_eps, activation=activation)
+    except ConfigError as error:
+        raise ConfigError(f"{source}: {error}") from None
+    spec = replace(spec, preprocess=preprocess)
+    background = names[0] == "background" and len(names) > 1
+    has_names = any(name != f"LABEL_{index}" for index, name in enumerate(names))
+    return replace(spec, num_classes=len(names) - background), tuple(names) if has_names else None, background
+
+
+def _transformers_labels(config: Mapping[str, Any]) -> list[str]:
+    """The classes' names in order; transformers leaves out what is its default, two classes without names."""
+    labels = config.get("id2label") or {index: f"LABEL_{index}" for index in range(int(config.get("num_labels", 2)))}
+    return [name for _, name in sorted((int(index), str(name)) for index, name in labels.items())]
+
+
+def _transformers_preprocess(processor: Mapping[str, Any]) -> PreprocessSpec:
+    """Resize the shorter side, crop the centre, normalise; the defaults are those of transformers' processors."""
+    size, crop = (
+        processor.get("size", {"shortest_edge": 256}),
+        processor.get("crop_size", {"height": 224, "width": 224}),
+    )
+    side = int(size["shortest_edge"] if isinstance(size, Mapping) else size)
+    height, width = (crop["height"], crop["width"]) if isinstance(crop, Mapping) else (crop, crop)
+    steps = ("do_resize", "do_center_crop", "do_rescale")
+    if height != width or not all(processor.get(step, True) for step in steps):
+        raise ValueError(f"images are to be resized, cut to a square and divided by 255, not {processor}")
+    if not math.isclose(processor.get("rescale_factor", 1 / 255), 1 / 255):
+        raise ValueError("rescale_factor is not 1/255")
+    normalised = processor.get("do_normalize", True)
+    crop_pct = height / side
+    if math.floor(height / crop_pct) < side:  # by rounding
+        crop_pct = math.nextafter(crop_pct, 0)
+    return PreprocessSpec(
+        input_size=int(height),
+        crop_pct=crop_pct,
+        interpolation=_RESAMPLING[processor.get("resample", 2)],
+        mean=tuple(processor.get("image_mean", (0.5,) * 3)) if normalised else (0.0,) * 3,
+        std=tuple(processor.get("image_std", (0.5,) * 3)) if normalised else (1.0,) * 3,
+    )
+
+
+@contextmanager
+def _reading(source: str, framework: str) -> Iterator[None]:
+    """What a config of the wrong kind makes of the code that reads it, as one error."""
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(f"{source}: {error}") from None
+    except (ValueError, TypeError, KeyError, AttributeError, IndexError, OverflowError) as error:
+        reason = f"{type(error).__name__}: {error}"[:300]
+        raise ConfigError(f"{source}: is no config of {framework} that is understood here ({reason})") from None
+
+
+def _some(keys: Mapping[str, Any]) -> str:
+    return ", ".join(keys)[:200]
+
 
 TABLE, CONFIG, PROCESSOR = "model.yaml", "config.json", "preprocessor_config.json"
 # Tried in this order. The second is what timm wrote in earlier days.

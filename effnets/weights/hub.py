@@ -18,9 +18,8 @@ from huggingface_hub.errors import RemoteEntryNotFoundError
 
 from effnets.errors import WeightsError
 from effnets.spec.remote import RemoteFile
-from effnets.weights.integrity import GIT_SHA1, find_problem, hash_file, note, recall
-from effnets.weights.network import Patience
-from effnets.weights.partial import sweep
+from effnets.weights.hashing import GIT_SHA1, find_problem, hash_file, note, recall, sweep
+from effnets.weights.retry import Patience
 
 __all__ = ["commit_of", "fetch_from_hub", "is_cached", "is_known_absent"]
 
@@ -37,7 +36,7 @@ def fetch_from_hub(remote: RemoteFile, *, refresh: bool = False) -> tuple[Path, 
 
     Raises:
         WeightsError: what came is not what was announced or pinned, twice; nothing of it stays in the cache.
-        Exception: what huggingface_hub raises, its client and the disk (`effnets.weights.network.explain`).
+        Exception: what huggingface_hub raises, its client and the disk (`effnets.weights.retry.explain`).
     """
     assert remote.repo is not None
     cached = try_to_load_from_cache(remote.repo, remote.file, revision=remote.revision)

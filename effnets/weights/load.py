@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 from torch import nn
 
-from effnets.errors import WeightsError
+from effnets.errors import ArgumentError, WeightsError
+from effnets.nn.build import build_classifier
 from effnets.nn.classifier import network_of
 from effnets.nn.load_report import LoadReport
+from effnets.spec.models import load_spec
+from effnets.spec.specs import ModelSpec
 from effnets.weights.merge import merge_weights
-from effnets.weights.prepare import prepare_weights
-
-__all__ = ["load_weights"]
+from effnets.weights.remap import prepare_weights
+from effnets.weights.save import save_weights
 
 
 def load_weights(
@@ -49,3 +52,46 @@ def load_weights(
                 f"build it for them: create_model({model.spec.name!r}, weights={str(path)!r})"
             )
     return merge_weights(model, weights, head=head)
+
+
+def convert_weights(
+    source: str | os.PathLike[str],
+    target: str | os.PathLike[str],
+    *,
+    model: str | os.PathLike[str] | ModelSpec,
+    to: str,
+    dialect: str = "auto",
+    num_classes: int | None = None,
+) -> LoadReport:
+    """Write the weights of `source` as `target`, in dialect `to`; they pass through the network, so that they fit it.
+
+    Args:
+        source: the file to read, of `dialect` (``auto``: told by its keys), with a classifier or without.
+        target: the file to write; its suffix as for `effnets.save_weights`.
+        model: the network, as for `effnets.create_model`.
+        num_classes: outputs of `target`: None for those of `source`, without background; the number with it (1001)
+            keeps it, 0 leaves the classifier out.
+
+    Returns:
+        What was read.
+
+    Raises:
+        ArgumentError: both are the same file, a dialect is unknown, or `source` has not so many outputs.
+        MissingFileError, WeightsError: as `effnets.load_weights` and `effnets.save_weights`.
+    """
+    source, target = Path(source), Path(target)
+    if source.resolve() == target.resolve() or (source.exists() and target.exists() and source.samefile(target)):
+        raise ArgumentError(f"{target}: is the file to read as well; name another to write")
+    weights = prepare_weights(source, load_spec(model), dialect, num_classes)
+    outputs = weights.num_classes or 0
+    if num_classes not in (None, 0, outputs):
+        raise ArgumentError(
+            f"{source}: num_classes is {num_classes}, and the file has {outputs} outputs, a background not counted; "
+            "leave num_classes out to keep them, add 1 for a background, or give 0 for no classifier"
+        )
+    network = build_classifier(
+        weights.spec, num_classes=outputs if num_classes is None else num_classes, initialised=False
+    )
+    report = merge_weights(network, weights, head="strict")
+    save_weights(network, target, dialect=to)
+    return report

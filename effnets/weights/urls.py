@@ -15,9 +15,8 @@ from huggingface_hub.utils import WeakFileLock  # type: ignore[attr-defined]
 from effnets.errors import WeightsError
 from effnets.spec.remote import RemoteFile
 from effnets.utils.paths import home_dir
-from effnets.weights.integrity import find_problem, hash_file, is_intact, remember
-from effnets.weights.network import Patience
-from effnets.weights.partial import sweep
+from effnets.weights.hashing import find_problem, hash_file, is_intact, remember, sweep
+from effnets.weights.retry import Patience
 
 __all__ = ["fetch_from_url"]
 
@@ -32,7 +31,7 @@ def fetch_from_url(remote: RemoteFile) -> tuple[Path, str]:
 
     Raises:
         WeightsError: what came is not what the pin or the name says, twice; nothing of it stays.
-        Exception: what the client and the disk raise (`effnets.weights.network.explain`).
+        Exception: what the client and the disk raise (`effnets.weights.retry.explain`).
     """
     path = _place(remote)
     if sha256 := _cached(path, remote):

@@ -13,8 +13,8 @@ import pytest
 import torch
 from hostile import judge
 
-from effnets.weights.claims import _unpacked_size
 from effnets.weights.files import read_checkpoint, write_checkpoint
+from effnets.weights.safety import _unpacked_size
 
 
 class Payload:

@@ -18,7 +18,7 @@ from effnets.bench.candidates import list_candidates
 from effnets.errors import MissingFileError, WeightsError
 from effnets.spec.weights import find_weights
 from effnets.utils.paths import packaged_weights_dir
-from effnets.weights.integrity import hash_file
+from effnets.weights.hashing import hash_file
 
 NAME = "mixnet_xs_32px.cifar10"
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")

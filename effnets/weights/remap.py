@@ -15,8 +15,6 @@ from effnets.weights.dialects import Dialect, detect_dialect, get_dialect
 from effnets.weights.files import Checkpoint, read_checkpoint
 from effnets.weights.header import apply_header, read_class_names, stated_background
 
-__all__ = ["NativeWeights", "prepare_weights"]
-
 _CLASSIFIER = ("classifier.weight", "classifier.bias")
 
 

@@ -1,16 +1,29 @@
-"""Whether a file is the one that was announced: hashed once, and remembered. Free of torch."""
+"""What killed processes leave behind: files in part, under names that nobody asks for again."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import time
+from contextlib import suppress
 from pathlib import Path
 
 from effnets.errors import WeightsError
 from effnets.spec.remote import RemoteFile
 from effnets.utils.paths import home_dir
 
-__all__ = ["GIT_SHA1", "find_problem", "hash_file", "is_intact", "note", "recall", "remember"]
+# A younger file may be another process's that is still fetching: locks do not hold on every filesystem of a cluster.
+_SECONDS = 24 * 3600.0
+
+
+def sweep(folder: Path, pattern: str) -> None:
+    """Remove the files of `folder` that match `pattern` and were not touched for a day, as far as that is possible."""
+    oldest = time.time() - _SECONDS
+    with suppress(OSError):
+        for path in folder.glob(pattern):
+            if path.stat().st_mtime < oldest:
+                path.unlink(missing_ok=True)
+
 
 # Stands before the sha1 that git knows a file by, to tell it from a sha256 or the beginning of one.
 GIT_SHA1 = "git-sha1-"

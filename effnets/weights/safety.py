@@ -16,8 +16,6 @@ from torch import Tensor
 
 from effnets.errors import WeightsError
 
-__all__ = ["require_plain", "require_sound_header", "require_sound_pickle"]
-
 # Far above every network, its class names included; a reader takes thirty times the header's length.
 _MAX_HEADER = 4 << 20
 # A training program's whole state has a tenth of it.

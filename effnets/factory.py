@@ -16,8 +16,6 @@ from effnets.spec.specs import ModelSpec
 from effnets.weights.merge import merge_weights
 from effnets.weights.resolve import resolve
 
-__all__ = ["create_model"]
-
 
 @overload
 def create_model(

@@ -27,8 +27,6 @@ from huggingface_hub.utils import get_session  # type: ignore[attr-defined]
 from effnets.errors import DownloadError
 from effnets.spec.remote import RemoteFile
 
-__all__ = ["Patience", "explain"]
-
 T = TypeVar("T")
 
 _TRIES = 3
