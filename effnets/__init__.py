@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from effnets.deploy.quantize_report import QuantizeReport
     from effnets.deploy.rewrite import optimize
     from effnets.deploy.rewrites import Rewrites
+    from effnets.engines.base import Engine, load_engine
     from effnets.errors import (
         ArgumentError,
         ConfigError,
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
     from effnets.nn.freeze import freeze
     from effnets.nn.load_report import LoadReport
     from effnets.preprocess import create_transform
-    from effnets.runtime.engine import Engine, load_engine
     from effnets.runtime.predictions import Prediction
     from effnets.spec.cost import Cost, count
     from effnets.spec.models import list_models, load_spec
@@ -64,7 +64,7 @@ _HOMES = {
     "DataError": "effnets.errors",
     "DownloadError": "effnets.errors",
     "EffnetsError": "effnets.errors",
-    "Engine": "effnets.runtime.engine",
+    "Engine": "effnets.engines.base",
     "EngineError": "effnets.errors",
     "Evaluation": "effnets.train.evaluation",
     "ExportError": "effnets.errors",
@@ -98,7 +98,7 @@ _HOMES = {
     "freeze": "effnets.nn.freeze",
     "list_models": "effnets.spec.models",
     "list_weights": "effnets.spec.weights",
-    "load_engine": "effnets.runtime.engine",
+    "load_engine": "effnets.engines.base",
     "load_spec": "effnets.spec.models",
     "load_weights": "effnets.weights.load",
     "optimize": "effnets.deploy.rewrite",

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from PIL import Image
 
+from effnets.engines.base import Engine
 from effnets.errors import ArgumentError
-from effnets.runtime.engine import Engine
 from effnets.runtime.engine_inference import EngineClassifier
 from effnets.runtime.image import ImageSource
 from effnets.runtime.predictions import Prediction

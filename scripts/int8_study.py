@@ -31,11 +31,11 @@ import effnets
 from effnets.deploy.onnx_values import Values
 from effnets.deploy.quantize import time_pair
 from effnets.deploy.ranges import session_of
+from effnets.engines.base import load_onnx
+from effnets.engines.metadata import Description
+from effnets.engines.onnx_file import read_properties
 from effnets.nn.classifier import Classifier
-from effnets.runtime.description import Description
-from effnets.runtime.engine import load_onnx
 from effnets.runtime.image import load_rgb
-from effnets.runtime.onnx_file import read_properties
 from effnets.runtime.pixels import image_to_array
 from effnets.train.data.open import open_data
 

@@ -16,7 +16,7 @@ from performance_profile import profile
 from effnets.bench.measure import bench
 from effnets.bench.programs import REWRITTEN
 from effnets.bench.report import BenchReport
-from effnets.runtime.engine import Precision
+from effnets.engines.base import Precision
 
 ROOT = Path(__file__).resolve().parent.parent
 MODELS = "mixnet_s,mixnet_m,mixnet_l,rexnet_100,rexnet_150,mobilenetv1_100,mobilenetv2_100"

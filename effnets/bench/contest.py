@@ -15,9 +15,9 @@ from effnets.bench.peers import PEERS
 from effnets.bench.programs import OURS, Program, Unmeasured
 from effnets.bench.report import Row
 from effnets.bench.roofline import Ceiling, bound, layers_of
+from effnets.engines.base import Precision
 from effnets.errors import EffnetsError, EngineError, VerificationError
 from effnets.nn.classifier import Classifier
-from effnets.runtime.engine import Precision
 from effnets.utils.timing import Timing, interleave
 
 __all__ = ["Contest"]

@@ -15,8 +15,8 @@ from effnets import __version__
 from effnets.bench.candidates import Candidate, Limits, Network, networks_of, with_latencies, within
 from effnets.bench.search import next_network
 from effnets.deploy.rewrites import Rewrites, preset
+from effnets.engines.base import ENGINES, Engine, available_engines, load_engine, load_onnx
 from effnets.errors import ArgumentError, EngineError
-from effnets.runtime.engine import ENGINES, Engine, available_engines, load_engine, load_onnx
 from effnets.utils.arguments import check_integer
 from effnets.utils.machine import describe_machine, version_of
 from effnets.utils.measurement_cache import Store

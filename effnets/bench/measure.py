@@ -16,9 +16,9 @@ from effnets.bench.peers import check_peers
 from effnets.bench.programs import Unmeasured, check_engines, make_programs, shake
 from effnets.bench.report import BenchReport, Row
 from effnets.bench.roofline import Ceiling
+from effnets.engines.base import Precision
 from effnets.errors import ArgumentError, EffnetsError, EngineError
 from effnets.factory import create_model
-from effnets.runtime.engine import Precision
 from effnets.spec.models import is_tagged
 from effnets.spec.specs import ModelSpec
 from effnets.utils.arguments import check_integer, check_size

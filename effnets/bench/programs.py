@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from effnets.engines.base import ENGINES, Precision, load_onnx
+from effnets.engines.metadata import Description
 from effnets.errors import ArgumentError, EngineError
-from effnets.runtime.description import Description
-from effnets.runtime.engine import ENGINES, Precision, load_onnx
 
 if TYPE_CHECKING:
     from torch import nn

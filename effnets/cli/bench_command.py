@@ -15,7 +15,7 @@ from effnets.cli.text import split_names
 
 if TYPE_CHECKING:
     from effnets.bench.report import BenchReport
-    from effnets.runtime.engine import Precision
+    from effnets.engines.base import Precision
 
 __all__ = ["command"]
 

@@ -18,8 +18,8 @@ from effnets.cli.progress import progress_bar
 from effnets.cli.text import printable
 
 if TYPE_CHECKING:
+    from effnets.engines.base import Engine
     from effnets.nn.classifier import Classifier
-    from effnets.runtime.engine import Engine
     from effnets.train.evaluation import Comparison, Evaluation
 
 __all__ = ["command"]
@@ -157,7 +157,7 @@ def _write_json(file: str, values: dict[str, Any]) -> None:
 
 
 def _write_report(folder: str, evaluation: Evaluation, loaded: Classifier | Engine | None, name: str) -> None:
-    from effnets.runtime.engine import Engine
+    from effnets.engines.base import Engine
     from effnets.train.report import RunSummary, write_report
 
     title = Path(evaluation.data).resolve().name.partition(".")[0] or evaluation.data

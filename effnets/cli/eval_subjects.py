@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from effnets.runtime.engine import ENGINES, FOR_ONNX
+from effnets.engines.base import ENGINES, FOR_ONNX
 
 if TYPE_CHECKING:
+    from effnets.engines.base import Engine
     from effnets.nn.classifier import Classifier
-    from effnets.runtime.engine import Engine
 
 __all__ = ["Subject", "is_whole", "subjects_of"]
 
@@ -45,7 +45,7 @@ class Subject:
 
     def load(self, stack: ExitStack, image_size: int | None) -> Classifier | Engine:
         """The model, ready to be evaluated at `image_size`; what it needs on disk lives as long as `stack`."""
-        from effnets.runtime.engine import load_engine
+        from effnets.engines.base import load_engine
 
         if _is_exported(self.weights):
             return load_engine(str(self.weights), self.engine)

@@ -168,6 +168,6 @@ def _tune(network: Classifier, target: Path, image_size: int | None, batch: int,
 
 
 def _onnx_engines() -> list[str]:
-    from effnets.runtime.engine import available_engines
+    from effnets.engines.base import available_engines
 
     return [engine for engine in ("onnxruntime", "openvino") if engine in available_engines()]

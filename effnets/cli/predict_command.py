@@ -18,9 +18,9 @@ from effnets.errors import ImageError, MissingFileError
 from effnets.runtime.photos import PhotoResult, find_photos
 
 if TYPE_CHECKING:
+    from effnets.engines.base import Engine
     from effnets.inference import PhotoClassifier
     from effnets.nn.classifier import Classifier
-    from effnets.runtime.engine import Engine
 
 __all__ = ["command"]
 
@@ -96,7 +96,7 @@ def _load(model: str | None, weights: str | None) -> Classifier | Engine:
     if weights is not None and Path(weights).suffix.lower() in _EXPORTED:
         if model is not None:
             raise click.UsageError(f"{weights} is a whole model; leave --model out")
-        from effnets.runtime.engine import load_engine
+        from effnets.engines.base import load_engine
 
         return load_engine(weights)
     if model is not None:
@@ -128,7 +128,7 @@ def _load_network(model: str, weights: str | None) -> Classifier:
 
 
 def _input_size(network: Classifier | Engine) -> int:
-    from effnets.runtime.engine import Engine
+    from effnets.engines.base import Engine
 
     return max(network.description.image_size) if isinstance(network, Engine) else network.spec.input_size
 

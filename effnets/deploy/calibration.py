@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from effnets.engines.metadata import Description
 from effnets.errors import ArgumentError, ImageError, MissingFileError
-from effnets.runtime.description import Description
 from effnets.runtime.image import color_mode, load_rgb
 from effnets.runtime.labels import find_outputs
 from effnets.runtime.photos import find_photos

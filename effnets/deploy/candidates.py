@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from effnets.deploy.rewrites import Rewrites, preset
-from effnets.runtime.engine import Precision
+from effnets.engines.base import Precision
 from effnets.spec.plan import NetworkPlan
 
 __all__ = ["TUNE_ENGINES", "Candidate", "candidates"]

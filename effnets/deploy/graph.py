@@ -16,8 +16,8 @@ from torch.export import Dim, ExportedProgram
 
 from effnets.deploy.graph_preprocess import prepend_preprocessing
 from effnets.deploy.silence import silence
+from effnets.engines.metadata import Description
 from effnets.errors import ExportError
-from effnets.runtime.description import Description
 
 __all__ = ["INPUT", "LOGITS", "NORMALISED", "NetworkGraph", "export_graph"]
 

@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from effnets.runtime.description import Description
+from effnets.engines.metadata import Description
 from effnets.runtime.pixels import cover_size
 from effnets.utils.arguments import check_size
 

@@ -9,9 +9,9 @@ from effnets.deploy.graph import export_graph
 from effnets.deploy.metadata import describe
 from effnets.deploy.rewrite import optimize
 from effnets.deploy.rewrites import Rewrites
+from effnets.engines.metadata import Description
 from effnets.nn.classifier import Classifier
 from effnets.nn.utils import hash_of_values
-from effnets.runtime.description import Description
 from effnets.utils.arguments import check_size
 
 __all__ = ["export_bytes", "fingerprint"]

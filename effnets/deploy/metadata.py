@@ -9,9 +9,9 @@ from typing import Any
 
 from effnets import __version__
 from effnets.deploy.rewrites import Rewrites
+from effnets.engines.metadata import Description, InputKind
 from effnets.nn.classifier import Classifier
 from effnets.nn.utils import hash_of_values
-from effnets.runtime.description import Description, InputKind
 from effnets.runtime.labels import class_names
 from effnets.spec.catalogue import split_tag
 from effnets.spec.specs import WeightsSpec

@@ -22,8 +22,8 @@ from torch import Tensor
 
 from effnets.deploy.graph import LOGITS, NetworkGraph
 from effnets.deploy.reference import Replay
-from effnets.runtime.description import Description
-from effnets.runtime.engine import load_onnx
+from effnets.engines.base import load_onnx
+from effnets.engines.metadata import Description
 
 __all__ = ["NodeFault", "find_divergence", "find_faulty_node"]
 

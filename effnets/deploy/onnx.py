@@ -16,9 +16,9 @@ from effnets.deploy.metadata import describe
 from effnets.deploy.output import check_engine, check_engines, check_path, write_file
 from effnets.deploy.rewrite import optimize as rewrite
 from effnets.deploy.rewrites import PRESETS, Rewrites
+from effnets.engines.metadata import Description, InputKind
 from effnets.errors import ArgumentError
 from effnets.nn.classifier import require_classifier
-from effnets.runtime.description import Description, InputKind
 from effnets.utils.arguments import check_integer, check_size
 
 __all__ = ["ExportReport", "export_onnx"]

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
+from effnets.engines.base import FOR_ONNX
 from effnets.errors import ArgumentError, EngineError, ExportError
-from effnets.runtime.engine import FOR_ONNX
 from effnets.utils.atomic_file import find_target, write_whole
 
 __all__ = ["check_engine", "check_engines", "check_path", "check_place", "write_file"]

@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from effnets.engines.metadata import Description
 from effnets.errors import VerificationError
-from effnets.runtime.description import Description
 from effnets.runtime.pixels import center_crop, normalise_pixels, resized_size
 
 __all__ = ["compare_pixels"]

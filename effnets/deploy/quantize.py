@@ -22,9 +22,9 @@ from effnets.deploy.quantize_files import report_place, write_both
 from effnets.deploy.quantize_report import QuantizeReport
 from effnets.deploy.quantize_search import Search
 from effnets.deploy.rewrites import Rewrites
+from effnets.engines.base import load_onnx
+from effnets.engines.metadata import Description
 from effnets.errors import ArgumentError, QuantizationError
-from effnets.runtime.description import Description
-from effnets.runtime.engine import load_onnx
 from effnets.utils.arguments import check_integer
 from effnets.utils.machine import version_of
 from effnets.utils.timing import interleave

@@ -153,7 +153,7 @@ PRESETS: dict[str, Rewrites] = {
 
 
 def preset(engine: str) -> Rewrites:
-    """What `engine` starts from, of `effnets.runtime.engine.ENGINES`.
+    """What `engine` starts from, of `effnets.engines.base.ENGINES`.
 
     Raises:
         ArgumentError: no preset is for it.

@@ -18,10 +18,10 @@ from effnets.deploy.in_memory import export_bytes
 from effnets.deploy.rewrites import Rewrites
 from effnets.deploy.torch_engines import TorchEngine
 from effnets.deploy.tune_report import Measured, TuneReport
+from effnets.engines.base import Engine, load_onnx
+from effnets.engines.metadata import Description
 from effnets.errors import EffnetsError, VerificationError
 from effnets.nn.classifier import Classifier
-from effnets.runtime.description import Description
-from effnets.runtime.engine import Engine, load_onnx
 from effnets.utils.machine import load_average, load_since
 from effnets.utils.timing import Timing, interleave
 

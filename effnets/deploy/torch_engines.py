@@ -22,10 +22,10 @@ from effnets.deploy.metadata import describe
 from effnets.deploy.output import check_place
 from effnets.deploy.rewrite import optimize as rewrite
 from effnets.deploy.rewrites import Rewrites, preset
+from effnets.engines.base import Engine, Precision
+from effnets.engines.metadata import Description
 from effnets.errors import ArgumentError, EngineError, ExportError, MissingFileError, VerificationError, WeightsError
 from effnets.nn.classifier import require_classifier
-from effnets.runtime.description import Description
-from effnets.runtime.engine import Engine, Precision
 from effnets.utils.arguments import check_size
 from effnets.utils.atomic_file import write_whole
 

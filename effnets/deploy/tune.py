@@ -13,9 +13,9 @@ from effnets.deploy.in_memory import fingerprint
 from effnets.deploy.output import check_place
 from effnets.deploy.search import MARGIN, Progress, Search
 from effnets.deploy.tune_report import TuneReport, read_report
+from effnets.engines.base import Precision, available_engines
 from effnets.errors import ArgumentError
 from effnets.nn.classifier import require_classifier
-from effnets.runtime.engine import Precision, available_engines
 from effnets.utils.arguments import check_integer, check_size
 from effnets.utils.machine import describe_machine
 

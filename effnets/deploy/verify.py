@@ -19,9 +19,9 @@ from effnets.deploy.node_check import find_divergence, find_faulty_node
 from effnets.deploy.pixel_check import compare_pixels
 from effnets.deploy.probes import normalised, probe_images
 from effnets.deploy.reference import Replay
+from effnets.engines.base import Engine, load_onnx
+from effnets.engines.metadata import Description
 from effnets.errors import EffnetsError, VerificationError
-from effnets.runtime.description import Description
-from effnets.runtime.engine import Engine, load_onnx
 from effnets.runtime.pixels import cover_size
 
 __all__ = ["TOLERANCE", "verify", "verify_rewrites"]

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from effnets.engines.base import Engine
 from effnets.errors import ArgumentError
-from effnets.runtime.engine import Engine
 from effnets.runtime.image import ImageSource, color_mode, load_rgb
 from effnets.runtime.pixels import image_to_array
 from effnets.runtime.predictions import Prediction, rank

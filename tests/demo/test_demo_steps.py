@@ -9,7 +9,7 @@ import effnets
 from effnets.demo.pictures import PICTURES, write_pictures
 from effnets.demo.speed import PLAIN, compare_engines
 from effnets.demo.steps import MODEL, SETTINGS, classify, missing
-from effnets.runtime.engine import available_engines
+from effnets.engines.base import available_engines
 from effnets.train.recipe import Recipe
 from effnets.train.recipe_file import find_recipe, read_recipe
 

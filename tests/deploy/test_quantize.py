@@ -20,7 +20,7 @@ from effnets.deploy.gate import Gate
 from effnets.deploy.output import write_file
 from effnets.deploy.probes import probe_images
 from effnets.deploy.rewrites import Rewrites
-from effnets.runtime.description import Description
+from effnets.engines.metadata import Description
 from effnets.spec.specs import PreprocessSpec
 
 # Random networks are no measure of int8; what is tested is the way to the file.

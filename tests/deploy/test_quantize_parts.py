@@ -22,10 +22,10 @@ from effnets.deploy.probes import probe_images
 from effnets.deploy.qdq import bias_errors, layers_of, quantised
 from effnets.deploy.quantize_search import Search, logits_of
 from effnets.deploy.ranges import METHODS, Histogram, collect, ranges_by
-from effnets.runtime.description import Description
-from effnets.runtime.engine import load_onnx
+from effnets.engines.base import load_onnx
+from effnets.engines.metadata import Description
+from effnets.engines.onnx_file import read_properties
 from effnets.runtime.labels import imagenet1k
-from effnets.runtime.onnx_file import read_properties
 from effnets.spec.specs import PreprocessSpec
 from effnets.train.evaluation.classes import match_classes
 

@@ -21,9 +21,9 @@ from effnets.deploy.node_check import find_divergence, find_faulty_node
 from effnets.deploy.pixel_check import compare_pixels
 from effnets.deploy.probes import normalised, probe_images
 from effnets.deploy.verify import verify, verify_rewrites
+from effnets.engines.base import load_onnx
+from effnets.engines.metadata import Description
 from effnets.errors import VerificationError
-from effnets.runtime.description import Description
-from effnets.runtime.engine import load_onnx
 from effnets.runtime.pixels import image_to_array
 
 

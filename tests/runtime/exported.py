@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
-from effnets.runtime.description import Description
+from effnets.engines.metadata import Description
 from effnets.spec.specs import PreprocessSpec
 
 MATRIX = np.array([[1, 0, 0, -1], [0, 2, 0, 1], [0, 0, 3, 0.5]], np.float32)

@@ -16,11 +16,11 @@ from PIL import Image
 
 import effnets
 from effnets.cli import main
+from effnets.engines import base as engine_module
+from effnets.engines import onnxruntime as onnxruntime_engine
+from effnets.engines.metadata import Description
+from effnets.engines.onnx_file import count_outputs, read_properties
 from effnets.errors import ArgumentError, EngineError, MissingFileError, WeightsError
-from effnets.runtime import engine as engine_module
-from effnets.runtime import onnxruntime_engine
-from effnets.runtime.description import Description
-from effnets.runtime.onnx_file import count_outputs, read_properties
 
 ENGINES = ("onnxruntime", "openvino")
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from effnets.engines.base import Engine
 from effnets.errors import ArgumentError, DataError, ImageError, MissingFileError
-from effnets.runtime.engine import Engine
 from effnets.train.data.open import open_evaluation_data
 from effnets.train.data.source import ImageSource
 from effnets.train.evaluation.classes import match_classes

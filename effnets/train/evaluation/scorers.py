@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from effnets.engines.base import Engine
 from effnets.errors import ArgumentError
-from effnets.runtime.engine import Engine
 from effnets.runtime.image import color_mode, load_rgb
 from effnets.runtime.pixels import image_to_array
 from effnets.utils.arguments import check_size

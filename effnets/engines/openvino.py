@@ -10,11 +10,9 @@ import numpy as np
 import openvino
 from numpy.typing import NDArray
 
+from effnets.engines.base import Engine, Precision
+from effnets.engines.metadata import Description
 from effnets.errors import ArgumentError, EngineError
-from effnets.runtime.description import Description
-from effnets.runtime.engine import Engine, Precision
-
-__all__ = ["OpenVINOEngine"]
 
 # Left to itself OpenVINO computes in bfloat16 wherever the CPU can.
 _HINTS = {"float32": "f32", "bfloat16": "bf16"}

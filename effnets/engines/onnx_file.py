@@ -10,8 +10,6 @@ from typing import BinaryIO, TypeVar
 
 from effnets.errors import MissingFileError, WeightsError
 
-__all__ = ["count_outputs", "read_properties"]
-
 Found = TypeVar("Found")
 
 # Field numbers of ModelProto and StringStringEntryProto (onnx.proto), and protobuf's wire types.

@@ -12,14 +12,13 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from effnets.engines.metadata import Description
 from effnets.errors import ArgumentError, EngineError
-from effnets.runtime.description import Description
 from effnets.utils.arguments import check_integer
 
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["ENGINES", "FOR_ONNX", "Engine", "Precision", "available_engines", "load_engine", "load_onnx"]
 
 Precision = Literal["float32", "bfloat16"]
 
@@ -165,10 +164,10 @@ def load_onnx(
     if not find_spec(ENGINES[engine]):
         raise EngineError(f"{engine} is not installed; install it with: pip install 'effnets[export]'")
     if engine == "openvino":
-        from effnets.runtime.openvino_engine import OpenVINOEngine
+        from effnets.engines.openvino import OpenVINOEngine
 
         return OpenVINOEngine(model, description, precision=precision, threads=threads)
-    from effnets.runtime.onnxruntime_engine import OnnxRuntimeEngine
+    from effnets.engines.onnxruntime import OnnxRuntimeEngine
 
     return OnnxRuntimeEngine(model, description, name=engine, precision=precision, threads=threads)
 
@@ -177,7 +176,7 @@ def _load_on_gpu(
     model: Path | bytes, description: Description, precision: Precision, threads: int | None
 ) -> Engine | None:
     """On ONNX Runtime's CUDA where there is a GPU; None where there is none, or, with a warning, where CUDA fails."""
-    from effnets.runtime.onnxruntime_engine import OnnxRuntimeEngine, has_gpu
+    from effnets.engines.onnxruntime import OnnxRuntimeEngine, has_gpu
 
     if not has_gpu():
         return None

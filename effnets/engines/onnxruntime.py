@@ -9,11 +9,9 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
+from effnets.engines.base import Engine, Precision
+from effnets.engines.metadata import Description
 from effnets.errors import ArgumentError, EngineError
-from effnets.runtime.description import Description
-from effnets.runtime.engine import Engine, Precision
-
-__all__ = ["OnnxRuntimeEngine", "has_gpu"]
 
 _ERRORS_ONLY = 3
 

@@ -1,0 +1,1 @@
+"""What executes an exported model, without torch where the engine needs none."""
