@@ -35,13 +35,13 @@ if TYPE_CHECKING:
         WeightsError,
     )
     from effnets.factory import create_model
-    from effnets.inference import predict
+    from effnets.inference.labels import Prediction
+    from effnets.inference.predictor import predict
+    from effnets.inference.transform import create_transform
     from effnets.nn.classifier import Classifier
     from effnets.nn.features import FeaturePyramid
     from effnets.nn.freeze import freeze
     from effnets.nn.load_report import LoadReport
-    from effnets.preprocess import create_transform
-    from effnets.runtime.predictions import Prediction
     from effnets.spec.cost import Cost, count
     from effnets.spec.models import list_models, load_spec
     from effnets.spec.specs import BlockSpec, ModelSpec, PreprocessSpec, WeightsSpec
@@ -74,7 +74,7 @@ _HOMES = {
     "LoadReport": "effnets.nn.load_report",
     "MissingFileError": "effnets.errors",
     "ModelSpec": "effnets.spec.specs",
-    "Prediction": "effnets.runtime.predictions",
+    "Prediction": "effnets.inference.labels",
     "PreprocessSpec": "effnets.spec.specs",
     "QuantizationError": "effnets.errors",
     "QuantizeReport": "effnets.deploy.quantize_report",
@@ -91,7 +91,7 @@ _HOMES = {
     "WeightsSpec": "effnets.spec.specs",
     "count": "effnets.spec.cost",
     "create_model": "effnets.factory",
-    "create_transform": "effnets.preprocess",
+    "create_transform": "effnets.inference.transform",
     "evaluate": "effnets.train.evaluation",
     "export_onnx": "effnets.deploy.onnx",
     "finetune": "effnets.train.finetune",
@@ -102,7 +102,7 @@ _HOMES = {
     "load_spec": "effnets.spec.models",
     "load_weights": "effnets.weights.load",
     "optimize": "effnets.deploy.rewrite",
-    "predict": "effnets.inference",
+    "predict": "effnets.inference.predictor",
     "push_to_hub": "effnets.weights.pretrained",
     "quantize": "effnets.deploy.quantize",
     "save_pretrained": "effnets.weights.pretrained",

@@ -34,9 +34,9 @@ from effnets.deploy.ranges import session_of
 from effnets.engines.base import load_onnx
 from effnets.engines.metadata import Description
 from effnets.engines.onnx_file import read_properties
+from effnets.inference.image import load_rgb
+from effnets.inference.pixels import image_to_array
 from effnets.nn.classifier import Classifier
-from effnets.runtime.image import load_rgb
-from effnets.runtime.pixels import image_to_array
 from effnets.train.data.open import open_data
 
 WEIGHTS = Path(__file__).resolve().parent.parent.parent / "shared" / "weights"

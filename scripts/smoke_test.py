@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 import effnets
-from effnets.runtime.labels import class_names
+from effnets.inference.labels import class_names
 
 
 def main() -> None:

@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 
 from effnets.errors import ImageError
+from effnets.inference.transform import create_transform
 from effnets.nn.classifier import Classifier
-from effnets.preprocess import create_transform
 from effnets.train.data.source import ImageSource
 
 COLOURS = {"red": (250, 10, 10), "green": (10, 250, 10), "blue": (10, 10, 250), "other": (5, 5, 5)}

@@ -10,8 +10,7 @@ from support import shake
 
 import effnets
 from effnets.errors import ArgumentError, ImageError, WeightsError
-from effnets.runtime.labels import imagenet1k
-from effnets.runtime.predictions import rank
+from effnets.inference.labels import imagenet1k, rank
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from effnets.errors import ArgumentError, MissingFileError
-from effnets.preprocess import Transform, create_transform
+from effnets.inference.transform import Transform, create_transform
 from effnets.spec.specs import IMAGENET_MEAN, IMAGENET_STD, BlockSpec, ModelSpec, PreprocessSpec
 
 PHOTOS = Path(__file__).resolve().parents[2] / "shared" / "data" / "photos"
@@ -237,7 +237,7 @@ def test_neither_torchvision_nor_timm_is_imported():
     code = """
 import sys
 from PIL import Image
-from effnets.preprocess import Transform
+from effnets.inference.transform import Transform
 from effnets.spec.specs import PreprocessSpec
 Transform(preprocess=PreprocessSpec(), size=32)(Image.new("RGB", (40, 30)))
 print(*sys.modules)

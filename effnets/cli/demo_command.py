@@ -118,7 +118,7 @@ def _pictures(folder: Path, photos: tuple[str, ...]) -> Iterator[tuple[str, str 
     """Path and what is meant, for each picture; or the answer where there is nothing to look at."""
     from effnets.demo.pictures import write_pictures
     from effnets.demo.steps import Answer
-    from effnets.runtime.photos import find_photos
+    from effnets.inference.image import find_photos
 
     if not photos:
         with writing(folder):

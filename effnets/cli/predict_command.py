@@ -15,11 +15,11 @@ import click
 from effnets.cli.eval_subjects import is_whole
 from effnets.cli.text import printable
 from effnets.errors import ImageError, MissingFileError
-from effnets.runtime.photos import PhotoResult, find_photos
+from effnets.inference.image import PhotoResult, find_photos
 
 if TYPE_CHECKING:
     from effnets.engines.base import Engine
-    from effnets.inference import PhotoClassifier
+    from effnets.inference.predictor import PhotoClassifier
     from effnets.nn.classifier import Classifier
 
 __all__ = ["command"]
@@ -62,7 +62,7 @@ def command(
     results = list(find_photos(photos, lambda text: click.echo(printable(text), err=True)))
     network = _load(model, weights)
 
-    from effnets.inference import classifier_of
+    from effnets.inference.predictor import classifier_of
 
     classifier = classifier_of(network, image_size)
     if batch_size is None:

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from effnets.errors import ImageError, MissingFileError
-from effnets.inference import classifier_of
+from effnets.inference.predictor import classifier_of
 
 if TYPE_CHECKING:
+    from effnets.inference.labels import Prediction
     from effnets.nn.classifier import Classifier
-    from effnets.runtime.predictions import Prediction
     from effnets.train.finetune import TrainedModel
     from effnets.train.progress import Listener
 

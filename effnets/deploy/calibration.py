@@ -14,10 +14,9 @@ from numpy.typing import NDArray
 
 from effnets.engines.metadata import Description
 from effnets.errors import ArgumentError, ImageError, MissingFileError
-from effnets.runtime.image import color_mode, load_rgb
-from effnets.runtime.labels import find_outputs
-from effnets.runtime.photos import find_photos
-from effnets.runtime.pixels import image_to_array, normalise_pixels
+from effnets.inference.image import color_mode, find_photos, load_rgb
+from effnets.inference.labels import find_outputs
+from effnets.inference.pixels import image_to_array, normalise_pixels
 from effnets.spec.specs import PreprocessSpec
 
 __all__ = ["Photos", "Split", "split_photos"]
@@ -31,7 +30,7 @@ class Photos:
 
     Attributes:
         paths: of the files. pixels: uint8 ``[N, H, W, C]``, resized and cropped.
-        labels: the class of each by its folder's name (`effnets.runtime.labels.find_outputs`), int64 ``[N]``, -1 where
+        labels: the class of each by its folder's name (`effnets.inference.labels.find_outputs`), int64 ``[N]``, -1 where
             that is no class of the model.
         preprocess: with which `batches` normalises.
     """

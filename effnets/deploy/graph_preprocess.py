@@ -1,4 +1,4 @@
-"""Preprocessing as ONNX nodes: what `effnets.runtime.pixels` does with Pillow, as arithmetic that every engine has.
+"""Preprocessing as ONNX nodes: what `effnets.inference.pixels` does with Pillow, as arithmetic that every engine has.
 
 ONNX has Resize, but OpenVINO ignores its `antialias`, and no engine rounds between the two directions as Pillow does.
 A resize is two matrix products, so here the matrices are computed in the graph, from the image's own size, and only for
@@ -15,7 +15,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from effnets.engines.metadata import Description
-from effnets.runtime.pixels import cover_size
+from effnets.inference.pixels import cover_size
 from effnets.utils.arguments import check_size
 
 __all__ = ["prepend_preprocessing"]

@@ -10,9 +10,9 @@ from typing import Any
 from effnets import __version__
 from effnets.deploy.rewrites import Rewrites
 from effnets.engines.metadata import Description, InputKind
+from effnets.inference.labels import class_names
 from effnets.nn.classifier import Classifier
 from effnets.nn.utils import hash_of_values
-from effnets.runtime.labels import class_names
 from effnets.spec.catalogue import split_tag
 from effnets.spec.specs import WeightsSpec
 from effnets.spec.weights import find_source, find_weights

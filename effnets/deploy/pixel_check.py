@@ -8,7 +8,7 @@ from PIL import Image
 
 from effnets.engines.metadata import Description
 from effnets.errors import VerificationError
-from effnets.runtime.pixels import center_crop, normalise_pixels, resized_size
+from effnets.inference.pixels import center_crop, normalise_pixels, resized_size
 
 __all__ = ["compare_pixels"]
 

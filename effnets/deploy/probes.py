@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from effnets.runtime.pixels import normalise_pixels
+from effnets.inference.pixels import normalise_pixels
 from effnets.spec.specs import PreprocessSpec
 
 __all__ = ["normalised", "probe_images"]

@@ -22,7 +22,7 @@ from effnets.deploy.reference import Replay
 from effnets.engines.base import Engine, load_onnx
 from effnets.engines.metadata import Description
 from effnets.errors import EffnetsError, VerificationError
-from effnets.runtime.pixels import cover_size
+from effnets.inference.pixels import cover_size
 
 __all__ = ["TOLERANCE", "verify", "verify_rewrites"]
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from effnets.inference.transform import create_transform
 from effnets.nn.classifier import Classifier
-from effnets.preprocess import create_transform
 from effnets.train.data.loader import EpochLoader
 from effnets.train.data.sampling import class_weights, some_pictures
 from effnets.train.data.source import ImageSource

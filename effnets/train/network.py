@@ -12,9 +12,9 @@ from torch import Tensor
 
 from effnets.errors import ArgumentError, TrainingError
 from effnets.factory import create_model
+from effnets.inference.transform import create_transform
 from effnets.nn.classifier import Classifier
 from effnets.nn.freeze import freeze, hold_statistics, parse_until
-from effnets.preprocess import create_transform
 from effnets.train.data.sampling import some_pictures
 from effnets.train.data.source import ImageSource
 from effnets.train.objective import Teacher

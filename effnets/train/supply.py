@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from effnets.preprocess import create_transform
+from effnets.inference.transform import create_transform
 from effnets.train.data.cache import CACHE_BYTES, CachedSource, cache_all
 from effnets.train.data.loader import EpochLoader
 from effnets.train.data.source import ImageSource

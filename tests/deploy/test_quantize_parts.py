@@ -25,7 +25,7 @@ from effnets.deploy.ranges import METHODS, Histogram, collect, ranges_by
 from effnets.engines.base import load_onnx
 from effnets.engines.metadata import Description
 from effnets.engines.onnx_file import read_properties
-from effnets.runtime.labels import imagenet1k
+from effnets.inference.labels import imagenet1k
 from effnets.spec.specs import PreprocessSpec
 from effnets.train.evaluation.classes import match_classes
 
@@ -202,8 +202,8 @@ def test_pixels_are_those_of_a_prediction(tmp_path):
     found = split(folder_of(tmp_path, 12))
     images = np.concatenate(list(found.held_out.batches()))
     for path, image in zip(found.held_out.paths, images, strict=True):
-        loaded = effnets.runtime.image.load_rgb(path)
-        assert np.array_equal(image, effnets.runtime.pixels.image_to_array(loaded, PREPROCESS))
+        loaded = effnets.inference.image.load_rgb(path)
+        assert np.array_equal(image, effnets.inference.pixels.image_to_array(loaded, PREPROCESS))
 
 
 def test_too_few_photographs(tmp_path):

@@ -24,7 +24,7 @@ from effnets.deploy.verify import verify, verify_rewrites
 from effnets.engines.base import load_onnx
 from effnets.engines.metadata import Description
 from effnets.errors import VerificationError
-from effnets.runtime.pixels import image_to_array
+from effnets.inference.pixels import image_to_array
 
 
 class Exported:

@@ -104,7 +104,7 @@ def test_damaged_metadata():
     for key, value in (
         ("effnets.labels", "{"),
         ("effnets.labels", "[1]"),
-        ("effnets.preprocess", "{}"),
+        ("effnets.inference.transform", "{}"),
         ("effnets.input_kind", '"png"'),
         ("effnets.size", "7"),
         ("effnets.usual_size", "7"),

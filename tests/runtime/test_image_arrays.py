@@ -8,8 +8,8 @@ from pictures import pixels, random_array
 from PIL import Image
 
 from effnets.errors import ArgumentError, ImageError
-from effnets.runtime.image import color_mode, load_rgb
-from effnets.runtime.pixels import image_to_array
+from effnets.inference.image import color_mode, load_rgb
+from effnets.inference.pixels import image_to_array
 from effnets.spec.specs import PreprocessSpec
 from effnets.utils.arguments import check_size
 

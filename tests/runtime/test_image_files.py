@@ -15,7 +15,7 @@ from pictures import random_array
 from PIL import Image
 
 from effnets.errors import ImageError, MissingFileError
-from effnets.runtime.image import load_rgb
+from effnets.inference.image import load_rgb
 
 PHOTOS = Path(__file__).resolve().parents[3] / "shared" / "data" / "photos"
 pytestmark = pytest.mark.filterwarnings("error")
@@ -159,7 +159,7 @@ def test_photographs_are_read():
 
 
 def test_nothing_heavy_is_imported():
-    code = "import sys, effnets.runtime.image, effnets.runtime.labels; print(*sys.modules)"
+    code = "import sys, effnets.inference.image, effnets.inference.labels; print(*sys.modules)"
     modules = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert "PIL.Image" in modules
     assert not {"torch", "torchvision", "timm"} & set(modules)

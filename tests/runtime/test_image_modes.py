@@ -8,7 +8,7 @@ from pictures import pixels, random_array
 from PIL import Image
 
 from effnets.errors import ImageError
-from effnets.runtime.image import load_rgb
+from effnets.inference.image import load_rgb
 
 pytestmark = pytest.mark.filterwarnings("error")
 

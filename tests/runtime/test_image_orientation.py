@@ -10,7 +10,7 @@ import pytest
 from pictures import pixels
 from PIL import Image
 
-from effnets.runtime.image import load_rgb
+from effnets.inference.image import load_rgb
 
 pytestmark = pytest.mark.filterwarnings("error")
 

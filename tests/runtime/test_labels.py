@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 from support import ROOT
 
-from effnets.runtime.labels import class_names, imagenet1k, imagenet12k
+from effnets.inference.labels import class_names, imagenet1k, imagenet12k
 
 
 def test_imagenet_labels():

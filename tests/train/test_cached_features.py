@@ -13,7 +13,7 @@ from support import shake
 
 import effnets
 from effnets.errors import TrainingInterruptedError
-from effnets.preprocess import create_transform
+from effnets.inference.transform import create_transform
 from effnets.train.data import open_data
 from effnets.train.data.augmentation import Augmentation
 from effnets.train.data.loader import EpochLoader

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from effnets.errors import ArgumentError
-from effnets.runtime.labels import class_names, imagenet1k, imagenet1k_lemmas, imagenet1k_wordnet_ids
+from effnets.inference.labels import class_names, imagenet1k, imagenet1k_lemmas, imagenet1k_wordnet_ids
 from effnets.train.evaluation.classes import match_classes
 
 MODEL = ("cat", "dog", "owl")

@@ -12,7 +12,7 @@ from drawn_classes import CLASSES
 from interrupting import Interrupting
 
 import effnets
-from effnets.preprocess import create_transform
+from effnets.inference.transform import create_transform
 from effnets.train.account import Account
 from effnets.train.conclusion import measure
 from effnets.train.data import open_data

@@ -10,7 +10,7 @@ from support import SHARED, error_between, images, needs_shared, shake
 from torch import nn
 
 import effnets
-from effnets.preprocess import create_transform
+from effnets.inference.transform import create_transform
 from effnets.train.statistics import adapt_statistics, has_identity_statistics, restore_statistics
 
 MODELS = ["mobilenetv1_025", "mobilenetv2_035", "mixnet_s", "rexnet_100", "rexnet_lite_100"]

@@ -8,7 +8,7 @@ from pathlib import PurePosixPath
 from typing import TypeAlias
 
 from effnets.errors import DataError
-from effnets.runtime.photos import image_suffixes
+from effnets.inference.image import image_suffixes
 from effnets.train.data.classes import class_names_of
 from effnets.train.data.splits import SPLIT_NAMES, UNDIVIDED, named
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from effnets.errors import ArgumentError, DataError
-from effnets.preprocess import Transform
+from effnets.inference.transform import Transform
 from effnets.train.data.broken import BrokenPictures, allowed_broken, reasons
 from effnets.train.data.preparation import Answer, Preparation, Request, WorkerShutdown
 from effnets.train.data.randomness import Stream, drawn_by

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from effnets.errors import DataError, ImageError
-from effnets.preprocess import Transform
+from effnets.inference.transform import Transform
 from effnets.train.data.randomness import Stream
 from effnets.train.data.source import ImageSource
 from effnets.train.data.transforms import TrainTransform

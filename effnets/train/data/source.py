@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from effnets.runtime.image import decode_rgb, image_size
+from effnets.inference.image import decode_rgb, image_size
 
 __all__ = ["EncodedPicture", "ImageSource", "Picture", "Subset"]
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from effnets.errors import DataError, MissingFileError
-from effnets.runtime.photos import image_suffixes
+from effnets.inference.image import image_suffixes
 from effnets.train.data.archive import Archive, Member, TarSource, index_archive, read_member
 from effnets.train.data.classes import index_labels, read_class_names
 from effnets.train.data.source import ImageSource

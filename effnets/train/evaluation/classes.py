@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from effnets.errors import ArgumentError
-from effnets.runtime.labels import first_numbered, spellings
+from effnets.inference.labels import first_numbered, spellings
 
 __all__ = ["match_classes"]
 

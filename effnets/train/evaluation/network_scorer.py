@@ -11,11 +11,11 @@ from PIL import Image
 from torch import Tensor, nn
 
 from effnets.errors import ArgumentError
+from effnets.inference.labels import class_names
+from effnets.inference.transform import create_transform
 from effnets.nn.classifier import network_of, require_values
 from effnets.nn.features import FeaturePyramid
 from effnets.nn.utils import evaluating
-from effnets.preprocess import create_transform
-from effnets.runtime.labels import class_names
 
 __all__ = ["NetworkScorer"]
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from effnets.errors import ArgumentError, MissingFileError
-from effnets.runtime.labels import imagenet1k
+from effnets.inference.labels import imagenet1k
 from effnets.train.evaluation.result import RealScore
 
 if TYPE_CHECKING:

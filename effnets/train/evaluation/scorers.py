@@ -11,8 +11,8 @@ from PIL import Image
 
 from effnets.engines.base import Engine
 from effnets.errors import ArgumentError
-from effnets.runtime.image import color_mode, load_rgb
-from effnets.runtime.pixels import image_to_array
+from effnets.inference.image import color_mode, load_rgb
+from effnets.inference.pixels import image_to_array
 from effnets.utils.arguments import check_size
 
 if TYPE_CHECKING:

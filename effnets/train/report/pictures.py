@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from effnets.errors import EffnetsError
+from effnets.inference.pixels import cover_size
+from effnets.inference.transform import create_transform
 from effnets.nn.classifier import Classifier
-from effnets.preprocess import create_transform
-from effnets.runtime.pixels import cover_size
 from effnets.train.evaluation.result import Evaluation
 from effnets.train.report.cam import class_activation_maps
 from effnets.utils.arguments import check_size

@@ -12,7 +12,7 @@ import torch
 from data_sets import by_class, picture, truncated, write
 
 from effnets.errors import ArgumentError, DataError
-from effnets.preprocess import Transform
+from effnets.inference.transform import Transform
 from effnets.spec.specs import PreprocessSpec
 from effnets.train.data import open_data
 from effnets.train.data.augmentation import Augmentation

@@ -1,4 +1,4 @@
-"""The torch face of `effnets.runtime.image` and `pixels`: the transform that brings images to a model's input."""
+"""The torch face of `effnets.inference.image` and `pixels`: the transform that brings images to a model's input."""
 
 from __future__ import annotations
 
@@ -11,12 +11,10 @@ import torch
 from torch import Tensor
 
 from effnets.errors import ArgumentError, ConfigError
-from effnets.runtime.image import ImageSource, color_mode, load_rgb
-from effnets.runtime.pixels import image_to_array
+from effnets.inference.image import ImageSource, color_mode, load_rgb
+from effnets.inference.pixels import image_to_array
 from effnets.spec.specs import Interpolation, ModelSpec, PreprocessSpec
 from effnets.utils.arguments import check_size
-
-__all__ = ["Transform", "create_transform"]
 
 
 @runtime_checkable
@@ -35,7 +33,7 @@ class Transform:
     """From a path, PIL image or array to a model's input, a contiguous float32 tensor of shape [C, H, W].
 
     Equal, bit for bit, to timm's evaluation transform. Which images are taken, and which errors the others
-    raise, is said at `effnets.runtime.image.load_rgb` and `effnets.runtime.pixels.image_to_array`.
+    raise, is said at `effnets.inference.image.load_rgb` and `effnets.inference.pixels.image_to_array`.
 
     Attributes:
         preprocess: crop share, interpolation, mean and std; its input size is that of the weights.

@@ -1,4 +1,4 @@
-"""What a network in torch makes of photographs; `effnets.inference` is the front door."""
+"""What a network in torch makes of photographs; `effnets.inference.predictor` is the front door."""
 
 from __future__ import annotations
 
@@ -8,19 +8,16 @@ import torch
 from torch import Tensor, nn
 
 from effnets.errors import ArgumentError
+from effnets.inference.image import ImageSource
+from effnets.inference.labels import Prediction, class_names, rank
+from effnets.inference.transform import create_transform
 from effnets.nn.classifier import Classifier, network_of
 from effnets.nn.features import FeaturePyramid
 from effnets.nn.utils import evaluating
-from effnets.preprocess import create_transform
-from effnets.runtime.image import ImageSource
-from effnets.runtime.labels import class_names
-from effnets.runtime.predictions import Prediction, rank
-
-__all__ = ["NetworkClassifier", "classify"]
 
 
 class NetworkClassifier:
-    """A network and the preprocessing of its weights, for `effnets.inference`."""
+    """A network and the preprocessing of its weights, for `effnets.inference.predictor`."""
 
     def __init__(self, model: nn.Module, input_size: int | tuple[int, int] | None) -> None:
         self._model = model

@@ -13,11 +13,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from effnets.errors import ArgumentError, ImageError
-from effnets.runtime.image import name_of
+from effnets.inference.image import name_of
 from effnets.spec.specs import PreprocessSpec
 from effnets.utils.arguments import check_size
-
-__all__ = ["center_crop", "cover_size", "image_to_array", "normalise_pixels", "resized_size"]
 
 _MAX_RESIZED_PIXELS = 89_478_485  # Pillow's default of what is worth decoding
 

@@ -1,1 +1,0 @@
-"""What runs without torch: images to arrays, labels, and the engines that execute exported models."""
