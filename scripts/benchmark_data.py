@@ -14,12 +14,12 @@ import time
 
 import torch
 
+from effnets.data import open_data
+from effnets.data.augmentation import Augmentation
+from effnets.data.cache import CachedSource
+from effnets.data.loader import EpochLoader
+from effnets.data.transforms import TrainTransform
 from effnets.spec.specs import PreprocessSpec
-from effnets.train.data import open_data
-from effnets.train.data.augmentation import Augmentation
-from effnets.train.data.cache import CachedSource
-from effnets.train.data.loader import EpochLoader
-from effnets.train.data.transforms import TrainTransform
 
 AUGMENTATIONS = {
     "default": Augmentation(),

@@ -28,6 +28,7 @@ from onnx import numpy_helper
 from torch import nn
 
 import effnets
+from effnets.data.open import open_data
 from effnets.deploy.onnx_values import Values
 from effnets.deploy.quantize import time_pair
 from effnets.deploy.ranges import session_of
@@ -37,7 +38,6 @@ from effnets.engines.onnx_file import read_properties
 from effnets.inference.image import load_rgb
 from effnets.inference.pixels import image_to_array
 from effnets.nn.classifier import Classifier
-from effnets.train.data.open import open_data
 
 WEIGHTS = Path(__file__).resolve().parent.parent.parent / "shared" / "weights"
 PUBLISHED = {

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from PIL import Image
 
+from effnets.data.dataset import ImageSource
 from effnets.errors import ImageError
 from effnets.inference.transform import create_transform
 from effnets.nn.classifier import Classifier
-from effnets.train.data.source import ImageSource
 
 COLOURS = {"red": (250, 10, 10), "green": (10, 250, 10), "blue": (10, 10, 250), "other": (5, 5, 5)}
 

@@ -12,7 +12,7 @@ __all__ = ["class_names_option", "image_column_option", "label_column_option"]
 def _read_names(_context: click.Context, _parameter: click.Parameter, file: str | None) -> tuple[str, ...] | None:
     if file is None:
         return None
-    from effnets.train.data.classes import read_names
+    from effnets.data.classes import read_names
 
     return read_names(Path(file))
 

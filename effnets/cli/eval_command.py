@@ -91,7 +91,7 @@ def command(
         raise click.UsageError("--per-image is for the JSON; add --json FILE")
     # Imported here: NumPy and torch take time, and neither --help nor a mistyped option should wait for them.
     from effnets.cli.eval_subjects import subjects_of
-    from effnets.train.data.splits import UNDIVIDED
+    from effnets.data.splits import UNDIVIDED
     from effnets.train.evaluation import compare, evaluate
 
     subjects = subjects_of(model, weights, engines)

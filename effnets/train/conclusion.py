@@ -8,12 +8,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from effnets.data.corrupt import allowed_broken, reasons
+from effnets.data.dataset import ImageSource
+from effnets.data.splits import Splits
 from effnets.errors import DataError
 from effnets.nn.classifier import Classifier
 from effnets.train.account import Account
-from effnets.train.data.broken import allowed_broken, reasons
-from effnets.train.data.source import ImageSource
-from effnets.train.data.splits import Splits
 from effnets.train.evaluation import Evaluation, evaluate
 from effnets.train.progress import EpochRow, Progress
 from effnets.train.report import EpochRow as ReportRow

@@ -16,14 +16,14 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from effnets.data.dataset import ImageSource
+from effnets.data.eval_loader import Pictures
+from effnets.data.loader import Batch, EpochLoader
+from effnets.data.sampling import balanced_order, shuffled_order
 from effnets.deploy.rewrite import optimize
 from effnets.nn.classifier import Classifier
 from effnets.nn.utils import evaluating
 from effnets.train.checkpoint import write_in_run
-from effnets.train.data.loader import Batch, EpochLoader
-from effnets.train.data.sampling import balanced_order, shuffled_order
-from effnets.train.data.source import ImageSource
-from effnets.train.pictures import Pictures
 from effnets.train.signals import StopSignals
 
 __all__ = [

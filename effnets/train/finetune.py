@@ -19,8 +19,8 @@ from effnets.train.run_folder import RunFolder
 from effnets.train.signals import StopSignals
 
 if TYPE_CHECKING:
+    from effnets.data.checks import Check
     from effnets.nn.classifier import Classifier
-    from effnets.train.data.checks import Check
 
 __all__ = ["TrainedModel", "finetune"]
 
@@ -78,7 +78,7 @@ def finetune(
 
     Args:
         recipe: every setting; or the name or file of a recipe.
-        data: what `effnets.train.data.open_data` takes: a folder by class, a manifest, an archive, …
+        data: what `effnets.data.open_data` takes: a folder by class, a manifest, an archive, …
         output: the training's folder, made if it is not there.
         resume: go on from the last checkpoint in `output`, to the very tensors that an undisturbed training ends with
             on this machine. Starts where there is none; does nothing where training is over.
@@ -109,7 +109,7 @@ def finetune(
 
     from accelerate import Accelerator
 
-    from effnets.train.data.open import open_data
+    from effnets.data.open import open_data
     from effnets.train.session import Session
 
     accelerator = Accelerator()

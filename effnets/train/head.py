@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from effnets.data.dataset import ImageSource
+from effnets.data.eval_loader import Pictures, default_workers
+from effnets.data.loader import EpochLoader
+from effnets.data.sampling import class_weights, some_pictures
+from effnets.data.transforms import TrainTransform
 from effnets.inference.transform import create_transform
 from effnets.nn.classifier import Classifier
-from effnets.train.data.loader import EpochLoader
-from effnets.train.data.sampling import class_weights, some_pictures
-from effnets.train.data.source import ImageSource
-from effnets.train.data.transforms import TrainTransform
 from effnets.train.features import (
     FeatureBatches,
     Features,
@@ -32,7 +33,6 @@ from effnets.train.features import (
 from effnets.train.loop import Trainer
 from effnets.train.network import adapt_backbone, adapts_backbone
 from effnets.train.objective import Objective
-from effnets.train.pictures import Pictures, default_workers
 from effnets.train.progress import EpochRow
 from effnets.train.recipe import Recipe
 from effnets.train.signals import StopSignals

@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from effnets.data.loader import Batch
 from effnets.errors import TrainingError, TrainingInterruptedError
-from effnets.train.data.loader import Batch
 from effnets.train.objective import Objective
 from effnets.train.optimise import RateSchedule, learning_rate, make_optimizer, warmup_epochs
 from effnets.train.progress import EpochRow, Progress

@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from effnets.data.dataset import ImageSource
+from effnets.data.splits import Splits
 from effnets.errors import TrainingError
 from effnets.nn.classifier import Classifier
-from effnets.train.data.source import ImageSource
-from effnets.train.data.splits import Splits
 from effnets.train.network import build_network, freeze_by, load_teacher
 from effnets.train.objective import Teacher
 from effnets.train.optimise import learning_rate, make_optimizer

@@ -10,15 +10,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from effnets.data.dataset import ImageSource
+from effnets.data.eval_loader import Pictures
+from effnets.data.sampling import some_pictures
 from effnets.errors import ArgumentError, TrainingError
 from effnets.factory import create_model
 from effnets.inference.transform import create_transform
 from effnets.nn.classifier import Classifier
 from effnets.nn.freeze import freeze, hold_statistics, parse_until
-from effnets.train.data.sampling import some_pictures
-from effnets.train.data.source import ImageSource
 from effnets.train.objective import Teacher
-from effnets.train.pictures import Pictures
 from effnets.train.recipe import Recipe
 from effnets.train.signals import StopSignals
 from effnets.train.statistics import adapt_statistics, has_identity_statistics, restore_statistics

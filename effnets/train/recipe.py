@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
-from effnets.train.data.augmentation import Augmentation
+from effnets.data.augmentation import Augmentation
 from effnets.utils.arguments import require, require_choice, require_range
 
 __all__ = ["Recipe"]

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from effnets.data.cache import CachedSource
+from effnets.data.dataset import ImageSource
+from effnets.data.sampling import class_weights
+from effnets.data.splits import Splits
 from effnets.nn.classifier import Classifier
 from effnets.train.account import Account, FolderKeeper
 from effnets.train.conclusion import measure, report
-from effnets.train.data.cache import CachedSource
-from effnets.train.data.sampling import class_weights
-from effnets.train.data.source import ImageSource
-from effnets.train.data.splits import Splits
 from effnets.train.head import ProbeTask, fit_head, unused_by_probes
 from effnets.train.loop import Trainer
 from effnets.train.material import Material, gather

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from effnets.data.cache import CACHE_BYTES, CachedSource, cache_all
+from effnets.data.dataset import ImageSource
+from effnets.data.eval_loader import Pictures, default_workers
+from effnets.data.loader import EpochLoader
+from effnets.data.transforms import TrainTransform
 from effnets.inference.transform import create_transform
-from effnets.train.data.cache import CACHE_BYTES, CachedSource, cache_all
-from effnets.train.data.loader import EpochLoader
-from effnets.train.data.source import ImageSource
-from effnets.train.data.transforms import TrainTransform
-from effnets.train.pictures import Pictures, default_workers
 from effnets.train.recipe import Recipe
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from torch import Tensor
 
-from effnets.train.data.loader import Batch
+from effnets.data.loader import Batch
 from effnets.train.progress import SILENT, Listener
 from effnets.train.signals import StopSignals
 
@@ -19,7 +19,7 @@ __all__ = ["Batches", "Keeper", "Surroundings"]
 
 
 class Batches(Protocol):
-    """Training batches, as `effnets.train.data.loader.EpochLoader` gives them."""
+    """Training batches, as `effnets.data.loader.EpochLoader` gives them."""
 
     @property
     def batch_size(self) -> int:

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from effnets.data.open import open_data
 from effnets.demo.canvas import Canvas, box, curve, ellipse, moved
 from effnets.demo.objects import OBJECTS, draw_object, write_data
 from effnets.demo.pictures import PICTURES, write_pictures
-from effnets.train.data.open import open_data
 
 
 def pixels(image):

@@ -6,7 +6,7 @@ import pytest
 from drawn_classes import draw_data, write_table
 
 import effnets
-from effnets.train.data.augmentation import Augmentation
+from effnets.data.augmentation import Augmentation
 
 
 @pytest.fixture(scope="module")

@@ -12,12 +12,13 @@ from drawn_classes import draw_data, write_table
 from support import shake
 
 import effnets
+from effnets.data import open_data
+from effnets.data.augmentation import Augmentation
+from effnets.data.eval_loader import Pictures
+from effnets.data.loader import EpochLoader
+from effnets.data.transforms import TrainTransform
 from effnets.errors import TrainingInterruptedError
 from effnets.inference.transform import create_transform
-from effnets.train.data import open_data
-from effnets.train.data.augmentation import Augmentation
-from effnets.train.data.loader import EpochLoader
-from effnets.train.data.transforms import TrainTransform
 from effnets.train.features import (
     FeatureBatches,
     Features,
@@ -30,7 +31,6 @@ from effnets.train.features import (
     write_features,
 )
 from effnets.train.head import ProbeTask
-from effnets.train.pictures import Pictures
 from effnets.train.recipe import Recipe
 from effnets.train.signals import StopSignals
 from effnets.train.surroundings import Surroundings

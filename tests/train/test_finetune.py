@@ -12,11 +12,11 @@ from drawn_classes import CLASSES
 from interrupting import Interrupting
 
 import effnets
+from effnets.data import open_data
+from effnets.data.augmentation import Augmentation
 from effnets.inference.transform import create_transform
 from effnets.train.account import Account
 from effnets.train.conclusion import measure
-from effnets.train.data import open_data
-from effnets.train.data.augmentation import Augmentation
 from effnets.train.network import build_network
 from effnets.train.recipe_file import read_recipe
 

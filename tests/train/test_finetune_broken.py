@@ -9,7 +9,7 @@ from drawn_classes import CLASSES, draw_data, spoil
 from interrupting import Interrupting
 
 import effnets
-from effnets.train.data import open_data
+from effnets.data import open_data
 
 
 def test_a_probe_leaves_out_pictures_that_turn_out_broken(trained, recipe, tmp_path):

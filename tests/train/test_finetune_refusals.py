@@ -14,7 +14,7 @@ from drawn_classes import draw_data
 from interrupting import Interrupting
 
 import effnets
-from effnets.train.data import open_data
+from effnets.data import open_data
 from effnets.train.material import gather
 
 

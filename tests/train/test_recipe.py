@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import effnets
-from effnets.train.data.augmentation import Augmentation
+from effnets.data.augmentation import Augmentation
 from effnets.train.recipe import Recipe
 from effnets.train.recipe_file import encode_recipe, find_recipe, list_recipes, read_recipe
 

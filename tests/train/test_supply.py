@@ -6,9 +6,9 @@ import pytest
 from drawn_classes import draw_data
 
 import effnets
-from effnets.train.data import open_data
-from effnets.train.data.augmentation import Augmentation
-from effnets.train.data.cache import CachedSource
+from effnets.data import open_data
+from effnets.data.augmentation import Augmentation
+from effnets.data.cache import CachedSource
 from effnets.train.supply import decoded_once
 
 

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from effnets.data.dataset import ImageSource
+from effnets.data.open import open_evaluation_data
 from effnets.engines.base import Engine
 from effnets.errors import ArgumentError, DataError, ImageError, MissingFileError
-from effnets.train.data.open import open_evaluation_data
-from effnets.train.data.source import ImageSource
 from effnets.train.evaluation.classes import match_classes
 from effnets.train.evaluation.real_labels import RealLabels
 from effnets.train.evaluation.result import Broken, Evaluation

@@ -16,7 +16,7 @@ from effnets.inference.labels import imagenet1k
 from effnets.train.evaluation.result import RealScore
 
 if TYPE_CHECKING:
-    from effnets.train.data.source import ImageSource
+    from effnets.data.dataset import ImageSource
 
 __all__ = ["RealLabels"]
 

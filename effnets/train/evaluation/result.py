@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from effnets.train.measures import Calibration, ClassScores, precision_recall, wilson_interval
 
 if TYPE_CHECKING:
-    from effnets.train.data.source import ImageSource
+    from effnets.data.dataset import ImageSource
 
 __all__ = ["Broken", "Evaluation", "RealScore", "percent_interval"]
 

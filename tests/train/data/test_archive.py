@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support import SHARED, needs_shared
 
+from effnets.data import open_data, open_evaluation_data
 from effnets.errors import DataError
-from effnets.train.data import open_data, open_evaluation_data
 
 
 def test_a_tar_is_read_like_the_folder_it_holds(tmp_path):

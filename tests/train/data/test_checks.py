@@ -10,8 +10,8 @@ import pytest
 from data_sets import by_class, picture, truncated, write
 from PIL import Image
 
+from effnets.data import checks, open_data, open_evaluation_data
 from effnets.errors import ArgumentError, DataError
-from effnets.train.data import checks, open_data, open_evaluation_data
 
 
 def test_broken_pictures_are_left_out_and_named(tmp_path):
@@ -147,7 +147,7 @@ def test_ten_thousand_classes(tmp_path):
 
 
 def test_very_many_pictures_are_not_looked_at(tmp_path, monkeypatch):
-    monkeypatch.setattr("effnets.train.data.open.MANY", 5)
+    monkeypatch.setattr("effnets.data.open.MANY", 5)
     files = by_class(4) | {"cat/cut.jpg": truncated(picture(1))}
     splits = open_data(write(tmp_path, files), val_share=0)
     assert len(splits.train) == 9

@@ -8,8 +8,8 @@ import pytest
 from data_sets import by_class, picture, write
 from PIL import Image
 
+from effnets.data import open_data, open_evaluation_data
 from effnets.errors import ArgumentError, DataError, ImageError, MissingFileError
-from effnets.train.data import open_data, open_evaluation_data
 
 
 def test_a_folder_by_class_is_divided(tmp_path):

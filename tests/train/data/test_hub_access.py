@@ -8,10 +8,10 @@ import huggingface_hub
 import pytest
 from shard_server import serving
 
+from effnets.data import download
+from effnets.data.download import download as fetch
+from effnets.data.download import is_hub
 from effnets.errors import DataError
-from effnets.train.data import download
-from effnets.train.data.download import download as fetch
-from effnets.train.data.hub_access import is_hub
 
 TOKEN = "Bearer hf_secret"
 

@@ -6,8 +6,8 @@ import pytest
 from data_sets import by_class, picture, write
 from PIL import Image
 
+from effnets.data import open_data
 from effnets.errors import DataError
-from effnets.train.data import open_data
 
 datasets = pytest.importorskip("datasets")
 

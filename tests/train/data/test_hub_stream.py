@@ -10,13 +10,13 @@ import pytest
 from data_hub import COMMIT, NEXT_COMMIT, make_the_hub, serving_hub, table
 from data_sets import picture as picture_of_size
 
+from effnets.data import download, open_data, open_evaluation_data
+from effnets.data.augmentation import Augmentation
+from effnets.data.loader import EpochLoader
+from effnets.data.sampling import SHARDS_AT_ONCE, shuffled_order
+from effnets.data.transforms import TrainTransform
 from effnets.errors import ArgumentError, DataError, ImageError
 from effnets.spec.specs import PreprocessSpec
-from effnets.train.data import download, open_data, open_evaluation_data
-from effnets.train.data.augmentation import Augmentation
-from effnets.train.data.loader import EpochLoader
-from effnets.train.data.sampling import SHARDS_AT_ONCE, shuffled_order
-from effnets.train.data.transforms import TrainTransform
 
 datasets = pytest.importorskip("datasets")
 

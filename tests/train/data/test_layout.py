@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from effnets.data.folder import arrange
 from effnets.errors import DataError
-from effnets.train.data.layout import arrange
 
 NAMES = st.text(st.characters(blacklist_characters="/\0", blacklist_categories=["Cs"]), min_size=1, max_size=8).filter(
     lambda name: not name.startswith(".") and name.lower() not in {"thumbs.db", "desktop.ini", "__macosx"}

@@ -11,14 +11,14 @@ import pytest
 import torch
 from data_sets import by_class, picture, truncated, write
 
+from effnets.data import open_data
+from effnets.data.augmentation import Augmentation
+from effnets.data.cache import CachedSource, cache_all
+from effnets.data.loader import EpochLoader
+from effnets.data.transforms import TrainTransform
 from effnets.errors import ArgumentError, DataError
 from effnets.inference.transform import Transform
 from effnets.spec.specs import PreprocessSpec
-from effnets.train.data import open_data
-from effnets.train.data.augmentation import Augmentation
-from effnets.train.data.cache import CachedSource, cache_all
-from effnets.train.data.loader import EpochLoader
-from effnets.train.data.transforms import TrainTransform
 
 PREPROCESS = PreprocessSpec(input_size=8, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4))
 BUSY = Augmentation(
@@ -247,10 +247,10 @@ import numpy as np
 
 from effnets.errors import DataError
 from effnets.spec.specs import PreprocessSpec
-from effnets.train.data import open_data
-from effnets.train.data.augmentation import Augmentation
-from effnets.train.data.loader import EpochLoader
-from effnets.train.data.transforms import TrainTransform
+from effnets.data import open_data
+from effnets.data.augmentation import Augmentation
+from effnets.data.loader import EpochLoader
+from effnets.data.transforms import TrainTransform
 
 if __name__ == "__main__":
     multiprocessing.set_start_method(sys.argv[2])

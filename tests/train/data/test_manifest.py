@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from data_sets import by_class, write
 
+from effnets.data import open_data
 from effnets.errors import DataError
-from effnets.train.data import open_data
 
 
 def table(folder, text, encoding="utf-8"):

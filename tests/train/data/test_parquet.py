@@ -10,8 +10,8 @@ import pytest
 from data_sets import picture
 from support import SHARED, needs_shared
 
+from effnets.data import open_data, open_evaluation_data, parquet
 from effnets.errors import DataError
-from effnets.train.data import open_data, open_evaluation_data, parquet
 
 LABELS = [0, 1, 2, 1, 0, 2, 1, 0, 2, 0]
 

@@ -12,14 +12,14 @@ import pytest
 from data_sets import pack, picture
 from shard_server import serving
 
+from effnets.data import download, open_data, open_evaluation_data, shard_cache
+from effnets.data.augmentation import Augmentation
+from effnets.data.loader import EpochLoader
+from effnets.data.sampling import SHARDS_AT_ONCE, shuffled_order, some_pictures
+from effnets.data.shard_cache import ShardCache
+from effnets.data.transforms import TrainTransform
 from effnets.errors import ArgumentError, DataError
 from effnets.spec.specs import PreprocessSpec
-from effnets.train.data import download, open_data, open_evaluation_data, shard_cache
-from effnets.train.data.augmentation import Augmentation
-from effnets.train.data.loader import EpochLoader
-from effnets.train.data.sampling import SHARDS_AT_ONCE, shuffled_order, some_pictures
-from effnets.train.data.shard_cache import ShardCache
-from effnets.train.data.transforms import TrainTransform
 
 SHARDS, EACH = 24, 4
 

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from effnets.data.sampling import balanced_order, class_weights, occurrences, shuffled_order
 from effnets.errors import ArgumentError
-from effnets.train.data.sampling import balanced_order, class_weights, occurrences, shuffled_order
 
 
 @given(st.lists(st.integers(0, 6), min_size=1, max_size=120), st.integers(0, 9), st.integers(0, 9))

@@ -6,10 +6,10 @@ from data_sets import by_class, write
 from hypothesis import given
 from hypothesis import strategies as st
 
+from effnets.data import open_data
+from effnets.data.dataset import ImageSource
+from effnets.data.splits import divide, named, split_of
 from effnets.errors import ArgumentError
-from effnets.train.data import open_data
-from effnets.train.data.source import ImageSource
-from effnets.train.data.splits import divide, named, split_of
 
 
 class Labels(ImageSource):

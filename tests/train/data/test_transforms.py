@@ -11,13 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from effnets.data import open_data
+from effnets.data.augmentation import Augmentation
+from effnets.data.dataset import ImageSource
+from effnets.data.seeding import Stream, drawn_by
+from effnets.data.transforms import TrainTransform
 from effnets.errors import ArgumentError
 from effnets.spec.specs import PreprocessSpec
-from effnets.train.data import open_data
-from effnets.train.data.augmentation import Augmentation
-from effnets.train.data.randomness import Stream, drawn_by
-from effnets.train.data.source import ImageSource
-from effnets.train.data.transforms import TrainTransform
 
 PREPROCESS = PreprocessSpec(input_size=32)
 STILL = Augmentation(horizontal_flip=0.0)

@@ -7,9 +7,9 @@ from data_sets import pack, picture
 from hypothesis import given
 from hypothesis import strategies as st
 
+from effnets.data import open_data
+from effnets.data.tar import expand_braces
 from effnets.errors import ArgumentError, DataError, MissingFileError
-from effnets.train.data import open_data
-from effnets.train.data.webdataset import expand_braces
 
 
 def shards(folder, names, label=str, ending="cls", each=4):

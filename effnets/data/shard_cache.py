@@ -12,13 +12,11 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
+from effnets.data.download import download
+from effnets.data.sampling import SHARDS_AT_ONCE
 from effnets.errors import ArgumentError, DataError
-from effnets.train.data.download import download
-from effnets.train.data.sampling import SHARDS_AT_ONCE
 from effnets.utils.atomic_file import write_whole
 from effnets.utils.paths import home_dir
-
-__all__ = ["ShardCache", "check_room", "default_cache"]
 
 _GIB = 1 << 30
 _LIMIT = "EFFNETS_SHARDS_GIB"

@@ -12,13 +12,11 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms import v2
 
+from effnets.data.augmentation import Augmentation
+from effnets.data.dataset import ImageSource
+from effnets.data.seeding import drawn_by
 from effnets.spec.specs import PreprocessSpec
-from effnets.train.data.augmentation import Augmentation
-from effnets.train.data.randomness import drawn_by
-from effnets.train.data.source import ImageSource
 from effnets.utils.arguments import check_size
-
-__all__ = ["TrainTransform"]
 
 _Box: TypeAlias = tuple[float, float, float, float]  # left, upper, right, lower, in pixels
 

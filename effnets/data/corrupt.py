@@ -7,8 +7,6 @@ from collections.abc import Iterable, Mapping
 
 from effnets.errors import DataError
 
-__all__ = ["BrokenPictures", "allowed_broken", "reasons"]
-
 # A handful of broken pictures is no reason to stop, however small the data set.
 _ALWAYS_ALLOWED = 3
 _SHOWN = 5

@@ -14,8 +14,6 @@ from PIL import Image
 
 from effnets.inference.image import decode_rgb, image_size
 
-__all__ = ["EncodedPicture", "ImageSource", "Picture", "Subset"]
-
 
 class Picture(Protocol):
     """A picture whose size is known before it is decoded."""

@@ -5,11 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from effnets.data.dataset import ImageSource
 from effnets.errors import ArgumentError
-from effnets.train.data.source import ImageSource
-
-__all__ = ["SHARDS_AT_ONCE", "balanced_order", "class_weights", "occurrences", "shuffled_order", "some_pictures"]
-
 
 # Pictures of so many shards are mixed; fewer would leave neighbours together, more want more room where they lie.
 SHARDS_AT_ONCE = 4

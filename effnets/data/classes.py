@@ -8,10 +8,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from effnets.data.splits import named
 from effnets.errors import DataError, MissingFileError
-from effnets.train.data.splits import named
-
-__all__ = ["class_names_of", "index_labels", "ordered", "read_class_names", "read_names"]
 
 
 def ordered(names: Iterable[str]) -> tuple[str, ...]:

@@ -8,8 +8,6 @@ from typing import Literal, get_args
 from effnets.errors import ArgumentError
 from effnets.utils.arguments import check_integer
 
-__all__ = ["Augmentation", "Crop", "Policy"]
-
 Crop = Literal["resized", "padded", "center"]
 Policy = Literal["none", "randaugment", "autoaugment", "trivialaugment"]
 

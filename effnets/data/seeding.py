@@ -9,8 +9,6 @@ from enum import IntEnum
 import numpy as np
 import torch
 
-__all__ = ["Stream", "drawn_by"]
-
 
 class Stream(IntEnum):
     """First part of every key, so that what is drawn for one purpose never meets what is drawn for another."""

@@ -9,10 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from effnets.data.dataset import ImageSource
 from effnets.errors import ArgumentError
-from effnets.train.data.source import ImageSource
-
-__all__ = ["SPLIT_NAMES", "UNDIVIDED", "Parts", "Splits", "divide", "named", "split_of"]
 
 # Every word for a split that is understood, and what it is called here.
 SPLIT_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}

@@ -9,15 +9,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from effnets.data.classes import index_labels
+from effnets.data.dataset import ImageSource
+from effnets.data.splits import SPLIT_NAMES, UNDIVIDED, Parts
 from effnets.errors import DataError, EffnetsError, ImageError
-from effnets.train.data.classes import index_labels
-from effnets.train.data.source import ImageSource
-from effnets.train.data.splits import SPLIT_NAMES, UNDIVIDED, Parts
 
 if TYPE_CHECKING:
     from datasets import Dataset, Features
 
-__all__ = ["HubSource", "choose_columns", "known_splits", "open_hub_dataset", "unavailable", "without_unlabelled"]
 
 _Table = TypeVar("_Table")
 

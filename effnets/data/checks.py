@@ -9,12 +9,10 @@ from typing import Literal
 
 import numpy as np
 
+from effnets.data.corrupt import allowed_broken, reasons
+from effnets.data.dataset import ImageSource
+from effnets.data.splits import named
 from effnets.errors import DataError, ImageError
-from effnets.train.data.broken import allowed_broken, reasons
-from effnets.train.data.source import ImageSource
-from effnets.train.data.splits import named
-
-__all__ = ["MANY", "Check", "check_classes", "check_filled", "duplicate_notes", "without_broken"]
 
 Check = Literal["none", "quick", "full"]
 

@@ -1,7 +1,7 @@
 """Pictures in WebDataset shards that lie on a server, for data larger than a disk. Free of torch.
 
 Every shard is fetched once to find its samples, which are noted; from then on pictures can be had in any order, through
-a `ShardCache`. Orders that keep to few shards at a time (`effnets.train.data.sampling`) make that cheap.
+a `ShardCache`. Orders that keep to few shards at a time (`effnets.data.sampling`) make that cheap.
 """
 
 from __future__ import annotations
@@ -15,15 +15,12 @@ from urllib.parse import urlsplit
 import numpy as np
 from numpy.typing import NDArray
 
+from effnets.data.classes import index_labels
+from effnets.data.dataset import ImageSource
+from effnets.data.shard_cache import ShardCache, check_room
+from effnets.data.splits import UNDIVIDED, Parts, split_of
+from effnets.data.tar import Member, TarSource, index_archive, samples_of
 from effnets.errors import DataError
-from effnets.train.data.archive import Member, TarSource, index_archive
-from effnets.train.data.classes import index_labels
-from effnets.train.data.shard_cache import ShardCache, check_room
-from effnets.train.data.source import ImageSource
-from effnets.train.data.splits import UNDIVIDED, Parts, split_of
-from effnets.train.data.webdataset import samples_of
-
-__all__ = ["RemoteShards", "open_remote_shards"]
 
 
 class RemoteShards(TarSource):
@@ -70,7 +67,7 @@ def open_remote_shards(
     label_key: str | None = None,
     progress: Callable[[str, float], object],
 ) -> Parts:
-    """Pictures in shards named by their addresses, like `effnets.train.data.webdataset.open_shards`.
+    """Pictures in shards named by their addresses, like `effnets.data.tar.open_shards`.
 
     Args:
         urls: of the shards.

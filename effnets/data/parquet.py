@@ -11,15 +11,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from effnets.data.classes import index_labels, read_class_names
+from effnets.data.dataset import ImageSource
+from effnets.data.splits import UNDIVIDED, Parts, split_of
 from effnets.errors import DataError, ImageError
-from effnets.train.data.classes import index_labels, read_class_names
-from effnets.train.data.source import ImageSource
-from effnets.train.data.splits import UNDIVIDED, Parts, split_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["ParquetSource", "open_parquet"]
 
 # Row groups kept in memory by each process.
 CACHE_BYTES = 1 << 30

@@ -10,10 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from effnets.data.dataset import ImageSource, Picture
 from effnets.errors import ImageError
-from effnets.train.data.source import ImageSource, Picture
-
-__all__ = ["CACHE_BYTES", "CachedSource", "cache_all"]
 
 CACHE_BYTES = 1 << 30
 

@@ -17,8 +17,6 @@ from numpy.typing import NDArray
 
 from effnets.errors import DataError
 
-__all__ = ["PictureColumn", "read_picture", "read_sizes"]
-
 _ROWS_AT_ONCE = 64
 _BUFFER = 1 << 20
 _PLACES = np.dtype("<i8")

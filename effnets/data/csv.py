@@ -8,13 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from effnets.data.classes import index_labels
+from effnets.data.dataset import ImageSource
+from effnets.data.folder import FileSource
+from effnets.data.splits import SPLIT_NAMES, UNDIVIDED, Parts, named
 from effnets.errors import DataError
-from effnets.train.data.classes import index_labels
-from effnets.train.data.folder import FileSource
-from effnets.train.data.source import ImageSource
-from effnets.train.data.splits import SPLIT_NAMES, UNDIVIDED, Parts, named
-
-__all__ = ["open_manifest"]
 
 _SPLIT = "split"
 _SHOWN = 5

@@ -12,11 +12,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from effnets.data.corrupt import BrokenPictures, allowed_broken
+from effnets.data.dataset import ImageSource
 from effnets.errors import ImageError
-from effnets.train.data.broken import BrokenPictures, allowed_broken
-from effnets.train.data.source import ImageSource
-
-__all__ = ["Pictures", "cores", "default_workers"]
 
 # Decoded pictures that are kept from one pass to the next, up to so many bytes.
 _KEPT_BYTES = 512 << 20

@@ -2,7 +2,7 @@
 
 The `datasets` library says of which parquet files it consists, at which commit. Of each, the labels alone are read
 once, by ranges of bytes, and noted; from then on pictures can be had in any order, through a `ShardCache` in which a
-file is its column of pictures. Orders that keep to few files at a time (`effnets.train.data.sampling`) make that cheap.
+file is its column of pictures. Orders that keep to few files at a time (`effnets.data.sampling`) make that cheap.
 """
 
 from __future__ import annotations
@@ -15,19 +15,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from effnets.data.classes import index_labels
+from effnets.data.dataset import ImageSource
+from effnets.data.hub_dataset import choose_columns, known_splits, unavailable, without_unlabelled
+from effnets.data.packed_images import PictureColumn, read_picture, read_sizes
+from effnets.data.shard_cache import ShardCache, check_room
+from effnets.data.splits import Parts
 from effnets.errors import DataError, ImageError
-from effnets.train.data.classes import index_labels
-from effnets.train.data.hub_dataset import choose_columns, known_splits, unavailable, without_unlabelled
-from effnets.train.data.picture_column import PictureColumn, read_picture, read_sizes
-from effnets.train.data.shard_cache import ShardCache, check_room
-from effnets.train.data.source import ImageSource
-from effnets.train.data.splits import Parts
 
 if TYPE_CHECKING:
     from datasets import Features
     from huggingface_hub import HfFileSystem
 
-__all__ = ["HubStream", "open_hub_stream"]
 
 _PREFIX = "hf-stream:"
 _AT_ONCE = 8  # files that labels are read of: hardly more than waiting for answers
