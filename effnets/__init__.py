@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         VerificationError,
         WeightsError,
     )
+    from effnets.evaluation import Evaluation, evaluate
     from effnets.factory import create_model
     from effnets.inference.labels import Prediction
     from effnets.inference.predictor import predict
@@ -46,7 +47,6 @@ if TYPE_CHECKING:
     from effnets.spec.models import list_models, load_spec
     from effnets.spec.specs import BlockSpec, ModelSpec, PreprocessSpec, WeightsSpec
     from effnets.spec.weights import list_weights
-    from effnets.train.evaluation import Evaluation, evaluate
     from effnets.train.finetune import TrainedModel, finetune
     from effnets.train.recipe import Recipe
     from effnets.weights.load import load_weights
@@ -66,7 +66,7 @@ _HOMES = {
     "EffnetsError": "effnets.errors",
     "Engine": "effnets.engines.base",
     "EngineError": "effnets.errors",
-    "Evaluation": "effnets.train.evaluation",
+    "Evaluation": "effnets.evaluation",
     "ExportError": "effnets.errors",
     "ExportReport": "effnets.deploy.onnx",
     "FeaturePyramid": "effnets.nn.features",
@@ -92,7 +92,7 @@ _HOMES = {
     "count": "effnets.spec.cost",
     "create_model": "effnets.factory",
     "create_transform": "effnets.inference.transform",
-    "evaluate": "effnets.train.evaluation",
+    "evaluate": "effnets.evaluation",
     "export_onnx": "effnets.deploy.onnx",
     "finetune": "effnets.train.finetune",
     "freeze": "effnets.nn.freeze",

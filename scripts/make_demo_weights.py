@@ -25,11 +25,11 @@ from pin_weights import write_pins
 
 import effnets
 from effnets.errors import EffnetsError
+from effnets.evaluation import Evaluation
 from effnets.nn.classifier import Classifier
 from effnets.spec.decode import encode_entry
 from effnets.spec.specs import ModelSpec
 from effnets.spec.weights import Pin, clear_cache, find_weights, read_pins, shipped_pins_path
-from effnets.train.evaluation import Evaluation
 from effnets.train.run_folder import RunFolder
 from effnets.utils.atomic_file import write_whole
 from effnets.utils.paths import packaged_weights_dir

@@ -19,8 +19,8 @@ from effnets.cli.text import printable
 
 if TYPE_CHECKING:
     from effnets.engines.base import Engine
+    from effnets.evaluation import Comparison, Evaluation
     from effnets.nn.classifier import Classifier
-    from effnets.train.evaluation import Comparison, Evaluation
 
 __all__ = ["command"]
 
@@ -92,7 +92,7 @@ def command(
     # Imported here: NumPy and torch take time, and neither --help nor a mistyped option should wait for them.
     from effnets.cli.eval_subjects import subjects_of
     from effnets.data.splits import UNDIVIDED
-    from effnets.train.evaluation import compare, evaluate
+    from effnets.evaluation import compare, evaluate
 
     subjects = subjects_of(model, weights, engines)
     first: Classifier | Engine | None = None

@@ -12,7 +12,7 @@ from effnets.cli.text import printable
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from effnets.train.evaluation import Comparison, Evaluation
+    from effnets.evaluation import Comparison, Evaluation
 
 __all__ = ["class_table", "comparison_table", "result_table"]
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from effnets.errors import ArgumentError
-from effnets.train.measures import mcnemar
+from effnets.evaluation.metrics import mcnemar
 
 __all__ = ["Agreement", "Gate", "compare"]
 
@@ -24,7 +24,7 @@ class Gate:
 
     A loss of accuracy above `max_loss` counts where the labelled images are enough to tell: where one of them weighs no
     more than a third of `max_loss` (300, of one point). Of fewer, it counts if the verdicts that changed speak for it:
-    by the exact one-sided test of McNemar (`effnets.train.measures.mcnemar`), at 5 %. Rounding flips verdicts in both
+    by the exact one-sided test of McNemar (`effnets.evaluation.metrics.mcnemar`), at 5 %. Rounding flips verdicts in both
     directions where float wavers; of 132 images two lost are 1.5 points and no evidence, but five lost and none gained
     are beyond chance however few there are.
 

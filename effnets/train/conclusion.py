@@ -12,9 +12,9 @@ from effnets.data.corrupt import allowed_broken, reasons
 from effnets.data.dataset import ImageSource
 from effnets.data.splits import Splits
 from effnets.errors import DataError
+from effnets.evaluation import Evaluation, evaluate
 from effnets.nn.classifier import Classifier
 from effnets.train.account import Account
-from effnets.train.evaluation import Evaluation, evaluate
 from effnets.train.progress import EpochRow, Progress
 from effnets.train.report import EpochRow as ReportRow
 from effnets.train.report import RunSummary, write_report

@@ -25,9 +25,9 @@ from effnets.deploy.ranges import METHODS, Histogram, collect, ranges_by
 from effnets.engines.base import load_onnx
 from effnets.engines.metadata import Description
 from effnets.engines.onnx_file import read_properties
+from effnets.evaluation.classes import match_classes
 from effnets.inference.labels import imagenet1k
 from effnets.spec.specs import PreprocessSpec
-from effnets.train.evaluation.classes import match_classes
 
 PREPROCESS = PreprocessSpec(input_size=16, mean=(0.5,) * 3, std=(0.5,) * 3)
 DESCRIPTION = Description(model="small", family="none", labels=("a", "b", "c"), preprocess=PREPROCESS, size=(16, 16))

@@ -15,8 +15,8 @@ from support import ROOT, SHARED, needs_shared, shake
 
 import effnets
 from effnets.errors import ArgumentError, DataError, ImageError, MissingFileError, WeightsError
+from effnets.evaluation import compare
 from effnets.inference.labels import imagenet1k, imagenet1k_wordnet_ids
-from effnets.train.evaluation import compare
 
 NAMES = ("a", "b", "c", "d", "e", "f", "g")
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from effnets.errors import ArgumentError
+from effnets.evaluation.classes import match_classes
 from effnets.inference.labels import class_names, imagenet1k, imagenet1k_lemmas, imagenet1k_wordnet_ids
-from effnets.train.evaluation.classes import match_classes
 
 MODEL = ("cat", "dog", "owl")
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from effnets.train.measures import BINS, CalibrationTally, mcnemar, precision_recall, wilson_interval
+from effnets.evaluation.metrics import BINS, CalibrationTally, mcnemar, precision_recall, wilson_interval
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,8 @@ import numpy as np
 from markupsafe import Markup
 
 from effnets import __version__
+from effnets.evaluation.result import Evaluation
 from effnets.spec.cost import count
-from effnets.train.evaluation.result import Evaluation
 from effnets.train.report.drawing import Drawing
 from effnets.train.report.pictures import Attention, Shown, probability, to_data_uri
 from effnets.train.report.summary import RunSummary

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from effnets.errors import EffnetsError
+from effnets.evaluation.result import Evaluation
 from effnets.inference.pixels import cover_size
 from effnets.inference.transform import create_transform
 from effnets.nn.classifier import Classifier
-from effnets.train.evaluation.result import Evaluation
 from effnets.train.report.cam import class_activation_maps
 from effnets.utils.arguments import check_size
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from matplotlib.figure import Figure
 
-from effnets.train.measures import BINS, Calibration
+from effnets.evaluation.metrics import BINS, Calibration
 from effnets.train.report.drawing import ACCENT, INK, LINE, MUTED, SECOND, Drawing, drawing_style, finish
 
 __all__ = ["reliability_diagram"]

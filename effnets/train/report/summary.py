@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from effnets.train.evaluation.result import Evaluation
+from effnets.evaluation.result import Evaluation
 
 if TYPE_CHECKING:
     from effnets.nn.classifier import Classifier

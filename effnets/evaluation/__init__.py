@@ -1,7 +1,7 @@
 """How good a model is on pictures with labels, whatever executes it. Free of torch where the model is."""
 
-from effnets.train.evaluation.comparison import Comparison, compare
-from effnets.train.evaluation.judge import evaluate
-from effnets.train.evaluation.result import Broken, Evaluation, RealScore
+from effnets.evaluation.comparison import Comparison, compare
+from effnets.evaluation.evaluate import evaluate
+from effnets.evaluation.result import Broken, Evaluation, RealScore
 
 __all__ = ["Broken", "Comparison", "Evaluation", "RealScore", "compare", "evaluate"]

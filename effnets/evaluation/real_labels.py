@@ -12,13 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from effnets.errors import ArgumentError, MissingFileError
+from effnets.evaluation.result import RealScore
 from effnets.inference.labels import imagenet1k
-from effnets.train.evaluation.result import RealScore
 
 if TYPE_CHECKING:
     from effnets.data.dataset import ImageSource
 
-__all__ = ["RealLabels"]
 
 _NUMBER = re.compile(r"ILSVRC2012_val_(\d{8})")
 

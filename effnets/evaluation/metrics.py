@@ -8,16 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = [
-    "BINS",
-    "Calibration",
-    "CalibrationTally",
-    "ClassScores",
-    "mcnemar",
-    "precision_recall",
-    "wilson_interval",
-]
-
 BINS = 15  # equally wide, as Guo et al. 2017 (arXiv:1706.04599) have them
 _Z95 = 1.959963984540054
 # Temperatures at which all images are measured while they pass by: 8 % apart, and what lies between is interpolated.

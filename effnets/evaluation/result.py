@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from effnets.train.measures import Calibration, ClassScores, precision_recall, wilson_interval
+from effnets.evaluation.metrics import Calibration, ClassScores, precision_recall, wilson_interval
 
 if TYPE_CHECKING:
     from effnets.data.dataset import ImageSource
 
-__all__ = ["Broken", "Evaluation", "RealScore", "percent_interval"]
 
 # Up to so many classes JSON holds the confusion matrix; and so many of the most confused pairs, however many there are.
 _WHOLE_MATRIX = 100

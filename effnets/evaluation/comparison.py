@@ -8,10 +8,8 @@ from typing import Any
 import numpy as np
 
 from effnets.errors import ArgumentError
-from effnets.train.evaluation.result import Evaluation
-from effnets.train.measures import mcnemar
-
-__all__ = ["Comparison", "compare"]
+from effnets.evaluation.metrics import mcnemar
+from effnets.evaluation.result import Evaluation
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

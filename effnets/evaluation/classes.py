@@ -10,8 +10,6 @@ from numpy.typing import NDArray
 from effnets.errors import ArgumentError
 from effnets.inference.labels import first_numbered, spellings
 
-__all__ = ["match_classes"]
-
 _SHOWN = 6
 
 
