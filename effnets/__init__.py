@@ -9,11 +9,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from effnets.deploy.onnx import ExportReport, export_onnx
-    from effnets.deploy.quantize import quantize
-    from effnets.deploy.quantize_report import QuantizeReport
-    from effnets.deploy.rewrite import optimize
-    from effnets.deploy.rewrites import Rewrites
+    from effnets.deploy.export.onnx import ExportReport, export_onnx
+    from effnets.deploy.optimize.optimize import optimize
+    from effnets.deploy.optimize.rewrites import Rewrites
+    from effnets.deploy.quantize.quantize import quantize
+    from effnets.deploy.quantize.report import QuantizeReport
     from effnets.engines.base import Engine, load_engine
     from effnets.errors import (
         ArgumentError,
@@ -68,7 +68,7 @@ _HOMES = {
     "EngineError": "effnets.errors",
     "Evaluation": "effnets.evaluation",
     "ExportError": "effnets.errors",
-    "ExportReport": "effnets.deploy.onnx",
+    "ExportReport": "effnets.deploy.export.onnx",
     "FeaturePyramid": "effnets.nn.features",
     "ImageError": "effnets.errors",
     "LoadReport": "effnets.nn.load_report",
@@ -77,10 +77,10 @@ _HOMES = {
     "Prediction": "effnets.inference.labels",
     "PreprocessSpec": "effnets.spec.specs",
     "QuantizationError": "effnets.errors",
-    "QuantizeReport": "effnets.deploy.quantize_report",
+    "QuantizeReport": "effnets.deploy.quantize.report",
     "Recipe": "effnets.train.recipe",
     "ReportError": "effnets.errors",
-    "Rewrites": "effnets.deploy.rewrites",
+    "Rewrites": "effnets.deploy.optimize.rewrites",
     "TrainedModel": "effnets.train.finetune",
     "TrainingError": "effnets.errors",
     "TrainingInterruptedError": "effnets.errors",
@@ -93,7 +93,7 @@ _HOMES = {
     "create_model": "effnets.factory",
     "create_transform": "effnets.inference.transform",
     "evaluate": "effnets.evaluation",
-    "export_onnx": "effnets.deploy.onnx",
+    "export_onnx": "effnets.deploy.export.onnx",
     "finetune": "effnets.train.finetune",
     "freeze": "effnets.nn.freeze",
     "list_models": "effnets.spec.models",
@@ -101,10 +101,10 @@ _HOMES = {
     "load_engine": "effnets.engines.base",
     "load_spec": "effnets.spec.models",
     "load_weights": "effnets.weights.load",
-    "optimize": "effnets.deploy.rewrite",
+    "optimize": "effnets.deploy.optimize.optimize",
     "predict": "effnets.inference.predictor",
     "push_to_hub": "effnets.weights.pretrained",
-    "quantize": "effnets.deploy.quantize",
+    "quantize": "effnets.deploy.quantize.quantize",
     "save_pretrained": "effnets.weights.pretrained",
     "save_weights": "effnets.weights.save",
 }

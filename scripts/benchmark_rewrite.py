@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 import effnets
-from effnets.deploy.rewrites import Rewrites
+from effnets.deploy.optimize.rewrites import Rewrites
 
 MODELS = "mixnet_m,rexnet_100,mobilenetv2_100,mobilenetv1_100"
 

@@ -29,9 +29,9 @@ from torch import nn
 
 import effnets
 from effnets.data.open import open_data
-from effnets.deploy.onnx_values import Values
-from effnets.deploy.quantize import time_pair
-from effnets.deploy.ranges import session_of
+from effnets.deploy.quantize.onnx_values import Values
+from effnets.deploy.quantize.quantize import time_pair
+from effnets.deploy.quantize.ranges import session_of
 from effnets.engines.base import load_onnx
 from effnets.engines.metadata import Description
 from effnets.engines.onnx_file import read_properties

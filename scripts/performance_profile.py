@@ -12,8 +12,8 @@ import effnets
 from effnets.bench.programs import shake
 from effnets.bench.report import BenchReport
 from effnets.bench.roofline import bound, layers_of
-from effnets.deploy.in_memory import export_bytes
-from effnets.deploy.rewrites import preset
+from effnets.deploy.export.in_memory import export_bytes
+from effnets.deploy.optimize.rewrites import preset
 
 __all__ = ["profile"]
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from effnets.deploy.probes import normalised, probe_images
+from effnets.deploy.export.verify import normalised, probe_images
 from effnets.nn.classifier import Classifier
 from effnets.nn.layers import SqueezeExcite
 

@@ -14,7 +14,7 @@ import numpy as np
 from effnets import __version__
 from effnets.bench.candidates import Candidate, Limits, Network, networks_of, with_latencies, within
 from effnets.bench.search import next_network
-from effnets.deploy.rewrites import Rewrites, preset
+from effnets.deploy.optimize.rewrites import Rewrites, preset
 from effnets.engines.base import ENGINES, Engine, available_engines, load_engine, load_onnx
 from effnets.errors import ArgumentError, EngineError
 from effnets.utils.arguments import check_integer
@@ -114,9 +114,9 @@ class Meter:
         model = create_model(network.name).eval()
         if self.engine.startswith("torch"):
             return load_engine(model, self.engine, threads=self.threads)
-        from effnets.deploy.graph import export_graph
-        from effnets.deploy.metadata import describe
-        from effnets.deploy.rewrite import optimize
+        from effnets.deploy.export.graph import export_graph
+        from effnets.deploy.export.metadata import describe
+        from effnets.deploy.optimize.optimize import optimize
 
         size = (network.size, network.size)
         description = describe(model, size=size, input_kind="normalised", rewrites=self._rewrites)

@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from effnets.deploy.silence import silence
-from effnets.deploy.torch_engines import engine_errors
+from effnets.deploy.export.graph import silence
+from effnets.deploy.export.torch_engines import engine_errors
 from effnets.errors import ArgumentError, EngineError, WeightsError
 from effnets.nn.classifier import Classifier
 from effnets.weights.dialects import get_dialect

@@ -111,10 +111,10 @@ def make_programs(
     A peer that has not, or that cannot export it, is noted in `unmeasured`, with the network's `label`.
     """
     from effnets.bench.peers import export_peer, load_peer
-    from effnets.deploy.in_memory import export_bytes
-    from effnets.deploy.metadata import describe
-    from effnets.deploy.rewrite import optimize
-    from effnets.deploy.rewrites import preset
+    from effnets.deploy.export.in_memory import export_bytes
+    from effnets.deploy.export.metadata import describe
+    from effnets.deploy.optimize.optimize import optimize
+    from effnets.deploy.optimize.rewrites import preset
 
     loaded = {peer: load_peer(peer, network) for peer in against}
     peers = {peer: module for peer, module in loaded.items() if module is not None}
@@ -156,7 +156,7 @@ def _load_module(
 ) -> Callable[[NDArray[Any]], NDArray[Any]]:
     import torch
 
-    from effnets.deploy.torch_engines import engine_errors
+    from effnets.deploy.export.torch_engines import engine_errors
 
     compiled = engine == "torch-compile"
     # Peers and our own compile alike: weights as constants, one program for each batch size.

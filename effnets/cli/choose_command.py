@@ -63,7 +63,7 @@ def command(
     from effnets.bench.candidates import Limits, list_candidates
     from effnets.bench.choose import nearest, recommend
     from effnets.bench.latency import Meter, measure_candidates, pick_engine
-    from effnets.deploy.output import check_place
+    from effnets.deploy.export.output import check_place
 
     if svg is not None:
         check_place(svg)
@@ -191,7 +191,7 @@ def _few(names: Sequence[str]) -> str:
 
 def _draw(path: Path, outcome: Outcome, limits: Limits, recommendation: Recommendation | None, meter: Meter) -> None:
     from effnets.bench.choose_plot import draw_choice
-    from effnets.deploy.output import write_file
+    from effnets.deploy.export.output import write_file
     from effnets.utils.machine import describe_machine
 
     machine = describe_machine()

@@ -20,7 +20,7 @@ from effnets.errors import TrainingInterruptedError
 
 if TYPE_CHECKING:
     from effnets.demo.steps import Answer
-    from effnets.deploy.onnx import ExportReport
+    from effnets.deploy.export.onnx import ExportReport
     from effnets.nn.classifier import Classifier
     from effnets.train.finetune import TrainedModel
 
@@ -164,7 +164,7 @@ def _export(network: Classifier, folder: Path, trained: TrainedModel | None) -> 
     with progress_bar() as progress:
         if progress:
             progress("exporting, and verifying", 0.0)
-        from effnets.deploy.onnx import export_onnx
+        from effnets.deploy.export.onnx import export_onnx
 
         report = export_onnx(network, folder / "model.onnx")
     errors = ", ".join(f"{error:.0e} on {engine}" for engine, error in report.errors.items())

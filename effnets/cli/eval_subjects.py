@@ -54,7 +54,7 @@ class Subject:
             return network
         if self.engine not in FOR_ONNX:
             return load_engine(network, self.engine)
-        from effnets.deploy.onnx import export_onnx
+        from effnets.deploy.export.onnx import export_onnx
 
         path = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "model.onnx"
         export_onnx(network, path, image_size=image_size)

@@ -14,8 +14,8 @@ import click
 from effnets.cli.text import printable
 
 if TYPE_CHECKING:
-    from effnets.deploy.rewrites import Rewrites
-    from effnets.deploy.tune_report import TuneReport
+    from effnets.deploy.optimize.rewrites import Rewrites
+    from effnets.deploy.tune.report import TuneReport
     from effnets.nn.classifier import Classifier
 
 __all__ = ["command"]
@@ -80,11 +80,10 @@ def command(
     if not tuned and (batch or budget):
         raise click.UsageError("--batch and --budget are what --tune measures with; add --tune")
     # Imported here: torch takes seconds, and neither --help nor a mistyped option should wait for it.
-    from effnets.deploy.onnx import export_onnx
-    from effnets.deploy.output import check_path
-    from effnets.deploy.quantize import quantize
-    from effnets.deploy.quantize_files import report_place
-    from effnets.deploy.tune_report import report_path
+    from effnets.deploy.export.onnx import export_onnx
+    from effnets.deploy.export.output import check_path
+    from effnets.deploy.quantize.quantize import quantize, report_place
+    from effnets.deploy.tune.report import report_path
     from effnets.factory import create_model
 
     check_path(target)
@@ -148,8 +147,8 @@ def _tune(network: Classifier, target: Path, image_size: int | None, batch: int,
     """What is fastest on this machine, by an earlier report beside the file if it holds."""
     from effnets.cli.progress import progress_bar
     from effnets.cli.tune_command import print_report
-    from effnets.deploy.tune import tune
-    from effnets.deploy.tune_report import report_path
+    from effnets.deploy.tune.report import report_path
+    from effnets.deploy.tune.tune import tune
 
     with progress_bar() as progress:
         found = tune(

@@ -9,8 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from effnets.deploy.chain import Chain, Network
-from effnets.deploy.convolution import exactly, with_weights
+from effnets.deploy.optimize.sequential_block import Chain, Network, exactly, with_weights
 from effnets.errors import ArgumentError
 from effnets.nn.layers import Conv2d, same_padding
 

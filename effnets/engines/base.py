@@ -111,7 +111,7 @@ def load_engine(
     """Load an exported model for execution. For ONNX files neither torch nor timm is needed.
 
     Args:
-        path: an ``.onnx`` file that `effnets.export_onnx` wrote, or a ``.pt2`` of `effnets.deploy.torch_engines`; or a
+        path: an ``.onnx`` file that `effnets.export_onnx` wrote, or a ``.pt2`` of `effnets.deploy.export.torch_engines`; or a
             model from `effnets.create_model`, for the engines torch and torch-compile.
         engine: of `ENGINES`. ``auto``: for ONNX files the engine that the file was made for, if it is installed; else
             ONNX Runtime, on a GPU where its build has CUDA (on the CPU with a warning, if CUDA fails), else OpenVINO.
@@ -132,13 +132,13 @@ def load_engine(
         threads = check_integer("threads", threads, 1, "it must be at least 1")
     if not isinstance(path, str | os.PathLike):
         _require(engine, _FOR_MODULES, "a model in memory")
-        from effnets.deploy.torch_engines import TorchEngine
+        from effnets.deploy.export.torch_engines import TorchEngine
 
         return TorchEngine(path, compiled=engine == "torch-compile", precision=precision, threads=threads)
     path = Path(path)
     if path.suffix.lower() == ".pt2":
         _require(engine, ("aotinductor",), f"{path}: a .pt2 package")
-        from effnets.deploy.torch_engines import PackageEngine
+        from effnets.deploy.export.torch_engines import PackageEngine
 
         return PackageEngine(path, precision=precision, threads=threads)
     description = Description.from_file(path)

@@ -20,7 +20,7 @@ from effnets.data.dataset import ImageSource
 from effnets.data.eval_loader import Pictures
 from effnets.data.loader import Batch, EpochLoader
 from effnets.data.sampling import balanced_order, shuffled_order
-from effnets.deploy.rewrite import optimize
+from effnets.deploy.optimize.optimize import optimize
 from effnets.nn.classifier import Classifier
 from effnets.nn.utils import evaluating
 from effnets.train.checkpoint import write_in_run

@@ -9,7 +9,8 @@ from small_benchmarks import quick, write_table
 
 from effnets.bench import measure
 from effnets.bench.chart import draw_bars
-from effnets.deploy import in_memory, rewrite
+from effnets.deploy.export import in_memory
+from effnets.deploy.optimize import optimize as rewrite
 from effnets.errors import ArgumentError, ConfigError, EngineError, ExportError, MissingFileError, UnknownModelError
 
 

@@ -10,7 +10,7 @@ import torch
 from effnets.bench import latency
 from effnets.bench.candidates import Limits, Network, list_candidates
 from effnets.bench.latency import Meter, measure_candidates, pick_engine
-from effnets.deploy.rewrites import preset
+from effnets.deploy.optimize.rewrites import preset
 from effnets.errors import ArgumentError, EngineError
 from effnets.utils.measurement_cache import Store
 from effnets.utils.timing import Timing

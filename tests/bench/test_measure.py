@@ -18,7 +18,7 @@ from effnets.bench.chart import draw_bars
 from effnets.bench.programs import Program
 from effnets.bench.roofline import Ceiling, bound, layers_of
 from effnets.cli import main
-from effnets.deploy import output
+from effnets.deploy.export import output
 from effnets.errors import ArgumentError, EngineError, VerificationError
 
 SMALL = "mobilenetv2_035"

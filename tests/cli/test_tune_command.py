@@ -11,10 +11,12 @@ from support import shake
 
 import effnets
 from effnets.cli import main
-from effnets.deploy import onnx, quantize, search, tune
-from effnets.deploy.candidates import Candidate
-from effnets.deploy.rewrites import preset
-from effnets.deploy.tune_report import Measured, TuneReport
+from effnets.deploy.export import onnx
+from effnets.deploy.optimize.rewrites import preset
+from effnets.deploy.quantize import quantize
+from effnets.deploy.tune import search, tune
+from effnets.deploy.tune.candidates import Candidate
+from effnets.deploy.tune.report import Measured, TuneReport
 from effnets.weights.save import save_weights
 
 TABLE = """

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import effnets
-from effnets.deploy.metadata import describe
+from effnets.deploy.export.metadata import describe
 from effnets.spec.weights import find_weights
 
 

@@ -15,8 +15,8 @@ from support import SHARED, images, needs_shared, shake, shake_gently
 from tiny_network import tiny
 
 import effnets
-from effnets.deploy.output import write_file
-from effnets.deploy.rewrites import PRESETS
+from effnets.deploy.export.output import write_file
+from effnets.deploy.optimize.rewrites import PRESETS
 from effnets.errors import ArgumentError, ExportError, VerificationError
 
 FAMILIES = [
@@ -156,7 +156,7 @@ def test_nothing_is_left_of_a_failure(failure, tmp_path, monkeypatch):
 
 
 def test_a_wrong_graph_is_not_written(model, tmp_path, monkeypatch):
-    from effnets.deploy import graph
+    from effnets.deploy.export import graph
 
     export_graph = graph.export_graph
 

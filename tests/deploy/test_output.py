@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from effnets.deploy.output import check_path, check_place, write_file
+from effnets.deploy.export.output import check_path, check_place, write_file
 from effnets.errors import ExportError
 
 

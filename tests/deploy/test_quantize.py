@@ -15,11 +15,12 @@ from support import SHARED, needs_shared
 
 import effnets
 from effnets.cli import main
-from effnets.deploy import quantize_files, quantize_search
-from effnets.deploy.gate import Gate
-from effnets.deploy.output import write_file
-from effnets.deploy.probes import probe_images
-from effnets.deploy.rewrites import Rewrites
+from effnets.deploy.export.output import write_file
+from effnets.deploy.export.verify import probe_images
+from effnets.deploy.optimize.rewrites import Rewrites
+from effnets.deploy.quantize import quantize as quantize_files
+from effnets.deploy.quantize import search as quantize_search
+from effnets.deploy.quantize.accuracy_gate import Gate
 from effnets.engines.metadata import Description
 from effnets.spec.specs import PreprocessSpec
 

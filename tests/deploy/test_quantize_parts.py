@@ -13,15 +13,15 @@ from small_graphs import small_graph
 from tiny_network import REXNET_TABLE, tiny
 
 import effnets
-from effnets.deploy import equalise as equalise_module
-from effnets.deploy import quantize_search
-from effnets.deploy.calibration import Photos, split_photos
-from effnets.deploy.equalise import equalise
-from effnets.deploy.gate import Gate, compare
-from effnets.deploy.probes import probe_images
-from effnets.deploy.qdq import bias_errors, layers_of, quantised
-from effnets.deploy.quantize_search import Search, logits_of
-from effnets.deploy.ranges import METHODS, Histogram, collect, ranges_by
+from effnets.deploy.export.verify import probe_images
+from effnets.deploy.quantize import cross_layer_equalization as equalise_module
+from effnets.deploy.quantize import search as quantize_search
+from effnets.deploy.quantize.accuracy_gate import Gate, compare
+from effnets.deploy.quantize.calibration import Photos, split_photos
+from effnets.deploy.quantize.cross_layer_equalization import equalise
+from effnets.deploy.quantize.qdq_graph import bias_errors, layers_of, quantised
+from effnets.deploy.quantize.ranges import METHODS, Histogram, collect, ranges_by
+from effnets.deploy.quantize.search import Search, logits_of
 from effnets.engines.base import load_onnx
 from effnets.engines.metadata import Description
 from effnets.engines.onnx_file import read_properties

@@ -11,9 +11,9 @@ from support import error_between, images, shake, shake_gently
 from torch import nn
 
 import effnets
-from effnets.deploy.chain import Chain, chains_of
-from effnets.deploy.probes import normalised, probe_images
-from effnets.deploy.rewrites import PRESETS, Rewrites
+from effnets.deploy.export.verify import normalised, probe_images
+from effnets.deploy.optimize.rewrites import PRESETS, Rewrites
+from effnets.deploy.optimize.sequential_block import Chain, chains_of
 from effnets.nn.layers import MixedConv
 
 NOTHING = PRESETS["none"].to_dict()

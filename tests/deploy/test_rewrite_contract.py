@@ -15,8 +15,8 @@ from support import error_between, images
 from torch import nn
 
 import effnets
-from effnets.deploy.fuse import FusedConv, can_fuse
-from effnets.deploy.rewrites import PRESETS, Rewrites
+from effnets.deploy.optimize.fuse import FusedConv, can_fuse
+from effnets.deploy.optimize.rewrites import PRESETS, Rewrites
 from effnets.errors import ArgumentError
 
 SMALL = ("mobilenetv2_035", "tf_mixnet_s", "rexnet_100")

@@ -11,10 +11,11 @@ from rewriting import EXACT, SEEN, shaken, worst_error
 from support import error_between, images
 
 import effnets
-from effnets.deploy import align, chain, fold, merge
-from effnets.deploy.convolution import with_weights
 from effnets.deploy.normalisation import fold_normalisation
-from effnets.deploy.rewrites import PRESETS, Rewrites
+from effnets.deploy.optimize import align, fold, merge
+from effnets.deploy.optimize import sequential_block as chain
+from effnets.deploy.optimize.rewrites import PRESETS, Rewrites
+from effnets.deploy.optimize.sequential_block import with_weights
 from effnets.nn.layers import Conv2d, MixedConv
 
 EVERYTHING = Rewrites(align=8)

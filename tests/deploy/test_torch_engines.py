@@ -9,10 +9,10 @@ from support import images
 from tiny_network import tiny
 
 import effnets
-from effnets.deploy.fuse import FusedConv, can_fuse
-from effnets.deploy.rewrites import preset
-from effnets.deploy.torch_engines import export_package
-from effnets.deploy.tune import tune
+from effnets.deploy.export.torch_engines import export_package
+from effnets.deploy.optimize.fuse import FusedConv, can_fuse
+from effnets.deploy.optimize.rewrites import preset
+from effnets.deploy.tune.tune import tune
 from effnets.errors import ArgumentError, EngineError, ExportError, MissingFileError
 
 

@@ -9,12 +9,12 @@ from itertools import count
 import pytest
 from tiny_network import tiny
 
-from effnets.deploy import search
-from effnets.deploy.candidates import Candidate, candidates
-from effnets.deploy.rewrites import PRESETS
-from effnets.deploy.search import MARGIN
-from effnets.deploy.tune import tune
-from effnets.deploy.tune_report import TuneReport, read_report, report_path
+from effnets.deploy.optimize.rewrites import PRESETS
+from effnets.deploy.tune import search
+from effnets.deploy.tune.candidates import Candidate, candidates
+from effnets.deploy.tune.report import TuneReport, read_report, report_path
+from effnets.deploy.tune.search import MARGIN
+from effnets.deploy.tune.tune import tune
 from effnets.errors import ArgumentError, ExportError, VerificationError
 from effnets.utils.timing import Timing
 

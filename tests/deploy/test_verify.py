@@ -14,13 +14,11 @@ from PIL import Image
 from tiny_network import REXNET_TABLE, TABLE, tiny
 
 import effnets
-from effnets.deploy import graph_preprocess
-from effnets.deploy.graph import NetworkGraph, export_graph
-from effnets.deploy.metadata import describe
-from effnets.deploy.node_check import find_divergence, find_faulty_node
-from effnets.deploy.pixel_check import compare_pixels
-from effnets.deploy.probes import normalised, probe_images
-from effnets.deploy.verify import verify, verify_rewrites
+from effnets.deploy.export import graph_preprocess
+from effnets.deploy.export.graph import NetworkGraph, export_graph
+from effnets.deploy.export.metadata import describe
+from effnets.deploy.export.node_check import find_divergence, find_faulty_node
+from effnets.deploy.export.verify import compare_pixels, normalised, probe_images, verify, verify_rewrites
 from effnets.engines.base import load_onnx
 from effnets.engines.metadata import Description
 from effnets.errors import VerificationError

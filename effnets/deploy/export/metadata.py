@@ -1,0 +1,100 @@
+"""What an exported file will say of itself, gathered from the network."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from effnets import __version__
+from effnets.deploy.optimize.rewrites import Rewrites
+from effnets.engines.metadata import Description, InputKind
+from effnets.inference.labels import class_names
+from effnets.nn.classifier import Classifier
+from effnets.nn.utils import hash_of_values
+from effnets.spec.catalogue import split_tag
+from effnets.spec.specs import WeightsSpec
+from effnets.spec.weights import find_source, find_weights
+
+
+def describe(
+    network: Classifier,
+    *,
+    size: tuple[int, int] | None,
+    input_kind: InputKind,
+    rewrites: Rewrites | None,
+    engine: str = "",
+    usual_size: tuple[int, int] | None = None,
+) -> Description:
+    """The description of a network that is exported for images of (height, width) `size`; None for any.
+
+    `usual_size` is then what programs bring images to, None for that of the weights.
+    """
+    changed, published = _changed(network), _published(network)
+    return Description(
+        model=network.spec.name,
+        family=network.spec.family,
+        labels=network.class_names or class_names(network.num_classes),
+        preprocess=network.spec.preprocess,
+        input_kind=input_kind,
+        channels=network.in_chans,
+        size=size,
+        usual_size=usual_size,
+        weights=_weights(network, published, changed=changed),
+        accuracy=_accuracy(None if changed else published),
+        rewrites=rewrites.to_dict() if rewrites else {},
+        engine=engine,
+        versions=_versions(),
+    )
+
+
+def _versions() -> dict[str, str]:
+    """Of the packages that make an export; torch's engines need no onnx."""
+    versions = {"effnets": __version__}
+    for name in ("torch", "onnx"):
+        with suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
+    return versions
+
+
+def _published(network: Classifier) -> WeightsSpec | None:
+    """The registered weights that were loaded, if the classifier was among them."""
+    report = network.load_report
+    if report is None or report.reinitialised:
+        return None
+    source = find_source(report.source.partition("@")[0])
+    return find_weights(source) if source else None
+
+
+def _changed(network: Classifier) -> bool:
+    """Whether values are others than those that were loaded: it was trained since, or has another classifier."""
+    report = network.load_report
+    return report is not None and report.values != hash_of_values(network)
+
+
+def _weights(network: Classifier, published: WeightsSpec | None, *, changed: bool) -> dict[str, Any]:
+    report = network.load_report
+    if report is None:
+        return {}
+    # Of a file its name alone: where it lay on the exporting machine is nobody's business.
+    source = report.source if published or "://" in report.source else Path(report.source).name
+    facts: dict[str, Any] = {"source": source, "dialect": report.dialect}
+    if published:
+        facts["licence"] = published.licence
+    if changed:  # the hash is of other values, and so is the tag
+        return facts | {"changed": True}
+    if published:
+        facts["tag"] = split_tag(published.name)[1]
+    return facts | {"sha256": report.sha256}
+
+
+def _accuracy(published: WeightsSpec | None) -> dict[str, Any]:
+    if published is None or published.top1 is None:
+        return {}
+    return {
+        "top1": published.top1,
+        "top5": published.top5,
+        "size": published.measured_size,
+        "source": published.accuracy_source,
+    }

@@ -1,0 +1,174 @@
+"""Mixed convolutions merged into fewer, larger ones, whose added weights are zeros."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Sequence
+from itertools import combinations, pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from effnets.deploy.optimize.rewrites import Pointwise, Rewrites
+from effnets.deploy.optimize.sequential_block import Network, chains_of, convs_of, with_weights
+from effnets.errors import ArgumentError
+from effnets.nn.layers import Conv2d, MixedConv
+
+# Pixels of a map from which on copies leave the near caches.
+_FULL_PRICE = 14 * 14
+
+
+def merge_depthwise(network: Network, rewrites: Rewrites) -> Network:
+    """A copy of a flattened network whose mixed depthwise convolutions are merged as `rewrites` says.
+
+    The smaller kernels get a frame of zeros. With symmetric padding every kernel is centred on the same pixel. With
+    TensorFlow's, a kernel of reach r = dilation · (k - 1) begins ⌊(T + r) / 2⌋ pixels before the first one, where T
+    depends on size and stride alone; r is even, so two kernels always begin (r₁ - r₂) / 2 pixels apart, whatever
+    the input's size.
+    """
+    network = copy.deepcopy(network)
+    pixels = _pixels(network)
+    for chain_name, chain in chains_of(network):
+        for name, layer in list(chain.named_children()):
+            if isinstance(layer, MixedConv) and _is_depthwise(layer):
+                rule = rewrites.rule_of(f"{chain_name}.{name}", rewrites.depthwise)
+                price = rewrites.copy_taps * min(1.0, pixels[chain_name] / _FULL_PRICE)
+                if any(conv.in_channels % rewrites.group_multiple for conv in convs_of(layer)):
+                    price = math.inf
+                chain.add_module(name, _merged(layer, _runs(rule, convs_of(layer), price)))
+    return network
+
+
+def merge_pointwise(network: Network, rewrites: Rewrites) -> Network:
+    """A copy of a flattened network whose mixed pointwise convolutions are merged as `rewrites` says.
+
+    Raises:
+        ArgumentError: a layer's own rule asks to group unequal groups.
+    """
+    network = copy.deepcopy(network)
+    for chain_name, chain in chains_of(network):
+        for name, layer in list(chain.named_children()):
+            if isinstance(layer, MixedConv) and all(_is_pointwise(conv) for conv in convs_of(layer)):
+                equal = len({conv.weight.shape for conv in convs_of(layer)}) == 1
+                default: Pointwise = rewrites.equal_pointwise if equal else rewrites.unequal_pointwise
+                rule = rewrites.rule_of(f"{chain_name}.{name}", default)
+                if rule == "group" and not equal:
+                    raise ArgumentError(f"{chain_name}.{name} has unequal groups; its rule must be keep or dense")
+                if rule != "keep":
+                    chain.add_module(name, _grouped(layer) if rule == "group" else _dense(layer))
+    return network
+
+
+def _is_depthwise(mixed: MixedConv) -> bool:
+    """Whether all are depthwise and pad alike: a strided 1×1 kernel has nothing to pad where SAME pads the others."""
+    return all(conv.groups == conv.in_channels == conv.out_channels for conv in convs_of(mixed)) and (
+        len({(conv.stride, conv.pads_by_size) for conv in convs_of(mixed)}) == 1
+    )
+
+
+def _is_pointwise(conv: Conv2d) -> bool:
+    return conv.kernel_size == (1, 1) and conv.stride == (1, 1) and conv.groups == 1
+
+
+def _pixels(network: Network) -> dict[str, int]:
+    """Of the map that enters each block, by the block's name, for images of the network's own size."""
+    side = _strided(network.spec.input_size, network.plan.stem.stride)
+    pixels = {}
+    for stage_index, blocks in enumerate(network.plan.stages):
+        for index, block in enumerate(blocks):
+            pixels[f"stages.{stage_index}.{index}"] = side * side
+            side = _strided(side, block.stride)
+    return pixels
+
+
+def _strided(side: int, stride: int) -> int:
+    return (side + stride - 1) // stride
+
+
+def _runs(rule: str, convs: Sequence[Conv2d], copy_price: float) -> list[int]:
+    """How many neighbouring groups are merged at a time."""
+    if rule == "all":
+        return [len(convs)]
+    if rule == "cost":
+        return _cheapest_runs(convs, copy_price)
+    runs = [int(run) for run in rule.split("+")] if rule != "keep" else []
+    return runs if sum(runs) == len(convs) else [1] * len(convs)
+
+
+def _cheapest_runs(convs: Sequence[Conv2d], copy_price: float) -> list[int]:
+    """The cheapest of all ways to cut the groups into neighbours; of the six groups of a kernel study there are 32.
+
+    For each output value a group's kernel is multiplied through, and with more than one group that value is copied, and
+    so are as many inputs as the stride leaps over.
+    """
+    copied = copy_price * (1 + convs[0].stride[0] ** 2)
+
+    def cost(cuts: tuple[int, ...]) -> float:
+        parts = [convs[start:end] for start, end in pairwise((0, *cuts, len(convs)))]
+        added = copied if cuts else 0
+        return sum(sum(conv.in_channels for conv in part) * (_merged_size(part) ** 2 + added) for part in parts)
+
+    places = range(1, len(convs))
+    best = min((cuts for count in range(len(convs)) for cuts in combinations(places, count)), key=cost)
+    return [end - start for start, end in pairwise((0, *best, len(convs)))]
+
+
+def _merged(mixed: MixedConv, runs: Sequence[int]) -> Conv2d | MixedConv:
+    convs, merged = convs_of(mixed), []
+    for run in runs:
+        merged.append(_merge(convs[:run]))
+        convs = convs[run:]
+    return merged[0] if len(merged) == 1 else MixedConv(merged)
+
+
+def _merge(convs: Sequence[Conv2d]) -> Conv2d:
+    """One depthwise convolution for several: the kernels at a common dilation, centred in the farthest reach."""
+    if len(convs) == 1:
+        return convs[0]
+    dilation = _common_dilation(convs)
+    size = _merged_size(convs)
+    weight = torch.cat([_centred(_spread(conv, dilation), size) for conv in convs])
+    return with_weights(convs[0], weight, _biases(convs), groups=len(weight), dilation=dilation)
+
+
+def _common_dilation(convs: Sequence[Conv2d]) -> int:
+    """The largest distance between taps that every kernel's taps are multiples of."""
+    return math.gcd(*(conv.dilation[0] for conv in convs if conv.reach)) or 1
+
+
+def _merged_size(convs: Sequence[Conv2d]) -> int:
+    return max(conv.reach for conv in convs) // _common_dilation(convs) + 1
+
+
+def _spread(conv: Conv2d, dilation: int) -> Tensor:
+    """The kernel as one of smaller `dilation`: with zeros between its taps."""
+    if conv.dilation[0] == dilation or not conv.reach:
+        return conv.weight
+    size, step = conv.reach // dilation + 1, conv.dilation[0] // dilation
+    spread = conv.weight.new_zeros(*conv.weight.shape[:2], size, size)
+    spread[..., ::step, ::step] = conv.weight
+    return spread
+
+
+def _centred(weight: Tensor, size: int) -> Tensor:
+    margin = (size - weight.shape[-1]) // 2
+    return F.pad(weight, (margin, margin, margin, margin))
+
+
+def _grouped(mixed: MixedConv) -> Conv2d:
+    convs = convs_of(mixed)
+    return with_weights(convs[0], torch.cat([conv.weight for conv in convs]), _biases(convs), groups=len(convs))
+
+
+def _dense(mixed: MixedConv) -> Conv2d:
+    convs = convs_of(mixed)
+    matrices = [conv.weight.flatten(1) for conv in convs]
+    weight: Tensor = torch.block_diag(*matrices)  # type: ignore[no-untyped-call]
+    return with_weights(convs[0], weight[..., None, None], _biases(convs))
+
+
+def _biases(convs: Sequence[Conv2d]) -> Tensor | None:
+    biases = [conv.bias for conv in convs if conv.bias is not None]
+    return torch.cat(biases) if biases else None

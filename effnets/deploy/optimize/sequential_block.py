@@ -1,0 +1,157 @@
+"""Convolutions made anew with other weights, and the arithmetic that several rewrites share."""
+
+from __future__ import annotations
+
+import copy
+from collections import OrderedDict
+from collections.abc import Iterator
+from typing import TypeVar, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from effnets.deploy.optimize.rewrites import Shortcut
+from effnets.errors import ArgumentError
+from effnets.nn.blocks import Block, LinearBottleneck
+from effnets.nn.classifier import Classifier
+from effnets.nn.features import FeaturePyramid
+from effnets.nn.layers import Conv2d, ConvBNAct, MixedConv
+
+
+def convs_of(layer: Conv2d | MixedConv) -> list[Conv2d]:
+    """The convolutions of a mixed one, or the one that a plain one is."""
+    return [conv for conv in layer.modules() if isinstance(conv, Conv2d)]
+
+
+def exactly(tensor: Tensor) -> Tensor:
+    """The values in float64, in which a rewrite computes; on the CPU, since Apple's GPUs have no such numbers."""
+    return tensor.detach().to(device="cpu", dtype=torch.float64)
+
+
+def frozen(values: Tensor, like: Tensor) -> nn.Parameter:
+    """`values` as a parameter without gradient, of the device and dtype of `like`."""
+    return nn.Parameter(values.to(device=like.device, dtype=like.dtype).contiguous(), requires_grad=False)
+
+
+def with_weights(
+    conv: Conv2d, weight: Tensor, bias: Tensor | None, *, groups: int | None = None, dilation: int | None = None
+) -> Conv2d:
+    """`conv` with other weights ``[out, in / groups, k, k]``, channels and kernel size as they say."""
+    groups = conv.groups if groups is None else groups
+    made = Conv2d(
+        in_channels=weight.shape[1] * groups,
+        out_channels=weight.shape[0],
+        kernel_size=weight.shape[-1],
+        stride=conv.stride[0],
+        dilation=conv.dilation[0] if dilation is None else dilation,
+        groups=groups,
+        bias=bias is not None,
+        padding="same" if conv.pads_by_size else "symmetric",
+        device=torch.device("meta"),
+    )
+    made.weight = frozen(weight, conv.weight)
+    if bias is not None:
+        made.bias = frozen(bias, conv.weight)
+    return made.eval()
+
+
+Network = TypeVar("Network", bound=Classifier | FeaturePyramid)
+
+# What does nothing in evaluation mode.
+_IDLE = (nn.Identity, nn.Dropout)
+
+
+class Chain(nn.Sequential):
+    """Layers one after another, and perhaps a shortcut around them; ``[N, C, H, W]`` in and out.
+
+    Attributes:
+        shortcut: how the input is added to the output, None where it is not.
+        splits: with a shortcut, channels of the output that the input is added to, and those behind them.
+    """
+
+    def __init__(
+        self, layers: dict[str, nn.Module], *, shortcut: Shortcut | None = None, splits: tuple[int, int] = (0, 0)
+    ) -> None:
+        super().__init__(OrderedDict(layers))
+        self.shortcut = shortcut
+        self.splits = splits
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x
+        for layer in self:
+            y = layer(y)
+        return y if self.shortcut is None else self._add(x, y)
+
+    def _add(self, x: Tensor, y: Tensor) -> Tensor:
+        kept, new = self.splits
+        if self.shortcut == "inplace":
+            # Nobody else reads the output of the last layer.
+            (y.narrow(1, 0, kept) if new else y).add_(x)
+            return y
+        if not new:
+            return x + y
+        if self.shortcut == "pad":
+            return y + F.pad(x, (0, 0, 0, 0, 0, new))
+        first, rest = torch.split(y, [kept, new], dim=1)
+        return torch.cat([x + first, rest], dim=1)
+
+    def extra_repr(self) -> str:
+        """The shortcut, for printing."""
+        return f"shortcut={self.shortcut}, splits={self.splits}" if self.shortcut else ""
+
+
+def flatten(network: Network) -> Network:
+    """A copy in evaluation mode whose stem, blocks and head are chains; dropout, drop-path and identities are gone.
+
+    Layers keep the names they had: ``stages.1.0.depthwise`` is the convolution, ``depthwise_bn`` and ``depthwise_act``
+    are what follows it.
+
+    Raises:
+        ArgumentError: a block is none of this library's.
+    """
+    network = copy.deepcopy(network)
+    network.eval().requires_grad_(False)
+    for stage in network.stages:
+        for name, block in list(stage.named_children()):
+            if type(block) in get_args(Block):
+                stage.add_module(name, _flatten_block(block))
+            elif not isinstance(block, Chain):
+                raise ArgumentError(
+                    f"{type(block).__name__} is no block that create_model builds; nothing is rewritten"
+                )
+    for name in ("stem", "head", "hidden"):
+        part = getattr(network, name, None)
+        if type(part) is ConvBNAct:
+            network.add_module(name, Chain(dict(_plain_layers("conv", part))))
+    if isinstance(network, Classifier):
+        network.add_module("dropout", nn.Identity())
+    return network
+
+
+def chains_of(network: Classifier | FeaturePyramid) -> Iterator[tuple[str, Chain]]:
+    """Every chain with its name, in the order in which they run."""
+    return ((name, module) for name, module in network.named_modules() if isinstance(module, Chain))
+
+
+def _in_channels(conv: nn.Module) -> int:
+    return sum(part.in_channels for part in conv.modules() if isinstance(part, nn.Conv2d))
+
+
+def _flatten_block(block: nn.Module) -> Chain:
+    layers: dict[str, nn.Module] = {}
+    for name, part in block.named_children():
+        if name != "drop_path":
+            layers.update(_plain_layers(name, part))
+    if not block.shortcut:
+        return Chain(layers)
+    if isinstance(block, LinearBottleneck):
+        return Chain(layers, shortcut="concat", splits=(block.splits[0], block.splits[1]))
+    return Chain(layers, shortcut="concat", splits=(_in_channels(next(iter(layers.values()))), 0))
+
+
+def _plain_layers(name: str, part: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    layers = [(name, part)]
+    if type(part) is ConvBNAct:
+        layers = [(name, part.conv), (f"{name}_bn", part.bn), (f"{name}_act", part.act)]
+    return ((name, layer) for name, layer in layers if not isinstance(layer, _IDLE))

@@ -1,0 +1,1 @@
+"""int8 behind an accuracy gate."""
