@@ -158,7 +158,7 @@ def _write_json(file: str, values: dict[str, Any]) -> None:
 
 def _write_report(folder: str, evaluation: Evaluation, loaded: Classifier | Engine | None, name: str) -> None:
     from effnets.engines.base import Engine
-    from effnets.train.report import RunSummary, write_report
+    from effnets.report import RunSummary, write_report
 
     title = Path(evaluation.data).resolve().name.partition(".")[0] or evaluation.data
     summary = RunSummary(

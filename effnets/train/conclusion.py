@@ -14,10 +14,10 @@ from effnets.data.splits import Splits
 from effnets.errors import DataError
 from effnets.evaluation import Evaluation, evaluate
 from effnets.nn.classifier import Classifier
+from effnets.report import EpochRow as ReportRow
+from effnets.report import RunSummary, write_report
 from effnets.train.account import Account
 from effnets.train.progress import EpochRow, Progress
-from effnets.train.report import EpochRow as ReportRow
-from effnets.train.report import RunSummary, write_report
 
 __all__ = ["measure", "report"]
 

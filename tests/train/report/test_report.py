@@ -18,8 +18,8 @@ from support import shake
 
 import effnets
 from effnets.errors import ReportError
-from effnets.train.report import EpochRow, RunSummary, write_report
-from effnets.train.report.pictures import attention, mistakes
+from effnets.report import EpochRow, RunSummary, write_report
+from effnets.report.images import attention, mistakes
 
 # What a folder may be called, and what a page or a drawing could take it for.
 HOSTILE = (

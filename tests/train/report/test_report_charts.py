@@ -13,8 +13,8 @@ from support import images, shake
 
 import effnets
 from effnets.errors import ArgumentError
-from effnets.train.report.cam import class_activation_maps
-from effnets.train.report.matrix import confusion_matrix
+from effnets.report.charts import confusion_matrix
+from effnets.report.images import class_activation_maps
 
 
 def matrix_of(count: int) -> np.ndarray:

@@ -10,16 +10,15 @@ from typing import Any
 import jinja2
 import numpy as np
 from markupsafe import Markup
+from PIL import Image
 
 from effnets import __version__
 from effnets.evaluation.result import Evaluation
+from effnets.report.charts import LARGEST, Drawing, confusion_matrix, learning_curves, reliability_diagram
+from effnets.report.images import Attention, Shown, attention, mistakes, picture_sheet, probability, to_data_uri
+from effnets.report.summary import RunSummary
 from effnets.spec.cost import count
-from effnets.train.report.drawing import Drawing
-from effnets.train.report.pictures import Attention, Shown, probability, to_data_uri
-from effnets.train.report.summary import RunSummary
 from effnets.utils.machine import describe_machine
-
-__all__ = ["render_page"]
 
 _WEAKEST = 30  # classes shown before the others are folded away
 _PAIRS = 10
@@ -31,7 +30,7 @@ def render_page(
     run: RunSummary, charts: Mapping[str, Drawing], shown: Sequence[Shown], maps: Sequence[Attention]
 ) -> str:
     """The page as HTML, with its style sheet and its pictures inside."""
-    folder = files("effnets.train.report")
+    folder = files("effnets.report")
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -185,3 +184,46 @@ def _duration(seconds: float) -> tuple[str, str]:
         if seconds >= 1.5 * size:
             return f"{seconds / size:.1f}", unit
     return f"{seconds:.0f}", "s"
+
+
+_MISTAKES = 18
+_EXPLAINED_MISTAKES, _EXPLAINED_RIGHT = 4, 6
+
+
+def compose_report(run: RunSummary) -> tuple[bytes, dict[str, bytes]]:
+    """The page, and PNG files by name: charts, the surest mistakes, what the network looked at."""
+    charts, shown = _draw(run), mistakes(run.evaluation, _MISTAKES)
+    maps: list[Attention] = []
+    if run.network is not None:
+        maps = attention(run.evaluation, run.network, _EXPLAINED_MISTAKES, _EXPLAINED_RIGHT)
+    pictures = {f"{name}.png": drawing.png for name, drawing in charts.items()}
+    if shown:
+        pictures["mistakes.png"] = picture_sheet([(one.image, _caption(one)) for one in shown], 6)
+    if maps:
+        pictures["attention.png"] = picture_sheet(_explained(maps), 6)
+    return render_page(run, charts, shown, maps).encode(), pictures
+
+
+def _draw(run: RunSummary) -> dict[str, Drawing]:
+    evaluation = run.evaluation
+    charts = learning_curves(run.history)
+    if len(evaluation.classes) <= LARGEST:
+        names = [evaluation.class_names[output] for output in evaluation.classes]
+        matrix = confusion_matrix(evaluation.confusion()[:, : len(names)], names)
+        if matrix:
+            charts["confusion"] = matrix
+    charts["reliability"] = reliability_diagram(evaluation.calibration)
+    return charts
+
+
+def _caption(shown: Shown) -> str:
+    return f"{shown.truth[:24]}\ntaken for {shown.answer[:20]}, {probability(shown.probability)}"
+
+
+def _explained(maps: list[Attention]) -> list[tuple[Image.Image, str]]:
+    tiles: list[tuple[Image.Image, str]] = []
+    for one in maps:
+        tiles += [(one.shown.image, one.shown.truth), (one.for_answer, f"speaks for\n{one.shown.answer}")]
+        if one.for_truth is not None:
+            tiles.append((one.for_truth, f"speaks for\n{one.shown.truth}"))
+    return tiles

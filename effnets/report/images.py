@@ -1,4 +1,4 @@
-"""Pictures of a report: the surest mistakes, and what the network looked at."""
+"""Class-activation maps: which places of a picture speak for a class (Zhou et al. 2016, arXiv:1512.04150)."""
 
 from __future__ import annotations
 
@@ -10,18 +10,48 @@ from pathlib import PurePath
 
 import matplotlib as mpl
 import numpy as np
+import torch
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 
-from effnets.errors import EffnetsError
+from effnets.errors import ArgumentError, EffnetsError
 from effnets.evaluation.result import Evaluation
 from effnets.inference.pixels import cover_size
 from effnets.inference.transform import create_transform
 from effnets.nn.classifier import Classifier
-from effnets.train.report.cam import class_activation_maps
+from effnets.nn.utils import evaluating
+from effnets.report.charts import INK, drawing_style
 from effnets.utils.arguments import check_size
 
-__all__ = ["Attention", "Shown", "attention", "mistakes", "probability", "to_data_uri"]
+
+def class_activation_maps(network: Classifier, images: Tensor, classes: Sequence[Sequence[int]]) -> NDArray[np.float32]:
+    """Evidence of each place for some classes, ``[N, number of classes, H / 32, W / 32]``.
+
+    The weights of the class times the last feature map (equation 2 of the paper), without bias: with average pooling
+    the mean over all places, plus the bias, is the logit. In networks with a layer between pooling and classifier
+    (ReXNet-lite, MobileNetV1 with a head) each place goes through that layer by itself, as if it were all there is;
+    there the sum is no longer exact.
+
+    Args:
+        network: a classifier; it is run in evaluation mode.
+        images: its input, ``[N, in_chans, H, W]``.
+        classes: outputs to explain, as many for each image.
+
+    Raises:
+        ArgumentError: the network has no linear classifier.
+    """
+    weight = getattr(network.get_classifier(), "weight", None)
+    if not isinstance(weight, Tensor):
+        raise ArgumentError("model has no classifier, so that no place speaks for a class; build it with num_classes")
+    chosen = torch.tensor(classes, device=weight.device)
+    with evaluating(network), torch.inference_mode():
+        features = network.forward_features(images.to(device=weight.device, dtype=weight.dtype))
+        features = network.hidden(features)
+        maps = torch.einsum("nkc,nchw->nkhw", weight.flatten(1)[chosen], features)
+    return maps.float().cpu().numpy()
+
 
 _THUMBNAIL = 240  # pixels: twice what the page shows, for dense screens
 _MAP = 224
@@ -160,3 +190,22 @@ def _heated(seen: Image.Image, maps: NDArray[np.float32]) -> Sequence[Image.Imag
         mixed = (1 - strength) * (0.25 + 0.75 * grey) + strength * colour
         images.append(Image.fromarray((255 * mixed).astype(np.uint8)))
     return images
+
+
+_TILE, _CAPTION = 190, 44
+
+
+def picture_sheet(pictures: Sequence[tuple[Image.Image, str]], columns: int) -> bytes:
+    """`pictures` with two lines under each, `columns` in a row."""
+    rows = -(-len(pictures) // columns)
+    with drawing_style():
+        figure = Figure(figsize=(columns * _TILE / 72, rows * (_TILE + _CAPTION) / 72), dpi=72, layout="constrained")
+        grid = figure.subplots(rows, columns, squeeze=False)
+        for plot in grid.flat:
+            plot.set_axis_off()
+        for plot, (image, caption) in zip(grid.flat, pictures, strict=False):
+            plot.imshow(np.asarray(image))
+            plot.set_title(caption, fontsize=8.5, color=INK, y=-0.22, va="bottom")
+        png = io.BytesIO()
+        figure.savefig(png, format="png", dpi=108, facecolor="white", metadata={"Software": None})
+        return png.getvalue()

@@ -10,9 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from effnets.errors import ReportError
-from effnets.train.report.summary import RunSummary
-
-__all__ = ["write_report"]
+from effnets.report.summary import RunSummary
 
 _PAGE, _PICTURES = "report.html", "report"
 
@@ -33,7 +31,7 @@ def write_report(folder: str | os.PathLike[str], run: RunSummary) -> Path:
         raise ReportError(
             "matplotlib is not installed, which draws the report; install it: pip install 'effnets[train]'"
         )
-    from effnets.train.report.compose import compose_report
+    from effnets.report.page import compose_report
 
     folder = Path(folder)
     page, pictures = compose_report(run)

@@ -12,8 +12,6 @@ from effnets.evaluation.result import Evaluation
 if TYPE_CHECKING:
     from effnets.nn.classifier import Classifier
 
-__all__ = ["EpochRow", "RunSummary"]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EpochRow:
