@@ -24,7 +24,7 @@ from torch import nn
 
 import effnets
 from effnets.train.memory import keep_freed_memory
-from effnets.train.optimise import make_optimizer
+from effnets.train.optim import make_optimizer
 from effnets.train.precision import choose_precision
 from effnets.train.recipe import Recipe
 from effnets.utils.machine import describe_machine

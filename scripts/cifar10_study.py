@@ -25,7 +25,7 @@ import pyarrow.parquet as parquet
 import effnets
 from effnets.spec.catalogue import read_entries
 from effnets.spec.cost import count
-from effnets.train.recipe_file import find_recipe, read_recipe
+from effnets.train.recipe import find_recipe, read_recipe
 from effnets.utils.atomic_file import write_whole
 
 ROOT = Path(__file__).resolve().parent.parent

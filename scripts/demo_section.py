@@ -9,8 +9,7 @@ from typing import Any
 
 from effnets.spec.cost import count
 from effnets.spec.specs import WeightsSpec
-from effnets.train.recipe import Recipe
-from effnets.train.recipe_file import find_recipe, read_recipe
+from effnets.train.recipe import Recipe, find_recipe, read_recipe
 from effnets.utils.paths import packaged_weights_dir
 
 __all__ = ["make_section"]

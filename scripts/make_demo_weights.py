@@ -30,7 +30,7 @@ from effnets.nn.classifier import Classifier
 from effnets.spec.decode import encode_entry
 from effnets.spec.specs import ModelSpec
 from effnets.spec.weights import Pin, clear_cache, find_weights, read_pins, shipped_pins_path
-from effnets.train.run_folder import RunFolder
+from effnets.train.checkpoint import RunFolder
 from effnets.utils.atomic_file import write_whole
 from effnets.utils.paths import packaged_weights_dir
 

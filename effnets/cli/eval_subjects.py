@@ -62,7 +62,7 @@ class Subject:
 
     def learned_from(self, data: str) -> str | None:
         """What to say where `data`, of which nothing is set apart, are the pictures that a run here was trained on."""
-        from effnets.train.run_folder import METRICS
+        from effnets.train.checkpoint import METRICS
 
         try:
             metrics = json.loads((Path(str(self.weights)) / METRICS).read_text(encoding="utf-8"))

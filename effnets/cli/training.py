@@ -106,7 +106,7 @@ def train(recipe: str, stated: dict[str, Any], data: str, output: Path, options:
     """
     from effnets.train.finetune import finetune
     from effnets.train.progress import SILENT
-    from effnets.train.recipe_file import find_recipe, read_recipe
+    from effnets.train.recipe import find_recipe, read_recipe
 
     changes = options.settings | {key: value for key, value in stated.items() if value is not None}
     settings = read_recipe(find_recipe(recipe), changes)

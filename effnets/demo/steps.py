@@ -75,7 +75,7 @@ def finetune_head(data: Path, output: Path, *, listener: Listener, command: str 
     Arguments and errors are as of `effnets.finetune`.
     """
     from effnets.train.finetune import finetune
-    from effnets.train.recipe_file import find_recipe, read_recipe
+    from effnets.train.recipe import find_recipe, read_recipe
 
     recipe = read_recipe(find_recipe("finetune"), SETTINGS)
     return finetune(recipe, data, output, listener=listener, command=command)

@@ -14,9 +14,9 @@ from torch import Tensor
 from effnets import __version__
 from effnets.errors import TrainingError
 from effnets.nn.classifier import Classifier
+from effnets.train.checkpoint import Clock, RunFolder
 from effnets.train.progress import EpochRow, Progress
 from effnets.train.recipe import Recipe
-from effnets.train.run_folder import Clock, RunFolder
 from effnets.train.validate import Score
 from effnets.utils.machine import describe_machine
 

@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from effnets.errors import TrainingError
+from effnets.train.checkpoint import RunFolder
 from effnets.train.memory import keep_freed_memory
 from effnets.train.progress import SILENT, Listener
-from effnets.train.recipe import Recipe
-from effnets.train.recipe_file import find_recipe, read_recipe
-from effnets.train.run_folder import RunFolder
-from effnets.train.signals import StopSignals
+from effnets.train.recipe import Recipe, find_recipe, read_recipe
+from effnets.train.shutdown import StopSignals
 
 if TYPE_CHECKING:
     from effnets.data.checks import Check

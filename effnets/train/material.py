@@ -11,9 +11,9 @@ from effnets.data.dataset import ImageSource
 from effnets.data.splits import Splits
 from effnets.errors import TrainingError
 from effnets.nn.classifier import Classifier
+from effnets.train.loss import Teacher
 from effnets.train.network import build_network, freeze_by, load_teacher
-from effnets.train.objective import Teacher
-from effnets.train.optimise import learning_rate, make_optimizer
+from effnets.train.optim import learning_rate, make_optimizer
 from effnets.train.recipe import Recipe
 
 __all__ = ["Material", "gather"]

@@ -18,10 +18,10 @@ from effnets.factory import create_model
 from effnets.inference.transform import create_transform
 from effnets.nn.classifier import Classifier
 from effnets.nn.freeze import freeze, hold_statistics, parse_until
-from effnets.train.objective import Teacher
+from effnets.train.bn_calibration import adapt_statistics, has_identity_statistics, restore_statistics
+from effnets.train.loss import Teacher
 from effnets.train.recipe import Recipe
-from effnets.train.signals import StopSignals
-from effnets.train.statistics import adapt_statistics, has_identity_statistics, restore_statistics
+from effnets.train.shutdown import StopSignals
 
 __all__ = [
     "adapt_backbone",

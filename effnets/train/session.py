@@ -17,19 +17,19 @@ from effnets.data.sampling import class_weights
 from effnets.data.splits import Splits
 from effnets.nn.classifier import Classifier
 from effnets.train.account import Account, FolderKeeper
+from effnets.train.checkpoint import RunFolder
 from effnets.train.conclusion import measure, report
-from effnets.train.head import ProbeTask, fit_head, unused_by_probes
-from effnets.train.loop import Trainer
+from effnets.train.linear_probe import ProbeTask, fit_head, unused_by_probes
+from effnets.train.loss import Objective
 from effnets.train.material import Material, gather
 from effnets.train.network import adapts_backbone, place, restore_if_identity
-from effnets.train.objective import Objective
 from effnets.train.precision import choose_precision
 from effnets.train.progress import Listener, Progress
 from effnets.train.recipe import Recipe
-from effnets.train.run_folder import RunFolder
-from effnets.train.signals import StopSignals
+from effnets.train.shutdown import StopSignals
 from effnets.train.supply import decoded_once, judging_pictures, training_batches
 from effnets.train.surroundings import Surroundings
+from effnets.train.trainer import Trainer
 from effnets.train.validate import Score
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from effnets.data.loader import Batch
 from effnets.train.progress import SILENT, Listener
-from effnets.train.signals import StopSignals
+from effnets.train.shutdown import StopSignals
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

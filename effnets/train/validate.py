@@ -14,7 +14,7 @@ from torch import Tensor, nn
 if TYPE_CHECKING:
     from accelerate import Accelerator
 from effnets.nn.utils import evaluating
-from effnets.train.signals import StopSignals
+from effnets.train.shutdown import StopSignals
 
 __all__ = ["Score", "score"]
 

@@ -131,7 +131,7 @@ def test_help_and_recipes_need_no_torch():
         "for command in ('finetune', 'train'):\n"
         "    result = CliRunner().invoke(main, [command, '--help'])\n"
         "    assert result.exit_code == 0, result.output\n"
-        "from effnets.train.recipe_file import find_recipe, read_recipe\n"
+        "from effnets.train.recipe import find_recipe, read_recipe\n"
         "read_recipe(find_recipe('finetune'))\n"
         "heavy = {'torch', 'torchvision', 'timm', 'accelerate', 'matplotlib'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"

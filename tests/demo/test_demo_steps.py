@@ -10,8 +10,7 @@ from effnets.demo.pictures import PICTURES, write_pictures
 from effnets.demo.speed import PLAIN, compare_engines
 from effnets.demo.steps import MODEL, SETTINGS, classify, missing
 from effnets.engines.base import available_engines
-from effnets.train.recipe import Recipe
-from effnets.train.recipe_file import find_recipe, read_recipe
+from effnets.train.recipe import Recipe, find_recipe, read_recipe
 
 
 @pytest.fixture(scope="module")

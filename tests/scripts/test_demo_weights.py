@@ -15,7 +15,7 @@ from support import ROOT
 import effnets
 from effnets.errors import EffnetsError
 from effnets.spec.weights import read_pins
-from effnets.train.recipe_file import read_recipe
+from effnets.train.recipe import read_recipe
 
 NAME = "mixnet_xs_32px.cifar10"
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")

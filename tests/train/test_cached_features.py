@@ -19,10 +19,11 @@ from effnets.data.loader import EpochLoader
 from effnets.data.transforms import TrainTransform
 from effnets.errors import TrainingInterruptedError
 from effnets.inference.transform import create_transform
-from effnets.train.features import (
+from effnets.train.linear_probe import (
     FeatureBatches,
     Features,
     Probe,
+    ProbeTask,
     compute_augmented_features,
     compute_features,
     features_key,
@@ -30,9 +31,8 @@ from effnets.train.features import (
     read_features,
     write_features,
 )
-from effnets.train.head import ProbeTask
 from effnets.train.recipe import Recipe
-from effnets.train.signals import StopSignals
+from effnets.train.shutdown import StopSignals
 from effnets.train.surroundings import Surroundings
 
 CPU = torch.device("cpu")

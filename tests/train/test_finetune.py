@@ -18,7 +18,7 @@ from effnets.inference.transform import create_transform
 from effnets.train.account import Account
 from effnets.train.conclusion import measure
 from effnets.train.network import build_network
-from effnets.train.recipe_file import read_recipe
+from effnets.train.recipe import read_recipe
 
 
 def top1(model, source):

@@ -9,8 +9,7 @@ import torch
 from torch import nn
 
 import effnets
-from effnets.train.groups import layer_depths, parameter_groups
-from effnets.train.optimise import RateSchedule, learning_rate, make_optimizer
+from effnets.train.optim import RateSchedule, layer_depths, learning_rate, make_optimizer, parameter_groups
 from effnets.train.recipe import Recipe
 
 MODELS = ["mobilenetv1_025", "mobilenetv1_100_conv", "mobilenetv2_035", "mixnet_s", "rexnet_100", "rexnet_lite_100"]

@@ -11,8 +11,8 @@ from drawn_classes import write_table
 from support import images, shake
 
 import effnets
+from effnets.train.loss import Objective, Teacher
 from effnets.train.network import load_teacher
-from effnets.train.objective import Objective, Teacher
 from effnets.train.recipe import Recipe
 
 LOGITS = torch.tensor([[2.0, -1.0, 0.5], [0.1, 0.2, 0.3]])

@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 
 import effnets
 from effnets.data.augmentation import Augmentation
-from effnets.train.recipe import Recipe
-from effnets.train.recipe_file import encode_recipe, find_recipe, list_recipes, read_recipe
+from effnets.train.recipe import Recipe, encode_recipe, find_recipe, list_recipes, read_recipe
 
 RECIPES = st.builds(
     Recipe,

@@ -11,7 +11,7 @@ from torch import nn
 
 import effnets
 from effnets.inference.transform import create_transform
-from effnets.train.statistics import adapt_statistics, has_identity_statistics, restore_statistics
+from effnets.train.bn_calibration import adapt_statistics, has_identity_statistics, restore_statistics
 
 MODELS = ["mobilenetv1_025", "mobilenetv2_035", "mixnet_s", "rexnet_100", "rexnet_lite_100"]
 

@@ -17,13 +17,11 @@ from train.data.data_hub import COMMIT, NEXT_COMMIT, make_the_hub, serving_hub, 
 
 import effnets
 from effnets.errors import TrainingError, TrainingInterruptedError
-from effnets.train.checkpoint import load_state
+from effnets.train.checkpoint import RunFolder, load_state
 from effnets.train.progress import SILENT
-from effnets.train.recipe import Recipe
-from effnets.train.recipe_file import find_recipe, read_recipe
-from effnets.train.run_folder import RunFolder
+from effnets.train.recipe import Recipe, find_recipe, read_recipe
 from effnets.train.session import Session
-from effnets.train.signals import StopSignals
+from effnets.train.shutdown import StopSignals
 
 datasets = pytest.importorskip("datasets")
 

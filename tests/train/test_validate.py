@@ -12,7 +12,7 @@ from torch import nn
 
 from effnets.errors import TrainingInterruptedError
 from effnets.train import validate
-from effnets.train.signals import StopSignals
+from effnets.train.shutdown import StopSignals
 from effnets.train.validate import Score
 
 

@@ -8,8 +8,6 @@ from torch import Tensor, nn
 
 from effnets.nn.classifier import Classifier
 
-__all__ = ["Objective", "Teacher"]
-
 
 class Teacher(nn.Module):
     """A network that answers for the pupil to learn from, on the very pictures that the pupil sees.

@@ -20,8 +20,6 @@ from torch import Tensor, nn
 
 from effnets.nn.utils import evaluating
 
-__all__ = ["adapt_statistics", "has_identity_statistics", "restore_statistics"]
-
 
 def has_identity_statistics(model: nn.Module) -> bool:
     """Whether no batch normalisation of `model` has statistics: all means are 0, and all variances the same."""

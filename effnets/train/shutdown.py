@@ -10,8 +10,6 @@ from typing import Any, TypeVar
 
 from effnets.errors import TrainingInterruptedError
 
-__all__ = ["StopSignals"]
-
 _Item = TypeVar("_Item")
 
 
