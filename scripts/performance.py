@@ -13,9 +13,9 @@ from pathlib import Path
 
 from performance_profile import profile
 
-from effnets.bench.measure import bench
-from effnets.bench.programs import REWRITTEN
+from effnets.bench.bench import bench
 from effnets.bench.report import BenchReport
+from effnets.bench.variants import REWRITTEN
 from effnets.engines.base import Precision
 
 ROOT = Path(__file__).resolve().parent.parent

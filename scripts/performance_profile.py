@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 
 import effnets
-from effnets.bench.programs import shake
 from effnets.bench.report import BenchReport
 from effnets.bench.roofline import bound, layers_of
+from effnets.bench.variants import shake
 from effnets.deploy.export.in_memory import export_bytes
 from effnets.deploy.optimize.rewrites import preset
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from html import escape
 
-from effnets.bench.programs import OURS
 from effnets.bench.report import BenchReport, Row
 from effnets.bench.svg import FONT, text
+from effnets.bench.variants import OURS
 
 __all__ = ["draw_bars"]
 

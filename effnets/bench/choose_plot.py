@@ -7,8 +7,7 @@ import math
 from collections.abc import Iterator, Sequence
 from html import escape
 
-from effnets.bench.candidates import Candidate, Limits
-from effnets.bench.choose import pareto_front
+from effnets.bench.choose import Candidate, Limits, pareto_front
 from effnets.bench.plot_labels import LINE, Box, along, place_labels, width_of
 from effnets.bench.svg import FONT, INK, Axes, text
 

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from effnets.bench.programs import OURS
 from effnets.bench.roofline import Ceiling
+from effnets.bench.variants import OURS
 from effnets.utils.machine import Load, Machine
 
 __all__ = ["BenchReport", "Row", "Verdict"]

@@ -70,7 +70,7 @@ def command(
     if as_json and as_markdown:
         raise click.UsageError("--json and --markdown are two forms of one report; choose one")
     # Imported here: torch takes seconds, and neither --help nor a mistyped option should wait for it.
-    from effnets.bench.measure import bench
+    from effnets.bench.bench import bench
     from effnets.deploy.export.output import check_place, write_file
 
     if svg is not None:

@@ -17,8 +17,7 @@ from effnets.cli.svg_file import SvgFile
 from effnets.cli.text import printable, short
 
 if TYPE_CHECKING:
-    from effnets.bench.candidates import Candidate, Limits
-    from effnets.bench.choose import Nearest, Recommendation
+    from effnets.bench.choose import Candidate, Limits, Nearest, Recommendation
     from effnets.bench.latency import Meter, Outcome
 
 __all__ = ["command"]
@@ -60,8 +59,7 @@ def command(
     published one. What breaks another limit is not measured. The exit status is 1 if nothing keeps all limits.
     """
     # Imported here: NumPy and the tables of weights, which --help needs not.
-    from effnets.bench.candidates import Limits, list_candidates
-    from effnets.bench.choose import nearest, recommend
+    from effnets.bench.choose import Limits, list_candidates, nearest, recommend
     from effnets.bench.latency import Meter, measure_candidates, pick_engine
     from effnets.deploy.export.output import check_place
 

@@ -82,7 +82,7 @@ def _load(model: str, weights: str | None) -> Classifier:
     if weights == "random":
         import torch
 
-        from effnets.bench.programs import shake
+        from effnets.bench.variants import shake
 
         torch.manual_seed(0)  # the same values each time, so that a report is found again
         network = create_model(model)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from effnets.bench.measure import bench
+from effnets.bench.bench import bench
 from effnets.bench.report import BenchReport
 
 __all__ = ["quick", "write_table"]

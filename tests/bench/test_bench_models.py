@@ -7,7 +7,7 @@ import xml.etree.ElementTree as ElementTree
 import pytest
 from small_benchmarks import quick, write_table
 
-from effnets.bench import measure
+from effnets.bench import bench as measure
 from effnets.bench.chart import draw_bars
 from effnets.deploy.export import in_memory
 from effnets.deploy.optimize import optimize as rewrite

@@ -9,7 +9,8 @@ import pytest
 from click.testing import CliRunner
 from small_benchmarks import quick, write_table
 
-from effnets.bench import contest, memory
+from effnets.bench import comparison as contest
+from effnets.bench import comparison as memory
 from effnets.cli import main
 from effnets.utils.machine import load_average, load_since
 

@@ -8,9 +8,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from effnets.bench.candidates import Candidate, Limits, Network, list_candidates, networks_of, with_latencies, within
-from effnets.bench.choose import dominates, nearest, pareto_front, recommend
-from effnets.bench.search import next_network
+from effnets.bench.choose import (
+    Candidate,
+    Limits,
+    Network,
+    dominates,
+    list_candidates,
+    nearest,
+    networks_of,
+    pareto_front,
+    recommend,
+    with_latencies,
+    within,
+)
+from effnets.bench.latency import next_network
 from effnets.errors import ArgumentError
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from effnets.bench import latency
-from effnets.bench.candidates import Limits, Network, list_candidates
+from effnets.bench.choose import Limits, Network, list_candidates
 from effnets.bench.latency import Meter, measure_candidates, pick_engine
 from effnets.deploy.optimize.rewrites import preset
 from effnets.errors import ArgumentError, EngineError

@@ -9,8 +9,7 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
-from effnets.bench.candidates import Candidate, Limits, Network, list_candidates, with_latencies
-from effnets.bench.choose import pareto_front, recommend
+from effnets.bench.choose import Candidate, Limits, Network, list_candidates, pareto_front, recommend, with_latencies
 from effnets.bench.choose_plot import draw_choice
 from effnets.bench.plot_labels import Box, along, place_labels, width_of
 

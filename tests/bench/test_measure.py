@@ -12,11 +12,12 @@ from click.testing import CliRunner
 from small_benchmarks import quick, write_table
 
 import effnets
-from effnets.bench import contest, measure, peers
-from effnets.bench.ceiling import measure_ceiling
+from effnets.bench import baselines as peers
+from effnets.bench import bench as measure
+from effnets.bench import comparison as contest
 from effnets.bench.chart import draw_bars
-from effnets.bench.programs import Program
-from effnets.bench.roofline import Ceiling, bound, layers_of
+from effnets.bench.roofline import Ceiling, bound, layers_of, measure_ceiling
+from effnets.bench.variants import Program
 from effnets.cli import main
 from effnets.deploy.export import output
 from effnets.errors import ArgumentError, EngineError, VerificationError

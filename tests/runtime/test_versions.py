@@ -8,7 +8,7 @@ import onnxruntime
 import pytest
 
 import effnets
-from effnets.bench.candidates import Network
+from effnets.bench.choose import Network
 from effnets.bench.latency import Meter
 from effnets.utils import machine as versions
 from effnets.utils.machine import describe_machine, version_of

@@ -14,7 +14,7 @@ from safetensors import safe_open
 from support import SHARED, needs_shared
 
 import effnets
-from effnets.bench.candidates import list_candidates
+from effnets.bench.choose import list_candidates
 from effnets.errors import MissingFileError, WeightsError
 from effnets.spec.weights import find_weights
 from effnets.utils.paths import packaged_weights_dir

@@ -15,8 +15,6 @@ from effnets.errors import ArgumentError, EngineError, WeightsError
 from effnets.nn.classifier import Classifier
 from effnets.weights.dialects import get_dialect
 
-__all__ = ["PEERS", "check_peers", "export_peer", "load_peer"]
-
 PEERS = ("timm", "torchvision")
 
 

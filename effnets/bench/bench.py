@@ -9,13 +9,11 @@ from functools import partial
 
 import torch
 
-from effnets.bench.ceiling import measure_ceiling
-from effnets.bench.contest import Contest
-from effnets.bench.memory import UNKNOWN_PEAK, tells_peak
-from effnets.bench.peers import check_peers
-from effnets.bench.programs import Unmeasured, check_engines, make_programs, shake
+from effnets.bench.baselines import check_peers
+from effnets.bench.comparison import UNKNOWN_PEAK, Contest, tells_peak
 from effnets.bench.report import BenchReport, Row
-from effnets.bench.roofline import Ceiling
+from effnets.bench.roofline import Ceiling, measure_ceiling
+from effnets.bench.variants import Unmeasured, check_engines, make_programs, shake
 from effnets.engines.base import Precision
 from effnets.errors import ArgumentError, EffnetsError, EngineError
 from effnets.factory import create_model
@@ -24,8 +22,6 @@ from effnets.spec.specs import ModelSpec
 from effnets.utils.arguments import check_integer, check_size
 from effnets.utils.machine import describe_machine, load_average, load_since
 from effnets.weights.resolve import resolve
-
-__all__ = ["bench"]
 
 Progress = Callable[[str, float], object]
 

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
     from effnets.nn.classifier import Classifier
 
-__all__ = ["BENCH_ENGINES", "OURS", "Program", "Unmeasured", "check_engines", "make_programs", "shake"]
 
 BENCH_ENGINES = ("torch", "torch-compile", "onnxruntime", "openvino")
 
@@ -110,7 +109,7 @@ def make_programs(
 
     A peer that has not, or that cannot export it, is noted in `unmeasured`, with the network's `label`.
     """
-    from effnets.bench.peers import export_peer, load_peer
+    from effnets.bench.baselines import export_peer, load_peer
     from effnets.deploy.export.in_memory import export_bytes
     from effnets.deploy.export.metadata import describe
     from effnets.deploy.optimize.optimize import optimize
