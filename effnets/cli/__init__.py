@@ -18,19 +18,19 @@ __all__ = ["main"]
 
 # Command → (module, one line for --help, so that help imports none of them).
 _COMMANDS = {
-    "bench": ("effnets.cli.bench_command", "Measure models on this machine, against other libraries."),
-    "choose": ("effnets.cli.choose_command", "Choose the most accurate network for a budget, by measuring."),
-    "convert": ("effnets.cli.convert_command", "Write a weights file for another framework."),
-    "demo": ("effnets.cli.demo_command", "See it work: classify, fine-tune, export, compare engines, without network."),
-    "eval": ("effnets.cli.eval_command", "Measure accuracy on pictures with labels, and compare."),
-    "export": ("effnets.cli.export_command", "Write a model as one verified ONNX file."),
-    "finetune": ("effnets.cli.finetune_command", "Fine-tune a pretrained network on photographs by class."),
-    "list": ("effnets.cli.list_command", "List models with their parameters, multiply-adds and input size."),
-    "predict": ("effnets.cli.predict_command", "Classify photographs."),
-    "prefetch": ("effnets.cli.prefetch_command", "Fetch published weights into the cache, for use without network."),
-    "show": ("effnets.cli.show_command", "Show a model's stages: shapes, kernels, costs, block strings."),
-    "train": ("effnets.cli.train_command", "Train a network by a recipe."),
-    "tune": ("effnets.cli.tune_command", "Find the fastest way to execute a model on this machine."),
+    "bench": ("effnets.cli.bench", "Measure models on this machine, against other libraries."),
+    "choose": ("effnets.cli.choose", "Choose the most accurate network for a budget, by measuring."),
+    "convert": ("effnets.cli.convert", "Write a weights file for another framework."),
+    "demo": ("effnets.cli.demo", "See it work: classify, fine-tune, export, compare engines, without network."),
+    "eval": ("effnets.cli.eval", "Measure accuracy on pictures with labels, and compare."),
+    "export": ("effnets.cli.export", "Write a model as one verified ONNX file."),
+    "finetune": ("effnets.cli.finetune", "Fine-tune a pretrained network on photographs by class."),
+    "list": ("effnets.cli.list", "List models with their parameters, multiply-adds and input size."),
+    "predict": ("effnets.cli.predict", "Classify photographs."),
+    "prefetch": ("effnets.cli.prefetch", "Fetch published weights into the cache, for use without network."),
+    "show": ("effnets.cli.show", "Show a model's stages: shapes, kernels, costs, block strings."),
+    "train": ("effnets.cli.train", "Train a network by a recipe."),
+    "tune": ("effnets.cli.tune", "Find the fastest way to execute a model on this machine."),
 }
 
 

@@ -14,10 +14,9 @@ from typing import Any, Literal
 
 import click
 
-from effnets.cli.data_options import class_names_option, image_column_option, label_column_option
-from effnets.cli.listener import EpochPrinter
-from effnets.cli.progress import progress_bar
-from effnets.cli.text import printable
+from effnets.cli.callbacks import EpochPrinter
+from effnets.cli.format import printable, progress_bar
+from effnets.cli.options import class_names_option, image_column_option, label_column_option
 from effnets.errors import TrainingInterruptedError
 
 __all__ = ["RunOptions", "run_options", "train"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from effnets.cli.listener import EpochPrinter
+from effnets.cli.callbacks import EpochPrinter
 from effnets.train.progress import EpochRow
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from effnets.cli.quantities import COUNT, LATENCY, PER_CENT, SECONDS
+from effnets.cli.format import COUNT, LATENCY, PER_CENT, SECONDS
 
 QUANTITIES = [LATENCY, COUNT, PER_CENT, SECONDS]
 thousandths = st.integers(1, 99_999).map(lambda number: number / 1000)

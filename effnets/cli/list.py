@@ -7,12 +7,10 @@ from dataclasses import asdict
 
 import click
 
-from effnets.cli.text import short
+from effnets.cli.format import short
 from effnets.spec.cost import count
 from effnets.spec.models import list_models, load_spec
 from effnets.spec.weights import find_weights
-
-__all__ = ["command"]
 
 
 @click.command(name="list")

@@ -9,15 +9,11 @@ from typing import TYPE_CHECKING
 import click
 from click.core import ParameterSource
 
-from effnets.cli.progress import progress_bar
-from effnets.cli.svg_file import SvgFile
-from effnets.cli.text import split_names
+from effnets.cli.format import SvgFile, progress_bar, split_names
 
 if TYPE_CHECKING:
     from effnets.bench.report import BenchReport
     from effnets.engines.base import Precision
-
-__all__ = ["command"]
 
 
 def _numbers(_context: click.Context, _parameter: click.Parameter, value: str) -> list[int]:

@@ -13,16 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from effnets.cli.data_options import class_names_option, image_column_option, label_column_option
-from effnets.cli.progress import progress_bar
-from effnets.cli.text import printable
+from effnets.cli.format import printable, progress_bar
+from effnets.cli.options import class_names_option, image_column_option, label_column_option
 
 if TYPE_CHECKING:
     from effnets.engines.base import Engine
     from effnets.evaluation import Comparison, Evaluation
     from effnets.nn.classifier import Classifier
 
-__all__ = ["command"]
 
 _PER_CLASS = 30  # classes that are listed without being asked for
 _BROKEN = 5
@@ -90,7 +88,7 @@ def command(
     if per_image and json_file is None:
         raise click.UsageError("--per-image is for the JSON; add --json FILE")
     # Imported here: NumPy and torch take time, and neither --help nor a mistyped option should wait for them.
-    from effnets.cli.eval_subjects import subjects_of
+    from effnets.cli.eval_targets import subjects_of
     from effnets.data.splits import UNDIVIDED
     from effnets.evaluation import compare, evaluate
 
@@ -187,8 +185,7 @@ def _as_json(
 
 
 def _print(names: list[str], evaluations: list[Evaluation], comparisons: list[Comparison], per_class: bool) -> None:
-    from effnets.cli.eval_tables import class_table, comparison_table, result_table
-    from effnets.cli.tables import print_table
+    from effnets.cli.tables import class_table, comparison_table, print_table, result_table
 
     first = evaluations[0]
     pictures = {"given": "pictures", "all": "pictures"}.get(first.split, f"{first.split} pictures")

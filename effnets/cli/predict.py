@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from effnets.cli.eval_subjects import is_whole
-from effnets.cli.text import printable
+from effnets.cli.eval_targets import is_whole
+from effnets.cli.format import printable
 from effnets.errors import ImageError, MissingFileError
 from effnets.inference.image import PhotoResult, find_photos
 
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from effnets.inference.predictor import PhotoClassifier
     from effnets.nn.classifier import Classifier
 
-__all__ = ["command"]
 
 _BATCH = 16
 _BATCH_PIXELS = 1 << 22  # of inputs at a time, where the user names no batch size
@@ -105,7 +104,7 @@ def _load(model: str | None, weights: str | None) -> Classifier | Engine:
         return _load_network(weights, None)
     if weights is not None:
         raise click.UsageError(f"--weights {weights}: which network are they of? Add --model (FILE.onnx needs none)")
-    from effnets.cli.demonstration import load_demonstration, notice
+    from effnets.cli.demo_model import load_demonstration, notice
 
     network = load_demonstration()
     click.echo(notice(network), err=True)

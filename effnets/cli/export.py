@@ -11,14 +11,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from effnets.cli.text import printable
+from effnets.cli.format import printable
 
 if TYPE_CHECKING:
     from effnets.deploy.optimize.rewrites import Rewrites
     from effnets.deploy.tune.report import TuneReport
     from effnets.nn.classifier import Classifier
-
-__all__ = ["command"]
 
 
 @click.command(name="export")
@@ -145,8 +143,8 @@ def _progress() -> Iterator[Callable[[str], object]]:
 
 def _tune(network: Classifier, target: Path, image_size: int | None, batch: int, budget: float) -> TuneReport:
     """What is fastest on this machine, by an earlier report beside the file if it holds."""
-    from effnets.cli.progress import progress_bar
-    from effnets.cli.tune_command import print_report
+    from effnets.cli.format import progress_bar
+    from effnets.cli.tune import print_report
     from effnets.deploy.tune.report import report_path
     from effnets.deploy.tune.tune import tune
 

@@ -9,14 +9,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from effnets.cli.progress import progress_bar
-from effnets.cli.text import printable, split_names
+from effnets.cli.format import printable, progress_bar, split_names
 
 if TYPE_CHECKING:
     from effnets.deploy.tune.report import TuneReport
     from effnets.nn.classifier import Classifier
-
-__all__ = ["command", "print_report"]
 
 
 @click.command(name="tune")

@@ -6,8 +6,6 @@ from pathlib import Path
 
 import click
 
-__all__ = ["command"]
-
 
 @click.command(name="convert")
 @click.argument("source", type=click.Path(path_type=Path), metavar="IN")

@@ -8,14 +8,12 @@ from typing import Any
 
 import click
 
-from effnets.cli.text import short
+from effnets.cli.format import short
 from effnets.spec.block_string import encode_block
 from effnets.spec.cost import StageCost, stage_costs, sum_costs
 from effnets.spec.models import load_spec
 from effnets.spec.plan import BlockPlan, NetworkPlan, make_plan
 from effnets.spec.specs import ModelSpec
-
-__all__ = ["command"]
 
 
 @click.command(name="show")

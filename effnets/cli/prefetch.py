@@ -6,13 +6,11 @@ import json
 
 import click
 
-from effnets.cli.text import printable
+from effnets.cli.format import printable
 from effnets.errors import EffnetsError
 from effnets.spec.models import list_models
 from effnets.spec.remote import HUB_SCHEME
 from effnets.spec.weights import find_source, find_weights
-
-__all__ = ["command"]
 
 
 @click.command(name="prefetch")

@@ -6,8 +6,6 @@ from pathlib import Path
 
 import click
 
-__all__ = ["class_names_option", "image_column_option", "label_column_option"]
-
 
 def _read_names(_context: click.Context, _parameter: click.Parameter, file: str | None) -> tuple[str, ...] | None:
     if file is None:

@@ -12,15 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from effnets.cli.quantities import COUNT, LATENCY, PER_CENT, SECONDS
-from effnets.cli.svg_file import SvgFile
-from effnets.cli.text import printable, short
+from effnets.cli.format import COUNT, LATENCY, PER_CENT, SECONDS, SvgFile, printable, short
 
 if TYPE_CHECKING:
     from effnets.bench.choose import Candidate, Limits, Nearest, Recommendation
     from effnets.bench.latency import Meter, Outcome
 
-__all__ = ["command"]
 
 _BUDGET = 300.0
 _SHOWN = 5

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from effnets.engines.base import Engine
     from effnets.nn.classifier import Classifier
 
-__all__ = ["Subject", "is_whole", "subjects_of"]
 
 _AUTO = "auto"
 _FOR_NETWORKS = (_AUTO, "torch", "torch-compile", *FOR_ONNX)

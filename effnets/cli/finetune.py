@@ -8,8 +8,6 @@ import click
 
 from effnets.cli.training import RunOptions, run_options, train
 
-__all__ = ["command"]
-
 
 @click.command(name="finetune")
 @click.argument("data")

@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from effnets.cli.demonstration import load_demonstration
-from effnets.cli.listener import BarMover
-from effnets.cli.progress import progress_bar
-from effnets.cli.text import printable, short
+from effnets.cli.callbacks import BarMover
+from effnets.cli.demo_model import load_demonstration
+from effnets.cli.format import printable, progress_bar, short
 from effnets.demo.folder import make_folder, writing
 from effnets.errors import TrainingInterruptedError
 
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
     from effnets.nn.classifier import Classifier
     from effnets.train.finetune import TrainedModel
 
-__all__ = ["command"]
 
 _INTERRUPTED = 130
 _DATA = "drawn-objects"  # what the report is called

@@ -7,16 +7,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from effnets.cli.text import printable
+from effnets.cli.format import printable
 
 if TYPE_CHECKING:
     from effnets.train.progress import EpochRow
 
-__all__ = ["BarMover", "EpochPrinter"]
-
 
 class BarMover:
-    """Moves a bar where somebody watches (`effnets.cli.progress`); notes are for the report."""
+    """Moves a bar where somebody watches (`effnets.cli.format`); notes are for the report."""
 
     def __init__(self, bar: Callable[[str, float], None] | None) -> None:
         self._bar = bar

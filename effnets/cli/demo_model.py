@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from effnets.nn.classifier import Classifier
 
-__all__ = ["DEMONSTRATION", "load_demonstration", "notice"]
 
 DEMONSTRATION = "mixnet_xs_32px.cifar10"
 
