@@ -8,6 +8,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from effnets._version import __version__ as __version__
+
 if TYPE_CHECKING:
     from effnets.deploy.export.onnx import ExportReport, export_onnx
     from effnets.deploy.optimize.optimize import optimize
@@ -53,7 +55,6 @@ if TYPE_CHECKING:
     from effnets.weights.pretrained import push_to_hub, save_pretrained
     from effnets.weights.save import save_weights
 
-__version__ = "0.1.0"
 
 _HOMES = {
     "ArgumentError": "effnets.errors",

@@ -40,24 +40,24 @@ VERIFIED = {
     "timm": (
         "network, names, entry",
         "the network's logits with the same random weights in both, and its parameters' names "
-        "(tests/nn/test_parity.py); all of the entry but accuracy (tests/test_weights_peers.py)",
+        "(tests/nn/test_parity.py); all of the entry but accuracy (tests/spec/test_weights_peers.py)",
     ),
     "torchvision": (
         "network, names, entry",
         "the network's logits with the same random weights in both, both ways "
-        "(tests/weights/dialects/test_torchvision.py); all of the entry but the licence (tests/test_weights_peers.py)",
+        "(tests/weights/dialects/test_torchvision.py); all of the entry but the licence (tests/spec/test_weights_peers.py)",
     ),
     "transformers": (
         "network, names, preprocessing",
         "the network's logits with the same random weights in both, both ways "
         "(tests/weights/dialects/test_transformers.py); interpolation, mean, std, ε, padding and activation, against "
-        "transformers' classes (tests/test_weights_peers.py)",
+        "transformers' classes (tests/spec/test_weights_peers.py)",
     ),
     "keras": (
         "layout, address",
         "for `tf_mobilenetv1_025.keras_r224_in1k`, logits of Keras' weights, saved as a whole model, on ten "
         "photographs; for the others the layout of their files (tests/weights/dialects/test_keras.py), and the "
-        "address against the rule in Keras' source (tests/test_weights_peers.py)",
+        "address against the rule in Keras' source (tests/spec/test_weights_peers.py)",
     ),
 }
 

@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from support import ROOT, error_between, images, shake
 
 import effnets
+from tests.support import ROOT, error_between, images, shake
 
 # -S leaves out the .pth file of an editable installation, and with it all packages: they are put back by their folders.
 START = """

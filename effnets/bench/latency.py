@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from effnets import __version__
+from effnets._version import __version__
 from effnets.bench.choose import Candidate, Limits, Network, networks_of, with_latencies, within
 from effnets.deploy.optimize.rewrites import Rewrites, preset
 from effnets.engines.base import ENGINES, Engine, available_engines, load_engine, load_onnx

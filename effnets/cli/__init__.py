@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from effnets import __version__
+from effnets._version import __version__
 from effnets.errors import EffnetsError
 
 __all__ = ["main"]

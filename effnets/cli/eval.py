@@ -172,7 +172,7 @@ def _write_report(folder: str, evaluation: Evaluation, loaded: Classifier | Engi
 def _as_json(
     names: list[str], evaluations: list[Evaluation], comparisons: list[Comparison], per_image: bool
 ) -> dict[str, Any]:
-    from effnets import __version__
+    from effnets._version import __version__
     from effnets.utils.machine import describe_machine
 
     rows = [

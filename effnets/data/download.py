@@ -11,7 +11,7 @@ from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
 from urllib.request import HTTPRedirectHandler, OpenerDirector, Request, build_opener
 
-from effnets import __version__
+from effnets._version import __version__
 from effnets.errors import DataError
 
 _PORTS = {"http": 80, "https": 443}

@@ -12,7 +12,7 @@ import numpy as np
 from markupsafe import Markup
 from PIL import Image
 
-from effnets import __version__
+from effnets._version import __version__
 from effnets.evaluation.result import Evaluation
 from effnets.report.charts import LARGEST, Drawing, confusion_matrix, learning_curves, reliability_diagram
 from effnets.report.images import Attention, Shown, attention, mistakes, picture_sheet, probability, to_data_uri

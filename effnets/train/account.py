@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from effnets import __version__
+from effnets._version import __version__
 from effnets.errors import TrainingError
 from effnets.nn.classifier import Classifier
 from effnets.train.checkpoint import Clock, RunFolder

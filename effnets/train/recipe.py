@@ -249,9 +249,9 @@ def _changed(node: Node, keys: Sequence[str], value: Any, path: Path) -> Node:
 
 def _default(name: str) -> Node:
     """The settings under `name` where a file states none of them: one that is changed leaves the others as they are."""
-    for field in fields(Recipe):
-        if field.name == name and field.default_factory is not MISSING:
-            return _given(asdict(field.default_factory()))
+    for each in fields(Recipe):
+        if each.name == name and each.default_factory is not MISSING:
+            return _given(asdict(each.default_factory()))
     return Node(None, 0, 0)
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import xml.etree.ElementTree as ElementTree
 
 import pytest
-from small_benchmarks import quick, write_table
 
 from effnets.bench import bench as measure
 from effnets.bench.chart import draw_bars
 from effnets.deploy.export import in_memory
 from effnets.deploy.optimize import optimize as rewrite
 from effnets.errors import ArgumentError, ConfigError, EngineError, ExportError, MissingFileError, UnknownModelError
+from tests.support.small_benchmarks import quick, write_table
 
 
 @pytest.fixture

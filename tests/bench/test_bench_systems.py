@@ -7,12 +7,12 @@ import os
 
 import pytest
 from click.testing import CliRunner
-from small_benchmarks import quick, write_table
 
 from effnets.bench import comparison as contest
 from effnets.bench import comparison as memory
 from effnets.cli import main
 from effnets.utils.machine import load_average, load_since
+from tests.support.small_benchmarks import quick, write_table
 
 QUICKLY = ["--engines=torch", "--against=", "--batch=1", "--rounds=1", "--image-size=32", "--threads=1"]
 

@@ -9,7 +9,6 @@ import xml.etree.ElementTree as ElementTree
 import pytest
 import torch
 from click.testing import CliRunner
-from small_benchmarks import quick, write_table
 
 import effnets
 from effnets.bench import baselines as peers
@@ -21,6 +20,7 @@ from effnets.bench.variants import Program
 from effnets.cli import main
 from effnets.deploy.export import output
 from effnets.errors import ArgumentError, EngineError, VerificationError
+from tests.support.small_benchmarks import quick, write_table
 
 SMALL = "mobilenetv2_035"
 

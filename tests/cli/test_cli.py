@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 from PIL import Image
-from support import SHARED, needs_shared, shake
 
 import effnets
 from effnets.cli import main
+from tests.support import SHARED, needs_shared, shake
 
 
 def run(*arguments: object, status: int = 0):

@@ -6,10 +6,10 @@ import pytest
 import torch
 from click.testing import CliRunner
 from safetensors.torch import load_file
-from support import shake
 
 import effnets
 from effnets.cli import main
+from tests.support import shake
 
 
 def convert(*arguments: object, status: int = 0):

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 from PIL import Image
-from train.data.data_sets import by_class, pack, picture, truncated, write
 
 import effnets
 from effnets.cli import main
+from tests.support.data_sets import by_class, pack, picture, truncated, write
 
 TABLE = """
 tiny:

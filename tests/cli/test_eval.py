@@ -8,11 +8,11 @@ import shutil
 import pytest
 import torch
 from click.testing import CliRunner
-from evaluation_cases import coloured_folder, noise_source, tell_apart
-from support import shake
 
 import effnets
 from effnets.cli import main
+from tests.support import shake
+from tests.support.evaluation_cases import coloured_folder, noise_source, tell_apart
 
 NAMES = ("a", "b", "c")
 

@@ -7,11 +7,11 @@ import re
 
 import pytest
 import torch
-from networks import ONE_A_FAMILY, create, shaken
-from support import images
 
 import effnets
 from effnets.errors import ArgumentError
+from tests.support import images
+from tests.support.networks import ONE_A_FAMILY, create, shaken
 
 SMALL = ("mobilenetv1_025", "rexnet_lite_100")  # without head convolution; with a hidden layer
 

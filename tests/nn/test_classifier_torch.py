@@ -8,11 +8,11 @@ import shutil
 
 import pytest
 import torch
-from networks import ONE_A_FAMILY, create, shaken
-from support import error_between, images
 from torch import nn
 
 import effnets
+from tests.support import error_between, images
+from tests.support.networks import ONE_A_FAMILY, create, shaken
 
 
 @pytest.mark.parametrize("name", ONE_A_FAMILY)

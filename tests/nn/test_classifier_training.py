@@ -6,12 +6,12 @@ import dataclasses
 
 import pytest
 import torch
-from networks import ONE_A_FAMILY, create
-from support import images
 from torch import nn
 
 import effnets
 from effnets.nn.layers import DropPath
+from tests.support import images
+from tests.support.networks import ONE_A_FAMILY, create
 
 
 def test_dropout_acts_in_training_only():

@@ -6,11 +6,11 @@ from collections import OrderedDict
 
 import pytest
 import torch
-from networks import create_features
-from support import images
 from torch import Tensor, nn
 
 import effnets
+from tests.support import images
+from tests.support.networks import create_features
 
 # The kernel studies differ in depthwise kernels alone, and are many; those for small images have no stride 32.
 EVERY_MODEL = [

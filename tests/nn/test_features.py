@@ -6,12 +6,12 @@ import math
 
 import pytest
 import torch
-from networks import ONE_A_FAMILY, create_features
-from support import error_between, images, shake
 from torch import Tensor, nn
 
 import effnets
 from effnets.errors import ArgumentError, WeightsError
+from tests.support import error_between, images, shake
+from tests.support.networks import ONE_A_FAMILY, create_features
 
 
 def saved_classifier(name: str, folder, **arguments):

@@ -6,11 +6,11 @@ import copy
 
 import pytest
 import torch
-from support import images, shake
 from torch import nn
 
 import effnets
 from effnets.nn.freeze import parse_until
+from tests.support import images, shake
 
 MODELS = ["mobilenetv1_025", "mobilenetv2_035", "mixnet_s", "rexnet_100", "rexnet_lite_100"]
 

@@ -7,7 +7,6 @@ import math
 import numpy as np
 import pytest
 import torch
-from support import error_between, images
 from torch import nn
 
 from effnets.nn.layers import (
@@ -22,6 +21,7 @@ from effnets.nn.layers import (
 )
 from effnets.nn.utils import initialise
 from effnets.spec.specs import ACTIVATIONS
+from tests.support import error_between, images
 
 
 def make_conv(*, seed: int = 0, dtype: torch.dtype = torch.float32, **arguments) -> Conv2d:

@@ -9,7 +9,6 @@ from functools import partial
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from support import error_between, images, shake
 from torch import Tensor, nn
 
 import effnets
@@ -19,6 +18,7 @@ from effnets.nn.blocks import InvertedResidual, LinearBottleneck
 from effnets.nn.layers import Conv2d, MixedConv, SqueezeExcite
 from effnets.spec import plan as block_plan
 from effnets.spec.block_string import encode_block
+from tests.support import error_between, images, shake
 
 timm = pytest.importorskip("timm", reason="timm, the reference, is not installed")
 

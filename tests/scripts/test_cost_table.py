@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-from support import ROOT
+from tests.support import ROOT
 
 
 def test_the_page_is_in_step():

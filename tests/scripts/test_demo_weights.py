@@ -10,12 +10,12 @@ import sys
 import numpy as np
 import pytest
 from PIL import Image
-from support import ROOT
 
 import effnets
 from effnets.errors import EffnetsError
 from effnets.spec.weights import read_pins
 from effnets.train.recipe import read_recipe
+from tests.support import ROOT
 
 NAME = "mixnet_xs_32px.cifar10"
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import runpy
 
-from support import ROOT
+from tests.support import ROOT
 
 
 def test_the_setting_with_the_least_error_is_the_one_taken():

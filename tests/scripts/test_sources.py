@@ -7,11 +7,11 @@ import runpy
 from dataclasses import replace
 
 import pytest
-from hub_server import COMMIT, serve
-from support import ROOT
 
 from effnets.spec.weights import find_weights as find_registered
 from effnets.spec.weights import read_pins
+from tests.support import ROOT
+from tests.support.hub_server import COMMIT, serve
 
 CONTENT = b"weights of mixnet_s"
 SHA = hashlib.sha256(CONTENT).hexdigest()

@@ -9,10 +9,10 @@ import sys
 import xml.etree.ElementTree as ElementTree
 
 import pytest
-from support import ROOT
 
 from effnets.spec.models import list_models
 from effnets.spec.weights import find_weights
+from tests.support import ROOT
 
 SCRIPT = [sys.executable, str(ROOT / "scripts" / "make_weights_table.py")]
 PAGE = (ROOT / "weights.md").read_text(encoding="utf-8")

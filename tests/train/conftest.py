@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from drawn_classes import draw_data, write_table
 
 import effnets
 from effnets.data.augmentation import Augmentation
+from tests.support.drawn_classes import draw_data, write_table
 
 
 @pytest.fixture(scope="module")

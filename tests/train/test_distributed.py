@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from drawn_classes import draw_data, write_table
 from safetensors.torch import load_file
-from training_process import run, start, start_together
 
 import effnets
 from effnets.train.checkpoint import load_state
+from tests.support.drawn_classes import draw_data, write_table
+from tests.support.training_process import run, start, start_together
 
 # Dropout stays: its masks are drawn by the batch's number, not by the process.
 SETTINGS = ["--batch-size", 6, "--workers", 0, "--seed", 5, "--precision", "float32"]

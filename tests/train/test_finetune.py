@@ -8,8 +8,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from drawn_classes import CLASSES
-from interrupting import Interrupting
 
 import effnets
 from effnets.data import open_data
@@ -19,6 +17,8 @@ from effnets.train.account import Account
 from effnets.train.conclusion import measure
 from effnets.train.network import build_network
 from effnets.train.recipe import read_recipe
+from tests.support.drawn_classes import CLASSES
+from tests.support.interrupting import Interrupting
 
 
 def top1(model, source):

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from drawn_classes import CLASSES, draw_data, spoil
-from interrupting import Interrupting
 
 import effnets
 from effnets.data import open_data
+from tests.support.drawn_classes import CLASSES, draw_data, spoil
+from tests.support.interrupting import Interrupting
 
 
 def test_a_probe_leaves_out_pictures_that_turn_out_broken(trained, recipe, tmp_path):

@@ -10,12 +10,12 @@ from dataclasses import replace
 
 import pytest
 from accelerate import Accelerator
-from drawn_classes import draw_data
-from interrupting import Interrupting
 
 import effnets
 from effnets.data import open_data
 from effnets.train.material import gather
+from tests.support.drawn_classes import draw_data
+from tests.support.interrupting import Interrupting
 
 
 def test_no_process_begins_before_all_have_looked_at_the_folder(folder, recipe, tmp_path, monkeypatch):

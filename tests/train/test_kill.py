@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from drawn_classes import draw_data, write_table
 from safetensors.torch import load_file
-from support import shake
-from training_process import run, start
 
 import effnets
 from effnets.train.checkpoint import load_state
+from tests.support import shake
+from tests.support.drawn_classes import draw_data, write_table
+from tests.support.training_process import run, start
 
 # A checkpoint after every step, so that kills meet writing.
 SETTINGS = ["--epochs", 3, "--batch-size", 8, "--seed", 3, "--workers", 0, "--set", "checkpoint_minutes=0"]

@@ -8,13 +8,13 @@ import time
 
 import pytest
 import torch
-from drawn_classes import CLASSES, draw_data, write_table
 from safetensors.torch import load_file
-from train.data.data_sets import pack
-from train.data.shard_server import serving
-from training_process import run, start
 
 from effnets.train.checkpoint import load_state
+from tests.support.data_sets import pack
+from tests.support.drawn_classes import CLASSES, draw_data, write_table
+from tests.support.shard_server import serving
+from tests.support.training_process import run, start
 
 
 @pytest.fixture(scope="module")

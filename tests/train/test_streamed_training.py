@@ -11,9 +11,7 @@ import huggingface_hub
 import pytest
 import torch
 from accelerate import Accelerator
-from drawn_classes import CLASSES, draw_data, write_table
 from safetensors.torch import load_file
-from train.data.data_hub import COMMIT, NEXT_COMMIT, make_the_hub, serving_hub, table
 
 import effnets
 from effnets.errors import TrainingError, TrainingInterruptedError
@@ -22,6 +20,8 @@ from effnets.train.progress import SILENT
 from effnets.train.recipe import Recipe, find_recipe, read_recipe
 from effnets.train.session import Session
 from effnets.train.shutdown import StopSignals
+from tests.support.data_hub import COMMIT, NEXT_COMMIT, make_the_hub, serving_hub, table
+from tests.support.drawn_classes import CLASSES, draw_data, write_table
 
 datasets = pytest.importorskip("datasets")
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from drawn_classes import draw_data
 
 import effnets
 from effnets.data import open_data
 from effnets.data.augmentation import Augmentation
 from effnets.data.cache import CachedSource
 from effnets.train.supply import decoded_once
+from tests.support.drawn_classes import draw_data
 
 
 @pytest.fixture

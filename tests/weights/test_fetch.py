@@ -9,8 +9,9 @@ import time
 from pathlib import Path
 
 import pytest
-from clients import Machine, finish, wait_for
-from faulty_hub import COMMIT, TOKEN, Fault, serve
+
+from tests.support.clients import Machine, finish, wait_for
+from tests.support.faulty_hub import COMMIT, TOKEN, Fault, serve
 
 CONTENT = random.Random(0).randbytes(300_000)
 SHA256 = hashlib.sha256(CONTENT).hexdigest()

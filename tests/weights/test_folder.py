@@ -10,7 +10,6 @@ import pytest
 import timm
 import torch
 import yaml
-from support import images, shake
 
 import effnets
 from effnets.errors import ArgumentError, ConfigError, MissingFileError, WeightsError
@@ -18,6 +17,7 @@ from effnets.spec.decode import encode_entry
 from effnets.weights import pretrained
 from effnets.weights.folder import read_folder
 from effnets.weights.pretrained import save_pretrained
+from tests.support import images, shake
 
 
 @pytest.mark.parametrize("name", effnets.list_models())

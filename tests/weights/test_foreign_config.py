@@ -6,14 +6,14 @@ import json
 
 import pytest
 import torch
-from clients import Machine
-from faulty_hub import serve
-from support import Logits, error_between, images, shake
 from torch import nn
 
 import effnets
 from effnets.errors import ConfigError
 from effnets.weights.folder import read_folder
+from tests.support import Logits, error_between, images, shake
+from tests.support.clients import Machine
+from tests.support.faulty_hub import serve
 
 transformers = pytest.importorskip("transformers", reason="transformers, the reference, is not installed")
 

@@ -8,7 +8,8 @@ import re
 import struct
 
 import torch
-from hostile import judge
+
+from tests.support.hostile import judge
 
 MUTANTS = 500
 

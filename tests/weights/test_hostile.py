@@ -11,10 +11,10 @@ import zipfile
 
 import pytest
 import torch
-from hostile import judge
 
 from effnets.weights.files import read_checkpoint, write_checkpoint
 from effnets.weights.safety import _unpacked_size
+from tests.support.hostile import judge
 
 
 class Payload:

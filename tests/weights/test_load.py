@@ -7,10 +7,10 @@ import warnings
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from support import images, shake
 
 import effnets
 from effnets.errors import ArgumentError, WeightsError
+from tests.support import images, shake
 
 
 @pytest.fixture(scope="module")

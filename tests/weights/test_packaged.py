@@ -11,7 +11,6 @@ import sys
 import pytest
 import torch
 from safetensors import safe_open
-from support import SHARED, needs_shared
 
 import effnets
 from effnets.bench.choose import list_candidates
@@ -19,6 +18,7 @@ from effnets.errors import MissingFileError, WeightsError
 from effnets.spec.weights import find_weights
 from effnets.utils.paths import packaged_weights_dir
 from effnets.weights.hashing import hash_file
+from tests.support import SHARED, needs_shared
 
 NAME = "mixnet_xs_32px.cifar10"
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")

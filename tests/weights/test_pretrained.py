@@ -6,14 +6,14 @@ import json
 
 import pytest
 import torch
-from clients import Machine
-from faulty_hub import COMMIT, serve
 from PIL import Image
 from safetensors.torch import load_file, save
-from support import error_between, images, shake
 
 import effnets
 from effnets.spec.weights import find_weights
+from tests.support import error_between, images, shake
+from tests.support.clients import Machine
+from tests.support.faulty_hub import COMMIT, serve
 
 timm = pytest.importorskip("timm", reason="timm, the reference, is not installed")
 

@@ -9,15 +9,15 @@ from dataclasses import replace
 import pytest
 import timm
 import torch
-from clients import Machine
-from faulty_hub import COMMIT, TOKEN, Fault, serve
 from safetensors.torch import load_file, save_file
-from support import images, shake
 
 import effnets
 from effnets.errors import ArgumentError
 from effnets.spec.remote import split_repository
 from effnets.weights.pretrained import save_pretrained
+from tests.support import images, shake
+from tests.support.clients import Machine
+from tests.support.faulty_hub import COMMIT, TOKEN, Fault, serve
 
 REPO = "user/owls"
 NAME = f"hf-hub:{REPO}"

@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from effnets import __version__
+from effnets._version import __version__
 from effnets.deploy.optimize.rewrites import Rewrites
 from effnets.engines.metadata import Description, InputKind
 from effnets.inference.labels import class_names

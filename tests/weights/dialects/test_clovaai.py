@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 from safetensors.torch import load_file
-from support import error_between, images, shake
 from torch import Tensor, nn
 
 import effnets
 from effnets.errors import WeightsError
 from effnets.spec.plan import make_plan
+from tests.support import error_between, images, shake
 
 TOLERANCE = 1e-4
 INPUTS = [(2, 3, 224, 224), (1, 3, 193, 225)]

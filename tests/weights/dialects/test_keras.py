@@ -7,11 +7,11 @@ import json
 import h5py
 import pytest
 import torch
-from keras_layout import OLD_V2, V1, V2, layers, write_keras_3, write_layers
-from support import SHARED, error_between, images, needs_shared, shake
 
 import effnets
 from effnets.errors import WeightsError
+from tests.support import SHARED, error_between, images, needs_shared, shake
+from tests.support.keras_layout import OLD_V2, V1, V2, layers, write_keras_3, write_layers
 
 TOLERANCE = 1e-4
 NAMES = {"tf_mobilenetv1_025": V1, "tf_mobilenetv1_075": V1, "tf_mobilenetv2_035": V2, "tf_mobilenetv2_140": V2}

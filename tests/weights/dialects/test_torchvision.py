@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from support import error_between, images, shake
 from torch import nn
 
 import effnets
 from effnets.errors import WeightsError
+from tests.support import error_between, images, shake
 
 torchvision = pytest.importorskip("torchvision", reason="torchvision, the reference, is not installed")
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 from safetensors.torch import load_file
-from support import Logits, error_between, images, shake
 from torch import nn
 
 import effnets
 from effnets.errors import WeightsError
+from tests.support import Logits, error_between, images, shake
 
 transformers = pytest.importorskip("transformers", reason="transformers, the reference, is not installed")
 

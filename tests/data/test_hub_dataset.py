@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+import io
+
+import pytest
+from PIL import Image
+
+from effnets.data import open_data
+from effnets.errors import DataError
+from tests.support.data_sets import by_class, picture, write
+
+datasets = pytest.importorskip("datasets")
+
+
+def saved(folder, splits):
+    features = datasets.Features({"photo": datasets.Image(), "kind": datasets.ClassLabel(names=["cat", "dog"])})
+    tables = {
+        split: datasets.Dataset.from_dict(
+            {
+                "photo": [{"bytes": picture(seed + number), "path": None} for number in range(count)],
+                "kind": [number % 2 for number in range(count)],
+            },
+            features=features,
+        )
+        for seed, (split, count) in enumerate(splits.items())
+    }
+    datasets.DatasetDict(tables).save_to_disk(folder)
+    return f"hf-dataset:{folder}"
+
+
+def test_a_saved_data_set(tmp_path):
+    splits = open_data(saved(tmp_path / "set", {"train": 10, "validation": 4, "holdout": 2}))
+    assert splits.class_names == ("cat", "dog")
+    assert [len(splits.train), len(splits.val), splits.test] == [10, 4, None]
+    assert splits.train.labels.tolist() == [0, 1] * 5
+    assert splits.train.read(3) == picture(3)
+    assert splits.train.sizes()[3] == len(picture(3))
+    assert splits.train.name(3) == f"{tmp_path / 'set'}, train, row 3"
+    assert "passed over the splits holdout" in splits.notes
+
+
+def test_a_folder_that_the_library_reads(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    write(tmp_path / "set", by_class(3, folder="train/"))
+    splits = open_data(f"hf-dataset:{tmp_path / 'set'}", val_share=0)
+    assert splits.class_names == ("cat", "dog")
+    assert Image.open(io.BytesIO(splits.train.read(0))).size == (16, 16)
+
+
+def test_what_cannot_be_had():
+    with pytest.raises(DataError, match=r"hf-dataset:nobody/nothing@main: cannot be had .*check the name"):
+        open_data("hf-dataset:nobody/nothing@main")
+
+
+def test_one_of_several_columns_of_classes(tmp_path):
+    labels = {
+        "fine": datasets.ClassLabel(names=["cat", "tiger"]),
+        "coarse": datasets.ClassLabel(names=["small", "big"]),
+    }
+    rows = {"photo": [{"bytes": picture(n), "path": None} for n in range(4)], "fine": [0, 1] * 2, "coarse": [1, 0] * 2}
+    table = datasets.Dataset.from_dict(rows, features=datasets.Features({"photo": datasets.Image(), **labels}))
+    table.save_to_disk(tmp_path / "set")
+    name = f"hf-dataset:{tmp_path / 'set'}"
+    splits = open_data(name, val_share=0)
+    assert splits.class_names == ("cat", "tiger")
+    assert "of the columns of classes, fine, coarse, fine is learned; name another by label_column" in splits.notes
+    other = open_data(name, val_share=0, label_column="coarse")
+    assert (other.class_names, other.notes) == (("small", "big"), ())
+    assert other.train.labels.tolist() == [1, 0, 1, 0]
+
+
+def test_columns_that_are_not_there(tmp_path):
+    name = saved(tmp_path / "set", {"train": 4})
+    with pytest.raises(DataError, match="has the columns photo, kind; name the right one with label_column"):
+        open_data(name, label_column="label")

@@ -1,0 +1,278 @@
+"""Engines execute exported models without torch, and say what is wrong with files and images."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import onnx
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+import effnets
+from effnets.cli import main
+from effnets.engines import base as engine_module
+from effnets.engines import onnxruntime as onnxruntime_engine
+from effnets.engines.metadata import Description
+from effnets.engines.onnx_file import count_outputs, read_properties
+from effnets.errors import ArgumentError, EngineError, MissingFileError, WeightsError
+from tests.support.exported import MATRIX, describe, write
+
+ENGINES = ("onnxruntime", "openvino")
+
+
+@pytest.fixture
+def path(tmp_path):
+    return write(tmp_path / "mean.onnx", describe())
+
+
+@pytest.mark.parametrize("name", [*ENGINES, "auto"])
+def test_logits(name, path):
+    engine = effnets.load_engine(path, name, threads=1)
+    images = np.random.default_rng(0).normal(size=(2, 3, 32, 32)).astype(np.float32)
+    logits = engine(images)
+    np.testing.assert_allclose(logits, images.mean((2, 3)) @ MATRIX, atol=1e-6)
+    kept = logits.copy()
+    engine(images[:1] * 2)
+    assert (logits == kept).all()
+    assert logits.dtype == np.float32
+    assert engine.labels == ("red", "green", "blue", "other")
+    assert engine.description == describe()
+    assert engine.name == ("onnxruntime" if name == "auto" else name)
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_threads_get_their_own_answers(name, path):
+    engine = effnets.load_engine(path, name, threads=1)
+    generator = np.random.default_rng(0)
+    batches = [generator.normal(size=(2, 3, 32, 32)).astype(np.float32) for _ in range(4)]
+
+    def ask(images):
+        return [engine(images) for _ in range(200)]
+
+    with ThreadPoolExecutor(len(batches)) as threads:
+        for images, answers in zip(batches, threads.map(ask, batches), strict=True):
+            expected = images.mean((2, 3)) @ MATRIX
+            assert all(np.abs(answer - expected).max() < 1e-5 for answer in answers)
+
+
+def test_memory_in_any_order_is_taken(path):
+    engine = effnets.load_engine(path, threads=1)
+    images = np.random.default_rng(0).normal(size=(1, 32, 32, 3)).astype(np.float32).transpose(0, 3, 1, 2)
+    np.testing.assert_allclose(engine(images), engine(images.copy()))
+
+
+@pytest.mark.parametrize(
+    "images",
+    [
+        np.zeros((1, 3, 32, 32)),
+        np.zeros((3, 32, 32), np.float32),
+        np.zeros((1, 3, 33, 32), np.float32),
+        np.zeros((1, 1, 32, 32), np.float32),
+        np.zeros((0, 3, 32, 32), np.float32),
+        np.zeros((1, 32, 32, 3), np.uint8),
+        [[1.0]],
+    ],
+)
+def test_images_of_another_kind(images, path):
+    with pytest.raises(ArgumentError, match=r"this model takes float32 of shape \[N, 3, 32, 32\]"):
+        effnets.load_engine(path, threads=1)(images)
+
+
+def test_foreign_and_damaged_files(path, tmp_path):
+    whole = path.read_bytes()
+    foreign = write(tmp_path / "foreign.onnx")
+    with pytest.raises(WeightsError, match="was not exported by effnets"):
+        effnets.load_engine(foreign)
+    with pytest.raises(MissingFileError, match="no such exported model"):
+        effnets.load_engine(tmp_path / "gone.onnx")
+    with pytest.raises(WeightsError, match="not a regular file"):
+        effnets.load_engine(tmp_path)
+    broken = tmp_path / "broken.onnx"
+    for content in (b"", b"\x00", b"not a model at all", whole[: len(whole) // 2], whole + b"\xff", b"\xff" * 99):
+        broken.write_bytes(content)
+        with pytest.raises(WeightsError, match=r"broken.onnx: (is no ONNX file|was not exported)"):
+            effnets.load_engine(broken)
+
+
+def test_damaged_metadata():
+    properties = describe().to_properties()
+    for key, value in (
+        ("effnets.labels", "{"),
+        ("effnets.labels", "[1]"),
+        ("effnets.inference.transform", "{}"),
+        ("effnets.input_kind", '"png"'),
+        ("effnets.size", "7"),
+        ("effnets.usual_size", "7"),
+    ):
+        with pytest.raises(WeightsError, match=f"x: its metadata is damaged: {key} .*; export the model again"):
+            Description.from_properties({**properties, key: value}, "x")
+    with pytest.raises(WeightsError, match="another version of effnets"):
+        Description.from_properties({**properties, "effnets.format": "99"}, "x")
+    assert Description.from_properties({**properties, "other": "?"}, "x") == describe()
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "told"),
+    [
+        ("model", "7", "is 7, not text"),
+        ("labels", "{}", "is {}, not a list of names"),
+        ("labels", "[]", "is [], not a list of names"),
+        ("labels", '["a", 1]', "is ['a', 1], not a list of names"),
+        ("labels", '["red", "green"]', "has 2 names for 4 classes"),
+        ("input_kind", "[]", "is [], not normalised or uint8"),
+        ("channels", '"x"', "is 'x', not a number of channels"),
+        ("channels", "0", "is 0, not a number of channels"),
+        ("channels", "true", "is True, not a number of channels"),
+        ("size", '["a", "b"]', "is ['a', 'b'], not a height and a width in pixels, or null"),
+        ("size", "[32]", "is [32], not a height and a width"),
+        ("size", "32", "is 32, not a height and a width"),
+        ("size", "[32, 1e3]", "is [32, 1000.0], not a height and a width"),
+        ("size", "[32, 10000]", "is [32, 10000], not a height and a width"),
+        ("usual_size", "[0, 32]", "is [0, 32], not a height and a width"),
+        ("weights", "[]", "is [], not a mapping"),
+        ("engine", "null", "is None, not text"),
+        ("size", "[32, 32", "is no JSON"),
+        ("weights", "[" * 100_000, "is no JSON"),
+        ("size", None, "is missing"),
+        ("preprocess", "[]", "is [], not a mapping"),
+        ("preprocess", "{}", "has no 'mean'"),
+        ("preprocess", {"input_size": 32.5}, "has the input_size 32.5, not a number of pixels"),
+        ("preprocess", {"crop_pct": 0}, "is none (crop_pct is 0; it must lie in "),
+        ("preprocess", {"mean": 0.5}, "is none ("),
+        ("preprocess", {"colour": 1}, "is none ("),
+        ("preprocess", {"mean": [0.5, 0.5]}, "is none (mean has 2 numbers and std 3;"),
+    ],
+)
+def test_damaged_metadata_are_told_by_file_and_key(key, value, told, path):
+    properties = describe().to_properties()
+    if value is None:
+        del properties[f"effnets.{key}"]
+    elif isinstance(value, dict):
+        properties[f"effnets.{key}"] = json.dumps({**json.loads(properties[f"effnets.{key}"]), **value})
+    else:
+        properties[f"effnets.{key}"] = value
+    model = onnx.load(path)
+    onnx.helper.set_model_props(model, properties)
+    onnx.save(model, path)
+    with pytest.raises(WeightsError) as refusal:
+        effnets.load_engine(path)
+    assert str(refusal.value).startswith(f"{path}: its metadata is damaged: effnets.{key} {told}")
+    assert str(refusal.value).endswith("; export the model again")
+
+
+def test_damaged_metadata_end_a_command_in_one_line(tmp_path):
+    path = write(tmp_path / "mean.onnx", describe(size=("a", "b")))
+    Image.new("RGB", (40, 40)).save(tmp_path / "photo.png")
+    result = CliRunner().invoke(main, ["predict", str(tmp_path / "photo.png"), "--weights", str(path)])
+    assert result.exit_code == 1
+    assert "its metadata is damaged: effnets.size is ['a', 'b']" in " ".join(result.stderr.split())
+
+
+def test_outputs_are_counted_as_far_as_the_shape_says(path):
+    assert count_outputs(path) == 4
+    model = onnx.load(path)
+    for name in ("name of a dimension", ""):
+        dimension = model.graph.output[0].type.tensor_type.shape.dim[1]
+        dimension.Clear()
+        if name:
+            dimension.dim_param = name
+        onnx.save(model, path)
+        assert count_outputs(path) is None
+        assert effnets.load_engine(path).labels == describe().labels
+    model.graph.output[0].type.tensor_type.ClearField("shape")
+    onnx.save(model, path)
+    assert count_outputs(path) is None
+
+
+def test_properties_are_read_as_onnx_reads_them(path):
+    assert read_properties(path) == describe().to_properties()
+
+
+def test_mistakes(path, monkeypatch):
+    with pytest.raises(ArgumentError, match="engine is 'tvm'; choose auto or one of onnxruntime"):
+        effnets.load_engine(path, "tvm")
+    with pytest.raises(ArgumentError, match=r"an ONNX file is executed by .* not by torch"):
+        effnets.load_engine(path, "torch")
+    with pytest.raises(ArgumentError, match="onnxruntime has no bfloat16; use the engine openvino"):
+        effnets.load_engine(path, "onnxruntime", precision="bfloat16")
+    with pytest.raises(ArgumentError, match="precision is 'int4'"):
+        effnets.load_engine(path, precision="int4")
+    with pytest.raises(ArgumentError, match="threads is 0"):
+        effnets.load_engine(path, threads=0)
+    with pytest.raises(EngineError, match="this onnxruntime has no CUDAExecutionProvider"):
+        effnets.load_engine(path, "onnxruntime-cuda")
+    monkeypatch.setattr(engine_module, "find_spec", lambda _: None)
+    with pytest.raises(
+        EngineError, match=r"onnxruntime is not installed; install it with: pip install 'effnets\[export"
+    ):
+        effnets.load_engine(path)
+
+
+def test_a_gpu_that_fails_leaves_the_cpu(path, monkeypatch):
+    monkeypatch.setattr(onnxruntime_engine, "has_gpu", lambda: True)  # a device, but no CUDA that starts
+    with pytest.warns(RuntimeWarning, match="the GPU is left out: onnxruntime-cuda: this onnxruntime has no CUDA"):
+        engine = effnets.load_engine(path)
+    assert engine.name == "onnxruntime"
+    assert engine(np.zeros((1, 3, 32, 32), np.float32)).shape == (1, 4)
+    with pytest.raises(EngineError, match="this onnxruntime has no CUDAExecutionProvider"):
+        effnets.load_engine(path, "onnxruntime-cuda")
+
+
+def test_predict_with_an_engine(path, tmp_path):
+    Image.new("RGB", (60, 50), (0, 255, 0)).save(tmp_path / "green.png")
+    engine = effnets.load_engine(path, threads=1)
+    predictions = effnets.predict(engine, [tmp_path / "green.png", np.full((40, 40, 3), (0, 0, 255), np.uint8)], topk=2)
+    assert [row[0].label for row in predictions] == ["green", "blue"]
+    with pytest.raises(ArgumentError, match="input_size is 64, but mean was exported for 32×32"):
+        effnets.predict(engine, tmp_path / "green.png", input_size=64)
+    free = effnets.load_engine(write(tmp_path / "free.onnx", describe(size=None)), threads=1)
+    assert effnets.predict(free, tmp_path / "green.png", input_size=64)[0][0].label == "green"
+
+
+def test_a_file_for_any_size_states_the_usual_one(tmp_path):
+    path = write(tmp_path / "free.onnx", describe(size=None, usual_size=(48, 40)))
+    engine, shapes = effnets.load_engine(path, threads=1), []
+    assert engine.description.image_size == (48, 40)
+    run = engine._run
+    engine._run = lambda images: shapes.append(images.shape) or run(images)
+    effnets.predict(engine, np.zeros((60, 50, 3), np.uint8))
+    assert shapes == [(1, 3, 48, 40)]
+    # Files of old have no such property.
+    properties = describe(size=None).to_properties()
+    del properties["effnets.usual_size"]
+    assert Description.from_properties(properties, "x") == describe(size=None)
+
+
+def test_the_command_needs_no_torch(path, tmp_path):
+    Image.new("RGB", (60, 50), (0, 255, 0)).save(tmp_path / "green.png")
+    program = (
+        "import sys; from effnets.cli import main; main(sys.argv[1:], standalone_mode=False)\n"
+        "assert not {'torch', 'timm', 'onnx', 'huggingface_hub'} & set(sys.modules)"
+    )
+    command = [sys.executable, "-c", program, "predict", tmp_path / "green.png", "--weights", path, "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    rows = json.loads(done.stdout)
+    assert rows[0]["predictions"][0]["label"] == "green"
+    assert done.stderr.count("AssertionError") == 0
+
+
+def test_labels_steer_no_terminal(tmp_path):
+    path = write(tmp_path / "mean.onnx", describe(labels=("\x1b[2J", "green", "blue", "other")))
+    Image.new("RGB", (60, 50), (255, 0, 0)).save(tmp_path / "red.png")
+    result = CliRunner().invoke(main, ["predict", str(tmp_path / "red.png"), "--weights", str(path)])
+    assert "\\x1b[2J" in result.stdout
+    assert "\x1b[2J" not in result.stdout
+
+
+def test_usage_of_predict(path):
+    result = CliRunner().invoke(main, ["predict", "a.jpg", "--weights", str(path), "--model", "mixnet_s"])
+    assert (result.exit_code, "leave --model out" in result.stderr) == (2, True)
+    result = CliRunner().invoke(main, ["predict", "a.jpg", "--model", str(path)])
+    assert (result.exit_code, "an exported model goes to --weights" in " ".join(result.stderr.split())) == (2, True)
+    result = CliRunner().invoke(main, ["predict", "a.jpg", "--weights", "w.safetensors"])
+    assert (result.exit_code, "which network are they of? Add --model" in result.stderr) == (2, True)
