@@ -1,10 +1,11 @@
-"""Write docs/costs.md, costs beside the publications' figures, and the table of models in README.md.
+"""Write docs/costs.md, costs beside the papers' figures, and the tables of models in README.md and docs/models.md.
 
 uv run scripts/cost_table.py [--check]
 """
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,13 +17,18 @@ import yaml
 from torch import nn
 
 import effnets
+from effnets.spec.weights import find_weights
 
 ROOT = Path(__file__).resolve().parent.parent
 COSTS = ROOT / "docs" / "costs.md"
+MODELS = ROOT / "docs" / "models.md"
+PERFORMANCE = ROOT / "docs" / "performance.md"
 README = ROOT / "README.md"
 BEGIN, END = "<!-- models: made by `uv run scripts/cost_table.py` -->\n", "<!-- /models -->"
 COMMAND = "uv run scripts/cost_table.py"
 WORTH_A_NOTE = 2.0  # per cent
+# Those that docs/performance.md measures.
+HEADLINE = ("mobilenetv1_100", "mobilenetv2_100", "mixnet_s", "mixnet_m", "mixnet_l", "rexnet_100", "rexnet_150")
 
 INTRODUCTION = f"""# Costs beside the publications' figures
 
@@ -43,7 +49,7 @@ Parameters that larger depthwise kernels add to the 3×3 network, beside table 1
 |---|---:|---:|---:|
 """
 
-README_ROWS = {
+FAMILIES = {
     "MobileNetV1": "mobilenetv1_025 mobilenetv1_050 mobilenetv1_075 mobilenetv1_100 mobilenetv1_100h mobilenetv1_125",
     "MobileNetV2": "mobilenetv2_035 mobilenetv2_050 mobilenetv2_075 mobilenetv2_100 mobilenetv2_110d mobilenetv2_120d "
     "mobilenetv2_130 mobilenetv2_140",
@@ -52,7 +58,7 @@ README_ROWS = {
     "ReXNetR": "rexnetr_100 rexnetr_130 rexnetr_150 rexnetr_200 rexnetr_300",
     "ReXNet-lite": "rexnet_lite_100 rexnet_lite_130 rexnet_lite_150 rexnet_lite_200",
     "as TensorFlow trains them": "tf_mobilenetv1_100 tf_mobilenetv2_100 tf_mixnet_s tf_mixnet_m tf_mixnet_l",
-    "for 32-pixel pictures": "mixnet_xs_32px mixnet_s_32px mobilenetv1_100_32px mobilenetv2_100_32px rexnet_100_32px",
+    "for 32-pixel images": "mixnet_xs_32px mixnet_s_32px mobilenetv1_100_32px mobilenetv2_100_32px rexnet_100_32px",
     "others": "mnasnet_a1 fbnet_c proxylessnas_mobile efficientnet_lite0",
 }
 
@@ -63,14 +69,15 @@ KERNEL_STUDY = {
 
 
 def main() -> None:
-    for path, text in ((COSTS, make_page()), (README, make_readme(README.read_text(encoding="utf-8")))):
+    for path, make in PAGES.items():
+        text = make(path.read_text(encoding="utf-8"))
         if "--check" not in sys.argv:
             path.write_text(text, encoding="utf-8")
         elif not path.exists() or path.read_text(encoding="utf-8") != text:
             sys.exit(f"{path.relative_to(ROOT)} is out of date: run {COMMAND}")
 
 
-def make_page() -> str:
+def make_page(_before: str) -> str:
     figures = yaml.safe_load((ROOT / "scripts" / "paper_figures.yaml").read_text(encoding="utf-8"))
     notes: list[str] = []
     rows = "".join(make_row(figure, notes) for figure in figures)
@@ -121,18 +128,38 @@ FIGURES = {
 }
 
 
-def make_readme(text: str) -> str:
-    """The README with its table of models made anew."""
-    before, _, rest = text.partition(BEGIN)
-    _, _, after = rest.partition(END)
+def make_models(text: str) -> str:
+    """The page of models with its table of families filled in."""
     rows = "| family | models | parameters (M) | multiply-adds (M) |\n|---|---|---:|---:|\n"
-    for family, names in README_ROWS.items():
+    for family, names in FAMILIES.items():
         costs = [effnets.count(name) for name in names.split()]
         models = " · ".join(f"`{name}`" for name in names.split())
         params = " · ".join(f"{cost.params / 1e6:.1f}" for cost in costs)
         madds = " · ".join(f"{cost.madds / 1e6:.0f}" for cost in costs)
         rows += f"| {family} | {models} | {params} | {madds} |\n"
-    return before + BEGIN + rows + END + after
+    return _between_markers(text, rows)
+
+
+def make_readme(text: str) -> str:
+    """The README with its table of headline models filled in; times are those of docs/performance.md."""
+    rows = (
+        "| model | top-1 (%) | parameters (M) | MAdds (M) | ms/image | times as fast as timm |\n"
+        "|---|---:|---:|---:|---:|---:|\n"
+    )
+    page = PERFORMANCE.read_text(encoding="utf-8")
+    for name in HEADLINE:
+        spec = find_weights(f"{name}.{effnets.list_weights(name)[0]}")
+        cost = effnets.count(name)
+        row = re.search(rf"^\| {name} \| 1 \| onnxruntime \| effnets rewritten \| (\S+) \| \S+ \| (\S+) \|", page, re.M)
+        assert row is not None, f"{PERFORMANCE}: has no row of {name}"
+        figures = [f"{spec.top1:.1f}", f"{cost.params / 1e6:.1f}", f"{cost.madds / 1e6:.0f}", row[1], row[2]]
+        rows += f"| `{name}` | {' | '.join(figures)} |\n"
+    return _between_markers(text, rows)
+
+
+def _between_markers(text: str, rows: str) -> str:
+    before, _, rest = text.partition(BEGIN)
+    return before + BEGIN + rows + END + rest.partition(END)[2]
 
 
 def make_row(figure: dict[str, Any], notes: list[str]) -> str:
@@ -160,6 +187,8 @@ def make_kernel_rows() -> str:
             rows += f"| `{base}_{suffix}` | {added:+.3f} | {stated:+.2f} | {added - stated:+.3f} |\n"
     return rows
 
+
+PAGES = {COSTS: make_page, MODELS: make_models, README: make_readme}
 
 if __name__ == "__main__":
     main()
