@@ -2,10 +2,9 @@
 
     uv run scripts/benchmark_train.py mobilenetv2_100 rexnet_100 mixnet_m --batch 16
 
-Ours is what `effnets finetune` does: channels_last, and bfloat16 where `effnets.train.precision` finds that it is
-faster, and memory that stays with the process. timm's is that of its train.py without further options: float32,
-contiguous; on a GPU, with --amp and --channels-last. Each is a process of its own, and they take turns; what is printed
-are medians, and the ratio of two medians of one run.
+Ours is what `effnets finetune` does: channels_last, and bfloat16 where the device computes in it. timm's is that of its
+train.py without further options: float32, contiguous; on a GPU, with --amp and --channels-last. Each runs in its own
+process, and they take turns. Printed are the medians, and the ratio of two medians of one run.
 """
 
 from __future__ import annotations
@@ -23,7 +22,6 @@ from timm.optim import create_optimizer_v2
 from torch import nn
 
 import effnets
-from effnets.train.memory import keep_freed_memory
 from effnets.train.optim import make_optimizer
 from effnets.train.precision import choose_precision
 from effnets.train.recipe import Recipe
@@ -63,7 +61,6 @@ def _make(subject: str, name: str, batch: int, size: int) -> Callable[[], float]
             return _step(theirs, optimizer, images, None)
         theirs = theirs.to(memory_format=torch.channels_last)
         return _step(theirs, optimizer, images.contiguous(memory_format=torch.channels_last), torch.bfloat16)
-    keep_freed_memory()
     ours = effnets.create_model(name, num_classes=_CLASSES).to(device, memory_format=torch.channels_last).train()
     optimizer = make_optimizer(ours, Recipe(model=name, learning_rate=1e-4))
     dtype = torch.bfloat16 if subject == "bfloat16" else None
@@ -77,7 +74,7 @@ def _serve(orders: Connection, subject: str, name: str, batch: int, size: int) -
 
 
 class _Subject:
-    """A training in a process of its own, since what one does with memory is the whole process's."""
+    """A training in its own process, so that neither uses the other's memory pools."""
 
     def __init__(self, *arguments: Any) -> None:
         context = multiprocessing.get_context("spawn")
@@ -95,8 +92,7 @@ class _Subject:
 
 
 def measure(name: str, batch: int, size: int, rounds: int) -> dict[str, Any]:
-    device = _device()
-    chosen = choose_precision(effnets.create_model(name, num_classes=_CLASSES).to(device).train(), size, device)
+    chosen = choose_precision(_device())
     subjects = {subject: _Subject(subject, name, batch, size) for subject in ("timm", *_PRECISIONS)}
     timings = interleave(subjects, rounds=rounds)
     for subject in subjects.values():

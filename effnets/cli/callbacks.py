@@ -10,7 +10,7 @@ import click
 from effnets.cli.format import printable
 
 if TYPE_CHECKING:
-    from effnets.train.progress import EpochRow
+    from effnets.report.summary import EpochRow
 
 
 class BarMover:

@@ -129,6 +129,7 @@ def _themed(style: str) -> str:
 
 
 _WIDTH, _HEIGHT = 330, 240
+_PHASES = {"head": "classifier alone", "all": "all layers"}
 
 
 def learning_curves(history: Sequence[EpochRow]) -> dict[str, Drawing]:
@@ -139,7 +140,7 @@ def learning_curves(history: Sequence[EpochRow]) -> dict[str, Drawing]:
             history,
             "accuracy",
             "Top-1 on validation, %",
-            {"weights": "val_top1", "moving average": "ema_top1"},
+            {"weights": "val_top1", "moving average": "average_top1"},
         ),
         "learning-rate": _lines(history, "learning-rate", "Learning rate", {"learning rate": "learning_rate"}),
     }
@@ -215,7 +216,7 @@ def _mark_phases(plot: Axes, history: Sequence[EpochRow]) -> None:
             plot.text(
                 row.epoch - 0.4,
                 0.02,
-                row.phase,
+                _PHASES.get(row.phase, row.phase),
                 transform=plot.get_xaxis_transform(),
                 color=MUTED,
                 fontsize=9,

@@ -15,25 +15,29 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EpochRow:
-    """One epoch of a training; what was not measured is None.
+    """The figures of one epoch of training; None for what was not measured.
 
     Attributes:
-        epoch: from 1.
-        train_loss, val_loss: mean cross entropy in nats; with mixup or smoothing, of what was minimised.
-        val_top1, ema_top1: on validation, in per cent, of the weights and of their moving average.
-        learning_rate: at the end of the epoch, of the group that learns fastest.
-        seconds: that it took, validation included.
-        phase: what was trained, such as "head" and "all layers".
+        epoch: from 1; 0 for the state before training.
+        phase: ``head`` (the classifier alone, on cached features) or ``all``.
+        learning_rate: of the last layer, at the end of the epoch.
+        train_loss: mean of the minimized loss over the epoch's batches.
+        val_top1, val_loss: of the weights on validation: top-1 in per cent, and mean cross entropy.
+        average_top1, average_loss: the same of the moving average of the weights.
+        seconds: of training. val_seconds: of validation. images: trained on.
     """
 
     epoch: int
+    phase: str = "all"
+    learning_rate: float = 0.0
     train_loss: float | None = None
-    val_loss: float | None = None
     val_top1: float | None = None
-    ema_top1: float | None = None
-    learning_rate: float | None = None
-    seconds: float | None = None
-    phase: str = ""
+    val_loss: float | None = None
+    average_top1: float | None = None
+    average_loss: float | None = None
+    seconds: float = 0.0
+    val_seconds: float = 0.0
+    images: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

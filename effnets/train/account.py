@@ -14,8 +14,9 @@ from torch import Tensor
 from effnets._version import __version__
 from effnets.errors import TrainingError
 from effnets.nn.classifier import Classifier
+from effnets.report.summary import EpochRow
 from effnets.train.checkpoint import Clock, RunFolder
-from effnets.train.progress import EpochRow, Progress
+from effnets.train.progress import Progress
 from effnets.train.recipe import Recipe
 from effnets.train.validate import Score
 from effnets.utils.machine import describe_machine

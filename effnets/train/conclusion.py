@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from effnets.data.corrupt import allowed_broken, reasons
 from effnets.data.dataset import ImageSource
@@ -14,14 +13,11 @@ from effnets.data.splits import Splits
 from effnets.errors import DataError
 from effnets.evaluation import Evaluation, evaluate
 from effnets.nn.classifier import Classifier
-from effnets.report import EpochRow as ReportRow
 from effnets.report import RunSummary, write_report
 from effnets.train.account import Account
-from effnets.train.progress import EpochRow, Progress
+from effnets.train.progress import Progress
 
 __all__ = ["measure", "report"]
-
-_PHASES = {"head": "classifier alone", "all": "all layers"}
 
 
 def measure(
@@ -95,7 +91,7 @@ def report(folder: Path, network: Classifier, evaluation: Evaluation, account: A
         command=account.command or "effnets.finetune(…)",
         evaluation=evaluation,
         network=network,
-        history=[_row(row) for row in progress.rows if row.epoch > 0],
+        history=[row for row in progress.rows if row.epoch > 0],
         selected_top1=best.score.top1 if best is not None and best.score is not None else None,
         recipe=asdict(account.recipe),
         notes=account.told,
@@ -108,17 +104,3 @@ def report(folder: Path, network: Classifier, evaluation: Evaluation, account: A
         finished=datetime.now(UTC),
     )
     write_report(folder, run)
-
-
-def _row(row: EpochRow) -> ReportRow:
-    values: dict[str, Any] = {
-        "epoch": row.epoch,
-        "train_loss": row.train_loss,
-        "val_loss": row.val_loss,
-        "val_top1": row.val_top1,
-        "ema_top1": row.average_top1,
-        "learning_rate": row.learning_rate,
-        "seconds": row.seconds + row.val_seconds,
-        "phase": _PHASES[row.phase],
-    }
-    return ReportRow(**values)

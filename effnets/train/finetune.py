@@ -12,7 +12,6 @@ import torch
 
 from effnets.errors import TrainingError
 from effnets.train.checkpoint import RunFolder
-from effnets.train.memory import keep_freed_memory
 from effnets.train.progress import SILENT, Listener
 from effnets.train.recipe import Recipe, find_recipe, read_recipe
 from effnets.train.shutdown import StopSignals
@@ -73,7 +72,10 @@ def finetune(
 
     The weights that validation judges best are kept, be they the last step's or their moving average; test/ is
     measured once, with these, and selects nothing. Run by ``torchrun`` or ``accelerate launch``, all processes train
-    together. Torch's generators are left as they were; on a processor, memory that is freed stays with the process.
+    together. Torch's generators are left as they were.
+
+    On a CPU with glibc, a step that frees and takes the same large tensors is about a tenth faster with the environment
+    variables ``MALLOC_TRIM_THRESHOLD_=2147483647 MALLOC_MMAP_THRESHOLD_=1073741824``.
 
     Args:
         recipe: every setting; or the name or file of a recipe.
@@ -113,8 +115,6 @@ def finetune(
 
     accelerator = Accelerator()
     _check_processes(recipe, accelerator.num_processes)
-    if accelerator.device.type == "cpu":
-        keep_freed_memory()
     devices = [accelerator.device] if accelerator.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices), StopSignals() as stop:
         session = Session(

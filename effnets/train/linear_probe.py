@@ -27,10 +27,10 @@ from effnets.deploy.optimize.optimize import optimize
 from effnets.inference.transform import create_transform
 from effnets.nn.classifier import Classifier
 from effnets.nn.utils import evaluating
+from effnets.report.summary import EpochRow
 from effnets.train.checkpoint import write_in_run
 from effnets.train.loss import Objective
 from effnets.train.network import adapt_backbone, adapts_backbone
-from effnets.train.progress import EpochRow
 from effnets.train.recipe import Recipe
 from effnets.train.shutdown import StopSignals
 from effnets.train.surroundings import Surroundings

@@ -5,36 +5,10 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
+from effnets.report.summary import EpochRow
 from effnets.train.validate import Score
 
 __all__ = ["SILENT", "Best", "EpochRow", "Listener", "Progress"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EpochRow:
-    """What one epoch brought.
-
-    Attributes:
-        phase: ``head`` (the classifier alone, on cached features) or ``all``.
-        epoch: from 1; 0 for the state that training began with.
-        learning_rate: of the last layer, at the epoch's end.
-        train_loss: mean over the epoch's batches, as it is minimised; None where nothing was trained.
-        val_top1, val_loss: of the weights, per cent and cross entropy; None without validation pictures.
-        average_top1, average_loss: likewise of their moving average.
-        seconds: of training. val_seconds: of validation. images: that were trained on.
-    """
-
-    phase: str
-    epoch: int
-    learning_rate: float = 0.0
-    train_loss: float | None = None
-    val_top1: float | None = None
-    val_loss: float | None = None
-    average_top1: float | None = None
-    average_loss: float | None = None
-    seconds: float = 0.0
-    val_seconds: float = 0.0
-    images: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -163,9 +163,7 @@ class Session:
         place(network, device)
         account.precision = recipe.precision
         if recipe.precision == "auto":
-            self.listener.step("choosing the precision", 0.0)
-            main = self.accelerator.is_main_process
-            account.precision = choose_precision(network, network.spec.input_size, device) if main else "float32"
+            account.precision = choose_precision(device)
         self._share(network, account)
         if recipe.head_epochs and recipe.weights != "random" and not material.knows_classes:
             self.listener.step("computing features for the classifier's head start", 0.0)

@@ -15,9 +15,10 @@ from torch import Tensor, nn
 
 from effnets.data.loader import Batch
 from effnets.errors import TrainingError, TrainingInterruptedError
+from effnets.report.summary import EpochRow
 from effnets.train.loss import Objective
 from effnets.train.optim import RateSchedule, learning_rate, make_optimizer, warmup_epochs
-from effnets.train.progress import Best, EpochRow, Progress
+from effnets.train.progress import Best, Progress
 from effnets.train.recipe import Recipe
 from effnets.train.surroundings import Batches, Surroundings
 from effnets.train.validate import Score, score

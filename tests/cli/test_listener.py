@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from effnets.cli.callbacks import EpochPrinter
-from effnets.train.progress import EpochRow
+from effnets.report.summary import EpochRow
 
 
 def test_a_line_for_each_epoch_also_without_validation(capsys):

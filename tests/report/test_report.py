@@ -36,10 +36,10 @@ HISTORY = tuple(
         train_loss=2 / epoch,
         val_loss=2.2 / epoch,
         val_top1=90 - 50 / epoch,
-        ema_top1=88 - 50 / epoch,
+        average_top1=88 - 50 / epoch,
         learning_rate=0.01 / epoch,
         seconds=3.0,
-        phase="head" if epoch < 3 else "all layers",
+        phase="head" if epoch < 3 else "all",
     )
     for epoch in range(1, 7)
 )
