@@ -139,8 +139,8 @@ Made by `{command}`,
 on {run["machine"]}; torch {run["versions"]["torch"]}.
 
 32-pixel variants of MobileNetV1, MobileNetV2, MixNet-S and ReXNet-1.0, at widths that bring them to nearly the same
-multiply-adds ([cifar10_families.yaml](../scripts/cifar10_families.yaml)), each trained from random weights by one
-recipe ([cifar10_demo.yaml](../configs/recipes/cifar10_demo.yaml), its length apart) for {epochs} epochs of
+multiply-adds (`scripts/cifar10_families.yaml`), each trained from random weights by one
+recipe (`configs/recipes/cifar10_demo.yaml`, its length apart) for {epochs} epochs of
 {pictures:,} pictures. Top-1 is in per cent of the 10,000 test pictures, measured once at the end. Processor
 seconds are those of a whole run on one thread, testing included, the mean of the seeds.
 

@@ -87,7 +87,7 @@ def log(number: int, run: dict[str, Any]) -> Iterator[str]:
     settings = (f"`{key}: {value}`" for key, value in flat(run["recipe"]) if value != defaults.get(key, value))
     name = recipe_name(number)
     yield f"\n### run{number}\n"
-    yield f"Settings of [{name}](configs/recipes/{name}.yaml) as they were, beside the defaults:"
+    yield f"Settings of `configs/recipes/{name}.yaml` as they were, beside the defaults:"
     yield f"{', '.join(settings)}.\n"
     yield from table(epochs(run))
 

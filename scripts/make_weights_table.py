@@ -63,6 +63,12 @@ VERIFIED = {
 
 INTRODUCTION = f"""# Published weights
 
+![Top-1 accuracy against multiply-adds](docs/accuracy-madds.svg)
+
+![Top-1 accuracy against parameters](docs/accuracy-params.svg)
+
+<!-- --8<-- [start:page] -->
+
 Made by `{COMMAND}`; a test keeps it in step. `effnets list --pretrained` shows the
 same in the terminal, and `effnets.load_spec("fbnet_c.rmsp_in1k")` is the network that a tag asks for. A model's first
 tag is its default.
@@ -77,9 +83,6 @@ tag is its default.
 - The [demonstration network](#demonstration-network), for CIFAR-10's ten classes, comes with the package and stands
   apart: its figures are none of ImageNet's.
 
-![Top-1 accuracy against multiply-adds](docs/accuracy-madds.svg)
-
-![Top-1 accuracy against parameters](docs/accuracy-params.svg)
 """
 
 COLUMNS = {
