@@ -77,7 +77,10 @@ def test_exported_files_give_the_same_answers(written):
 def test_an_interrupted_run_resumes_to_the_same_tensors(written):
     run = subprocess.run(
         [sys.executable, "-m", "effnets", *COMMAND, "--output", "stopped", "--resume"],
-        cwd=written, capture_output=True, text=True, timeout=240,
+        cwd=written,
+        capture_output=True,
+        text=True,
+        timeout=240,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     assert run.returncode == 0, run.stdout + run.stderr
