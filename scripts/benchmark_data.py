@@ -16,7 +16,7 @@ import torch
 
 from effnets.data import open_data
 from effnets.data.augmentation import Augmentation
-from effnets.data.cache import CachedSource
+from effnets.data.cache import CachedDataset
 from effnets.data.loader import EpochLoader
 from effnets.data.transforms import TrainTransform
 from effnets.spec.specs import PreprocessSpec
@@ -46,7 +46,7 @@ def main() -> None:
     train = open_data(arguments.data).train
     if train is None:
         parser.error(f"{arguments.data} has no training pictures")
-    sources = {"": train, ", cached": CachedSource(train, round(1.7 * arguments.size))}
+    sources = {"": train, ", cached": CachedDataset(train, round(1.7 * arguments.size))}
     loaders = {
         (f"{name}{kept}", workers): EpochLoader(
             source,

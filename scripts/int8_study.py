@@ -28,7 +28,7 @@ from onnx import numpy_helper
 from torch import nn
 
 import effnets
-from effnets.data.open import open_data
+from effnets.data.open import DataConfig, open_data
 from effnets.deploy.quantize.onnx_values import Values
 from effnets.deploy.quantize.quantize import time_pair
 from effnets.deploy.quantize.ranges import session_of
@@ -132,7 +132,7 @@ def make_rows(grocery: Path, cifar10: Path, runs: Path, cache: Path) -> dict[str
 def take_pictures(cifar10: Path, folder: Path) -> Path:
     """Every so many-th training picture as a file, by class."""
     if not folder.exists():
-        source = open_data(cifar10, val_share=0, check="none").train
+        source = open_data(DataConfig(cifar10, val_share=0, check="none")).train
         for index in range(0, len(source), len(source) // CIFAR_PICTURES):
             place = folder / source.class_names[source.labels[index]]
             place.mkdir(parents=True, exist_ok=True)

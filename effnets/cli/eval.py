@@ -89,7 +89,7 @@ def command(
         raise click.UsageError("--per-image is for the JSON; add --json FILE")
     # Imported here: NumPy and torch take time, and neither --help nor a mistyped option should wait for them.
     from effnets.cli.eval_targets import subjects_of
-    from effnets.data.splits import UNDIVIDED
+    from effnets.data.splits import ALL
     from effnets.evaluation import compare, evaluate
 
     subjects = subjects_of(model, weights, engines)
@@ -115,7 +115,7 @@ def command(
                 workers=workers,
                 progress=None if progress is None else partial(progress, subject.name),
             )
-            if found.split == UNDIVIDED and (learned := subject.learned_from(data)):
+            if found.split == ALL and (learned := subject.learned_from(data)):
                 found = replace(found, notes=(*found.notes, learned))
             evaluations.append(found)
             if len(evaluations) == 1:

@@ -10,13 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from effnets.data.dataset import ImageSource, Picture
+from effnets.data.dataset import ImageDataset, Picture
 from effnets.errors import ImageError
 
 CACHE_BYTES = 1 << 30
 
 
-class CachedSource(ImageSource):
+class CachedDataset(ImageDataset):
     """The pictures of another source, shrunk until their shorter side has `side` pixels, and kept once decoded.
 
     The memory is shared with worker processes that are forked later. Pictures that it has no room for are decoded and
@@ -33,7 +33,7 @@ class CachedSource(ImageSource):
     """
 
     def __init__(
-        self, source: ImageSource, side: int, limit: int = CACHE_BYTES, shapes: NDArray[np.int64] | None = None
+        self, source: ImageDataset, side: int, limit: int = CACHE_BYTES, shapes: NDArray[np.int64] | None = None
     ) -> None:
         self.source, self.side = source, side
         self.labels, self.class_names = source.labels, source.class_names
@@ -77,11 +77,11 @@ class CachedSource(ImageSource):
 
     def __reduce__(self) -> tuple[object, ...]:
         # A worker that is not forked begins with nothing kept.
-        return CachedSource, (self.source, self.side, int(self._starts[self.kept]), self.shapes)
+        return CachedDataset, (self.source, self.side, int(self._starts[self.kept]), self.shapes)
 
 
-def cache_all(source: ImageSource, side: int, limit: int = CACHE_BYTES) -> CachedSource | None:
-    """A `CachedSource` that has room for all pictures of `source`; None where `limit` bytes are too few.
+def cache_all(source: ImageDataset, side: int, limit: int = CACHE_BYTES) -> CachedDataset | None:
+    """A `CachedDataset` that has room for all pictures of `source`; None where `limit` bytes are too few.
 
     No more headers are read than it takes to know.
     """
@@ -91,7 +91,7 @@ def cache_all(source: ImageSource, side: int, limit: int = CACHE_BYTES) -> Cache
         room -= 3 * int(shapes[index].prod())
         if room < 0:
             return None
-    return CachedSource(source, side, limit, shapes)
+    return CachedDataset(source, side, limit, shapes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +109,7 @@ class DecodedPicture:
         return self.image
 
 
-def _shape(source: ImageSource, index: int, side: int) -> tuple[int, int]:
+def _shape(source: ImageDataset, index: int, side: int) -> tuple[int, int]:
     """(height, width) of a picture that is shrunk to `side`; zeros where its header is broken."""
     try:
         width, height = source.picture(index).size()

@@ -9,8 +9,8 @@ from typing import Literal
 
 import numpy as np
 
-from effnets.data.corrupt import allowed_broken, reasons
-from effnets.data.dataset import ImageSource
+from effnets.data.corrupt import allowed_corrupt, reasons
+from effnets.data.dataset import ImageDataset
 from effnets.data.splits import named
 from effnets.errors import DataError, ImageError
 
@@ -25,13 +25,13 @@ _PNG_BEGIN, _PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
 
 def without_broken(
     split: str,
-    source: ImageSource,
+    source: ImageDataset,
     *,
     check: Check,
     limit: float,
     strict: bool,
     progress: Callable[[str, float], object] = lambda _what, _share: None,
-) -> tuple[ImageSource, tuple[str, ...]]:
+) -> tuple[ImageDataset, tuple[str, ...]]:
     """Leave out the pictures that cannot be read.
 
     Args:
@@ -61,7 +61,7 @@ def without_broken(
             broken[index] = str(error)
     if not broken:
         return source, ()
-    allowed = 0 if strict else allowed_broken(len(source), limit)
+    allowed = 0 if strict else allowed_corrupt(len(source), limit)
     names = [source.name(index) for index in broken]
     if len(broken) > allowed:
         hint = "mend or remove them" + (", or do without strict" if strict else "")
@@ -73,7 +73,7 @@ def without_broken(
     return source.subset(kept), (f"left out of {split}: {named('broken picture', names)}",)
 
 
-def check_classes(sources: Mapping[str, ImageSource], learned: str | None, origin: str) -> tuple[str, ...]:
+def check_classes(sources: Mapping[str, ImageDataset], learned: str | None, origin: str) -> tuple[str, ...]:
     """Raise a DataError if there is nothing to tell apart; note the classes that lack pictures.
 
     Args:
@@ -108,7 +108,7 @@ def check_filled(empty: Sequence[str], done: str, origin: str) -> None:
         )
 
 
-def duplicate_notes(sources: Mapping[str, ImageSource]) -> tuple[str, ...]:
+def duplicate_notes(sources: Mapping[str, ImageDataset]) -> tuple[str, ...]:
     """A note for every two splits that share pictures, byte for byte: what is measured on these says nothing."""
     by_digest: dict[tuple[int, bytes], dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
     sizes = {split: source.sizes() for split, source in sources.items()}

@@ -12,7 +12,7 @@ _ALWAYS_ALLOWED = 3
 _SHOWN = 5
 
 
-def allowed_broken(pictures: int, limit: float = 0.05) -> int:
+def allowed_corrupt(pictures: int, limit: float = 0.05) -> int:
     """How many of so many pictures may be broken: the part `limit` of them, or 3 if that is more."""
     return max(_ALWAYS_ALLOWED, int(limit * pictures))
 
@@ -22,7 +22,7 @@ def reasons(messages: Iterable[str]) -> str:
     return "".join(f"\n  {message}" for message in list(messages)[:_SHOWN])
 
 
-class BrokenPictures:
+class CorruptImages:
     """The pictures of a set that turned out broken while it was read, which are left out of their batches.
 
     Args:

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from effnets.data.classes import index_labels
-from effnets.data.dataset import ImageSource
-from effnets.data.folder import FileSource
-from effnets.data.splits import SPLIT_NAMES, UNDIVIDED, Parts, named
+from effnets.data.dataset import ImageDataset
+from effnets.data.folder import FileDataset
+from effnets.data.splits import ALL, SPLIT_NAMES, RawSplits, named
 from effnets.errors import DataError
 
 _SPLIT = "split"
@@ -25,7 +25,7 @@ class _Row(NamedTuple):
     split: str
 
 
-def open_manifest(path: Path, *, image_column: str | None = None, label_column: str | None = None) -> Parts:
+def open_manifest(path: Path, *, image_column: str | None = None, label_column: str | None = None) -> RawSplits:
     """Pictures listed in a CSV file; their paths are relative to its folder.
 
     Args:
@@ -48,11 +48,11 @@ def open_manifest(path: Path, *, image_column: str | None = None, label_column: 
     for row in rows:
         by_split.setdefault(row.split, []).append(row)
     class_names, labels = index_labels({split: [r.label for r in rows] for split, rows in by_split.items()}, str(path))
-    sources: dict[str, ImageSource] = {
-        split: FileSource(path.parent, [row.path for row in rows], labels[split], class_names)
+    sources: dict[str, ImageDataset] = {
+        split: FileDataset(path.parent, [row.path for row in rows], labels[split], class_names)
         for split, rows in by_split.items()
     }
-    return Parts(sources=sources, notes=notes)
+    return RawSplits(sources=sources, notes=notes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,7 +95,7 @@ def _read(path: Path, names: _Names) -> tuple[list[_Row], tuple[str, ...]]:
     if not records:
         raise DataError(f"{path}: lists no picture; write one row for each, with {', '.join(needed)}")
     rows = list(_rows(columns, names, records))
-    unknown = [f"line {row.line}: {row.split!r}" for row in rows if row.split not in {*SPLIT_NAMES.values(), UNDIVIDED}]
+    unknown = [f"line {row.line}: {row.split!r}" for row in rows if row.split not in {*SPLIT_NAMES.values(), ALL}]
     _refuse(path, unknown, "splits are unknown", "write train, val or test")
     others = [column for column in columns if column not in needed]
     return rows, (f"passed over {named('column', others)} of {path.name}",) if others else ()
@@ -120,7 +120,7 @@ def _columns(path: Path, header: list[str], names: _Names) -> list[str]:
 def _rows(columns: list[str], names: _Names, records: list[tuple[int, list[str]]]) -> Iterator[_Row]:
     for line, record in records:
         cells = dict(zip(columns, (cell.strip() for cell in record), strict=True))
-        split = cells.get(_SPLIT, UNDIVIDED)
+        split = cells.get(_SPLIT, ALL)
         yield _Row(line, cells[names.image], cells[names.label], SPLIT_NAMES.get(split.lower(), split))
 
 

@@ -50,7 +50,7 @@ class EncodedPicture:
         return decode_rgb(self.data, self.name, reduce=reduce)
 
 
-class ImageSource(ABC):
+class ImageDataset(ABC):
     """Pictures with labels that can be had in any order.
 
     Attributes:
@@ -99,7 +99,7 @@ class ImageSource(ABC):
         """
         return self.picture(index).decode()
 
-    def subset(self, indices: Sequence[int] | NDArray[np.int64]) -> ImageSource:
+    def subset(self, indices: Sequence[int] | NDArray[np.int64]) -> ImageDataset:
         """The pictures at `indices` only, in their order."""
         return Subset(self, np.asarray(indices, np.int64))
 
@@ -115,7 +115,7 @@ class ImageSource(ABC):
         return f"{type(self).__name__}({len(self)} pictures, {len(self.class_names)} classes)"
 
 
-class Subset(ImageSource):
+class Subset(ImageDataset):
     """Some pictures of another source.
 
     Args:
@@ -123,7 +123,7 @@ class Subset(ImageSource):
         indices: [len]; into `origin`.
     """
 
-    def __init__(self, origin: ImageSource, indices: NDArray[np.int64]) -> None:
+    def __init__(self, origin: ImageDataset, indices: NDArray[np.int64]) -> None:
         self.origin, self.indices = origin, indices
         self.class_names, self.labels = origin.class_names, origin.labels[indices]
         self.shards = None if origin.shards is None else origin.shards[indices]
@@ -140,5 +140,5 @@ class Subset(ImageSource):
     def picture(self, index: int) -> Picture:
         return self.origin.picture(int(self.indices[index]))
 
-    def subset(self, indices: Sequence[int] | NDArray[np.int64]) -> ImageSource:
+    def subset(self, indices: Sequence[int] | NDArray[np.int64]) -> ImageDataset:
         return Subset(self.origin, self.indices[np.asarray(indices, np.int64)])

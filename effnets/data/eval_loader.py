@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from effnets.data.corrupt import BrokenPictures, allowed_broken
-from effnets.data.dataset import ImageSource
+from effnets.data.corrupt import CorruptImages, allowed_corrupt
+from effnets.data.dataset import ImageDataset
 from effnets.errors import ImageError
 
 # Decoded pictures that are kept from one pass to the next, up to so many bytes.
@@ -56,7 +56,7 @@ class Pictures:
 
     def __init__(
         self,
-        source: ImageSource,
+        source: ImageDataset,
         transform: Callable[[Image.Image], Tensor],
         batch_size: int,
         indices: Sequence[int] | None = None,
@@ -65,7 +65,7 @@ class Pictures:
     ) -> None:
         self.source, self.transform, self.batch_size = source, transform, batch_size
         self.indices = list(range(len(source)) if indices is None else indices)
-        self.broken = BrokenPictures(len(self.indices), 0 if strict else allowed_broken(len(self.indices)))
+        self.broken = CorruptImages(len(self.indices), 0 if strict else allowed_corrupt(len(self.indices)))
         self._kept: list[_Piece] = []
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:

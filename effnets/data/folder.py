@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from effnets.data.classes import class_names_of
-from effnets.data.dataset import ImageSource
-from effnets.data.splits import SPLIT_NAMES, UNDIVIDED, Parts, named
+from effnets.data.dataset import ImageDataset
+from effnets.data.splits import ALL, SPLIT_NAMES, RawSplits, named
 from effnets.errors import DataError, ImageError
 from effnets.inference.image import image_suffixes
 
@@ -73,7 +73,7 @@ def arrange(files: Sequence[str], folders: Iterable[str], origin: str) -> Layout
     pictures = {position: path[depth:] for position, path in pictures.items()}
     known = [path[depth:] for path in known if len(path) > depth]
     splits, stray = _splits(pictures, known, origin)
-    learned = splits.get("train") or splits.get(UNDIVIDED, {})
+    learned = splits.get("train") or splits.get(ALL, {})
     notes = []
     if others:
         notes.append(f"passed over {named('file', others, 3)} with no picture's ending")
@@ -134,7 +134,7 @@ def _splits(
         raise DataError(f"{origin}: {_listed(words)} with pictures, but no folders named like classes; {_WANTED}")
     if not words or words <= holding:
         classes, stray = _classes(pictures, folders)
-        return {UNDIVIDED: classes}, stray
+        return {ALL: classes}, stray
     if heads != words:
         raise DataError(
             f"{origin}: holds {_listed(words)} and also {named('folder', sorted(heads - words))}; "
@@ -172,7 +172,7 @@ def _listed(words: Iterable[str]) -> str:
     return ", ".join(f"{word}/" for word in sorted(words))
 
 
-class FileSource(ImageSource):
+class FileDataset(ImageDataset):
     """Pictures in files.
 
     Args:
@@ -206,7 +206,7 @@ class FileSource(ImageSource):
             return 0
 
 
-def open_folder(folder: Path) -> Parts:
+def open_folder(folder: Path) -> RawSplits:
     """Pictures in a folder by class, with or without train/, val/ and test/ around the classes.
 
     Links are followed, hidden files passed over.
@@ -216,15 +216,15 @@ def open_folder(folder: Path) -> Parts:
     """
     found = _walk(folder)
     layout = arrange(found.files, found.folders, str(folder))
-    sources: dict[str, ImageSource] = {}
+    sources: dict[str, ImageDataset] = {}
     for split, pictures in layout.splits.items():
         labels = np.array([label for _, label in pictures], np.int64)
         files = [found.files[position] for position, _ in pictures]
-        sources[split] = FileSource(folder, files, labels, layout.class_names)
+        sources[split] = FileDataset(folder, files, labels, layout.class_names)
     notes = layout.notes
     if found.loops:
         notes += (f"passed over {named('link', found.loops, 3)} to a folder around itself",)
-    return Parts(sources=sources, notes=notes, empty=layout.empty)
+    return RawSplits(sources=sources, notes=notes, empty=layout.empty)
 
 
 @dataclass(slots=True)

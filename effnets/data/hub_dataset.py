@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from effnets.data.classes import index_labels
-from effnets.data.dataset import ImageSource
-from effnets.data.splits import SPLIT_NAMES, UNDIVIDED, Parts
+from effnets.data.dataset import ImageDataset
+from effnets.data.splits import ALL, SPLIT_NAMES, RawSplits
 from effnets.errors import DataError, EffnetsError, ImageError
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ _PREFIX = "hf-dataset:"
 _NO_LABELS = (None, -1)  # how the library says that a class is not known
 
 
-class HubSource(ImageSource):
+class HubDataset(ImageDataset):
     """Pictures in a column of a `datasets.Dataset`, which lies on disk and is read at random.
 
     Args:
@@ -65,7 +65,7 @@ class HubSource(ImageSource):
             return 0
 
 
-def open_hub_dataset(name: str, *, image_column: str | None = None, label_column: str | None = None) -> Parts:
+def open_hub_dataset(name: str, *, image_column: str | None = None, label_column: str | None = None) -> RawSplits:
     """Pictures of "hf-dataset:user/name[@revision]", or of a folder that `Dataset.save_to_disk` wrote.
 
     Raises:
@@ -78,11 +78,11 @@ def open_hub_dataset(name: str, *, image_column: str | None = None, label_column
     declared = getattr(features[label], "names", None)
     written, unlabelled = without_unlabelled({split: table[label][:] for split, table in tables.items()}, name)
     class_names, labels = index_labels(written, name, declared)
-    sources: dict[str, ImageSource] = {
-        split: HubSource(_undecoded(tables[split], image), image, labels[split], class_names, f"{title}, {split}")
+    sources: dict[str, ImageDataset] = {
+        split: HubDataset(_undecoded(tables[split], image), image, labels[split], class_names, f"{title}, {split}")
         for split in written
     }
-    return Parts(sources=sources, notes=(*passed, *unlabelled, *notes))
+    return RawSplits(sources=sources, notes=(*passed, *unlabelled, *notes))
 
 
 def known_splits(found: Mapping[str, _Table], name: str) -> tuple[dict[str, _Table], tuple[str, ...]]:
@@ -95,9 +95,9 @@ def known_splits(found: Mapping[str, _Table], name: str) -> tuple[dict[str, _Tab
     """
     if len(found) == 1:
         split, table = next(iter(found.items()))
-        return {SPLIT_NAMES.get(str(split).lower(), UNDIVIDED): table}, ()
-    known = {SPLIT_NAMES.get(str(split).lower(), UNDIVIDED): table for split, table in found.items()}
-    known.pop(UNDIVIDED, None)
+        return {SPLIT_NAMES.get(str(split).lower(), ALL): table}, ()
+    known = {SPLIT_NAMES.get(str(split).lower(), ALL): table for split, table in found.items()}
+    known.pop(ALL, None)
     if not known:
         raise DataError(f"{name}: has the splits {', '.join(map(str, found))}; wanted are train, validation or test")
     passed = [str(split) for split in found if str(split).lower() not in SPLIT_NAMES]
@@ -145,7 +145,7 @@ def _load(title: str) -> Mapping[str, Dataset]:
         raise
     except Exception as error:  # the library raises anything, from ConnectionError to its own classes
         raise unavailable(f"{_PREFIX}{title}", error) from error
-    return loaded if isinstance(loaded, dict) else {UNDIVIDED: loaded}
+    return loaded if isinstance(loaded, dict) else {ALL: loaded}
 
 
 def _saved(folder: Path) -> bool:

@@ -16,11 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from effnets.data.classes import index_labels
-from effnets.data.dataset import ImageSource
+from effnets.data.dataset import ImageDataset
 from effnets.data.hub_dataset import choose_columns, known_splits, unavailable, without_unlabelled
 from effnets.data.packed_images import PictureColumn, read_picture, read_sizes
 from effnets.data.shard_cache import ShardCache, check_room
-from effnets.data.splits import Parts
+from effnets.data.splits import RawSplits
 from effnets.errors import DataError, ImageError
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ _PREFIX = "hf-stream:"
 _AT_ONCE = 8  # files that labels are read of: hardly more than waiting for answers
 
 
-class HubStream(ImageSource):
+class HubStream(ImageDataset):
     """Pictures in parquet files on the Hub.
 
     Args:
@@ -87,7 +87,7 @@ def open_hub_stream(
     image_column: str | None = None,
     label_column: str | None = None,
     progress: Callable[[str, float], object],
-) -> Parts:
+) -> RawSplits:
     """Pictures of "hf-stream:user/name", with "/configuration" and "@revision" where it has several.
 
     Args:
@@ -109,7 +109,7 @@ def open_hub_stream(
     written = {split: [one for path in of_it for one in files[path].labels] for split, of_it in paths.items()}
     labels, unlabelled = without_unlabelled(written, name)
     class_names, indices = index_labels(labels, name, getattr(found.features[label], "names", None))
-    sources: dict[str, ImageSource] = {
+    sources: dict[str, ImageDataset] = {
         split: HubStream(
             [files[path].url for path in paths[split]],
             [len(files[path].labels) for path in paths[split]],
@@ -124,7 +124,7 @@ def open_hub_stream(
             *more,
             "the Hub has converted but the beginning of this data set to parquet, and there is no more of it",
         )
-    return Parts(sources=sources, notes=(*more, *unlabelled, *notes), revision=found.revision)
+    return RawSplits(sources=sources, notes=(*more, *unlabelled, *notes), revision=found.revision)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,17 +19,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from effnets.data.corrupt import BrokenPictures, allowed_broken, reasons
-from effnets.data.dataset import ImageSource
+from effnets.data.corrupt import CorruptImages, allowed_corrupt, reasons
+from effnets.data.dataset import ImageDataset
 from effnets.data.sampling import balanced_order, occurrences, shuffled_order
-from effnets.data.seeding import Stream, drawn_by
+from effnets.data.seeding import Stream, seeded
 from effnets.data.transforms import TrainTransform
 from effnets.errors import ArgumentError, DataError, ImageError
 from effnets.inference.transform import Transform
 from effnets.utils.arguments import check_integer
 
 
-class Request(NamedTuple):
+class BatchRequest(NamedTuple):
     """One global micro-batch: its number, its epoch, [N] indices, and [N] how often each came before in the epoch."""
 
     number: int
@@ -38,20 +38,20 @@ class Request(NamedTuple):
     repeats: NDArray[np.int64]
 
 
-class Answer(NamedTuple):
+class BatchResult(NamedTuple):
     """What was asked for, images [n, 3, H, W] of the readable pictures, their [n] indices, and errors by index.
 
     A `fault` is of the data as a whole: a server that does not answer any more.
     """
 
-    request: Request
+    request: BatchRequest
     images: Tensor
     indices: NDArray[np.int64]
     broken: dict[int, str]
     fault: str | None = None
 
 
-class Preparation(Dataset[Answer]):
+class BatchDataset(Dataset[BatchResult]):
     """Answers requests. Broken pictures are part of it: raised in a worker, errors would come with its traceback.
 
     Args:
@@ -60,10 +60,10 @@ class Preparation(Dataset[Answer]):
         seed: of what is drawn.
     """
 
-    def __init__(self, source: ImageSource, transform: TrainTransform | Transform, seed: int) -> None:
+    def __init__(self, source: ImageDataset, transform: TrainTransform | Transform, seed: int) -> None:
         self.source, self.transform, self.seed = source, transform, seed
 
-    def __getitem__(self, request: Request) -> Answer:
+    def __getitem__(self, request: BatchRequest) -> BatchResult:
         samples: dict[tuple[int, int], Tensor] = {}
         broken: dict[int, str] = {}
         for index, repeat in zip(request.indices.tolist(), request.repeats.tolist(), strict=True):
@@ -72,9 +72,9 @@ class Preparation(Dataset[Answer]):
             except ImageError as error:
                 broken[index] = str(error)
             except DataError as error:
-                return Answer(request, torch.empty(0), np.array([], np.int64), {}, str(error))
+                return BatchResult(request, torch.empty(0), np.array([], np.int64), {}, str(error))
         images = self._stack(list(samples.values())) if samples else torch.empty(0)
-        return Answer(request, images, np.array([index for index, _ in samples], np.int64), broken)
+        return BatchResult(request, images, np.array([index for index, _ in samples], np.int64), broken)
 
     def _sample(self, epoch: int, index: int, repeat: int) -> Tensor:
         if isinstance(self.transform, TrainTransform):
@@ -141,7 +141,7 @@ class EpochLoader:
 
     The order is a function of (seed, epoch), a sample of (seed, epoch, index), mixing of (seed, epoch, batch); none
     depends on the number of workers or processes, and torch's global generator is left alone. Global micro-batch j goes
-    to process j % world.
+    to process j % world_size.
 
     Args:
         source: where the pictures come from.
@@ -154,14 +154,14 @@ class EpochLoader:
         multiple: leave out as many of the last micro-batches as it takes for their number to be a multiple of this:
             the processes times the steps of gradient accumulation.
         workers: processes that prepare pictures; 0 prepares them here.
-        broken_limit: how many different pictures may turn out broken on the way. They are left out of their batches,
-            with a warning, and noted in `broken`; by default 5 % of all or 3, as `open_data` has it.
-        rank, world: this process's number and how many there are.
+        corrupt_limit: how many different pictures may turn out broken on the way. They are left out of their batches,
+            with a warning, and noted in `corrupt`; by default 5 % of all or 3, as `open_data` has it.
+        rank, world_size: this process's number and how many there are.
         device: that images and labels come on.
         channels_last: lay the images out so.
 
     Attributes:
-        broken: the pictures that turned out so.
+        corrupt: the pictures that turned out so.
 
     Raises:
         ArgumentError: an argument has a value it cannot take, or the pictures do not fill a batch.
@@ -169,7 +169,7 @@ class EpochLoader:
 
     def __init__(
         self,
-        source: ImageSource,
+        source: ImageDataset,
         transform: TrainTransform | Transform,
         *,
         batch_size: int,
@@ -178,9 +178,9 @@ class EpochLoader:
         drop_last: bool = True,
         multiple: int = 1,
         workers: int = 0,
-        broken_limit: int | None = None,
+        corrupt_limit: int | None = None,
         rank: int = 0,
-        world: int = 1,
+        world_size: int = 1,
         device: torch.device | str = "cpu",
         channels_last: bool = False,
     ) -> None:
@@ -189,10 +189,12 @@ class EpochLoader:
         self.seed = check_integer("seed", seed, 0, "give an integer from 0")
         check_integer("multiple", multiple, 1, "give an integer from 1")
         check_integer("workers", workers, 0, "give a number of processes, from 0")
-        if not 0 <= rank < world:
-            raise ArgumentError(f"rank is {rank} of {world} processes; give one from 0 to {world - 1}")
-        self.rank, self.world = rank, world
-        self.broken = BrokenPictures(len(source), allowed_broken(len(source)) if broken_limit is None else broken_limit)
+        if not 0 <= rank < world_size:
+            raise ArgumentError(f"rank is {rank} of {world_size} processes; give one from 0 to {world_size - 1}")
+        self.rank, self.world_size = rank, world_size
+        self.corrupt = CorruptImages(
+            len(source), allowed_corrupt(len(source)) if corrupt_limit is None else corrupt_limit
+        )
         self.device = torch.device(device)
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         whole = len(source) // self.batch_size if drop_last else -(-len(source) // self.batch_size)
@@ -207,10 +209,10 @@ class EpochLoader:
                 "pictures in shards on a server come shard by shard, so that a sampler cannot draw all classes alike; "
                 "set balance to weights"
             )
-        self._requests = _Requests()
+        self._requests = _RequestSampler()
         self._shutdown = WorkerShutdown()
-        self._loader: DataLoader[Answer] = DataLoader(
-            Preparation(source, transform, self.seed),
+        self._loader: DataLoader[BatchResult] = DataLoader(
+            BatchDataset(source, transform, self.seed),
             batch_size=None,  # a request is a whole batch already
             sampler=self._requests,
             num_workers=workers,
@@ -240,16 +242,16 @@ class EpochLoader:
                 message names them.
         """
         order, repeats = self._order(epoch)
-        first = start + (self.rank - start) % self.world
+        first = start + (self.rank - start) % self.world_size
         size = self.batch_size
         self._requests.pending = [
-            Request(number, epoch, order[number * size :][:size], repeats[number * size :][:size])
-            for number in range(first, self._length, self.world)
+            BatchRequest(number, epoch, order[number * size :][:size], repeats[number * size :][:size])
+            for number in range(first, self._length, self.world_size)
         ]
         for answer in self._loader:
             if answer.fault is not None:
                 raise DataError(answer.fault)
-            self.broken.note(answer.broken)
+            self.corrupt.note(answer.broken)
             if not len(answer.indices):
                 # Nothing to take a step by, and processes that skip one would fall out of step with the others.
                 raise DataError(
@@ -275,7 +277,7 @@ class EpochLoader:
                 order = balanced_order(self.source.labels, self.seed, epoch)
                 return order, occurrences(order)
 
-    def _finish(self, answer: Answer) -> Batch:
+    def _finish(self, answer: BatchResult) -> Batch:
         request = answer.request
         images = answer.images.to(self.device, non_blocking=True)
         if images.dtype == torch.uint8:
@@ -284,7 +286,7 @@ class EpochLoader:
         labels = torch.from_numpy(self.source.labels[answer.indices]).to(self.device, non_blocking=True)
         targets = None
         if self._mixing is not None:
-            with drawn_by(Stream.BATCH, self.seed, request.epoch, request.number):
+            with seeded(Stream.BATCH, self.seed, request.epoch, request.number):
                 images, targets = self._mixing(images, labels)
         return Batch(
             number=request.number,
@@ -299,20 +301,20 @@ class EpochLoader:
         return (255 * torch.tensor(values, dtype=torch.float32, device=self.device)).reshape(-1, 1, 1)
 
 
-class _Requests:
+class _RequestSampler:
     """What the next iteration of the DataLoader asks for."""
 
     def __init__(self) -> None:
-        self.pending: Sequence[Request] = ()
+        self.pending: Sequence[BatchRequest] = ()
 
-    def __iter__(self) -> Iterator[Request]:
+    def __iter__(self) -> Iterator[BatchRequest]:
         return iter(self.pending)
 
     def __len__(self) -> int:
         return len(self.pending)
 
 
-def _as_is(answer: Answer) -> Answer:
+def _as_is(answer: BatchResult) -> BatchResult:
     return answer
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, replace
 from pathlib import Path
 from typing import get_args
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from effnets.data.checks import MANY, Check, check_classes, check_filled, duplicate_notes, without_broken
 from effnets.data.csv import open_manifest
-from effnets.data.dataset import ImageSource
+from effnets.data.dataset import ImageDataset
 from effnets.data.download import is_url
 from effnets.data.folder import is_litter, open_folder
 from effnets.data.hub_dataset import open_hub_dataset
@@ -20,7 +20,7 @@ from effnets.data.hub_stream import open_hub_stream
 from effnets.data.parquet import open_parquet
 from effnets.data.remote_shards import open_remote_shards
 from effnets.data.shard_cache import default_cache
-from effnets.data.splits import UNDIVIDED, Parts, Splits, divide
+from effnets.data.splits import ALL, RawSplits, Splits, split_validation
 from effnets.data.tar import expand_braces, index_archive, is_webdataset, open_shards, open_tree
 from effnets.errors import ArgumentError, DataError, EffnetsError, MissingFileError
 
@@ -30,9 +30,9 @@ _KINDS = (
 )
 
 
-def read_parts(
+def open_dataset(
     data: str, image_column: str | None, label_column: str | None, progress: Callable[[str, float], object]
-) -> Parts:
+) -> RawSplits:
     """The data set that `data` names, as it is; arguments are as of `effnets.data.open_data`.
 
     Raises:
@@ -68,7 +68,7 @@ def read_parts(
     raise DataError(f"{data}: is no data set that can be read; name {_KINDS}")
 
 
-def _open_tar(path: Path, image_column: str | None, label_column: str | None) -> Parts:
+def _open_tar(path: Path, image_column: str | None, label_column: str | None) -> RawSplits:
     archive = index_archive(path)
     if is_webdataset(archive):
         _refuse_columns(str(path), "shards", image_column=image_column)
@@ -77,7 +77,7 @@ def _open_tar(path: Path, image_column: str | None, label_column: str | None) ->
     return open_tree(archive)
 
 
-def _open_folder(folder: Path, image_column: str | None, label_column: str | None) -> Parts:
+def _open_folder(folder: Path, image_column: str | None, label_column: str | None) -> RawSplits:
     # An archive beside folders is what they were unpacked from.
     if not any(entry.is_dir() and not is_litter(entry.name) and entry.name != "data" for entry in folder.iterdir()):
         tables = _below(folder, "*.parquet")
@@ -106,6 +106,49 @@ def _below(folder: Path, pattern: str) -> Sequence[Path]:
 _VAL_SHARE, _VAL_SHARE_BESIDE_TEST = 0.1, 0.05
 
 
+@dataclass(frozen=True, slots=True)
+class DataConfig:
+    """A data set of labeled images and how to read it.
+
+    Attributes:
+        path: a folder by class, with or without train/, val/ and test/ around the classes; a .tar of such a folder; a
+            CSV file with the columns path, label and optionally split; a parquet file in the Hub's layout, or a folder
+            of such with names like train-0.parquet; WebDataset shards ("shards-{000..007}.tar", or a folder of them),
+            also on a server ("https://host/shards-{000..007}.tar"), of which 16 GiB are kept on disk at a time (or as
+            many as EFFNETS_SHARDS_GIB says); a data set of the Hub, fetched whole ("hf-dataset:user/name@revision"), or
+            read as needed and kept likewise ("hf-stream:user/name@revision", in parquet).
+        image_column, label_column: of tables (CSV, parquet, Hub), if they do not have their usual names; of shards,
+            label_column is the key in each sample's JSON.
+        class_names: if labels are numbers, the names of the classes 0, 1, …; otherwise as many names as there are
+            classes, in their order, to replace the data's own.
+        val_share: part of the training images to validate with if the data has no validation images; 0 for none. By
+            default a tenth, or a twentieth if the data has test images.
+        check: how images are checked beforehand: "quick" (their first and last bytes), "full" (decoded, slow) or
+            "none". Of more than 200,000 images, "quick" checks none.
+        strict: raise an error for a corrupt image instead of leaving it out.
+        corrupt_limit: part of the images of a split that may be corrupt and are left out, with a note; 3 always may.
+
+    Raises:
+        ArgumentError: if a value is out of its range.
+    """
+
+    path: str | os.PathLike[str]
+    _: KW_ONLY
+    image_column: str | None = None
+    label_column: str | None = None
+    class_names: Sequence[str] | None = None
+    val_share: float | None = None
+    check: Check = "quick"
+    strict: bool = False
+    corrupt_limit: float = 0.05
+
+    def __post_init__(self) -> None:
+        if self.check not in get_args(Check):
+            raise ArgumentError(f"check is {self.check!r}; choose one of {', '.join(get_args(Check))}")
+        if not 0 <= self.corrupt_limit <= 1:
+            raise ArgumentError(f"corrupt_limit is {self.corrupt_limit!r}; give a part of the images, from 0 to 1")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluationData:
     """Pictures to measure by.
@@ -117,64 +160,40 @@ class EvaluationData:
     """
 
     split: str
-    source: ImageSource
+    source: ImageDataset
     notes: tuple[str, ...]
 
 
 def open_data(
-    data: str | os.PathLike[str],
+    config: DataConfig | str | os.PathLike[str],
     *,
-    val_share: float | None = None,
     seed: int = 0,
-    strict: bool = False,
-    check: Check = "quick",
-    broken_limit: float = 0.05,
-    image_column: str | None = None,
-    label_column: str | None = None,
-    class_names: Sequence[str] | None = None,
     progress: Callable[[str, float], object] | None = None,
 ) -> Splits:
     """Open a data set to train on.
 
-    Where it has no validation pictures, they are taken from its training pictures, the same share of every class. What
-    has no test pictures gets none.
+    If it has no validation images, they are taken from its training images, the same share of every class. If it has
+    no test images, `test` is None.
 
     Args:
-        data: a folder by class, with or without train/, val/ and test/ around the classes; a .tar of such a folder; a
-            CSV file with the columns path, label and, if wished, split; a parquet file in the Hub's layout, or a folder
-            of such with names like train-0.parquet; WebDataset shards ("shards-{000..007}.tar", or a folder of them),
-            also on a server ("https://host/shards-{000..007}.tar"), of which 16 GiB are kept on disk at a time (or as
-            many as EFFNETS_SHARDS_GIB says); a data set of the Hub, fetched whole ("hf-dataset:user/name@revision"), or
-            as it is needed and kept likewise ("hf-stream:user/name@revision", in parquet).
-        val_share: part of the training pictures to validate by where there are none for it; 0 for none. By default a
-            tenth, which is all that there is to measure by, or where test/ is there, a twentieth, enough to see by
-            which epochs are worse.
-        seed: of the draw of these.
-        strict: leave out no broken picture: raise.
-        check: how pictures are looked at beforehand: "quick", "full" (decoded, which takes a while) or "none". Of more
-            than 200,000 pictures, "quick" looks at none.
-        broken_limit: part of the pictures of a split that may be broken and are left out, with a note; 3 always may.
-        image_column, label_column: of tables (CSV, parquet, Hub), where they do not have their usual names; of shards,
-            label_column is the key in each sample's JSON.
-        class_names: where labels are mere numbers, the names of the classes 0, 1, …; else as many names as there are
-            classes, instead of the data's own and in their order.
-        progress: called with what is being done and the share of it that is, 0 to 1, while files are looked into.
+        config: the data set and how to read it; a path or name alone takes the defaults.
+        seed: of the draw of the validation images.
+        progress: called with a description of the current step and its share done, 0 to 1, while files are checked.
 
     Raises:
         MissingFileError: no such file or folder.
         DataError: it is no data set, it is damaged, or there is nothing to learn from it.
         ArgumentError: an argument has a value it cannot take.
     """
-    if check not in get_args(Check):
-        raise ArgumentError(f"check is {check!r}; choose one of {', '.join(get_args(Check))}")
-    if not 0 <= broken_limit <= 1:
-        raise ArgumentError(f"broken_limit is {broken_limit!r}; give a part of the pictures, from 0 to 1")
-    origin = os.fspath(data)
-    parts = _open(origin, image_column, label_column, class_names, progress or _nobody)
+    if not isinstance(config, DataConfig):
+        config = DataConfig(config)
+    progress = progress or _no_progress
+    origin, check = os.fspath(config.path), config.check
+    parts = _open(config, progress)
     check_filled(parts.empty, "learned", origin)
     sources, notes = dict(parts.sources), list(parts.notes)
-    if UNDIVIDED in sources:
-        sources["train"] = sources.pop(UNDIVIDED)
+    if ALL in sources:
+        sources["train"] = sources.pop(ALL)
     thorough = check == "full" or sum(map(len, sources.values())) <= MANY
     if any(source.shards is not None for source in sources.values()) and check == "quick":
         thorough, check = False, "none"
@@ -184,13 +203,15 @@ def open_data(
         check = "none"
     for split in sources:
         sources[split], more = without_broken(
-            split, sources[split], check=check, limit=broken_limit, strict=strict, progress=progress or _nobody
+            split, sources[split], check=check, limit=config.corrupt_limit, strict=config.strict, progress=progress
         )
         notes += more
     notes += check_classes(sources, "train" if "train" in sources else None, origin)
     if "train" in sources and "val" not in sources:
         usual = _VAL_SHARE_BESIDE_TEST if "test" in sources else _VAL_SHARE
-        sources["train"], val, more = divide(sources["train"], usual if val_share is None else val_share, seed)
+        sources["train"], val, more = split_validation(
+            sources["train"], usual if config.val_share is None else config.val_share, seed
+        )
         notes += more
         if val is not None:
             sources["val"] = val
@@ -206,15 +227,7 @@ def open_data(
 
 
 def open_evaluation_data(
-    data: str | os.PathLike[str],
-    *,
-    strict: bool = False,
-    check: Check = "quick",
-    broken_limit: float = 0.05,
-    image_column: str | None = None,
-    label_column: str | None = None,
-    class_names: Sequence[str] | None = None,
-    progress: Callable[[str, float], object] | None = None,
+    config: DataConfig | str | os.PathLike[str], *, progress: Callable[[str, float], object] | None = None
 ) -> EvaluationData:
     """Open the pictures to measure by: those of test/, else of val/, else, where nothing is divided, all.
 
@@ -224,9 +237,12 @@ def open_evaluation_data(
         MissingFileError: no such file or folder.
         DataError: it is no data set, it is damaged, or it has training pictures only.
     """
-    origin = os.fspath(data)
-    parts = _open(origin, image_column, label_column, class_names, progress or _nobody)
-    for split in ("test", "val", UNDIVIDED):
+    if not isinstance(config, DataConfig):
+        config = DataConfig(config)
+    progress = progress or _no_progress
+    origin, check = os.fspath(config.path), config.check
+    parts = _open(config, progress)
+    for split in ("test", "val", ALL):
         if split in parts.sources:
             break
     else:
@@ -234,40 +250,35 @@ def open_evaluation_data(
             f"{origin}: has training pictures only; name some that no network has learned from, in test/ or val/"
         )
     source = parts.sources[split]
-    if split == UNDIVIDED:
+    if split == ALL:
         check_filled(parts.empty, "measured", origin)
     else:
         _leave_out_classes(source, parts.empty)
     if check == "quick" and (len(source) > MANY or source.shards is not None):
         check = "none"
     source, notes = without_broken(
-        split, source, check=check, limit=broken_limit, strict=strict, progress=progress or _nobody
+        split, source, check=check, limit=config.corrupt_limit, strict=config.strict, progress=progress
     )
     notes = (*parts.notes, *notes, *check_classes({split: source}, None, origin))
     return EvaluationData(split=split, source=source, notes=notes)
 
 
-def _nobody(_what: str, _share: float) -> None:
-    """Nobody is watching."""
+def _no_progress(_step: str, _share: float) -> None:
+    """Ignore progress."""
 
 
-def _open(
-    data: str,
-    image_column: str | None,
-    label_column: str | None,
-    class_names: Sequence[str] | None,
-    progress: Callable[[str, float], object],
-) -> Parts:
+def _open(config: DataConfig, progress: Callable[[str, float], object]) -> RawSplits:
+    data = os.fspath(config.path)
     try:
-        parts = read_parts(data, image_column, label_column, progress)
+        parts = open_dataset(data, config.image_column, config.label_column, progress)
     except EffnetsError:
         raise
     except OSError as error:
         raise DataError(f"{data}: cannot be read ({error.strerror or error})") from error
-    return parts if class_names is None else _renamed(parts, class_names, data)
+    return parts if config.class_names is None else _renamed(parts, config.class_names, data)
 
 
-def _leave_out_classes(source: ImageSource, empty: Sequence[str]) -> None:
+def _leave_out_classes(source: ImageDataset, empty: Sequence[str]) -> None:
     """Forget classes that training has no picture of, if `source` has none either: no model need know them."""
     counts = np.bincount(source.labels, minlength=len(source.class_names))
     kept = [label for label, name in enumerate(source.class_names) if counts[label] or name not in empty]
@@ -275,7 +286,7 @@ def _leave_out_classes(source: ImageSource, empty: Sequence[str]) -> None:
     source.class_names = tuple(source.class_names[label] for label in kept)
 
 
-def _renamed(parts: Parts, class_names: Sequence[str], data: str) -> Parts:
+def _renamed(parts: RawSplits, class_names: Sequence[str], data: str) -> RawSplits:
     found = next(iter(parts.sources.values())).class_names
     if len(set(class_names)) < len(class_names) or "" in class_names:
         raise ArgumentError(f"class_names has empty names, or one twice; give one for each class of {data}")

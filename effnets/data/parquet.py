@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from effnets.data.classes import index_labels, read_class_names
-from effnets.data.dataset import ImageSource
-from effnets.data.splits import UNDIVIDED, Parts, split_of
+from effnets.data.dataset import ImageDataset
+from effnets.data.splits import ALL, RawSplits, split_of
 from effnets.errors import DataError, ImageError
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ _IMAGE_COLUMNS = ("image", "img")
 _LABEL_COLUMNS = ("label", "labels", "fine_label")
 
 
-class ParquetSource(ImageSource):
+class ParquetDataset(ImageDataset):
     """Pictures in a column of parquet files, read a row group at a time.
 
     Up to 1 GiB of row groups stay in memory in each process; of larger files, pictures in random order are slow.
@@ -108,7 +108,7 @@ class ParquetSource(ImageSource):
 
 def open_parquet(
     files: Sequence[Path], *, named: bool, image_column: str | None = None, label_column: str | None = None
-) -> Parts:
+) -> RawSplits:
     """Pictures in parquet files; the splits are what the files' names begin with.
 
     Class names come from what the `datasets` library wrote into the files, or from classnames.txt beside them, one name
@@ -125,19 +125,19 @@ def open_parquet(
     origin = str(files[0] if len(files) == 1 else files[0].parent)
     splits: dict[str, list[Path]] = {}
     for file in files:
-        splits.setdefault(UNDIVIDED if named else split_of(file.name) or UNDIVIDED, []).append(file)
-    if UNDIVIDED in splits and len(splits) > 1:
+        splits.setdefault(ALL if named else split_of(file.name) or ALL, []).append(file)
+    if ALL in splits and len(splits) > 1:
         raise DataError(
-            f"{splits[UNDIVIDED][0]}: belongs to no split by its name, as other files beside it do; "
+            f"{splits[ALL][0]}: belongs to no split by its name, as other files beside it do; "
             "let its name begin with train, validation or test"
         )
     tables = {split: _Table(paths, image_column, label_column) for split, paths in splits.items()}
     class_names, labels = _labels(tables, origin)
-    sources: dict[str, ImageSource] = {
-        split: ParquetSource(table.files, table.image_column, table.groups, labels[split], class_names)
+    sources: dict[str, ImageDataset] = {
+        split: ParquetDataset(table.files, table.image_column, table.groups, labels[split], class_names)
         for split, table in tables.items()
     }
-    return Parts(sources=sources)
+    return RawSplits(sources=sources)
 
 
 class _Table:

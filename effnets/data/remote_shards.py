@@ -16,14 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from effnets.data.classes import index_labels
-from effnets.data.dataset import ImageSource
+from effnets.data.dataset import ImageDataset
 from effnets.data.shard_cache import ShardCache, check_room
-from effnets.data.splits import UNDIVIDED, Parts, split_of
-from effnets.data.tar import Member, TarSource, index_archive, samples_of
+from effnets.data.splits import ALL, RawSplits, split_of
+from effnets.data.tar import Member, TarDataset, index_archive, samples_of
 from effnets.errors import DataError
 
 
-class RemoteShards(TarSource):
+class RemoteShards(TarDataset):
     """Pictures in shards on a server.
 
     Args:
@@ -66,7 +66,7 @@ def open_remote_shards(
     *,
     label_key: str | None = None,
     progress: Callable[[str, float], object],
-) -> Parts:
+) -> RawSplits:
     """Pictures in shards named by their addresses, like `effnets.data.tar.open_shards`.
 
     Args:
@@ -88,15 +88,15 @@ def open_remote_shards(
     members: dict[str, list[tuple[int, Member]]] = {}
     labels: dict[str, list[str]] = {}
     for number, (url, one) in enumerate(zip(urls, found, strict=True)):
-        split = (split_of(_name(url)) if divided else None) or UNDIVIDED
+        split = (split_of(_name(url)) if divided else None) or ALL
         members.setdefault(split, []).extend((number, Member(*sample[:3])) for sample in one.samples)
         labels.setdefault(split, []).extend(sample[3] for sample in one.samples)
     class_names, indices = index_labels(labels, urls[0])
     sizes = [one.size for one in found]
-    sources: dict[str, ImageSource] = {
+    sources: dict[str, ImageDataset] = {
         split: RemoteShards(urls, sizes, members[split], indices[split], class_names, cache) for split in members
     }
-    return Parts(sources=sources)
+    return RawSplits(sources=sources)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from effnets.data.dataset import ImageSource
+from effnets.data.dataset import ImageDataset
 from effnets.errors import ArgumentError
 
 # Pictures of so many shards are mixed; fewer would leave neighbours together, more want more room where they lie.
@@ -32,7 +32,7 @@ def shuffled_order(length: int, seed: int, epoch: int, shards: NDArray[np.int64]
     return np.concatenate([generator.permutation(np.concatenate([pictures[one] for one in turn])) for turn in turns])
 
 
-def some_pictures(source: ImageSource, seed: int, count: int) -> NDArray[np.int64]:
+def some_images(source: ImageDataset, seed: int, count: int) -> NDArray[np.int64]:
     """[at most `count`]; indices of pictures drawn by `seed`, of few shards where `source` has any."""
     if source.shards is not None:
         return shuffled_order(len(source), seed, 0, source.shards)[:count]

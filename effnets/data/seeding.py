@@ -18,7 +18,7 @@ class Stream(IntEnum):
 
 
 @contextmanager
-def drawn_by(*key: int) -> Iterator[None]:
+def seeded(*key: int) -> Iterator[None]:
     """Within, torch's global generator of the CPU, from which torchvision draws, is seeded by `key`; after, as before.
 
     Args:

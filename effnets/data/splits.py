@@ -9,16 +9,16 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from effnets.data.dataset import ImageSource
+from effnets.data.dataset import ImageDataset
 from effnets.errors import ArgumentError
 
 # Every word for a split that is understood, and what it is called here.
 SPLIT_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
-UNDIVIDED = "all"
+ALL = "all"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Parts:
+class RawSplits:
     """What a data set consists of before anything is checked or divided.
 
     Attributes:
@@ -28,7 +28,7 @@ class Parts:
         revision: of data that may change where they lie.
     """
 
-    sources: Mapping[str, ImageSource]
+    sources: Mapping[str, ImageDataset]
     notes: tuple[str, ...] = ()
     empty: tuple[str, ...] = ()
     revision: str | None = None
@@ -46,9 +46,9 @@ class Splits:
         revision: of data that may change where they lie: the commit on the Hub.
     """
 
-    train: ImageSource | None
-    val: ImageSource | None
-    test: ImageSource | None
+    train: ImageDataset | None
+    val: ImageDataset | None
+    test: ImageDataset | None
     notes: tuple[str, ...] = ()
     revision: str | None = None
 
@@ -58,7 +58,9 @@ class Splits:
         return next(source.class_names for source in (self.train, self.val, self.test) if source is not None)
 
 
-def divide(source: ImageSource, share: float, seed: int) -> tuple[ImageSource, ImageSource | None, tuple[str, ...]]:
+def split_validation(
+    source: ImageDataset, share: float, seed: int
+) -> tuple[ImageDataset, ImageDataset | None, tuple[str, ...]]:
     """Take a validation split out of `source`, the same share of every class, drawn by `seed`.
 
     Shares are rounded so that the whole comes out right as well: classes with the largest remainders get one more.
@@ -98,8 +100,8 @@ def divide(source: ImageSource, share: float, seed: int) -> tuple[ImageSource, I
 
 
 def _divide_shards(
-    source: ImageSource, shards: NDArray[np.int64], share: float, seed: int
-) -> tuple[ImageSource, ImageSource | None, tuple[str, ...]]:
+    source: ImageDataset, shards: NDArray[np.int64], share: float, seed: int
+) -> tuple[ImageDataset, ImageDataset | None, tuple[str, ...]]:
     numbers = np.unique(shards)
     count = min(max(round(share * len(numbers)), 1), len(numbers) - 1)
     if count == 0:

@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from effnets.data.classes import index_labels, read_class_names
-from effnets.data.dataset import ImageSource
+from effnets.data.dataset import ImageDataset
 from effnets.data.folder import arrange
-from effnets.data.splits import UNDIVIDED, Parts, named, split_of
+from effnets.data.splits import ALL, RawSplits, named, split_of
 from effnets.errors import DataError, ImageError, MissingFileError
 from effnets.inference.image import image_suffixes
 
@@ -42,7 +42,7 @@ class Archive:
     folders: tuple[str, ...]
 
 
-class TarSource(ImageSource):
+class TarDataset(ImageDataset):
     """Pictures that lie in tar archives.
 
     Args:
@@ -84,19 +84,19 @@ class TarSource(ImageSource):
         return Path(self.archives[archive]).open("rb")
 
 
-def open_tree(archive: Archive) -> Parts:
+def open_tree(archive: Archive) -> RawSplits:
     """Pictures in an archive of a folder by class, with or without train/, val/ and test/.
 
     Raises:
         DataError: it holds no such tree.
     """
     layout = arrange([member.name for member in archive.files], archive.folders, str(archive.path))
-    sources: dict[str, ImageSource] = {}
+    sources: dict[str, ImageDataset] = {}
     for split, pictures in layout.splits.items():
         members = [(0, archive.files[position]) for position, _ in pictures]
         labels = np.array([label for _, label in pictures], np.int64)
-        sources[split] = TarSource([archive.path], members, labels, layout.class_names)
-    return Parts(sources=sources, notes=layout.notes, empty=layout.empty)
+        sources[split] = TarDataset([archive.path], members, labels, layout.class_names)
+    return RawSplits(sources=sources, notes=layout.notes, empty=layout.empty)
 
 
 def index_archive(path: Path) -> Archive:
@@ -226,7 +226,7 @@ def is_webdataset(archive: Archive) -> bool:
 
 def open_shards(
     paths: Sequence[Path], *, archives: Sequence[Archive] | None = None, label_key: str | None = None
-) -> Parts:
+) -> RawSplits:
     """Pictures in shards, found by one scan of their headers and read where they lie.
 
     A sample is a picture with NAME.cls (a class, by number or name) or NAME.json (with the key label, cls or class).
@@ -251,7 +251,7 @@ def open_shards(
     members: dict[str, list[tuple[int, Member]]] = {}
     labels: dict[str, list[str]] = {}
     for number, archive in enumerate(indexed):
-        split = (split_of(archive.path.name) if divided else None) or UNDIVIDED
+        split = (split_of(archive.path.name) if divided else None) or ALL
         for picture, label in samples_of(archive, label_key):
             members.setdefault(split, []).append((number, picture))
             labels.setdefault(split, []).append(label)
@@ -259,10 +259,10 @@ def open_shards(
         raise DataError(f"{paths[0]}: no sample in it; wanted are pictures with a .cls or .json of the same name")
     folder = paths[0].parent
     class_names, indices = index_labels(labels, str(folder), read_class_names(folder))
-    sources: dict[str, ImageSource] = {
-        split: TarSource(paths, members[split], indices[split], class_names) for split in members
+    sources: dict[str, ImageDataset] = {
+        split: TarDataset(paths, members[split], indices[split], class_names) for split in members
     }
-    return Parts(sources=sources)
+    return RawSplits(sources=sources)
 
 
 def samples_of(archive: Archive, label_key: str | None) -> list[tuple[Member, str]]:

@@ -13,8 +13,8 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from effnets.data.augmentation import Augmentation
-from effnets.data.dataset import ImageSource
-from effnets.data.seeding import drawn_by
+from effnets.data.dataset import ImageDataset
+from effnets.data.seeding import seeded
 from effnets.spec.specs import PreprocessSpec
 from effnets.utils.arguments import check_size
 
@@ -50,7 +50,7 @@ class TrainTransform:
         self._on_pictures = _on_pictures(self.augmentation, self._mean_color)
         self._on_tensors = _on_tensors(self.augmentation, self._mean_color)
 
-    def __call__(self, source: ImageSource, index: int, key: tuple[int, ...]) -> Tensor:
+    def __call__(self, source: ImageDataset, index: int, key: tuple[int, ...]) -> Tensor:
         """The picture at `index` of `source` as a sample, uint8 [3, H, W].
 
         Args:
@@ -61,7 +61,7 @@ class TrainTransform:
         Raises:
             ImageError: the picture is unreadable.
         """
-        with drawn_by(*key):
+        with seeded(*key):
             image = self._crop(source, index)
             for change in self._on_pictures:
                 image = change(image)
@@ -81,7 +81,7 @@ class TrainTransform:
             return v2.RandomChoice(choices)
         return choices[0] if choices else None
 
-    def _crop(self, source: ImageSource, index: int) -> Image.Image:
+    def _crop(self, source: ImageDataset, index: int) -> Image.Image:
         if self.augmentation.crop == "resized":
             return self._resized_crop(source, index)
         image = source.image(index)
@@ -95,7 +95,7 @@ class TrainTransform:
         top, left = (int(torch.randint(2 * padding + 1, ())) for _ in range(2))
         return Image.fromarray(pixels[top : top + self.height, left : left + self.width])
 
-    def _resized_crop(self, source: ImageSource, index: int) -> Image.Image:
+    def _resized_crop(self, source: ImageDataset, index: int) -> Image.Image:
         """Choose the crop first, so that a large JPEG is decoded no larger than the crop is to become."""
         picture = source.picture(index)
         width, height = picture.size()

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from effnets.data.dataset import ImageSource
-from effnets.data.open import open_evaluation_data
+from effnets.data.dataset import ImageDataset
+from effnets.data.open import DataConfig, open_evaluation_data
 from effnets.engines.base import Engine
 from effnets.errors import ArgumentError, DataError, ImageError, MissingFileError, WeightsError
 from effnets.evaluation.classes import match_classes
@@ -102,7 +102,7 @@ _MAX_WORKERS = 16
 
 def evaluate(
     model: nn.Module | Engine,
-    data: ImageSource | str | os.PathLike[str],
+    data: ImageDataset | str | os.PathLike[str],
     *,
     batch_size: int = 32,
     topk: int = 5,
@@ -147,16 +147,14 @@ def evaluate(
         raise ArgumentError(f"temperature is {temperature!r}; give a number from 0.01 to 100")
     workers = check_integer("workers", workers or _cores(), 1, "it must be at least 1")
     split, notes, origin = "given", tuple[str, ...](), "pictures in memory"
-    if isinstance(data, ImageSource):
+    if isinstance(data, ImageDataset):
         source = data
     else:
         # Every picture is read below anyway, and a broken one told of then.
         opened = open_evaluation_data(
-            data,
-            check="none",
-            image_column=image_column,
-            label_column=label_column,
-            class_names=class_names,
+            DataConfig(
+                data, check="none", image_column=image_column, label_column=label_column, class_names=class_names
+            ),
             progress=None if progress is None else lambda _what, share: progress(share),
         )
         split, source, notes, origin = opened.split, opened.source, opened.notes, os.fspath(data)
@@ -226,7 +224,7 @@ class _Pass:
     """One pass over the pictures: decoding and network take turns, so that each is timed alone."""
 
     scorer: Scorer
-    source: ImageSource
+    source: ImageDataset
     outputs: NDArray[np.int64]
     strict: bool
     broken: list[Broken] = field(default_factory=list)

@@ -16,7 +16,7 @@ from effnets.evaluation.result import RealScore
 from effnets.inference.labels import imagenet1k
 
 if TYPE_CHECKING:
-    from effnets.data.dataset import ImageSource
+    from effnets.data.dataset import ImageDataset
 
 
 _NUMBER = re.compile(r"ILSVRC2012_val_(\d{8})")
@@ -46,7 +46,7 @@ class RealLabels:
             )
         self._entries: list[list[int]] = entries
 
-    def check(self, source: ImageSource, class_names: tuple[str, ...]) -> None:
+    def check(self, source: ImageDataset, class_names: tuple[str, ...]) -> None:
         """Refuse what these labels are not for, before an hour of classifying.
 
         Raises:
@@ -57,7 +57,7 @@ class RealLabels:
 
     def score(
         self,
-        source: ImageSource,
+        source: ImageDataset,
         class_names: tuple[str, ...],
         indices: NDArray[np.int64],
         answers: NDArray[np.int64],
@@ -70,7 +70,7 @@ class RealLabels:
             raise ArgumentError(f"{self._path}: has no label for any of the {len(labels)} pictures")
         return RealScore(right=sum(judged), count=len(judged), left_out=len(labels) - len(judged))
 
-    def _places(self, source: ImageSource) -> NDArray[np.int64]:
+    def _places(self, source: ImageDataset) -> NDArray[np.int64]:
         """The entry of each picture."""
         names = [source.name(index) for index in range(len(source))]
         numbers = [_NUMBER.search(name) for name in names]

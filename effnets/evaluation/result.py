@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from effnets.evaluation.metrics import Calibration, ClassScores, precision_recall, wilson_interval
 
 if TYPE_CHECKING:
-    from effnets.data.dataset import ImageSource
+    from effnets.data.dataset import ImageDataset
 
 
 # Up to so many classes JSON holds the confusion matrix; and so many of the most confused pairs, however many there are.
@@ -93,7 +93,7 @@ class Evaluation:
     workers: int
     batch_size: int
     logits: NDArray[np.float32] | None = field(default=None, repr=False)
-    source: ImageSource = field(repr=False)
+    source: ImageDataset = field(repr=False)
 
     @property
     def count(self) -> int:

@@ -7,8 +7,8 @@ from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from effnets.data.corrupt import allowed_broken, reasons
-from effnets.data.dataset import ImageSource
+from effnets.data.corrupt import allowed_corrupt, reasons
+from effnets.data.dataset import ImageDataset
 from effnets.data.splits import Splits
 from effnets.errors import DataError
 from effnets.evaluation import Evaluation, evaluate
@@ -39,7 +39,7 @@ def measure(
         DataError: with `strict`, a picture cannot be read; without, more than 5 % and more than 3.
     """
 
-    def judged(source: ImageSource, split: str, temperature: float | None = None) -> Evaluation:
+    def judged(source: ImageDataset, split: str, temperature: float | None = None) -> Evaluation:
         evaluation = evaluate(
             network,
             source,
@@ -49,7 +49,7 @@ def measure(
             progress=lambda share: progress(f"measuring on {split}", share),
         )
         if evaluation.broken:
-            count, allowed = len(evaluation.broken), allowed_broken(len(source))
+            count, allowed = len(evaluation.broken), allowed_corrupt(len(source))
             if count > allowed:
                 raise DataError(
                     f"{account.data}: {count} of the {len(source)} pictures of {split} cannot be read, and {allowed} "

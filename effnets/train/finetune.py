@@ -110,9 +110,18 @@ def finetune(
 
     from accelerate import Accelerator
 
-    from effnets.data.open import open_data
+    from effnets.data.open import DataConfig, open_data
     from effnets.train.session import Session
 
+    config = DataConfig(
+        data,
+        image_column=image_column,
+        label_column=label_column,
+        class_names=class_names,
+        val_share=recipe.val_share,
+        check=check,
+        strict=strict,
+    )
     accelerator = Accelerator()
     _check_processes(recipe, accelerator.num_processes)
     devices = [accelerator.device] if accelerator.device.type == "cuda" else []
@@ -123,17 +132,7 @@ def finetune(
             folder=folder,
             resume=resume,
             strict=strict,
-            open_splits=lambda progress: open_data(
-                data,
-                val_share=recipe.val_share,
-                seed=recipe.seed,
-                strict=strict,
-                check=check,
-                image_column=image_column,
-                label_column=label_column,
-                class_names=class_names,
-                progress=progress,
-            ),
+            open_splits=lambda progress: open_data(config, seed=recipe.seed, progress=progress),
             accelerator=accelerator,
             stop=stop,
             listener=listener,

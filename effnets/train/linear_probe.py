@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from effnets.data.dataset import ImageSource
+from effnets.data.dataset import ImageDataset
 from effnets.data.eval_loader import Pictures, default_workers
 from effnets.data.loader import Batch, EpochLoader
-from effnets.data.sampling import balanced_order, class_weights, shuffled_order, some_pictures
+from effnets.data.sampling import balanced_order, class_weights, shuffled_order, some_images
 from effnets.data.transforms import TrainTransform
 from effnets.deploy.optimize.optimize import optimize
 from effnets.inference.transform import create_transform
@@ -146,7 +146,7 @@ def write_features(path: Path, key: str, features: Features) -> None:
     write_in_run(path, safetensors.torch.save(tensors, {"key": key}))
 
 
-def features_key(network: Classifier, source: ImageSource, how: str) -> str:
+def features_key(network: Classifier, source: ImageDataset, how: str) -> str:
     """What features depend on, as a hash: the weights, the pictures' names and labels, and `how` they are made."""
     digest = hashlib.sha256()
     for name, tensor in network.state_dict().items():
@@ -270,14 +270,14 @@ _UNUSED = (
 
 
 def fit_head(
-    network: Classifier, train: ImageSource, recipe: Recipe, around: Surroundings, *, strict: bool
+    network: Classifier, train: ImageDataset, recipe: Recipe, around: Surroundings, *, strict: bool
 ) -> list[EpochRow]:
     """Train the network's classifier, everything else as it is; `strict` as of `effnets.finetune`.
 
     Returns:
         A row for each epoch.
     """
-    chosen = some_pictures(train, recipe.seed, _HEAD_PICTURES)
+    chosen = some_images(train, recipe.seed, _HEAD_PICTURES)
     pictures = Pictures(train, create_transform(network), recipe.batch_size, chosen.tolist(), strict=strict)
     device = around.accelerator.device
     features = compute_features(
@@ -323,7 +323,7 @@ class ProbeTask:
 
     def trainer(
         self,
-        train: ImageSource,
+        train: ImageDataset,
         judged_by: Pictures | None,
         weights: Tensor | None,
         around: Surroundings,
@@ -352,7 +352,7 @@ class ProbeTask:
         fold_probe(kept, network)
         return network.eval()
 
-    def _features(self, train: ImageSource, stop: StopSignals) -> Features:
+    def _features(self, train: ImageDataset, stop: StopSignals) -> Features:
         recipe, preprocess = self.recipe, self.network.spec.preprocess
         unmixed = replace(recipe.augmentation, mixup=0.0, cutmix=0.0)  # features of a blend are no blend of features
         transform = TrainTransform(preprocess, preprocess.input_size, unmixed)
@@ -372,14 +372,14 @@ class ProbeTask:
             seed=recipe.seed,
             drop_last=False,
             workers=default_workers() if recipe.workers is None else recipe.workers,
-            broken_limit=0 if self.strict else None,
+            corrupt_limit=0 if self.strict else None,
             device=self.accelerator.device,
             channels_last=True,
         )
         with closing(loader):
             features = compute_augmented_features(self.network, loader, recipe.probe_views, stop)
         features = replace(features, statistics=statistics)
-        self.broken |= loader.broken.messages
+        self.broken |= loader.corrupt.messages
         if self.accelerator.is_main_process:
             write_features(path, key, features)
         return features
@@ -398,7 +398,7 @@ def _batches(features: Features, recipe: Recipe, accelerator: Accelerator, *, ev
     )
 
 
-def _class_weights(recipe: Recipe, train: ImageSource) -> Tensor | None:
+def _class_weights(recipe: Recipe, train: ImageDataset) -> Tensor | None:
     if recipe.balance != "weights":
         return None
     return torch.from_numpy(class_weights(train.labels, len(train.class_names)))

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from effnets.data.dataset import ImageSource
+from effnets.data.dataset import ImageDataset
 from effnets.data.splits import Splits
 from effnets.errors import TrainingError
 from effnets.nn.classifier import Classifier
@@ -37,7 +37,7 @@ class Material:
     knows_classes: bool
     teacher: Teacher | None
     splits: Splits
-    train: ImageSource
+    train: ImageDataset
 
 
 def gather(recipe: Recipe, splits: Splits, data: str) -> Material:

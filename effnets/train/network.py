@@ -10,9 +10,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from effnets.data.dataset import ImageSource
+from effnets.data.dataset import ImageDataset
 from effnets.data.eval_loader import Pictures
-from effnets.data.sampling import some_pictures
+from effnets.data.sampling import some_images
 from effnets.errors import ArgumentError, TrainingError
 from effnets.factory import create_model
 from effnets.inference.transform import create_transform
@@ -93,7 +93,7 @@ def place(network: Classifier, device: torch.device) -> None:
 
 
 def restore_if_identity(
-    recipe: Recipe, network: Classifier, source: ImageSource, stop: StopSignals, *, strict: bool
+    recipe: Recipe, network: Classifier, source: ImageDataset, stop: StopSignals, *, strict: bool
 ) -> str | None:
     """Measure batch statistics where the weights came without any; a note for the user if that was so.
 
@@ -118,7 +118,7 @@ def adapts_backbone(recipe: Recipe, network: Classifier) -> bool:
 
 
 def adapt_backbone(
-    recipe: Recipe, network: Classifier, source: ImageSource, stop: StopSignals, *, strict: bool
+    recipe: Recipe, network: Classifier, source: ImageDataset, stop: StopSignals, *, strict: bool
 ) -> dict[str, Tensor]:
     """Move batch statistics halfway to those of the training pictures, or less far where these are few.
 
@@ -138,9 +138,9 @@ def adapt_backbone(
 
 
 def _some_images(
-    recipe: Recipe, network: Classifier, source: ImageSource, stop: StopSignals, *, strict: bool
+    recipe: Recipe, network: Classifier, source: ImageDataset, stop: StopSignals, *, strict: bool
 ) -> Iterator[Tensor]:
-    chosen = some_pictures(source, recipe.seed, _MEASURED_PICTURES)
+    chosen = some_images(source, recipe.seed, _MEASURED_PICTURES)
     pictures = Pictures(source, create_transform(network), recipe.batch_size, chosen.tolist(), strict=strict)
     return (images for images, _ in stop.between(pictures, "batch statistics were measured"))
 

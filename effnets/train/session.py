@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from effnets.data.cache import CachedSource
-from effnets.data.dataset import ImageSource
+from effnets.data.cache import CachedDataset
+from effnets.data.dataset import ImageDataset
 from effnets.data.sampling import class_weights
 from effnets.data.splits import Splits
 from effnets.nn.classifier import Classifier
@@ -95,7 +95,7 @@ class Session:
             self.listener.note(note)
         cached = None if state is None else account.cached
         train = decoded_once(train, self.recipe, material.network.spec.input_size, cached)
-        account.cached = isinstance(train, CachedSource)
+        account.cached = isinstance(train, CachedDataset)
         trainer, keeper = self._trainer(replace(material, train=train), account)
         if state is not None:
             trainer.restore(state)
@@ -134,7 +134,7 @@ class Session:
         self.listener.step(what, share)
         self.stop.heed("its result was measured")  # it is trained and saved; that is done again
 
-    def _account(self, splits: Splits, train: ImageSource) -> Account:
+    def _account(self, splits: Splits, train: ImageDataset) -> Account:
         parts = {"train": splits.train, "val": splits.val, "test": splits.test}
         return Account(
             recipe=self.recipe,
@@ -223,7 +223,7 @@ class Session:
             temperature=recipe.temperature,
         ).to(self.accelerator.device)
         batches = training_batches(network, train, recipe, self.accelerator, strict=self.strict)
-        account.keep_broken("train", batches.broken.messages)
+        account.keep_broken("train", batches.corrupt.messages)
         trainer = Trainer(
             network=network,
             objective=objective,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from effnets.data.cache import CACHE_BYTES, CachedSource, cache_all
-from effnets.data.dataset import ImageSource
+from effnets.data.cache import CACHE_BYTES, CachedDataset, cache_all
+from effnets.data.dataset import ImageDataset
 from effnets.data.eval_loader import Pictures, default_workers
 from effnets.data.loader import EpochLoader
 from effnets.data.transforms import TrainTransform
@@ -25,8 +25,8 @@ _MOST_SPARE = 2.0
 
 
 def decoded_once(
-    train: ImageSource, recipe: Recipe, size: int, cached: bool | None, *, limit: int = CACHE_BYTES
-) -> ImageSource:
+    train: ImageDataset, recipe: Recipe, size: int, cached: bool | None, *, limit: int = CACHE_BYTES
+) -> ImageDataset:
     """The training pictures, shrunk and kept in memory where the recipe lets them be and all of them fit.
 
     Shrunk pictures give crops that differ a little from those of whole ones: a training that is resumed does what it
@@ -45,11 +45,11 @@ def decoded_once(
         # To read all headers of shards on a server would fetch everything.
         asked = recipe.cache == "auto" and recipe.augmentation.crop == "resized" and train.shards is None
         return (cache_all(train, side, limit) if asked else None) or train
-    return CachedSource(train, side, limit) if cached else train
+    return CachedDataset(train, side, limit) if cached else train
 
 
 def training_batches(
-    network: Classifier, train: ImageSource, recipe: Recipe, accelerator: Accelerator, *, strict: bool
+    network: Classifier, train: ImageDataset, recipe: Recipe, accelerator: Accelerator, *, strict: bool
 ) -> EpochLoader:
     """This process's batches of the training pictures, augmented."""
     preprocess = network.spec.preprocess
@@ -61,16 +61,16 @@ def training_batches(
         seed=recipe.seed,
         multiple=recipe.accumulate,
         workers=default_workers() if recipe.workers is None else recipe.workers,
-        broken_limit=0 if strict else None,
+        corrupt_limit=0 if strict else None,
         rank=accelerator.process_index,
-        world=accelerator.num_processes,
+        world_size=accelerator.num_processes,
         device=accelerator.device,
         channels_last=recipe.channels_last,
     )
 
 
 def judging_pictures(
-    network: Classifier, source: ImageSource, recipe: Recipe, accelerator: Accelerator, *, strict: bool
+    network: Classifier, source: ImageDataset, recipe: Recipe, accelerator: Accelerator, *, strict: bool
 ) -> Pictures:
     """This process's share of the pictures to judge by."""
     indices = range(accelerator.process_index, len(source), accelerator.num_processes)

@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from effnets.data import open_data
+from effnets.data import DataConfig, open_data
 from effnets.errors import DataError
 from tests.support.data_sets import by_class, write
 
@@ -21,7 +21,7 @@ ROWS = "cat/0.jpg,cat\ncat/1.jpg,cat\ndog/0.jpg,dog\ndog/1.jpg,dog\n"
 
 def test_paths_are_relative_to_the_table(tmp_path, monkeypatch):
     monkeypatch.chdir("/")
-    splits = open_data(table(tmp_path, "path,label\n" + ROWS), val_share=0)
+    splits = open_data(DataConfig(table(tmp_path, "path,label\n" + ROWS), val_share=0))
     assert splits.class_names == ("cat", "dog")
     assert splits.train.labels.tolist() == [0, 0, 1, 1]
     assert splits.train.image(3).size == (16, 16)
@@ -34,7 +34,7 @@ def test_splits_and_any_order_of_columns(tmp_path):
 
 
 def test_numbers_are_classes_in_their_order(tmp_path):
-    splits = open_data(table(tmp_path, "path,label\ncat/0.jpg,10\ncat/1.jpg,9\ndog/0.jpg,0\n"), val_share=0)
+    splits = open_data(DataConfig(table(tmp_path, "path,label\ncat/0.jpg,10\ncat/1.jpg,9\ndog/0.jpg,0\n"), val_share=0))
     assert splits.class_names == ("0", "9", "10")
     assert splits.train.labels.tolist() == [2, 1, 0]
 
@@ -43,19 +43,19 @@ def test_columns_by_other_names(tmp_path):
     text = "id,Image,species,split\n1,cat/0.jpg,cat,train\n2,dog/0.jpg,dog,train\n"
     text += ",cat/1.jpg,cat,test\n,dog/1.jpg,dog,test\n"
     path = table(tmp_path, text)
-    splits = open_data(path, image_column="image", label_column="species", val_share=0)
+    splits = open_data(DataConfig(path, image_column="image", label_column="species", val_share=0))
     assert [len(splits.train), len(splits.test)] == [2, 2]
     assert splits.class_names == ("cat", "dog")
     assert splits.notes == ("passed over 1 column (id) of data.csv",)
     with pytest.raises(DataError, match=r"wanted are path, label\[, split\]; name other columns with image_column"):
         open_data(path)
     with pytest.raises(DataError, match=r"has the columns id, image, species, split; wanted are image, kind"):
-        open_data(path, image_column="image", label_column="kind")
+        open_data(DataConfig(path, image_column="image", label_column="kind"))
 
 
 def test_quoted_paths_may_hold_commas(tmp_path):
     write(tmp_path, {"a, b.jpg": by_class(1)["cat/0.jpg"]})
-    splits = open_data(table(tmp_path, 'path,label\n"a, b.jpg",x\ncat/1.jpg,y\n'), val_share=0)
+    splits = open_data(DataConfig(table(tmp_path, 'path,label\n"a, b.jpg",x\ncat/1.jpg,y\n'), val_share=0))
     assert np.array_equal(splits.train.labels, [0, 1])
 
 

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from effnets.data import open_data, open_evaluation_data
+from effnets.data import DataConfig, open_data, open_evaluation_data
 from effnets.errors import ArgumentError, DataError, ImageError, MissingFileError
 from tests.support.data_sets import by_class, picture, write
 
 
 def test_a_folder_by_class_is_divided(tmp_path):
-    splits = open_data(write(tmp_path, by_class(20)), val_share=0.25)
+    splits = open_data(DataConfig(write(tmp_path, by_class(20)), val_share=0.25))
     assert splits.class_names == ("cat", "dog")
     assert np.bincount(splits.train.labels).tolist() == [15, 15]
     assert np.bincount(splits.val.labels).tolist() == [5, 5]
@@ -27,7 +27,7 @@ def test_a_folder_by_class_is_divided(tmp_path):
 
 def test_validation_is_taken_from_train_where_only_test_is_there(tmp_path):
     write(tmp_path, by_class(10, folder="train/") | by_class(4, folder="test/", seed=500))
-    splits = open_data(tmp_path, val_share=0.2)
+    splits = open_data(DataConfig(tmp_path, val_share=0.2))
     assert [len(source) for source in (splits.train, splits.val, splits.test)] == [16, 4, 8]
     assert all(f"{os.sep}train{os.sep}" in splits.val.name(index) for index in range(4))
 
@@ -52,7 +52,7 @@ def test_what_is_measured_on(tmp_path):
 
 def test_spaces_and_unicode(tmp_path):
     names = ("chien d'été 犬", "Katze (süß) 🐈")
-    splits = open_data(write(tmp_path, by_class(3, names)), val_share=0)
+    splits = open_data(DataConfig(write(tmp_path, by_class(3, names)), val_share=0))
     assert splits.class_names == tuple(sorted(names))
     assert splits.train.image(0).size == (16, 16)
 
@@ -62,7 +62,7 @@ def test_links_are_followed_and_loops_named(tmp_path):
     data = write(tmp_path / "data", by_class(2, ("cat",)))
     (data / "dog").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
     (data / "cat" / "back").symlink_to(data, target_is_directory=True)
-    splits = open_data(data, val_share=0)
+    splits = open_data(DataConfig(data, val_share=0))
     assert np.bincount(splits.train.labels).tolist() == [2, 2]
     assert splits.notes == ("passed over 1 link (cat/back) to a folder around itself",)
 
@@ -70,7 +70,7 @@ def test_links_are_followed_and_loops_named(tmp_path):
 def test_a_link_to_nowhere_is_a_broken_picture(tmp_path):
     data = write(tmp_path, by_class(2))
     (data / "cat" / "gone.jpg").symlink_to(tmp_path / "nowhere.jpg")
-    splits = open_data(data, val_share=0)
+    splits = open_data(DataConfig(data, val_share=0))
     assert len(splits.train) == 4
     assert splits.notes == (f"left out of train: 1 broken picture ({data / 'cat' / 'gone.jpg'})",)
 
@@ -80,13 +80,13 @@ def test_pictures_are_upright(tmp_path):
     exif[0x0112] = 6  # the camera was turned: rotate by 270 degrees to see it
     write(tmp_path, by_class(1))
     Image.new("RGB", (30, 20)).save(tmp_path / "cat" / "turned.jpg", exif=exif)
-    source = open_data(tmp_path, val_share=0).train
+    source = open_data(DataConfig(tmp_path, val_share=0)).train
     turned = next(index for index in range(len(source)) if "turned" in source.name(index))
     assert source.image(turned).size == (20, 30)
 
 
 def test_a_picture_that_vanishes_is_named(tmp_path):
-    source = open_data(write(tmp_path, by_class(1)), val_share=0).train
+    source = open_data(DataConfig(write(tmp_path, by_class(1)), val_share=0)).train
     (tmp_path / "cat" / "0.jpg").unlink()
     with pytest.raises(ImageError, match=r"cat.0\.jpg cannot be read"):
         source.image(0)
@@ -104,21 +104,23 @@ def test_what_does_not_exist(tmp_path):
 
 def test_other_class_names(tmp_path):
     write(tmp_path, by_class(2, ("0", "1")))
-    assert open_data(tmp_path, class_names=["cat", "dog"]).class_names == ("cat", "dog")
+    assert open_data(DataConfig(tmp_path, class_names=["cat", "dog"])).class_names == ("cat", "dog")
     with pytest.raises(ArgumentError, match="class_names has empty names, or one twice"):
-        open_data(tmp_path, class_names=["cat", "cat"])
+        open_data(DataConfig(tmp_path, class_names=["cat", "cat"]))
     with pytest.raises(
         ArgumentError, match=r"class_names are 1 names, but .* has 2 classes \(0, 1\); give one for each"
     ):
-        open_data(tmp_path, class_names=["cat"])
+        open_data(DataConfig(tmp_path, class_names=["cat"]))
     with pytest.raises(ArgumentError, match=r"image_column is 'img', but .* is a folder by class without columns"):
-        open_data(tmp_path, image_column="img")
+        open_data(DataConfig(tmp_path, image_column="img"))
 
 
 def test_names_of_numbers_that_do_not_all_occur(tmp_path):
-    splits = open_data(write(tmp_path, by_class(2, ("0", "3"))), class_names=["cat", "dog", "hen", "pig"], val_share=0)
+    splits = open_data(
+        DataConfig(write(tmp_path, by_class(2, ("0", "3"))), class_names=["cat", "dog", "hen", "pig"], val_share=0)
+    )
     assert splits.class_names == ("cat", "dog", "hen", "pig")
     assert splits.train.labels.tolist() == [0, 0, 3, 3]
     assert splits.notes == ("train has no picture of 2 classes (dog, hen)",)
     with pytest.raises(ArgumentError, match=r"class_names are 3 names, but .* has 2 classes"):
-        open_data(tmp_path, class_names=["cat", "dog", "hen"])
+        open_data(DataConfig(tmp_path, class_names=["cat", "dog", "hen"]))

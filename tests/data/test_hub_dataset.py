@@ -5,7 +5,7 @@ import io
 import pytest
 from PIL import Image
 
-from effnets.data import open_data
+from effnets.data import DataConfig, open_data
 from effnets.errors import DataError
 from tests.support.data_sets import by_class, picture, write
 
@@ -42,7 +42,7 @@ def test_a_saved_data_set(tmp_path):
 def test_a_folder_that_the_library_reads(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     write(tmp_path / "set", by_class(3, folder="train/"))
-    splits = open_data(f"hf-dataset:{tmp_path / 'set'}", val_share=0)
+    splits = open_data(DataConfig(f"hf-dataset:{tmp_path / 'set'}", val_share=0))
     assert splits.class_names == ("cat", "dog")
     assert Image.open(io.BytesIO(splits.train.read(0))).size == (16, 16)
 
@@ -61,10 +61,10 @@ def test_one_of_several_columns_of_classes(tmp_path):
     table = datasets.Dataset.from_dict(rows, features=datasets.Features({"photo": datasets.Image(), **labels}))
     table.save_to_disk(tmp_path / "set")
     name = f"hf-dataset:{tmp_path / 'set'}"
-    splits = open_data(name, val_share=0)
+    splits = open_data(DataConfig(name, val_share=0))
     assert splits.class_names == ("cat", "tiger")
     assert "of the columns of classes, fine, coarse, fine is learned; name another by label_column" in splits.notes
-    other = open_data(name, val_share=0, label_column="coarse")
+    other = open_data(DataConfig(name, val_share=0, label_column="coarse"))
     assert (other.class_names, other.notes) == (("small", "big"), ())
     assert other.train.labels.tolist() == [1, 0, 1, 0]
 
@@ -72,4 +72,4 @@ def test_one_of_several_columns_of_classes(tmp_path):
 def test_columns_that_are_not_there(tmp_path):
     name = saved(tmp_path / "set", {"train": 4})
     with pytest.raises(DataError, match="has the columns photo, kind; name the right one with label_column"):
-        open_data(name, label_column="label")
+        open_data(DataConfig(name, label_column="label"))

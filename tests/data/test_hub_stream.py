@@ -8,7 +8,7 @@ import huggingface_hub
 import numpy as np
 import pytest
 
-from effnets.data import download, open_data, open_evaluation_data
+from effnets.data import DataConfig, download, open_data, open_evaluation_data
 from effnets.data.augmentation import Augmentation
 from effnets.data.loader import EpochLoader
 from effnets.data.sampling import SHARDS_AT_ONCE, shuffled_order
@@ -108,7 +108,7 @@ def test_of_large_files_little_is_read_for_labels(monkeypatch):
     large = {"data/train-0.parquet": table([picture(seed, 300) for seed in range(48)], [0, 1] * 24, NAMES)}
     with serving_hub(large) as hub:
         make_the_hub(hub, monkeypatch)
-        assert open_data("hf-stream:org/set", val_share=0).train.labels.tolist() == [0, 1] * 24
+        assert open_data(DataConfig("hf-stream:org/set", val_share=0)).train.labels.tolist() == [0, 1] * 24
         assert 4 * hub.sent["ranges"] < len(large["data/train-0.parquet"])
         assert not hub.whole
 
@@ -186,14 +186,14 @@ def test_rows_without_a_picture_and_other_columns(monkeypatch):
     few = {"data/train-0.parquet": table([picture(0), None, picture(2)], [0, 1, 1], NAMES)}
     with serving_hub(few) as hub:
         make_the_hub(hub, monkeypatch)
-        source = open_data("hf-stream:org/set", val_share=0).train
+        source = open_data(DataConfig("hf-stream:org/set", val_share=0)).train
         assert source.sizes().tolist() == [len(picture(0)), 0, len(picture(2))]
         with pytest.raises(ImageError, match=r"train-0.parquet, row 1 has no bytes"):
             source.read(1)
         with pytest.raises(DataError, match="has the columns photo, kind; name the right one with label_column"):
-            open_data("hf-stream:org/set", label_column="label")
+            open_data(DataConfig("hf-stream:org/set", label_column="label"))
         with pytest.raises(DataError, match="has the columns photo, kind; name the right one with image_column"):
-            open_data("hf-stream:org/set", image_column="image")
+            open_data(DataConfig("hf-stream:org/set", image_column="image"))
 
 
 def test_what_is_measured(hub):
@@ -218,7 +218,7 @@ def test_one_of_several_configurations(monkeypatch):
         with pytest.raises(DataError, match=r"cannot be had \(Config name is missing"):
             open_data("hf-stream:org/set")
         for seed, name in enumerate(("small", "large")):
-            data = open_data(f"hf-stream:org/set/{name}", val_share=0).train
+            data = open_data(DataConfig(f"hf-stream:org/set/{name}", val_share=0)).train
             assert (len(data), data.read(3)) == (4, picture(seed))
 
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from effnets.data import open_data
+from effnets.data import DataConfig, open_data
 from effnets.data.augmentation import Augmentation
-from effnets.data.cache import CachedSource, cache_all
+from effnets.data.cache import CachedDataset, cache_all
 from effnets.data.loader import EpochLoader
 from effnets.data.transforms import TrainTransform
 from effnets.errors import ArgumentError, DataError
@@ -28,7 +28,7 @@ BUSY = Augmentation(
 
 @pytest.fixture
 def source(tmp_path):
-    return open_data(write(tmp_path, by_class(10, ("bird", "cat", "dog"))), val_share=0).train
+    return open_data(DataConfig(write(tmp_path, by_class(10, ("bird", "cat", "dog"))), val_share=0)).train
 
 
 def loader(source, augmentation=BUSY, **arguments):
@@ -65,10 +65,10 @@ def test_any_position_is_a_beginning(source):
 def test_processes_share_an_epoch(source):
     whole = list(loader(source).batches(1))
     for world in (2, 3):
-        parts = [list(loader(source, rank=rank, world=world).batches(1)) for rank in range(world)]
+        parts = [list(loader(source, rank=rank, world_size=world).batches(1)) for rank in range(world)]
         for rank, part in enumerate(parts):
             assert same(part, whole[rank::world])
-        resumed = list(loader(source, rank=1, world=world).batches(1, start=3))
+        resumed = list(loader(source, rank=1, world_size=world).batches(1, start=3))
         assert same(resumed, [batch for batch in whole[3:] if batch.number % world == 1])
 
 
@@ -119,7 +119,7 @@ def test_steps_of_accumulation_are_whole(source):
 
 def test_balanced_classes(tmp_path):
     write(tmp_path, by_class(20, ("many",)) | by_class(2, ("few",), seed=5000))
-    source = open_data(tmp_path, val_share=0).train
+    source = open_data(DataConfig(tmp_path, val_share=0)).train
     batches = list(loader(source, Augmentation(), order="balanced", batch_size=2).batches(0))
     labels = torch.cat([batch.labels for batch in batches])
     assert torch.bincount(labels).tolist() == [11, 11]
@@ -153,7 +153,7 @@ def test_normalisation_is_that_of_the_weights(source):
 
 def test_pictures_broken_on_the_way(tmp_path):
     write(tmp_path, by_class(10) | {"cat/cut.jpg": truncated(picture(1))})
-    source = open_data(tmp_path, val_share=0, check="none").train
+    source = open_data(DataConfig(tmp_path, val_share=0, check="none")).train
     cut = next(index for index in range(21) if "cut" in source.name(index))
     for workers in (0, 1):
         tolerant = loader(source, batch_size=7, workers=workers)
@@ -161,7 +161,7 @@ def test_pictures_broken_on_the_way(tmp_path):
             batches = list(tolerant.batches(0))
         assert sorted(len(batch.images) for batch in batches) == [6, 7, 7]
         assert cut not in torch.cat([batch.indices for batch in batches])
-        assert tolerant.broken.messages.keys() == {cut}
+        assert tolerant.corrupt.messages.keys() == {cut}
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             list(tolerant.batches(1))  # told once
@@ -169,7 +169,7 @@ def test_pictures_broken_on_the_way(tmp_path):
             pytest.warns(UserWarning, match="cut"),
             pytest.raises(DataError, match="1 of 21 pictures cannot be read, and 0"),
         ):
-            list(loader(source, batch_size=7, workers=workers, broken_limit=0).batches(0))
+            list(loader(source, batch_size=7, workers=workers, corrupt_limit=0).batches(0))
         with (
             pytest.warns(UserWarning, match="cut"),
             pytest.raises(DataError, match=r"no picture of a batch can be read; .*raise batch_size:\n.*cut\.jpg"),
@@ -178,9 +178,9 @@ def test_pictures_broken_on_the_way(tmp_path):
 
 
 def test_kept_pictures_are_the_same(source):
-    plain = CachedSource(source, 12, 0)
-    partly = CachedSource(source, 12, 2000)
-    wholly = CachedSource(source, 12)
+    plain = CachedDataset(source, 12, 0)
+    partly = CachedDataset(source, 12, 2000)
+    wholly = CachedDataset(source, 12)
     assert (plain.kept, partly.kept, wholly.kept) == (0, 4, 30)
     expected = list(loader(plain).batches(0)) + list(loader(plain).batches(1))
     for kept in (partly, wholly):
@@ -189,13 +189,13 @@ def test_kept_pictures_are_the_same(source):
             assert same(list(helped.batches(0)) + list(helped.batches(1)), expected)
     assert wholly._filled.sum() >= 28  # the last two of an epoch fill no batch
     assert wholly.image(0).size == (12, 12)
-    assert CachedSource(source, 100).image(3).tobytes() == source.image(3).tobytes()
+    assert CachedDataset(source, 100).image(3).tobytes() == source.image(3).tobytes()
 
 
 def test_all_are_kept_or_none(source):
     looked_at = []
 
-    class Watched(CachedSource):
+    class Watched(CachedDataset):
         def picture(self, index):
             looked_at.append(index)
             return super().picture(index)
@@ -219,7 +219,7 @@ def test_a_copy_of_a_cache_begins_empty_and_gives_the_same(source):
 
 def test_a_broken_picture_that_would_be_kept(tmp_path):
     write(tmp_path, by_class(3) | {"cat/text.jpg": b"no picture"})
-    source = CachedSource(open_data(tmp_path, val_share=0, check="none").train, 12)
+    source = CachedDataset(open_data(DataConfig(tmp_path, val_share=0, check="none")).train, 12)
     with pytest.warns(UserWarning, match="text"):
         batches = list(loader(source, batch_size=7).batches(0))
     assert np.array_equal(np.sort(batches[0].indices), [0, 1, 2, 4, 5, 6]) or len(batches[0].indices) == 6
@@ -230,7 +230,7 @@ def test_a_broken_picture_that_would_be_kept(tmp_path):
     [
         ({"batch_size": 0}, "batch_size is 0"),
         ({"seed": -1}, "seed is -1"),
-        ({"rank": 2, "world": 2}, "rank is 2 of 2 processes"),
+        ({"rank": 2, "world_size": 2}, "rank is 2 of 2 processes"),
         ({"workers": -1}, "workers is -1"),
     ],
 )
@@ -247,14 +247,14 @@ import numpy as np
 
 from effnets.errors import DataError
 from effnets.spec.specs import PreprocessSpec
-from effnets.data import open_data
+from effnets.data import DataConfig, open_data
 from effnets.data.augmentation import Augmentation
 from effnets.data.loader import EpochLoader
 from effnets.data.transforms import TrainTransform
 
 if __name__ == "__main__":
     multiprocessing.set_start_method(sys.argv[2])
-    source = open_data(sys.argv[1], val_share=0).train
+    source = open_data(DataConfig(sys.argv[1], val_share=0)).train
     loader = EpochLoader(
         source, TrainTransform(PreprocessSpec(input_size=8), 8, Augmentation()), batch_size=4, workers=2
     )

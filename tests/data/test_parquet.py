@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from effnets.data import open_data, open_evaluation_data, parquet
+from effnets.data import DataConfig, open_data, open_evaluation_data, parquet
 from effnets.errors import DataError
 from tests.support import SHARED, needs_shared
 from tests.support.data_sets import picture
@@ -29,7 +29,7 @@ def table(path, labels=LABELS, names=None, column="image", rows=3, seed=0):
 
 
 def test_rows_in_any_order(tmp_path):
-    source = open_data(table(tmp_path / "data.parquet"), val_share=0).train
+    source = open_data(DataConfig(table(tmp_path / "data.parquet"), val_share=0)).train
     assert source.labels.tolist() == LABELS
     for index in (9, 0, 5, 3, 3, 8):
         assert source.read(index) == picture(index)
@@ -39,7 +39,7 @@ def test_rows_in_any_order(tmp_path):
 
 def test_memory_is_bounded(tmp_path, monkeypatch):
     monkeypatch.setattr(parquet, "CACHE_BYTES", 2000)
-    source = open_data(table(tmp_path / "data.parquet", rows=1), val_share=0).train
+    source = open_data(DataConfig(table(tmp_path / "data.parquet", rows=1), val_share=0)).train
     for index in range(10):
         assert source.read(index) == picture(index)
     assert sum(rows.nbytes for rows in source._cache.values()) <= 2000 or len(source._cache) == 1
@@ -52,16 +52,16 @@ def test_a_folder_as_the_hub_has_it(tmp_path):
     table(tmp_path / "data" / "train-00000-of-00002.parquet", names=names)
     table(tmp_path / "data" / "train-00001-of-00002.parquet", names=names, seed=20)
     table(tmp_path / "data" / "test-00000-of-00001.parquet", [2, 2], names=names, seed=40)
-    splits = open_data(tmp_path, val_share=0.2)
+    splits = open_data(DataConfig(tmp_path, val_share=0.2))
     assert splits.class_names == ("cat", "dog", "bird")
     assert [len(source) for source in (splits.train, splits.val, splits.test)] == [16, 4, 2]
-    everything = open_data(tmp_path, val_share=0).train
+    everything = open_data(DataConfig(tmp_path, val_share=0)).train
     assert everything.read(13) == picture(23)
     assert everything.name(13).endswith("train-00001-of-00002.parquet, row 3")
 
 
 def test_texts_are_names(tmp_path):
-    splits = open_data(table(tmp_path / "x.parquet", ["b", "a", "b", "c"]), val_share=0)
+    splits = open_data(DataConfig(table(tmp_path / "x.parquet", ["b", "a", "b", "c"]), val_share=0))
     assert splits.class_names == ("a", "b", "c")
     assert splits.train.labels.tolist() == [1, 0, 1, 2]
 
@@ -84,7 +84,7 @@ def test_damage_is_named(tmp_path):
     spoilt[100:400] = bytes(300)
     (tmp_path / "spoilt.parquet").write_bytes(spoilt)
     with pytest.raises(DataError, match="cannot be read"):
-        open_data(tmp_path / "spoilt.parquet", broken_limit=0, strict=True)
+        open_data(DataConfig(tmp_path / "spoilt.parquet", corrupt_limit=0, strict=True))
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,7 @@ def test_other_layouts(tmp_path, arguments, message):
 
 def test_columns_may_be_named(tmp_path):
     path = table(tmp_path / "data.parquet", column="photo")
-    assert len(open_data(path, image_column="photo", val_share=0).train) == 10
+    assert len(open_data(DataConfig(path, image_column="photo", val_share=0)).train) == 10
 
 
 def test_files_of_no_split_beside_others(tmp_path):
@@ -117,7 +117,7 @@ def test_files_of_no_split_beside_others(tmp_path):
 
 @needs_shared
 def test_cifar():
-    data = open_evaluation_data(SHARED / "data" / "cifar10", check="none")
+    data = open_evaluation_data(DataConfig(SHARED / "data" / "cifar10", check="none"))
     assert (data.split, len(data.source), len(data.source.class_names)) == ("test", 10_000, 10)
     assert np.bincount(data.source.labels).tolist() == [1000] * 10
     assert data.source.image(9_999).size == (32, 32)

@@ -10,10 +10,10 @@ import re
 import numpy as np
 import pytest
 
-from effnets.data import download, open_data, open_evaluation_data, shard_cache
+from effnets.data import DataConfig, download, open_data, open_evaluation_data, shard_cache
 from effnets.data.augmentation import Augmentation
 from effnets.data.loader import EpochLoader
-from effnets.data.sampling import SHARDS_AT_ONCE, shuffled_order, some_pictures
+from effnets.data.sampling import SHARDS_AT_ONCE, shuffled_order, some_images
 from effnets.data.shard_cache import ShardCache
 from effnets.data.transforms import TrainTransform
 from effnets.errors import ArgumentError, DataError
@@ -66,13 +66,13 @@ def limit_to(monkeypatch, shards, files):
 
 
 def test_pictures_come_as_they_are(server):
-    source = open_data(pattern(server), val_share=0).train
+    source = open_data(DataConfig(pattern(server), val_share=0)).train
     assert (len(source), source.class_names) == (SHARDS * EACH, ("0", "1"))
     assert source.labels.tolist() == [0, 1] * (SHARDS * EACH // 2)
     assert source.read(5) == picture(101)
     assert source.name(5) == f"{server.address}part-01.tar/01-1.jpg"
     assert server.asked == {f"part-{shard:02}.tar": 1 for shard in range(SHARDS)}
-    again = open_data(pattern(server), val_share=0).train
+    again = open_data(DataConfig(pattern(server), val_share=0)).train
     assert again.read(5) == picture(101)
     assert set(server.asked.values()) == {1}  # all of it is known and here
 
@@ -88,7 +88,7 @@ def test_it_is_told_how_far_looking_into_shards_is(server):
 
 def test_a_cache_smaller_than_the_data(server, files, home, monkeypatch):
     limit_to(monkeypatch, 10, files)
-    source = open_data(pattern(server), val_share=0).train
+    source = open_data(DataConfig(pattern(server), val_share=0)).train
     server.asked.clear()
     for epoch in (0, 1):
         for index in shuffled_order(len(source), 3, epoch, source.shards):
@@ -111,20 +111,20 @@ def test_a_cache_too_small_is_refused(server, files, monkeypatch):
 
 
 def test_orders_keep_to_few_shards(server):
-    source = open_data(pattern(server), val_share=0).train
+    source = open_data(DataConfig(pattern(server), val_share=0)).train
     orders = [shuffled_order(len(source), 3, epoch, source.shards) for epoch in (0, 1)]
     assert all(np.array_equal(np.sort(order), np.arange(len(source))) for order in orders)
     assert not np.array_equal(*orders)
     assert np.array_equal(orders[0], shuffled_order(len(source), 3, 0, source.shards))
     for turn in np.split(source.shards[orders[0]], SHARDS // SHARDS_AT_ONCE):
         assert len(np.unique(turn)) == SHARDS_AT_ONCE
-    assert len(np.unique(source.shards[some_pictures(source, 3, 10)])) <= SHARDS_AT_ONCE
+    assert len(np.unique(source.shards[some_images(source, 3, 10)])) <= SHARDS_AT_ONCE
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_batches_go_on_from_any_position(server, files, monkeypatch, workers):
     limit_to(monkeypatch, 10, files)
-    source = open_data(pattern(server), val_share=0).train
+    source = open_data(DataConfig(pattern(server), val_share=0)).train
     transform = TrainTransform(PreprocessSpec(input_size=8), 8, Augmentation())
 
     def batches(workers, start=0):
@@ -138,12 +138,12 @@ def test_batches_go_on_from_any_position(server, files, monkeypatch, workers):
 
 
 def test_whole_shards_validate(server):
-    splits = open_data(pattern(server), val_share=0.2, seed=1)
+    splits = open_data(DataConfig(pattern(server), val_share=0.2), seed=1)
     assert [len(splits.train), len(splits.val)] == [19 * EACH, 5 * EACH]
     assert not set(splits.train.shards) & set(splits.val.shards)
     assert "5 of 24 shards are taken from training to validate by, whatever classes these hold" in splits.notes
     assert "pictures on a server: neither broken ones nor duplicates between splits were looked for" in splits.notes
-    alone = open_data(f"{server.address}part-03.tar", val_share=0.2)
+    alone = open_data(DataConfig(f"{server.address}part-03.tar", val_share=0.2))
     assert (alone.val, alone.train.read(0)) == (None, picture(300))
 
 
@@ -158,7 +158,7 @@ def test_splits_by_their_names(files):
 @pytest.mark.parametrize("ranges", [True, False])
 def test_a_transfer_that_is_cut_goes_on(server, files, ranges):
     server.ranges, server.cuts, server.refusals = ranges, [700, 800], [503]
-    source = open_data(f"{server.address}part-00.tar", val_share=0).train
+    source = open_data(DataConfig(f"{server.address}part-00.tar", val_share=0)).train
     assert source.read(3) == picture(3)
     assert server.asked["part-00.tar"] == 4
     assert server.resumed == (2 if ranges else 0)
@@ -167,14 +167,14 @@ def test_a_transfer_that_is_cut_goes_on(server, files, ranges):
 
 def test_another_part_than_was_asked_for_is_not_taken(server):
     server.cuts, server.misplaced = [700], 1
-    source = open_data(f"{server.address}part-00.tar", val_share=0).train
+    source = open_data(DataConfig(f"{server.address}part-00.tar", val_share=0)).train
     assert source.read(3) == picture(3)
     assert (server.asked["part-00.tar"], server.resumed) == (3, 1)
 
 
 def test_a_range_behind_the_end_starts_anew(server):
     server.cuts, server.refusals = [700], [0, 416]
-    source = open_data(f"{server.address}part-00.tar", val_share=0).train
+    source = open_data(DataConfig(f"{server.address}part-00.tar", val_share=0)).train
     assert source.read(3) == picture(3)
     assert (server.asked["part-00.tar"], server.resumed) == (3, 0)
 
@@ -211,7 +211,7 @@ def test_no_server():
 
 
 def test_a_shard_that_changes_is_noticed(server, files):
-    source = open_data(f"{server.address}part-00.tar", val_share=0).train
+    source = open_data(DataConfig(f"{server.address}part-00.tar", val_share=0)).train
     source._cache.forget(f"{server.address}part-00.tar")
     server.files["part-00.tar"] = files["part-00.tar"] + bytes(512)
     with pytest.raises(
@@ -223,7 +223,7 @@ def test_a_shard_that_changes_is_noticed(server, files):
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_server_that_goes_away_ends_the_epoch_plainly(files, workers):
     with serving(files) as server:
-        source = open_data(f"{server.address}part-{{00..03}}.tar", val_share=0).train
+        source = open_data(DataConfig(f"{server.address}part-{{00..03}}.tar", val_share=0)).train
     for shard in range(4):
         source._cache.forget(source.archives[shard])
     loader = EpochLoader(source, TrainTransform(PreprocessSpec(input_size=8), 8), batch_size=4, workers=workers)
@@ -234,7 +234,7 @@ def test_a_server_that_goes_away_ends_the_epoch_plainly(files, workers):
 
 
 def test_classes_in_turn_are_refused(server):
-    source = open_data(pattern(server), val_share=0).train
+    source = open_data(DataConfig(pattern(server), val_share=0)).train
     with pytest.raises(ArgumentError, match="set balance to weights"):
         EpochLoader(source, TrainTransform(PreprocessSpec(input_size=8), 8), batch_size=4, order="balanced")
 

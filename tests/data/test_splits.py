@@ -5,14 +5,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from effnets.data import open_data
-from effnets.data.dataset import ImageSource
-from effnets.data.splits import divide, named, split_of
+from effnets.data import DataConfig, open_data
+from effnets.data.dataset import ImageDataset
+from effnets.data.splits import named, split_of, split_validation
 from effnets.errors import ArgumentError
 from tests.support.data_sets import by_class, write
 
 
-class Labels(ImageSource):
+class Labels(ImageDataset):
     """Labels without pictures."""
 
     def __init__(self, labels):
@@ -32,7 +32,7 @@ class Labels(ImageSource):
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=200), st.floats(0.01, 0.9), st.integers(0, 5))
 def test_every_class_gives_its_share(labels, share, seed):
     source = Labels(labels)
-    train, val, _ = divide(source, share, seed)
+    train, val, _ = split_validation(source, share, seed)
     taken = [] if val is None else [val.name(index) for index in range(len(val))]
     kept = [train.name(index) for index in range(len(train))]
     assert sorted(taken + kept, key=int) == [str(index) for index in range(len(labels))]
@@ -45,13 +45,13 @@ def test_every_class_gives_its_share(labels, share, seed):
 
 def test_the_draw_is_that_of_the_seed():
     source = Labels([0, 1] * 50)
-    first, again, other = (divide(source, 0.2, seed)[1] for seed in (1, 1, 2))
+    first, again, other = (split_validation(source, 0.2, seed)[1] for seed in (1, 1, 2))
     assert first.indices.tolist() == again.indices.tolist() != other.indices.tolist()
     assert len(first) == 20
 
 
 def test_a_class_with_one_picture_stays_in_train():
-    train, val, notes = divide(Labels([0] * 10 + [1]), 0.5, 0)
+    train, val, notes = split_validation(Labels([0] * 10 + [1]), 0.5, 0)
     assert (train.labels == 1).sum() == 1
     assert (val.labels == 1).sum() == 0
     assert notes == ("1 class (class 1) with a single picture: it stays in train, so nothing validates it",)
@@ -59,14 +59,14 @@ def test_a_class_with_one_picture_stays_in_train():
 
 def test_no_share():
     source = Labels([0, 1])
-    assert divide(source, 0, 0) == (source, None, ())
+    assert split_validation(source, 0, 0) == (source, None, ())
     with pytest.raises(ArgumentError, match="val_share is 1"):
-        divide(source, 1, 0)
+        split_validation(source, 1, 0)
 
 
 def test_ten_thousand_classes():
     source = Labels(np.repeat(np.arange(10_000), 5))
-    train, val, _ = divide(source, 0.2, 0)
+    train, val, _ = split_validation(source, 0.2, 0)
     assert np.bincount(train.labels).tolist() == [4] * 10_000
     assert np.bincount(val.labels).tolist() == [1] * 10_000
 
@@ -100,5 +100,5 @@ def test_long_lists_are_cut():
 @pytest.mark.parametrize(("test", "share", "taken"), [(0, None, 4), (3, None, 2), (3, 0.2, 8), (0, 0.2, 8)])
 def test_less_is_taken_where_test_pictures_are_there(tmp_path, test, share, taken):
     files = by_class(20, folder="train/") | by_class(test, folder="test/", seed=100)
-    splits = open_data(write(tmp_path / "data", files), check="none", val_share=share)
+    splits = open_data(DataConfig(write(tmp_path / "data", files), check="none", val_share=share))
     assert (len(splits.train), len(splits.val)) == (40 - taken, taken)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from effnets.data import open_data, open_evaluation_data
+from effnets.data import DataConfig, open_data, open_evaluation_data
 from effnets.errors import DataError
 from tests.support import SHARED, needs_shared
 from tests.support.data_sets import by_class, pack, picture, write
@@ -28,12 +28,12 @@ def test_a_tar_is_read_like_the_folder_it_holds(tmp_path):
 
 def test_names_that_begin_with_a_dot(tmp_path):
     path = pack(tmp_path / "data.tar", {f"./{name}": content for name, content in by_class(2).items()})
-    assert open_data(path, val_share=0).class_names == ("cat", "dog")
+    assert open_data(DataConfig(path, val_share=0)).class_names == ("cat", "dog")
 
 
 def test_an_archive_beside_its_folders_is_passed_over(tmp_path):
     pack(write(tmp_path, by_class(2)) / "data.tar", by_class(5))
-    splits = open_data(tmp_path, val_share=0)
+    splits = open_data(DataConfig(tmp_path, val_share=0))
     assert len(splits.train) == 4
     assert splits.notes == ("passed over 1 file (data.tar) with no picture's ending",)
 
@@ -44,7 +44,7 @@ def test_files_stored_once_for_several_names(tmp_path):
         link = tarfile.TarInfo("cat/same.jpg")
         link.type, link.linkname = tarfile.LNKTYPE, "cat/0.jpg"
         archive.addfile(link)
-    source = open_data(path, val_share=0).train
+    source = open_data(DataConfig(path, val_share=0)).train
     same = next(index for index in range(len(source)) if "same" in source.name(index))
     assert source.read(same) == by_class(2)["cat/0.jpg"]
 

@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from effnets.data import open_data
+from effnets.data import DataConfig, open_data
 from effnets.data.augmentation import Augmentation
-from effnets.data.dataset import ImageSource
-from effnets.data.seeding import Stream, drawn_by
+from effnets.data.dataset import ImageDataset
+from effnets.data.seeding import Stream, seeded
 from effnets.data.transforms import TrainTransform
 from effnets.errors import ArgumentError
 from effnets.spec.specs import PreprocessSpec
@@ -23,7 +23,7 @@ PREPROCESS = PreprocessSpec(input_size=32)
 STILL = Augmentation(horizontal_flip=0.0)
 
 
-class OnePicture(ImageSource):
+class OnePicture(ImageDataset):
     """One picture, as the file that it is given in."""
 
     def __init__(self, image, kind="PNG", **saving):
@@ -181,12 +181,12 @@ def test_erased_places_have_the_mean_colour():
 
 
 def test_what_is_drawn_depends_on_the_key_alone():
-    with drawn_by(Stream.SAMPLE, 1, 2):
+    with seeded(Stream.SAMPLE, 1, 2):
         first = torch.rand(3)
     torch.rand(100)
-    with drawn_by(Stream.SAMPLE, 1, 2):
+    with seeded(Stream.SAMPLE, 1, 2):
         assert torch.equal(torch.rand(3), first)
-    with drawn_by(Stream.BATCH, 1, 2):
+    with seeded(Stream.BATCH, 1, 2):
         assert not torch.equal(torch.rand(3), first)
 
 
@@ -194,7 +194,7 @@ def test_what_is_drawn_depends_on_the_key_alone():
 def test_neighbouring_keys_are_strangers(key):
     draws = []
     for last in range(3):
-        with drawn_by(Stream.SAMPLE, *key, last):
+        with seeded(Stream.SAMPLE, *key, last):
             draws.append(torch.rand(2).tolist())
     assert len({tuple(draw) for draw in draws}) == 3
 
@@ -224,5 +224,5 @@ def test_settings_read_well():
 
 
 def test_a_folder_of_pictures(tmp_path):
-    source = open_data(write(tmp_path, by_class(2)), val_share=0).train
+    source = open_data(DataConfig(write(tmp_path, by_class(2)), val_share=0)).train
     assert TrainTransform(PREPROCESS)(source, 1, (Stream.SAMPLE, 0, 0, 1, 0)).shape == (3, 32, 32)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from effnets.data import open_data
+from effnets.data import DataConfig, open_data
 from effnets.data.tar import expand_braces
 from effnets.errors import ArgumentError, DataError, MissingFileError
 from tests.support.data_sets import pack, picture
@@ -23,7 +23,7 @@ def shards(folder, names, label=str, ending="cls", each=4):
 
 def test_shards_by_a_pattern(tmp_path):
     shards(tmp_path, ["part-00.tar", "part-01.tar"])
-    source = open_data(f"{tmp_path}/part-{{00..01}}.tar", val_share=0).train
+    source = open_data(DataConfig(f"{tmp_path}/part-{{00..01}}.tar", val_share=0)).train
     assert source.class_names == ("0", "1")
     assert source.labels.tolist() == [0, 1] * 4
     assert source.read(5) == picture(101)
@@ -33,27 +33,27 @@ def test_shards_by_a_pattern(tmp_path):
 @pytest.mark.parametrize("key", ["label", "cls", "class"])
 def test_labels_in_json(tmp_path, key):
     shards(tmp_path, ["0.tar"], lambda number: json.dumps({key: ["cat", "dog"][number], "width": 16}), "json")
-    source = open_data(tmp_path / "0.tar", val_share=0).train
+    source = open_data(DataConfig(tmp_path / "0.tar", val_share=0)).train
     assert source.class_names == ("cat", "dog")
     assert source.labels.tolist() == [0, 1, 0, 1]
 
 
 def test_labels_under_another_key(tmp_path):
     shards(tmp_path, ["0.tar"], lambda number: json.dumps({"label": 7, "species": ["cat", "dog"][number]}), "json")
-    assert open_data(tmp_path / "0.tar", label_column="species", val_share=0).class_names == ("cat", "dog")
+    assert open_data(DataConfig(tmp_path / "0.tar", label_column="species", val_share=0)).class_names == ("cat", "dog")
     with pytest.raises(DataError, match=r"0000\.json states no class; wanted is one of the keys breed"):
-        open_data(tmp_path / "0.tar", label_column="breed")
+        open_data(DataConfig(tmp_path / "0.tar", label_column="breed"))
     with pytest.raises(ArgumentError, match=r"image_column is 'jpg', but .*0.tar is shards without columns; leave it"):
-        open_data(tmp_path / "0.tar", image_column="jpg")
+        open_data(DataConfig(tmp_path / "0.tar", image_column="jpg"))
     shards(tmp_path, ["1.tar"])
     with pytest.raises(DataError, match=r"0000\.cls is no JSON that could have species; leave label_column out"):
-        open_data(tmp_path / "1.tar", label_column="species")
+        open_data(DataConfig(tmp_path / "1.tar", label_column="species"))
 
 
 def test_names_of_numbers_lie_beside(tmp_path):
     shards(tmp_path, ["0.tar"])
     (tmp_path / "classnames.txt").write_text("cat\ndog\nbird\n")
-    splits = open_data(tmp_path, val_share=0)
+    splits = open_data(DataConfig(tmp_path, val_share=0))
     assert splits.class_names == ("cat", "dog", "bird")
     assert splits.notes == ("train has no picture of 1 class (bird)",)
     (tmp_path / "classnames.txt").write_text("cat\n")
@@ -65,7 +65,7 @@ def test_shards_of_several_splits(tmp_path):
     shards(tmp_path, ["train-0.tar", "train-1.tar", "validation-0.tar", "test-0.tar"])
     splits = open_data(tmp_path)
     assert [len(source) for source in (splits.train, splits.val, splits.test)] == [8, 4, 4]
-    only = open_data(f"{tmp_path}/train-{{0..1}}.tar", val_share=0.25)
+    only = open_data(DataConfig(f"{tmp_path}/train-{{0..1}}.tar", val_share=0.25))
     assert [len(only.train), len(only.val)] == [6, 2]
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from effnets.data.open import open_data
+from effnets.data.open import DataConfig, open_data
 from effnets.demo.canvas import Canvas, box, curve, ellipse, moved
 from effnets.demo.objects import OBJECTS, draw_object, write_data
 from effnets.demo.pictures import PICTURES, write_pictures
@@ -77,7 +77,7 @@ def test_no_two_objects_are_alike_and_a_seed_gives_the_same_again(name):
 
 def test_the_data_set_is_one_that_opens_without_a_note(tmp_path):
     write_data(tmp_path, {"train": 4, "val": 2, "test": 3}, size=24)
-    splits = open_data(tmp_path, check="full")
+    splits = open_data(DataConfig(tmp_path, check="full"))
     assert splits.notes == ()
     assert splits.train is not None
     assert splits.train.class_names == tuple(sorted(OBJECTS))

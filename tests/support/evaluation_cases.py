@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from effnets.data.dataset import ImageSource
+from effnets.data.dataset import ImageDataset
 from effnets.errors import ImageError
 from effnets.inference.transform import create_transform
 from effnets.nn.classifier import Classifier
@@ -18,7 +18,7 @@ from effnets.nn.classifier import Classifier
 COLOURS = {"red": (250, 10, 10), "green": (10, 250, 10), "blue": (10, 10, 250), "other": (5, 5, 5)}
 
 
-class PicturesInMemory(ImageSource):
+class PicturesInMemory(ImageDataset):
     """PNG files that lie nowhere; None stands for one that cannot be read."""
 
     def __init__(
@@ -77,7 +77,7 @@ def noise_source(count: int, class_names: Sequence[str], seed: int = 0, size: in
     return PicturesInMemory(pictures, [index % len(class_names) for index in range(count)], class_names)
 
 
-def tell_apart(model: Classifier, source: ImageSource) -> Classifier:
+def tell_apart(model: Classifier, source: ImageDataset) -> Classifier:
     """Centre and scale the logits over `source`: a network that was never trained gives all pictures one answer."""
     transform = create_transform(model)
     with torch.no_grad():

@@ -7,7 +7,7 @@ import pytest
 import effnets
 from effnets.data import open_data
 from effnets.data.augmentation import Augmentation
-from effnets.data.cache import CachedSource
+from effnets.data.cache import CachedDataset
 from effnets.train.supply import decoded_once
 from tests.support.drawn_classes import draw_data
 
@@ -21,7 +21,7 @@ def train(tmp_path):
 def test_pictures_that_fit_are_kept_as_large_as_their_smallest_crops_need(train, least, side):
     recipe = effnets.Recipe(model="any", augmentation=Augmentation(scale=(least, 1.0)))
     kept = decoded_once(train, recipe, 24, None)
-    assert isinstance(kept, CachedSource)
+    assert isinstance(kept, CachedDataset)
     assert (kept.side, kept.kept, kept.image(0).size) == (side, 12, (side, side))
 
 
@@ -41,7 +41,7 @@ def test_not_where_they_do_not_all_fit(train):
 
 def test_a_resumed_training_does_what_it_did(train):
     forbidding = effnets.Recipe(model="any", cache="none")
-    assert isinstance(decoded_once(train, forbidding, 24, True), CachedSource)
+    assert isinstance(decoded_once(train, forbidding, 24, True), CachedDataset)
     assert decoded_once(train, effnets.Recipe(model="any"), 24, False) is train
 
 
