@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 from effnets._version import __version__ as __version__
 
 if TYPE_CHECKING:
+    from effnets.deploy.engine import load_engine
     from effnets.deploy.export.onnx import ExportReport, export_onnx
     from effnets.deploy.optimize.optimize import optimize
     from effnets.deploy.optimize.rewrites import Rewrites
+    from effnets.deploy.quantize.accuracy_gate import QuantizeReport
     from effnets.deploy.quantize.quantize import quantize
-    from effnets.deploy.quantize.report import QuantizeReport
-    from effnets.engines.base import Engine, load_engine
+    from effnets.engines.base import Engine
     from effnets.errors import (
         ArgumentError,
         ConfigError,
@@ -78,7 +79,7 @@ _HOMES = {
     "Prediction": "effnets.inference.labels",
     "PreprocessSpec": "effnets.spec.specs",
     "QuantizationError": "effnets.errors",
-    "QuantizeReport": "effnets.deploy.quantize.report",
+    "QuantizeReport": "effnets.deploy.quantize.accuracy_gate",
     "Recipe": "effnets.train.recipe",
     "ReportError": "effnets.errors",
     "Rewrites": "effnets.deploy.optimize.rewrites",
@@ -99,7 +100,7 @@ _HOMES = {
     "freeze": "effnets.nn.freeze",
     "list_models": "effnets.spec.models",
     "list_weights": "effnets.spec.weights",
-    "load_engine": "effnets.engines.base",
+    "load_engine": "effnets.deploy.engine",
     "load_spec": "effnets.spec.models",
     "load_weights": "effnets.weights.load",
     "optimize": "effnets.deploy.optimize.optimize",

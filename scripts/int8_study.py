@@ -29,12 +29,10 @@ from torch import nn
 
 import effnets
 from effnets.data.open import DataConfig, open_data
-from effnets.deploy.quantize.onnx_values import Values
+from effnets.deploy.quantize.qdq_graph import Values, session_of
 from effnets.deploy.quantize.quantize import time_pair
-from effnets.deploy.quantize.ranges import session_of
 from effnets.engines.base import load_onnx
-from effnets.engines.metadata import Description
-from effnets.engines.onnx_file import read_properties
+from effnets.engines.metadata import ModelMetadata
 from effnets.inference.image import load_rgb
 from effnets.inference.pixels import image_to_array
 from effnets.nn.classifier import Classifier
@@ -171,7 +169,7 @@ def float_export(row: Row, cache: Path) -> Path:
 def retime(name: str, result: dict[str, Any], cache: Path) -> None:
     """A row's speeds anew."""
     before, after = cache / f"{name}.onnx", cache / f"{name}.int8.onnx"
-    description = Description.from_properties(read_properties(before), str(before))
+    description = ModelMetadata.from_file(before)
     times = time_pair(before.read_bytes(), after.read_bytes(), description, list(result["agreement"]), 6.0)
     result["milliseconds"] = times
     result["speed_ratios"] = {engine: pair["float32"] / pair["int8"] for engine, pair in times.items()}
@@ -179,7 +177,7 @@ def retime(name: str, result: dict[str, Any], cache: Path) -> None:
 
 def load(folder: Path, source: Path) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """The photographs of a folder by class as the exported network's input, and their classes."""
-    description = Description.from_properties(read_properties(source), str(source))
+    description = ModelMetadata.from_file(source)
     classes = sorted(path.name for path in folder.iterdir())
     paths = [(path, index) for index, name in enumerate(classes) for path in sorted((folder / name).iterdir())]
     size = description.image_size
@@ -203,7 +201,7 @@ def with_probe(source: Path, folder: Path, target: Path) -> None:
         tensor.CopyFrom(numpy_helper.from_array(array.astype(values.get(name).dtype), name))
     model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = len(classes)
     del model.graph.value_info[:]
-    description = Description.from_properties(read_properties(source), str(source))
+    description = ModelMetadata.from_file(source)
     stated = dataclasses.replace(description, labels=tuple(classes), accuracy={})
     del model.metadata_props[:]
     for key, value in stated.to_properties().items():

@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from effnets.deploy.export.graph import silence
-from effnets.deploy.export.torch_engines import engine_errors
+from effnets.deploy.export.graph import quiet_exporters
+from effnets.engines.torch import engine_errors
 from effnets.errors import ArgumentError, EngineError, WeightsError
 from effnets.nn.classifier import Classifier
 from effnets.weights.dialects import get_dialect
@@ -55,7 +55,7 @@ def export_peer(peer: str, module: nn.Module, size: tuple[int, int]) -> bytes:
     """
     example = torch.zeros(2, 3, *size)
     inputs, outputs = ["images"], ["logits"]
-    with silence(), tempfile.TemporaryDirectory() as folder, engine_errors(f"{peer}'s export"):
+    with quiet_exporters(), tempfile.TemporaryDirectory() as folder, engine_errors(f"{peer}'s export"):
         path = Path(folder) / "model.onnx"
         if peer == "timm":
             from timm.utils.onnx import onnx_export

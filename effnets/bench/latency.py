@@ -18,8 +18,9 @@ import numpy as np
 
 from effnets._version import __version__
 from effnets.bench.choose import Candidate, Limits, Network, networks_of, with_latencies, within
+from effnets.deploy.engine import load_engine
 from effnets.deploy.optimize.rewrites import Rewrites, preset
-from effnets.engines.base import ENGINES, Engine, available_engines, load_engine, load_onnx
+from effnets.engines.base import ENGINES, Engine, available_engines, load_onnx
 from effnets.errors import ArgumentError, EngineError
 from effnets.utils.arguments import check_integer
 from effnets.utils.machine import describe_machine, version_of

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from effnets.engines.base import ENGINES, Precision, load_onnx
-from effnets.engines.metadata import Description
+from effnets.engines.metadata import ModelMetadata
 from effnets.errors import ArgumentError, EngineError
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class Program:
     engine: str
     path: str
     model: bytes | nn.Module
-    description: Description
+    description: ModelMetadata
     precision: Precision
     threads: int
 
@@ -110,7 +110,7 @@ def make_programs(
     A peer that has not, or that cannot export it, is noted in `unmeasured`, with the network's `label`.
     """
     from effnets.bench.baselines import export_peer, load_peer
-    from effnets.deploy.export.in_memory import export_bytes
+    from effnets.deploy.export.graph import export_bytes
     from effnets.deploy.export.metadata import describe
     from effnets.deploy.optimize.optimize import optimize
     from effnets.deploy.optimize.rewrites import preset
@@ -155,7 +155,7 @@ def _load_module(
 ) -> Callable[[NDArray[Any]], NDArray[Any]]:
     import torch
 
-    from effnets.deploy.export.torch_engines import engine_errors
+    from effnets.engines.torch import engine_errors
 
     compiled = engine == "torch-compile"
     # Peers and our own compile alike: weights as constants, one program for each batch size.

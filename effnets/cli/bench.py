@@ -67,10 +67,10 @@ def command(
         raise click.UsageError("--json and --markdown are two forms of one report; choose one")
     # Imported here: torch takes seconds, and neither --help nor a mistyped option should wait for it.
     from effnets.bench.bench import bench
-    from effnets.deploy.export.output import check_place, write_file
+    from effnets.deploy.export.onnx import check_writable, write_file
 
     if svg is not None:
-        check_place(svg)
+        check_writable(svg)
     with progress_bar() as progress:
         report = bench(
             models,

@@ -58,10 +58,10 @@ def command(
     # Imported here: NumPy and the tables of weights, which --help needs not.
     from effnets.bench.choose import Limits, list_candidates, nearest, recommend
     from effnets.bench.latency import Meter, measure_candidates, pick_engine
-    from effnets.deploy.export.output import check_place
+    from effnets.deploy.export.onnx import check_writable
 
     if svg is not None:
-        check_place(svg)
+        check_writable(svg)
     limits = Limits(max_latency=max_latency, max_params=max_params, max_madds=max_madds, min_top1=min_top1)
     candidates, unrated = list_candidates(pattern)
     meter = Meter(pick_engine(engine), batch=batch, threads=threads)
@@ -186,7 +186,7 @@ def _few(names: Sequence[str]) -> str:
 
 def _draw(path: Path, outcome: Outcome, limits: Limits, recommendation: Recommendation | None, meter: Meter) -> None:
     from effnets.bench.choose_plot import draw_choice
-    from effnets.deploy.export.output import write_file
+    from effnets.deploy.export.onnx import write_file
     from effnets.utils.machine import describe_machine
 
     machine = describe_machine()

@@ -44,7 +44,7 @@ class Subject:
 
     def load(self, stack: ExitStack, image_size: int | None) -> Classifier | Engine:
         """The model, ready to be evaluated at `image_size`; what it needs on disk lives as long as `stack`."""
-        from effnets.engines.base import load_engine
+        from effnets.deploy.engine import load_engine
 
         if _is_exported(self.weights):
             return load_engine(str(self.weights), self.engine)

@@ -78,8 +78,7 @@ def command(
     if not tuned and (batch or budget):
         raise click.UsageError("--batch and --budget are what --tune measures with; add --tune")
     # Imported here: torch takes seconds, and neither --help nor a mistyped option should wait for it.
-    from effnets.deploy.export.onnx import export_onnx
-    from effnets.deploy.export.output import check_path
+    from effnets.deploy.export.onnx import check_path, export_onnx
     from effnets.deploy.quantize.quantize import quantize, report_place
     from effnets.deploy.tune.report import report_path
     from effnets.factory import create_model

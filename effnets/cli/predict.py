@@ -95,9 +95,9 @@ def _load(model: str | None, weights: str | None) -> Classifier | Engine:
     if weights is not None and Path(weights).suffix.lower() in _EXPORTED:
         if model is not None:
             raise click.UsageError(f"{weights} is a whole model; leave --model out")
-        from effnets.engines.base import load_engine
+        from effnets.engines.base import load_file
 
-        return load_engine(weights)
+        return load_file(weights)
     if model is not None:
         return _load_network(model, weights)
     if weights is not None and is_whole(weights):

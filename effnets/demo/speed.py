@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from effnets.engines.base import available_engines, load_engine
+from effnets.deploy.engine import load_engine
+from effnets.engines.base import available_engines
 from effnets.nn.classifier import Classifier
 from effnets.utils.machine import describe_machine
 from effnets.utils.timing import interleave

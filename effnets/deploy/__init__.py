@@ -1,1 +1,1 @@
-"""From a trained network to what is shipped: exact rewrites of it."""
+"""From a network to files to ship: exact rewrites, verified exports, int8 behind an accuracy gate, tuning."""

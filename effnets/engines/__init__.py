@@ -1,1 +1,1 @@
-"""What executes an exported model, without torch where the engine needs none."""
+"""Engines that execute exported models: ONNX Runtime, OpenVINO, PyTorch; and the metadata of exported files."""

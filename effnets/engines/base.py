@@ -1,28 +1,25 @@
-"""One interface over everything that executes an exported model, and `load_engine`. Free of torch."""
+"""One interface for every engine that executes an exported model, and `load_file`. Free of torch."""
 
 from __future__ import annotations
 
 import os
 import warnings
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from effnets.engines.metadata import Description
+from effnets.engines.metadata import ModelMetadata
 from effnets.errors import ArgumentError, EngineError
 from effnets.utils.arguments import check_integer
 
-if TYPE_CHECKING:
-    from torch import nn
-
-
 Precision = Literal["float32", "bfloat16"]
 
-# Engine → the package that has it. The first three and OpenVINO read .onnx, AOTInductor .pt2, torch a module.
+# Engine → the package that provides it. AOTInductor reads .pt2, torch takes a model in memory, the others read .onnx.
 ENGINES = {
     "onnxruntime": "onnxruntime",
     "onnxruntime-cuda": "onnxruntime",
@@ -33,32 +30,37 @@ ENGINES = {
     "torch-compile": "torch",
 }
 FOR_ONNX = ("onnxruntime", "onnxruntime-cuda", "onnxruntime-tensorrt", "openvino")
-_FOR_MODULES = ("torch", "torch-compile")
 
 
 class Engine(ABC):
-    """Executes a model: `engine(images)` gives the logits, float32 ``[N, C]``.
+    """Executes a model: `engine(images)` returns the logits, float32 ``[N, C]``.
 
-    Images are float32 ``[N, channels, H, W]``, normalised; or, where the file preprocesses by itself
+    Images are float32 ``[N, channels, H, W]``, normalized; or, for files that contain the preprocessing
     (``description.input_kind``), uint8 ``[N, H, W, channels]`` of any size.
 
     Attributes:
-        name: of `ENGINES`. precision, threads: as asked for; threads None is the engine's own choice.
+        name: one of `ENGINES`.
         description: labels, preprocessing and provenance of the model.
+        precision, threads: as requested; threads None is the engine's own choice.
     """
 
-    def __init__(self, name: str, description: Description, precision: Precision, threads: int | None) -> None:
+    def __init__(self, name: str, description: ModelMetadata, precision: Precision, threads: int | None) -> None:
         self.name = name
         self.description = description
         self.precision = precision
         self.threads = threads
 
     def __call__(self, images: NDArray[Any]) -> NDArray[np.float32]:
-        """Logits ``[N, C]``. Raises ArgumentError if the images have another shape or type than the class says."""
+        """Return the logits ``[N, C]``.
+
+        Raises:
+            ArgumentError: if the images have another shape or type than the model takes.
+            EngineError: if the engine fails.
+        """
         return self.run(images)["logits"]
 
     def run(self, images: NDArray[Any]) -> dict[str, NDArray[Any]]:
-        """Every output by name: ``logits``, and what else the file was exported with. Errors as of a call."""
+        """Return every output by name: ``logits``, and those that the file was exported with. Raises as a call does."""
         check_input(images, self.description)
         return self._run(np.ascontiguousarray(images))
 
@@ -69,124 +71,104 @@ class Engine(ABC):
 
     @abstractmethod
     def _run(self, images: NDArray[Any]) -> dict[str, NDArray[Any]]:
-        """Every output by name, for an input that has been checked."""
+        """Return every output by name, for checked and contiguous images."""
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name}, {self.description.model}, {self.precision})"
 
 
-def check_input(images: NDArray[Any], description: Description) -> None:
-    """Refuse what the model does not take, before an engine says so in its own words.
+def check_input(images: NDArray[Any], metadata: ModelMetadata) -> None:
+    """Check images before an engine refuses them in its own words.
 
     Raises:
-        ArgumentError: another type or shape.
+        ArgumentError: if the type or the shape is not what the model takes.
     """
-    raw = description.input_kind == "uint8"
-    channels, size = description.channels, None if raw else description.size
+    raw = metadata.input_kind == "uint8"
+    channels, size = metadata.channels, None if raw else metadata.size
     height, width = size or ("H", "W")
-    wanted = f"[N, H, W, {channels}]" if raw else f"[N, {channels}, {height}, {width}]"
+    expected = f"[N, H, W, {channels}]" if raw else f"[N, {channels}, {height}, {width}]"
     dtype = "uint8" if raw else "float32"
-    hint = f"this model takes {dtype} of shape {wanted}"
+    hint = f"this model takes {dtype} of shape {expected}"
     if not isinstance(images, np.ndarray):
         raise ArgumentError(f"images is a {type(images).__name__}; give a NumPy array: {hint}")
-    found = f"images is a {images.dtype} array of shape {list(images.shape)}; {hint}"
-    if images.dtype != dtype or images.ndim != 4 or 0 in images.shape:
-        raise ArgumentError(found)
-    if images.shape[3 if raw else 1] != channels or (size is not None and images.shape[2:] != size):
-        raise ArgumentError(found)
+    fits = images.dtype == dtype and images.ndim == 4 and 0 not in images.shape
+    if not (fits and images.shape[3 if raw else 1] == channels and (size is None or images.shape[2:] == size)):
+        raise ArgumentError(f"images is a {images.dtype} array of shape {list(images.shape)}; {hint}")
 
 
 def available_engines() -> list[str]:
-    """The engines that this installation has, without loading any; of ONNX Runtime's GPU engines its build decides."""
+    """Return the installed engines without loading any; which GPU engines work depends on ONNX Runtime's build."""
     return [name for name, package in ENGINES.items() if "-" not in name and find_spec(package)]
 
 
-def load_engine(
-    path: str | os.PathLike[str] | nn.Module,
-    engine: str = "auto",
-    *,
-    threads: int | None = None,
-    precision: Precision = "float32",
-) -> Engine:
-    """Load an exported model for execution. For ONNX files neither torch nor timm is needed.
-
-    Args:
-        path: an ``.onnx`` file that `effnets.export_onnx` wrote, or a ``.pt2`` of `effnets.deploy.export.torch_engines`; or a
-            model from `effnets.create_model`, for the engines torch and torch-compile.
-        engine: of `ENGINES`. ``auto``: for ONNX files the engine that the file was made for, if it is installed; else
-            ONNX Runtime, on a GPU where its build has CUDA (on the CPU with a warning, if CUDA fails), else OpenVINO.
-            OpenVINO first for bfloat16, which ONNX Runtime has not on CPUs.
-        threads: how many to use; None leaves it to the engine, which takes all cores.
-        precision: ``bfloat16`` computes with 8 bits of mantissa where the CPU has instructions for it.
+def check_options(
+    engine: str, possible: Sequence[str], what: str, *, threads: int | None, precision: Precision
+) -> int | None:
+    """Check the arguments of `effnets.load_engine` for `what`, which the `possible` engines execute; return `threads`.
 
     Raises:
-        MissingFileError, WeightsError: no such file, a foreign or a damaged one.
-        ArgumentError: an unknown engine, one that cannot execute this file, or a precision that it does not have.
-        EngineError: the engine is not installed, or fails to load the file.
+        ArgumentError: if one has a value that it cannot take.
     """
     if engine != "auto" and engine not in ENGINES:
         raise ArgumentError(f"engine is {engine!r}; choose auto or one of {', '.join(ENGINES)}")
     if precision not in get_args(Precision):
         raise ArgumentError(f"precision is {precision!r}; choose one of {', '.join(get_args(Precision))}")
-    if threads is not None:
-        threads = check_integer("threads", threads, 1, "it must be at least 1")
-    if not isinstance(path, str | os.PathLike):
-        _require(engine, _FOR_MODULES, "a model in memory")
-        from effnets.deploy.export.torch_engines import TorchEngine
+    if engine != "auto" and engine not in possible:
+        raise ArgumentError(f"{what} is executed by {' or '.join(possible)}, not by {engine}")
+    return None if threads is None else check_integer("threads", threads, 1, "it must be at least 1")
 
-        return TorchEngine(path, compiled=engine == "torch-compile", precision=precision, threads=threads)
+
+def load_file(
+    path: str | os.PathLike[str], engine: str = "auto", *, threads: int | None = None, precision: Precision = "float32"
+) -> Engine:
+    """Load an exported file, ``.onnx`` or ``.pt2``; arguments and errors as of `effnets.load_engine`."""
     path = Path(path)
-    if path.suffix.lower() == ".pt2":
-        _require(engine, ("aotinductor",), f"{path}: a .pt2 package")
-        from effnets.deploy.export.torch_engines import PackageEngine
+    is_package = path.suffix.lower() == ".pt2"
+    kind, possible = ("a .pt2 package", ("aotinductor",)) if is_package else ("an ONNX file", FOR_ONNX)
+    threads = check_options(engine, possible, f"{path}: {kind}", threads=threads, precision=precision)
+    if is_package:
+        from effnets.engines.torch import PackageEngine
 
         return PackageEngine(path, precision=precision, threads=threads)
-    description = Description.from_file(path)
-    _require(engine, FOR_ONNX, f"{path}: an ONNX file")
-    return load_onnx(path, description, engine, threads=threads, precision=precision)
+    return load_onnx(path, ModelMetadata.from_file(path), engine, threads=threads, precision=precision)
 
 
 def load_onnx(
     model: Path | bytes,
-    description: Description,
+    metadata: ModelMetadata,
     engine: str = "auto",
     *,
     threads: int | None = None,
     precision: Precision = "float32",
 ) -> Engine:
-    """An engine of an ONNX model in a file or in memory; arguments and errors as of `load_engine`."""
+    """Load an ONNX model from a file or from memory; arguments and errors as of `effnets.load_engine`."""
     if engine == "auto":
-        openvino_first = precision == "bfloat16" or description.engine == "openvino"
+        openvino_first = precision == "bfloat16" or metadata.engine == "openvino"
         first, second = ("openvino", "onnxruntime") if openvino_first else ("onnxruntime", "openvino")
         engine = first if find_spec(ENGINES[first]) or not find_spec(ENGINES[second]) else second
-        if engine == "onnxruntime" and (on_gpu := _load_on_gpu(model, description, precision, threads)):
+        if engine == "onnxruntime" and (on_gpu := _load_on_gpu(model, metadata, precision, threads)):
             return on_gpu
     if not find_spec(ENGINES[engine]):
         raise EngineError(f"{engine} is not installed; install it with: pip install 'effnets[export]'")
     if engine == "openvino":
         from effnets.engines.openvino import OpenVINOEngine
 
-        return OpenVINOEngine(model, description, precision=precision, threads=threads)
+        return OpenVINOEngine(model, metadata, precision=precision, threads=threads)
     from effnets.engines.onnxruntime import OnnxRuntimeEngine
 
-    return OnnxRuntimeEngine(model, description, name=engine, precision=precision, threads=threads)
+    return OnnxRuntimeEngine(model, metadata, name=engine, precision=precision, threads=threads)
 
 
 def _load_on_gpu(
-    model: Path | bytes, description: Description, precision: Precision, threads: int | None
+    model: Path | bytes, metadata: ModelMetadata, precision: Precision, threads: int | None
 ) -> Engine | None:
-    """On ONNX Runtime's CUDA where there is a GPU; None where there is none, or, with a warning, where CUDA fails."""
+    """Load into ONNX Runtime's CUDA; None without a GPU, or, with a warning, if CUDA fails."""
     from effnets.engines.onnxruntime import OnnxRuntimeEngine, has_gpu
 
     if not has_gpu():
         return None
     try:
-        return OnnxRuntimeEngine(model, description, name="onnxruntime-cuda", precision=precision, threads=threads)
+        return OnnxRuntimeEngine(model, metadata, name="onnxruntime-cuda", precision=precision, threads=threads)
     except EngineError as error:
-        warnings.warn(f"the GPU is left out: {error}", RuntimeWarning, stacklevel=3)
+        warnings.warn(f"the GPU is not used: {error}", RuntimeWarning, stacklevel=5)
         return None
-
-
-def _require(engine: str, possible: tuple[str, ...], what: str) -> None:
-    if engine != "auto" and engine not in possible:
-        raise ArgumentError(f"{what} is executed by {' or '.join(possible)}, not by {engine}")

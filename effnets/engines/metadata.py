@@ -1,118 +1,28 @@
-"""Whether the metadata of an exported file are what `Description.to_properties` writes. Free of torch."""
+"""The metadata of exported files: what effnets writes into them, and how it is read without loading the model."""
 
 from __future__ import annotations
 
 import json
 import os
 import reprlib
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
-from effnets.engines.onnx_file import count_outputs, read_properties
-from effnets.errors import WeightsError
+from effnets.errors import MissingFileError, WeightsError
 from effnets.spec.specs import PreprocessSpec
 from effnets.utils.arguments import MAX_SIDE
 
-PREFIX = "effnets."
+_PREFIX = "effnets."
+_FORMAT = 1  # raised when new programs need what earlier files do not say
 
-
-def _is_text(value: object) -> bool:
-    return isinstance(value, str)
-
-
-def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
-
-
-def _is_size(value: object) -> bool:
-    if value is None:
-        return True
-    return isinstance(value, list) and len(value) == 2 and all(_is_count(side) and side <= MAX_SIDE for side in value)
-
-
-def _are_names(value: object) -> bool:
-    return isinstance(value, list) and bool(value) and all(map(_is_text, value))
-
-
-def _is_mapping(value: object) -> bool:
-    return isinstance(value, dict)
-
-
-_SIZE = (_is_size, "a height and a width in pixels, or null")
-_FACTS = (_is_mapping, "a mapping")
-_TEXT = (_is_text, "text")
-_WANTED: Mapping[str, tuple[Callable[[Any], bool], str]] = {
-    "model": _TEXT,
-    "family": _TEXT,
-    "labels": (_are_names, "a list of names"),
-    "preprocess": _FACTS,
-    "input_kind": (lambda value: value in ("normalised", "uint8"), "normalised or uint8"),
-    "channels": (_is_count, "a number of channels"),
-    "size": _SIZE,
-    "usual_size": _SIZE,
-    "weights": _FACTS,
-    "accuracy": _FACTS,
-    "rewrites": _FACTS,
-    "versions": _FACTS,
-    "precision": _TEXT,
-    "engine": _TEXT,
-    "quantisation": _FACTS,
-}
-_REQUIRED = ("model", "family", "labels", "preprocess", "size")
-
-
-def damaged(source: str, key: str, what: str) -> WeightsError:
-    """The error that says what is wrong with the property `key` of the file `source`."""
-    return WeightsError(f"{source}: its metadata is damaged: {PREFIX}{key} {what}; export the model again")
-
-
-def decode(texts: Mapping[str, str], source: str) -> dict[str, Any]:
-    """The values of properties by key, without the prefix, each of the type it must have.
-
-    Raises:
-        WeightsError: one is missing, no JSON, or of another type or length; names `source` and the key.
-    """
-    values = {}
-    for key, text in texts.items():
-        try:
-            values[key] = json.loads(text)
-        except (TypeError, ValueError, RecursionError):
-            raise damaged(source, key, "is no JSON") from None
-    for key in _REQUIRED:
-        if key not in values:
-            raise damaged(source, key, "is missing")
-    for key, (is_right, wanted) in _WANTED.items():
-        if key in values and not is_right(values[key]):
-            raise damaged(source, key, f"is {reprlib.repr(values[key])}, not {wanted}")
-    return values
-
-
-def decode_preprocess(values: Mapping[str, Any], source: str) -> PreprocessSpec:
-    """The preprocessing that a file states.
-
-    Raises:
-        WeightsError: a value that it cannot have, or no such key; names `source`.
-    """
-    for key in ("input_size", "test_input_size"):
-        if values.get(key) is not None and not _is_count(values[key]):
-            raise damaged(source, "preprocess", f"has the {key} {reprlib.repr(values[key])}, not a number of pixels")
-    try:
-        return PreprocessSpec(**{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"])})
-    except KeyError as error:
-        raise damaged(source, "preprocess", f"has no {error}") from None
-    except (TypeError, ValueError) as error:
-        raise damaged(source, "preprocess", f"is none ({error})") from None
-
-
-InputKind = Literal["normalised", "uint8"]
-
-FORMAT = 1  # raised when files of old no longer say what new programs need
+InputKind = Literal["normalised", "uint8"]  # as files spell it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Description:
-    """What a program needs to know to use an exported file, and a person to trust it.
+class ModelMetadata:
+    """What a program needs to know to use an exported file, and a person to trust it. Field names are the file's keys.
 
     Attributes:
         model, family: ``mixnet_m`` and ``mixnet``.
@@ -122,14 +32,15 @@ class Description:
             size.
         channels: of the input, 3 or 1 for images.
         size: (height, width) that the network takes; None for any.
-        usual_size: what images are then brought to; None: that of the weights.
+        usual_size: (height, width) that images are then resized to; None: that of the weights.
         weights: where the weights came from: source, tag, sha256, dialect.
-        accuracy: published top1 and top5 in per cent, with the size and source of the figures; empty if unknown.
-        rewrites: what was rewritten before the export, as `Rewrites.to_dict` has it; empty for nothing.
+        accuracy: published top1 and top5 in percent, with the size and source of the figures; empty if unknown.
+        rewrites: rewrites before the export, as of `Rewrites.to_dict`; empty without any.
         versions: of the programs that wrote the file.
         precision: ``float32`` or ``int8``, of the file itself.
-        engine: of `effnets.engines.base.ENGINES`, that it was made for and `load_engine` takes first; empty for any.
-        quantisation: how int8 compared with float on held-out images, as `QuantizeReport.summary` has it.
+        engine: one of `effnets.engines.base.ENGINES`, for which the file was made and which ``auto`` chooses; empty for
+            any.
+        quantisation: how int8 compared with float32 on held-out images, as of `QuantizeReport.summary`.
     """
 
     model: str
@@ -150,50 +61,176 @@ class Description:
 
     @property
     def image_size(self) -> tuple[int, int]:
-        """(height, width) that images are brought to: the network's, or what is usual where it takes any."""
+        """(height, width) that images are resized to: the network's, or the usual one if it takes any."""
         return self.size or self.usual_size or (self.preprocess.input_size, self.preprocess.input_size)
 
     def to_properties(self) -> dict[str, str]:
-        """As metadata: keys with ``effnets.`` before them, values in JSON."""
-        values = {**asdict(self), "format": FORMAT}
-        return {PREFIX + key: json.dumps(value, ensure_ascii=False) for key, value in values.items()}
+        """Return the properties of a file: keys with the prefix ``effnets.``, values in JSON."""
+        values = {**asdict(self), "format": _FORMAT}
+        return {_PREFIX + key: json.dumps(value, ensure_ascii=False) for key, value in values.items()}
 
     @classmethod
-    def from_properties(cls, properties: Mapping[str, str], source: str, *, outputs: int | None = None) -> Description:
-        """What `to_properties` made; keys without the prefix are somebody else's.
+    def from_properties(
+        cls, properties: Mapping[str, str], source: str, *, outputs: int | None = None
+    ) -> ModelMetadata:
+        """Decode what `to_properties` returned; keys without the prefix are ignored.
 
         Args:
-            properties: of the file. source: what it is called.
-            outputs: how many classes the model in it tells apart; None if that is not known.
+            properties: of the file.
+            source: the file's name, for messages.
+            outputs: number of the model's outputs; None if it is unknown.
 
         Raises:
-            WeightsError: the properties are not effnets', or damaged; names `source` and the key.
+            WeightsError: if the properties are not effnets', or damaged; names `source` and the key.
         """
-        own = {key.removeprefix(PREFIX): text for key, text in properties.items() if key.startswith(PREFIX)}
+        own = {key.removeprefix(_PREFIX): text for key, text in properties.items() if key.startswith(_PREFIX)}
         if "format" not in own:
-            raise WeightsError(f"{source}: was not exported by effnets: it says nothing of labels and preprocessing")
-        if own.pop("format") != str(FORMAT):
+            raise WeightsError(f"{source}: was not exported by effnets: it has no labels and no preprocessing")
+        if own.pop("format") != str(_FORMAT):
             raise WeightsError(f"{source}: was exported by another version of effnets; export the model again")
-        values = decode(own, source)
+        values = _decode(own, source)
         known = {name: values[name] for name in cls.__dataclass_fields__ if name in values}
-        sizes = {name: tuple(known[name]) for name in ("size", "usual_size") if known.get(name)}
-        labels = tuple(values["labels"])
-        if outputs not in (None, len(labels)):
-            raise damaged(source, "labels", f"has {len(labels)} names for {outputs} classes")
-        preprocess = decode_preprocess(values["preprocess"], source)
-        return cls(**{**known, **sizes, "preprocess": preprocess, "labels": labels})
+        known |= {name: tuple(known[name]) for name in ("labels", "size", "usual_size") if known.get(name)}
+        if outputs not in (None, len(known["labels"])):
+            raise _damaged(source, "labels", f"has {len(known['labels'])} names for {outputs} classes")
+        return cls(**{**known, "preprocess": _decode_preprocess(values["preprocess"], source)})
 
     @classmethod
-    def from_file(cls, path: str | os.PathLike[str]) -> Description:
-        """What an ONNX file says of itself.
+    def from_file(cls, path: str | os.PathLike[str]) -> ModelMetadata:
+        """Read the metadata of an ONNX file.
 
         Raises:
-            MissingFileError: no such file. WeightsError: it is no ONNX file of effnets, or damaged.
+            MissingFileError: if the file does not exist.
+            WeightsError: if it is not an ONNX file of effnets, or damaged.
         """
-        return cls.from_properties(read_properties(path), str(path), outputs=count_outputs(path))
+        properties, outputs = read_onnx_header(path)
+        return cls.from_properties(properties, str(path), outputs=outputs)
 
-    def resized(self, size: int | tuple[int, int] | None) -> Description:
-        """The same, for another image size; None leaves it."""
-        if size is None:
-            return self
-        return replace(self, size=size if isinstance(size, tuple) else (size, size))
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def _is_size(value: object) -> bool:
+    sides = value if isinstance(value, list) else ()
+    return value is None or (len(sides) == 2 and all(_is_count(side) and side <= MAX_SIDE for side in sides))
+
+
+def _is_names(value: object) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(name, str) for name in value)
+
+
+_TEXT = (lambda value: isinstance(value, str), "text")
+_MAPPING = (lambda value: isinstance(value, dict), "a mapping")
+_SIZE = (_is_size, "a height and a width in pixels, or null")
+_EXPECTED: Mapping[str, tuple[Callable[[Any], bool], str]] = {
+    **dict.fromkeys(("model", "family", "precision", "engine"), _TEXT),
+    **dict.fromkeys(("preprocess", "weights", "accuracy", "rewrites", "versions", "quantisation"), _MAPPING),
+    **dict.fromkeys(("size", "usual_size"), _SIZE),
+    "labels": (_is_names, "a list of names"),
+    "input_kind": (lambda value: value in ("normalised", "uint8"), "normalised or uint8"),
+    "channels": (_is_count, "a number of channels"),
+}
+_REQUIRED = ("model", "family", "labels", "preprocess", "size")
+
+
+def _damaged(source: str, key: str, what: str) -> WeightsError:
+    return WeightsError(f"{source}: its metadata is damaged: {_PREFIX}{key} {what}; export the model again")
+
+
+def _decode(texts: Mapping[str, str], source: str) -> dict[str, Any]:
+    """Return the values by key, each of the type it must have."""
+    values = {}
+    for key, text in texts.items():
+        try:
+            values[key] = json.loads(text)
+        except (TypeError, ValueError, RecursionError):
+            raise _damaged(source, key, "is not JSON") from None
+    for key in _REQUIRED:
+        if key not in values:
+            raise _damaged(source, key, "is missing")
+    for key, (is_right, expected) in _EXPECTED.items():
+        if key in values and not is_right(values[key]):
+            raise _damaged(source, key, f"is {reprlib.repr(values[key])}, not {expected}")
+    return values
+
+
+def _decode_preprocess(values: Mapping[str, Any], source: str) -> PreprocessSpec:
+    for key in ("input_size", "test_input_size"):
+        if values.get(key) is not None and not _is_count(values[key]):
+            raise _damaged(source, "preprocess", f"has the {key} {reprlib.repr(values[key])}, not a number of pixels")
+    try:
+        return PreprocessSpec(**{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"])})
+    except KeyError as error:
+        raise _damaged(source, "preprocess", f"has no {error}") from None
+    except (TypeError, ValueError) as error:
+        raise _damaged(source, "preprocess", f"is invalid ({error})") from None
+
+
+def read_onnx_header(path: str | os.PathLike[str]) -> tuple[dict[str, str], int | None]:
+    """Read the metadata properties of an ONNX file, and the number of outputs that its first output's shape states.
+
+    The properties decide which engine is loaded. Importing onnx (0.2 s), or ONNX Runtime (0.3 s) for a file made for
+    OpenVINO, only to read them would cost more than all else that `effnets predict` does; this costs 3 ms.
+
+    Raises:
+        MissingFileError: if the file does not exist.
+        WeightsError: if it is not an ONNX file, or damaged.
+    """
+    path = Path(path)
+    if path.exists() and not path.is_file():
+        raise WeightsError(f"{path}: is not a regular file; name an exported model")
+    try:
+        return _parse_model(memoryview(path.read_bytes()))
+    except (FileNotFoundError, NotADirectoryError):
+        raise MissingFileError(f"{path}: no such exported model") from None
+    except OSError as error:
+        raise WeightsError(f"{path}: cannot be read ({error.strerror or error})") from None
+    except (ValueError, LookupError, TypeError):
+        raise WeightsError(f"{path}: is not an ONNX file, or damaged; export the model again") from None
+
+
+def _parse_model(data: memoryview) -> tuple[dict[str, str], int | None]:
+    # Field numbers of onnx.proto: ModelProto has ir_version 1, graph 7, metadata_props 14, each with key 1 and value 2.
+    properties, present, outputs = {}, set(), None
+    for number, value in _fields(data):
+        present.add(number)
+        if number == 14:
+            entry = dict(_fields(value))
+            properties[str(entry.get(1, b""), "utf-8")] = str(entry.get(2, b""), "utf-8")
+        elif number == 7:
+            # GraphProto.output 12, ValueInfoProto.type 2, TypeProto.tensor_type 1, .shape 2, .dim 1, .dim_value 1.
+            for inner in (12, 2, 1, 2):
+                value = next((part for key, part in _fields(value) if key == inner), b"")
+            dimensions = [dict(_fields(part)).get(1) for key, part in _fields(value) if key == 1]
+            outputs = dimensions[-1] if dimensions else None
+    if not {1, 7} <= present:
+        raise ValueError("not a model")
+    return properties, outputs
+
+
+def _fields(data: memoryview | bytes) -> Iterator[tuple[int, Any]]:
+    """Number and value of each field of a protobuf message: an int, or a view of the bytes of all other types."""
+    position = 0
+
+    def varint() -> int:
+        nonlocal position
+        value = 0
+        for shift in range(0, 70, 7):
+            byte = data[position]
+            position += 1
+            value |= (byte & 0x7F) << shift
+            if byte < 0x80:
+                return value
+        raise ValueError("not a varint")
+
+    while position < len(data):
+        tag = varint()
+        if tag & 7 == 0:
+            yield tag >> 3, varint()
+            continue
+        length = varint() if tag & 7 == 2 else {1: 8, 5: 4}[tag & 7]
+        if position + length > len(data):
+            raise ValueError("a field is longer than its message")
+        yield tag >> 3, data[position : position + length]
+        position += length

@@ -10,12 +10,12 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from effnets.engines.base import Engine, Precision
-from effnets.engines.metadata import Description
+from effnets.engines.metadata import ModelMetadata
 from effnets.errors import ArgumentError, EngineError
 
 _ERRORS_ONLY = 3
 
-# TF32 rounds inputs to 10 bits of mantissa, which nobody who asks for float32 expects.
+# Without TF32, which rounds inputs to 10 bits of mantissa.
 _PROVIDERS: dict[str, list[tuple[str, dict[str, str]]]] = {
     "onnxruntime": [],
     "onnxruntime-cuda": [("CUDAExecutionProvider", {"use_tf32": "0"})],
@@ -24,32 +24,32 @@ _PROVIDERS: dict[str, list[tuple[str, dict[str, str]]]] = {
 
 
 def has_gpu() -> bool:
-    """Whether this build of ONNX Runtime has CUDA and finds a device."""
+    """Return whether this build of ONNX Runtime has CUDA and finds a device."""
     return "CUDAExecutionProvider" in onnxruntime.get_available_providers() and Path("/dev/nvidiactl").exists()
 
 
 class OnnxRuntimeEngine(Engine):
-    """An ONNX model in ONNX Runtime.
+    """Executes an ONNX model in ONNX Runtime.
 
     Raises:
-        ArgumentError: a precision that it does not have.
-        EngineError: it refuses the model, or has no such provider.
+        ArgumentError: if the precision is not float32.
+        EngineError: if ONNX Runtime cannot load the model, or was built without the provider.
     """
 
     def __init__(
         self,
         model: Path | bytes,
-        description: Description,
+        metadata: ModelMetadata,
         *,
         name: str = "onnxruntime",
         precision: Precision = "float32",
         threads: int | None = None,
     ) -> None:
-        super().__init__(name, description, precision, threads)
+        super().__init__(name, metadata, precision, threads)
         if precision != "float32":
             raise ArgumentError(f"{name} has no {precision}; use the engine openvino, or float32")
-        wanted = _PROVIDERS[name]
-        if missing := [provider for provider, _ in wanted if provider not in onnxruntime.get_available_providers()]:
+        providers = _PROVIDERS[name]
+        if missing := [provider for provider, _ in providers if provider not in onnxruntime.get_available_providers()]:
             raise EngineError(f"{name}: this onnxruntime has no {missing[0]}; install onnxruntime-gpu instead of it")
         options = onnxruntime.SessionOptions()
         options.log_severity_level = _ERRORS_ONLY
@@ -57,12 +57,14 @@ class OnnxRuntimeEngine(Engine):
             options.intra_op_num_threads = threads
         source = model if isinstance(model, bytes) else str(model)
         try:
-            self._session = onnxruntime.InferenceSession(source, options, [*wanted, ("CPUExecutionProvider", {})])
-        except Exception as error:  # every failure is of a class of its own, below pybind's
+            self._session = onnxruntime.InferenceSession(source, options, [*providers, ("CPUExecutionProvider", {})])
+        except Exception as error:  # each kind of failure has a class of its own
             raise EngineError(f"{_name(model)}: onnxruntime cannot load it: {_first_line(error)}") from None
         used = self._session.get_providers()
-        if wanted and used[0] != wanted[0][0]:
-            raise EngineError(f"{name}: onnxruntime could not start {wanted[0][0]}; see that CUDA and cuDNN are found")
+        if providers and used[0] != providers[0][0]:
+            raise EngineError(
+                f"{name}: onnxruntime could not start {providers[0][0]}; check that CUDA and cuDNN are found"
+            )
         self._input = self._session.get_inputs()[0].name
         self._outputs = [output.name for output in self._session.get_outputs()]
 

@@ -11,30 +11,30 @@ import openvino
 from numpy.typing import NDArray
 
 from effnets.engines.base import Engine, Precision
-from effnets.engines.metadata import Description
+from effnets.engines.metadata import ModelMetadata
 from effnets.errors import ArgumentError, EngineError
 
-# Left to itself OpenVINO computes in bfloat16 wherever the CPU can.
+# Without a hint OpenVINO computes in bfloat16 wherever the CPU can.
 _HINTS = {"float32": "f32", "bfloat16": "bf16"}
 
 
 class OpenVINOEngine(Engine):
-    """An ONNX model in OpenVINO.
+    """Executes an ONNX model in OpenVINO.
 
     Raises:
-        ArgumentError: bfloat16 on a CPU without it.
-        EngineError: it refuses the model.
+        ArgumentError: if the precision is bfloat16 on a CPU without it.
+        EngineError: if OpenVINO cannot load the model.
     """
 
     def __init__(
         self,
         model: Path | bytes,
-        description: Description,
+        metadata: ModelMetadata,
         *,
         precision: Precision = "float32",
         threads: int | None = None,
     ) -> None:
-        super().__init__("openvino", description, precision, threads)
+        super().__init__("openvino", metadata, precision, threads)
         core = openvino.Core()
         if precision == "bfloat16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
             raise ArgumentError("this CPU has no bfloat16; use float32")
@@ -43,7 +43,7 @@ class OpenVINOEngine(Engine):
             properties["INFERENCE_NUM_THREADS"] = threads
         try:
             self._compiled = core.compile_model(core.read_model(model), "CPU", properties)
-        except Exception as error:  # RuntimeError mostly, but its front ends have others
+        except Exception as error:  # its front ends have exception classes of their own
             name = "the model" if isinstance(model, bytes) else model
             raise EngineError(f"{name}: openvino cannot load it: {_last_line(error)}") from None
         self._outputs = [output.get_any_name() for output in self._compiled.outputs]
@@ -58,7 +58,7 @@ class OpenVINOEngine(Engine):
         return {name: np.array(results[index]) for index, name in enumerate(self._outputs)}
 
     def _request(self) -> openvino.InferRequest:
-        """This thread's: one for all, as the compiled model has, would give a thread another one's answers."""
+        """Return the request of this thread: threads that shared one would receive each other's outputs."""
         if not hasattr(self._requests, "own"):
             self._requests.own = self._compiled.create_infer_request()
         request: openvino.InferRequest = self._requests.own

@@ -8,7 +8,7 @@ import pytest
 
 from effnets.bench import bench as measure
 from effnets.bench.chart import draw_bars
-from effnets.deploy.export import in_memory
+from effnets.deploy.export import graph
 from effnets.deploy.optimize import optimize as rewrite
 from effnets.errors import ArgumentError, ConfigError, EngineError, ExportError, MissingFileError, UnknownModelError
 from tests.support.small_benchmarks import quick, write_table
@@ -26,7 +26,7 @@ def other(tmp_path):
 
 @pytest.mark.parametrize("engine", ["onnxruntime", "torch"])
 def test_a_network_that_cannot_be_exported_or_rewritten_costs_only_itself(tiny, other, monkeypatch, engine):
-    exported, rewritten = in_memory.export_graph, rewrite.optimize
+    exported, rewritten = graph.export_graph, rewrite.optimize
 
     def export(module, description):
         if description.model == "other":
@@ -40,7 +40,7 @@ def test_a_network_that_cannot_be_exported_or_rewritten_costs_only_itself(tiny, 
 
     reason = "other: rewrites are not for it"
     if engine == "onnxruntime":
-        monkeypatch.setattr(in_memory, "export_graph", export)
+        monkeypatch.setattr(graph, "export_graph", export)
         reason = "other: torch cannot export it: no such operator"
     else:
         monkeypatch.setattr(rewrite, "optimize", optimize)

@@ -18,7 +18,7 @@ from effnets.bench.chart import draw_bars
 from effnets.bench.roofline import Ceiling, bound, layers_of, measure_ceiling
 from effnets.bench.variants import Program
 from effnets.cli import main
-from effnets.deploy.export import output
+from effnets.deploy.export import onnx as output
 from effnets.errors import ArgumentError, EngineError, VerificationError
 from tests.support.small_benchmarks import quick, write_table
 
@@ -254,7 +254,7 @@ def test_a_chart_that_cannot_be_written_is_refused_before_the_work(tmp_path, mon
     [
         (("--batch", "1,x"), "is no list of numbers above 0"),
         (("--json", "--markdown"), "choose one"),
-        (("--svg", "/nowhere/x.svg"), "Invalid value for '--svg': /nowhere is no folder; make it first"),
+        (("--svg", "/nowhere/x.svg"), "Invalid value for '--svg': /nowhere is not a folder; make it first"),
         (("--svg", "x.png"), "Invalid value for '--svg': 'x.png' is no name of an SVG file; let it end in .svg"),
         (("--svg", "svg"), "Invalid value for '--svg': 'svg' is no name of an SVG file; let it end in .svg"),
     ],

@@ -121,7 +121,7 @@ def test_weights_without_accuracy_are_named():
         (["--min-top1", "175"], "Invalid value for '--min-top1'"),
         (["--budget", "soon"], "Invalid value for '--budget'"),
         (["--svg", "plot.png"], "Invalid value for '--svg': 'plot.png' is no name of an SVG file; let it end in .svg"),
-        (["--svg", "no/such/plot.svg"], "Invalid value for '--svg': no/such is no folder"),
+        (["--svg", "no/such/plot.svg"], "Invalid value for '--svg': no/such is not a folder"),
     ],
 )
 def test_wrong_arguments_are_named(asked, arguments, message):

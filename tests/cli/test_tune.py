@@ -13,9 +13,8 @@ from effnets.cli import main
 from effnets.deploy.export import onnx
 from effnets.deploy.optimize.rewrites import preset
 from effnets.deploy.quantize import quantize
-from effnets.deploy.tune import search, tune
-from effnets.deploy.tune.candidates import Candidate
-from effnets.deploy.tune.report import Measured, TuneReport
+from effnets.deploy.tune import tune
+from effnets.deploy.tune.report import Candidate, Measured, TuneReport
 from effnets.weights.save import save_weights
 from tests.support import shake
 
@@ -64,7 +63,7 @@ def test_a_report_is_of_a_model_that_was_written(files, tmp_path, monkeypatch):
 
     target = tmp_path / "out.onnx"
     monkeypatch.setattr(onnx, "export_onnx", refuse)
-    monkeypatch.setattr(search.Search, "run", lambda *_arguments: report_of("openvino"))
+    monkeypatch.setattr(tune.TuneSearch, "run", lambda *_arguments: report_of("openvino"))
     options = ["--weights", files[1], "--image-size", 32, "--tune"]
     assert "another network" in run("export", files[0], target, *options, status=1).stderr
     assert not (tmp_path / "out.tune.json").exists()

@@ -17,8 +17,7 @@ import effnets
 from effnets.cli import main
 from effnets.engines import base as engine_module
 from effnets.engines import onnxruntime as onnxruntime_engine
-from effnets.engines.metadata import Description
-from effnets.engines.onnx_file import count_outputs, read_properties
+from effnets.engines.metadata import ModelMetadata, read_onnx_header
 from effnets.errors import ArgumentError, EngineError, MissingFileError, WeightsError
 from tests.support.exported import MATRIX, describe, write
 
@@ -95,7 +94,7 @@ def test_foreign_and_damaged_files(path, tmp_path):
     broken = tmp_path / "broken.onnx"
     for content in (b"", b"\x00", b"not a model at all", whole[: len(whole) // 2], whole + b"\xff", b"\xff" * 99):
         broken.write_bytes(content)
-        with pytest.raises(WeightsError, match=r"broken.onnx: (is no ONNX file|was not exported)"):
+        with pytest.raises(WeightsError, match=r"broken.onnx: (is not an ONNX file|was not exported)"):
             effnets.load_engine(broken)
 
 
@@ -104,16 +103,16 @@ def test_damaged_metadata():
     for key, value in (
         ("effnets.labels", "{"),
         ("effnets.labels", "[1]"),
-        ("effnets.inference.transform", "{}"),
+        ("effnets.preprocess", "{}"),
         ("effnets.input_kind", '"png"'),
         ("effnets.size", "7"),
         ("effnets.usual_size", "7"),
     ):
         with pytest.raises(WeightsError, match=f"x: its metadata is damaged: {key} .*; export the model again"):
-            Description.from_properties({**properties, key: value}, "x")
+            ModelMetadata.from_properties({**properties, key: value}, "x")
     with pytest.raises(WeightsError, match="another version of effnets"):
-        Description.from_properties({**properties, "effnets.format": "99"}, "x")
-    assert Description.from_properties({**properties, "other": "?"}, "x") == describe()
+        ModelMetadata.from_properties({**properties, "effnets.format": "99"}, "x")
+    assert ModelMetadata.from_properties({**properties, "other": "?"}, "x") == describe()
 
 
 @pytest.mark.parametrize(
@@ -136,16 +135,16 @@ def test_damaged_metadata():
         ("usual_size", "[0, 32]", "is [0, 32], not a height and a width"),
         ("weights", "[]", "is [], not a mapping"),
         ("engine", "null", "is None, not text"),
-        ("size", "[32, 32", "is no JSON"),
-        ("weights", "[" * 100_000, "is no JSON"),
+        ("size", "[32, 32", "is not JSON"),
+        ("weights", "[" * 100_000, "is not JSON"),
         ("size", None, "is missing"),
         ("preprocess", "[]", "is [], not a mapping"),
         ("preprocess", "{}", "has no 'mean'"),
         ("preprocess", {"input_size": 32.5}, "has the input_size 32.5, not a number of pixels"),
-        ("preprocess", {"crop_pct": 0}, "is none (crop_pct is 0; it must lie in "),
-        ("preprocess", {"mean": 0.5}, "is none ("),
-        ("preprocess", {"colour": 1}, "is none ("),
-        ("preprocess", {"mean": [0.5, 0.5]}, "is none (mean has 2 numbers and std 3;"),
+        ("preprocess", {"crop_pct": 0}, "is invalid (crop_pct is 0; it must lie in "),
+        ("preprocess", {"mean": 0.5}, "is invalid ("),
+        ("preprocess", {"colour": 1}, "is invalid ("),
+        ("preprocess", {"mean": [0.5, 0.5]}, "is invalid (mean has 2 numbers and std 3;"),
     ],
 )
 def test_damaged_metadata_are_told_by_file_and_key(key, value, told, path):
@@ -174,7 +173,7 @@ def test_damaged_metadata_end_a_command_in_one_line(tmp_path):
 
 
 def test_outputs_are_counted_as_far_as_the_shape_says(path):
-    assert count_outputs(path) == 4
+    assert read_onnx_header(path)[1] == 4
     model = onnx.load(path)
     for name in ("name of a dimension", ""):
         dimension = model.graph.output[0].type.tensor_type.shape.dim[1]
@@ -182,15 +181,15 @@ def test_outputs_are_counted_as_far_as_the_shape_says(path):
         if name:
             dimension.dim_param = name
         onnx.save(model, path)
-        assert count_outputs(path) is None
+        assert read_onnx_header(path)[1] is None
         assert effnets.load_engine(path).labels == describe().labels
     model.graph.output[0].type.tensor_type.ClearField("shape")
     onnx.save(model, path)
-    assert count_outputs(path) is None
+    assert read_onnx_header(path)[1] is None
 
 
 def test_properties_are_read_as_onnx_reads_them(path):
-    assert read_properties(path) == describe().to_properties()
+    assert read_onnx_header(path)[0] == describe().to_properties()
 
 
 def test_mistakes(path, monkeypatch):
@@ -215,7 +214,7 @@ def test_mistakes(path, monkeypatch):
 
 def test_a_gpu_that_fails_leaves_the_cpu(path, monkeypatch):
     monkeypatch.setattr(onnxruntime_engine, "has_gpu", lambda: True)  # a device, but no CUDA that starts
-    with pytest.warns(RuntimeWarning, match="the GPU is left out: onnxruntime-cuda: this onnxruntime has no CUDA"):
+    with pytest.warns(RuntimeWarning, match="the GPU is not used: onnxruntime-cuda: this onnxruntime has no CUDA"):
         engine = effnets.load_engine(path)
     assert engine.name == "onnxruntime"
     assert engine(np.zeros((1, 3, 32, 32), np.float32)).shape == (1, 4)
@@ -245,7 +244,7 @@ def test_a_file_for_any_size_states_the_usual_one(tmp_path):
     # Files of old have no such property.
     properties = describe(size=None).to_properties()
     del properties["effnets.usual_size"]
-    assert Description.from_properties(properties, "x") == describe(size=None)
+    assert ModelMetadata.from_properties(properties, "x") == describe(size=None)
 
 
 def test_the_command_needs_no_torch(path, tmp_path):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from effnets.deploy.export.verify import normalised, probe_images
+from effnets.deploy.export.verify import normalized, probe_images
 from effnets.nn.classifier import Classifier
 from effnets.nn.layers import SqueezeExcite
 
@@ -55,7 +55,7 @@ def shake_gently(model: Classifier) -> Classifier:
     networks of random weights are chaotic, and no float32 agrees with another.
     """
     size = model.spec.input_size
-    seen = normalised(probe_images(4, size, size, 3, seed=9), model.spec.preprocess)
+    seen = normalized(probe_images(4, size, size, 3, seed=9), model.spec.preprocess)
     shake(model, bn_high=1.1, gates=0.1, seen=torch.from_numpy(seen))
     return model
 

@@ -8,18 +8,18 @@ from typing import Any
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
-from effnets.engines.metadata import Description
+from effnets.engines.metadata import ModelMetadata
 from effnets.spec.specs import PreprocessSpec
 
 MATRIX = np.array([[1, 0, 0, -1], [0, 2, 0, 1], [0, 0, 3, 0.5]], np.float32)
 
 
-def describe(**changes: Any) -> Description:
+def describe(**changes: Any) -> ModelMetadata:
     facts: dict[str, Any] = {"model": "mean", "family": "toy", "labels": ("red", "green", "blue", "other")}
-    return Description(**{**facts, "preprocess": PreprocessSpec(input_size=32), "size": (32, 32), **changes})
+    return ModelMetadata(**{**facts, "preprocess": PreprocessSpec(input_size=32), "size": (32, 32), **changes})
 
 
-def write(path: Path, description: Description | None = None) -> Path:
+def write(path: Path, description: ModelMetadata | None = None) -> Path:
     """The file, with no metadata if `description` is None."""
     sides: list[Any] = ["N", 3, *(description.size if description and description.size else ("H", "W"))]
     graph = helper.make_graph(

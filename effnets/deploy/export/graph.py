@@ -1,32 +1,54 @@
-"""Exporters without their prints, logs and warnings."""
+"""A network as an ONNX graph, on request with the preprocessing of `effnets.inference.pixels` in front of it.
+
+ONNX has Resize, but OpenVINO ignores its `antialias`, and no engine rounds between the two directions as Pillow does.
+A resize is two matrix products, so here the graph computes the matrices from the image's own size, only for the rows
+and columns that the center crop keeps. Positions are integers up to the last division, so float32 is accurate enough.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import copy
 import io
 import json
 import logging
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
 
+import numpy as np
 import onnx
 import onnx_ir
 import onnx_ir.passes.common as passes
 import onnxscript.optimizer
 import torch
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 from torch.export import Dim, ExportedProgram
 
-from effnets.deploy.export.graph_preprocess import prepend_preprocessing
-from effnets.engines.metadata import Description
+from effnets.deploy.export.metadata import describe
+from effnets.deploy.optimize.optimize import optimize
+from effnets.deploy.optimize.rewrites import Rewrites
+from effnets.engines.metadata import ModelMetadata
 from effnets.errors import ExportError
+from effnets.inference.pixels import cover_size
+from effnets.nn.classifier import Classifier
+from effnets.utils.arguments import check_size
+
+INPUT, NORMALIZED, LOGITS = "images", "normalised", "logits"
+PROBABILITIES, TOP_PROBABILITIES, TOP_INDICES = "probabilities", "top_probabilities", "top_indices"
+
+_SCOPES = "pkg.torch.onnx.name_scopes"
+# Any size that torch.export does not treat specially, unlike 0, 1 and equal sides.
+_TRACED_BATCH, _TRACED_SIZE = 2, (224, 256)
+_BICUBIC_A = -0.5  # Pillow's
 
 
 @contextlib.contextmanager
-def silence() -> Iterator[None]:
-    """Keep from the user what exporters print, log and warn of: the verification is what counts."""
+def quiet_exporters() -> Iterator[None]:
+    """Suppress what exporters print, log and warn of: the exported graph is verified afterwards."""
     loggers = [logging.getLogger(name) for name in ("torch", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
@@ -40,20 +62,12 @@ def silence() -> Iterator[None]:
                 logger.setLevel(level)
 
 
-INPUT, NORMALISED, LOGITS = "images", "normalised", "logits"
-PROBABILITIES, TOP_PROBABILITIES, TOP_INDICES = "probabilities", "top_probabilities", "top_indices"
-
-_SCOPES = "pkg.torch.onnx.name_scopes"
-# Any size would do, but one that torch.export need not think special: 0 and 1 are, and so are equal sides.
-_TRACED_BATCH, _TRACED_SIZE = 2, (224, 256)
-
-
 @dataclass(frozen=True, slots=True)
 class NetworkGraph:
     """An ONNX model, and the program in torch's own operators that it was made from.
 
-    Values of the graph have the names of the program's, as far as both have them. `network_input` is the value that
-    enters the network proper: the graph's input, or what preprocessing makes of it.
+    Values that both have share their names. `network_input` is the value that enters the network itself: the graph's
+    input, or the output of the preprocessing.
     """
 
     model: onnx.ModelProto
@@ -62,62 +76,81 @@ class NetworkGraph:
 
 
 def export_graph(
-    network: nn.Module, description: Description, *, softmax: bool = False, topk: int | None = None
+    network: nn.Module, metadata: ModelMetadata, *, softmax: bool = False, topk: int | None = None
 ) -> NetworkGraph:
-    """Export a float32 network on the CPU in evaluation mode, with the input and the outputs that are asked for.
+    """Export a float32 network on the CPU in evaluation mode, with the requested input and outputs.
 
     Raises:
-        ExportError: torch's exporter fails.
+        ExportError: if torch's exporter fails.
     """
-    dynamic = description.size is None
-    height, width = description.size or _TRACED_SIZE
-    example = torch.zeros(_TRACED_BATCH, description.channels, height, width)
+    dynamic = metadata.size is None
+    height, width = metadata.size or _TRACED_SIZE
+    example = torch.zeros(_TRACED_BATCH, metadata.channels, height, width)
     dims = {0: Dim.DYNAMIC, 2: Dim.DYNAMIC, 3: Dim.DYNAMIC} if dynamic else {0: Dim.DYNAMIC}
     try:
-        with silence():
-            # The sizes that torch.export thinks too small for this program (final maps of one place, on which
-            # broadcasting could hinge) are right in the ONNX graph; the verification tries them.
+        with quiet_exporters():
+            # torch.export excludes sizes whose final maps have one pixel, because broadcasting could depend on them;
+            # they are right in the ONNX graph, and the verification tries them.
             exported = torch.export.export(network, (example,), dynamic_shapes=(dims,), strict=False)
             program = torch.onnx.export(
                 exported, (), dynamo=True, input_names=[INPUT], output_names=[LOGITS], optimize=False, verbose=False
             )
             assert program is not None
             _tidy(program)
-    except Exception as error:  # whatever torch and onnxscript stumble over
+    except Exception as error:  # torch and onnxscript raise all kinds
         first = str(error).strip().split("\n", 1)[0][:300]
-        raise ExportError(f"{description.model}: torch cannot export it: {type(error).__name__}: {first}") from error
+        raise ExportError(f"{metadata.model}: torch cannot export it: {type(error).__name__}: {first}") from error
     model = onnx_ir.to_proto(program.model)
     _rename_nodes(model.graph)
-    _forget_the_making(model)
-    model.producer_name, model.graph.name = "effnets", description.model
-    _state_dimensions(model.graph, dynamic)
+    _drop_traces(model)
+    model.producer_name, model.graph.name = "effnets", metadata.model
+    _name_dimensions(model.graph, dynamic)
     if softmax or topk:
         _append_probabilities(model.graph, topk)
     network_input = INPUT
-    if description.input_kind == "uint8":
-        network_input = NORMALISED
-        prepend_preprocessing(model.graph, INPUT, NORMALISED, description)
+    if metadata.input_kind == "uint8":
+        network_input = NORMALIZED
+        prepend_preprocessing(model.graph, INPUT, NORMALIZED, metadata)
     assert program.exported_program is not None
     return NetworkGraph(model, program.exported_program, network_input)
 
 
-def _tidy(program: torch.onnx.ONNXProgram) -> None:
-    """Fold constants and drop what nobody reads.
+def export_bytes(
+    network: Classifier, rewrites: Rewrites | None, image_size: int | tuple[int, int] | None = None
+) -> tuple[bytes, ModelMetadata]:
+    """Return the model that `effnets.export_onnx` would write with `rewrites` (None for no rewrites), and its metadata.
 
-    Not all that the exporter's own optimisation does: what it fuses `effnets.optimize` has fused before, and its search
-    for patterns takes as long as the export.
+    It is not verified. It takes float32 ``[N, channels, H, W]``, normalized, of any N and of `image_size`, None for
+    the network's own.
+
+    Raises:
+        ExportError: if torch cannot export it.
+    """
+    size = check_size(network.spec.input_size if image_size is None else image_size, "image_size")
+    metadata = describe(network, size=size, input_kind="normalised", rewrites=rewrites)
+    # In float64, as export_onnx rewrites, so that folding rounds once.
+    original = copy.deepcopy(network).cpu().double().eval().requires_grad_(False)
+    module = optimize(original, rewrites) if rewrites else original
+    return export_graph(module.float(), metadata).model.SerializeToString(), metadata
+
+
+def _tidy(program: torch.onnx.ONNXProgram) -> None:
+    """Fold constants and drop unused nodes.
+
+    The exporter's own optimization does more, but `effnets.optimize` has fused those patterns already, and the search
+    for them takes as long as the export.
     """
     model = program.model
     passes.InlinePass()(model)
     onnxscript.optimizer.fold_constants(model)
     for node in model.graph:
-        # Flattening to [N, C], which a dynamic N has turned into arithmetic on shapes.
+        # Flattening to [N, C], which a dynamic N turned into arithmetic on shapes.
         if node.op_type == "Reshape" and _rank(node.outputs[0]) == 2:
             node.op_type = "Flatten"
             node.resize_inputs(1)
             node.attributes.clear()
         elif node.op_type == "ReduceMean" and _is_pooling(node):
-            # ONNX Runtime computes it in the blocked layout that convolutions leave maps in.
+            # ONNX Runtime computes this operator in the blocked layout of convolutions.
             node.op_type = "GlobalAveragePool"
             node.resize_inputs(1)
             node.attributes.clear()
@@ -133,33 +166,33 @@ def _rank(value: onnx_ir.Value) -> int | None:
 
 
 def _is_pooling(node: onnx_ir.Node) -> bool:
-    """Whether a mean goes over height and width, and leaves them as ones."""
+    """Return whether a mean reduces height and width, and keeps them as dimensions of 1."""
     axes = node.inputs[1].const_value if len(node.inputs) > 1 and node.inputs[1] is not None else None
     keeps = node.attributes.get_int("keepdims", 1)
     return bool(keeps) and axes is not None and sorted(axis % 4 for axis in axes.numpy().tolist()) == [2, 3]
 
 
 def _rename_nodes(graph: onnx.GraphProto) -> None:
-    """Call each node after the module it belongs to: ``stages.1.0.expand.bn/Conv``."""
+    """Name each node after its module: ``stages.1.0.expand.bn/Conv``."""
     taken: dict[str, int] = {}
     for node in graph.node:
-        scopes = next((json_list(entry.value) for entry in node.metadata_props if entry.key == _SCOPES), [])
+        scopes = next((_parse_list(entry.value) for entry in node.metadata_props if entry.key == _SCOPES), [])
         module = scopes[-2] if len(scopes) > 1 else ""
         name = f"{module}/{node.op_type}"
         count = taken[name] = taken.get(name, 0) + 1
         node.name = name if count == 1 else f"{name}_{count}"
 
 
-def json_list(text: str) -> list[str]:
-    """A list that Python printed, ``['', 'stem']``, which JSON would write with other quotes."""
+def _parse_list(text: str) -> list[str]:
+    """Parse a list that Python printed, ``['', 'stem']``, with other quotes than JSON's."""
     try:
         return list(json.loads(text.replace("'", '"')))
     except ValueError:
         return []
 
 
-def _forget_the_making(model: onnx.ModelProto) -> None:
-    """Drop stack traces, and with them the paths of the machine that exported."""
+def _drop_traces(model: onnx.ModelProto) -> None:
+    """Drop stack traces, which contain paths of the exporting machine."""
     graph = model.graph
     for entry in (model, graph, *graph.node, *graph.input, *graph.output, *graph.initializer):
         del entry.metadata_props[:]
@@ -167,7 +200,7 @@ def _forget_the_making(model: onnx.ModelProto) -> None:
     del graph.value_info[:]
 
 
-def _state_dimensions(graph: onnx.GraphProto, dynamic: bool) -> None:
+def _name_dimensions(graph: onnx.GraphProto, dynamic: bool) -> None:
     sides = zip(graph.input[0].type.tensor_type.shape.dim, ("N", "", "H", "W"), strict=True)
     for index, (dimension, name) in enumerate(sides):
         if index == 0 or (dynamic and name):
@@ -185,3 +218,136 @@ def _append_probabilities(graph: onnx.GraphProto, topk: int | None) -> None:
         graph.node.append(helper.make_node("TopK", [PROBABILITIES, "topk"], outputs, "top/TopK", axis=1))
         for name, kind in zip(outputs, (TensorProto.FLOAT, TensorProto.INT64), strict=True):
             graph.output.append(helper.make_tensor_value_info(name, kind, ["N", topk]))
+
+
+def prepend_preprocessing(graph: onnx.GraphProto, images: str, normalized: str, metadata: ModelMetadata) -> None:
+    """Let the graph take uint8 images ``[N, H, W, channels]`` of any size instead of its own normalized input."""
+    for node in graph.node:
+        node.input[:] = [normalized if name == images else name for name in node.input]
+    nodes = _Nodes()
+    _preprocess(nodes, images, normalized, metadata)
+    network = list(graph.node)
+    del graph.node[:], graph.input[:]
+    graph.node.extend([*nodes.nodes, *network])
+    graph.initializer.extend(nodes.constants)
+    graph.input.append(helper.make_tensor_value_info(images, TensorProto.UINT8, ["N", "H", "W", metadata.channels]))
+
+
+class _Nodes:
+    """Collects nodes and constants; every method returns the name of a value."""
+
+    def __init__(self) -> None:
+        self.nodes: list[onnx.NodeProto] = []
+        self.constants: list[onnx.TensorProto] = []
+
+    def add(self, operator: str, *inputs: str | int | float, output: str = "", **attributes: Any) -> str:
+        """Add a node; numbers among its inputs become constants, int64 or float32."""
+        names = [value if isinstance(value, str) else self.constant(value) for value in inputs]
+        output = output or f"preprocess_{len(self.nodes)}"
+        name = f"preprocess/{operator}_{len(self.nodes)}"
+        self.nodes.append(helper.make_node(operator, names, [output], name, **attributes))
+        return output
+
+    def constant(self, value: int | float | list[int] | np.ndarray) -> str:
+        """Add a constant: Python's integers become int64, its floats float32."""
+        array = np.asarray(value)
+        array = array.astype(np.int64 if array.dtype.kind == "i" else np.float32)
+        name = f"preprocess_constant_{len(self.constants)}"
+        self.constants.append(numpy_helper.from_array(array, name))
+        return name
+
+
+def _preprocess(nodes: _Nodes, images: str, normalized: str, metadata: ModelMetadata) -> None:
+    preprocess, channels = metadata.preprocess, metadata.channels
+    height, width = check_size(metadata.image_size)
+    shape = nodes.add("Shape", images)
+    old_height = nodes.add("Gather", shape, 1)
+    old_width = nodes.add("Gather", shape, 2)
+    new_height, new_width = _covering(nodes, old_height, old_width, *cover_size(height, width, preprocess))
+    rows = _resize_matrix(nodes, old_height, new_height, height, preprocess.interpolation)
+    columns = _resize_matrix(nodes, old_width, new_width, width, preprocess.interpolation)
+    pixels = nodes.add("Transpose", nodes.add("Cast", images, to=TensorProto.FLOAT), perm=[0, 3, 1, 2])
+    # In Pillow's order, rounded to whole pixel values after each direction, as Pillow does.
+    pixels = _to_levels(nodes, nodes.add("MatMul", pixels, nodes.add("Transpose", columns, perm=[1, 0])))
+    pixels = _to_levels(nodes, nodes.add("MatMul", rows, pixels))
+    mean, std = (_per_channel(nodes, values, channels) for values in (preprocess.mean, preprocess.std))
+    centered = nodes.add("Sub", nodes.add("Div", pixels, 255.0), mean)
+    nodes.add("Div", centered, std, output=normalized)
+
+
+def _covering(nodes: _Nodes, height: str, width: str, cover_height: int, cover_width: int) -> tuple[str, str]:
+    """Return the size to resize to, as `inference.pixels`: the smallest that covers, with the aspect ratio kept."""
+    if cover_height == cover_width:
+        shorter = nodes.add("Min", height, width)
+        sides = (nodes.add("Div", nodes.add("Mul", side, cover_width), shorter) for side in (height, width))
+        return next(sides), next(sides)
+    by_width = nodes.add("LessOrEqual", nodes.add("Mul", width, cover_height), nodes.add("Mul", height, cover_width))
+    new_height = nodes.add("Where", by_width, _rounded_share(nodes, height, cover_width, width), cover_height)
+    new_width = nodes.add("Where", by_width, cover_width, _rounded_share(nodes, width, cover_height, height))
+    return new_height, new_width
+
+
+def _rounded_share(nodes: _Nodes, side: str, factor: int, divisor: str) -> str:
+    """Return side · factor / divisor to the nearest integer, halves to even."""
+    doubled = nodes.add("Add", nodes.add("Mul", side, 2 * factor), divisor)
+    twice = nodes.add("Mul", divisor, 2)
+    up = nodes.add("Div", doubled, twice)
+    rest = nodes.add("Sub", doubled, nodes.add("Mul", up, twice))
+    is_half = nodes.add("Cast", nodes.add("Equal", rest, 0), to=TensorProto.INT64)
+    return nodes.add("Sub", up, nodes.add("Mul", is_half, _last_bit(nodes, up)))
+
+
+def _resize_matrix(nodes: _Nodes, old: str, new: str, kept: int, interpolation: str) -> str:
+    """Return ``[kept, old]``: the weight of each old pixel in each of the `kept` middle ones of `new`.
+
+    The new pixel i is at (i + 1/2) · old / new; the filter is stretched where the image shrinks.
+    """
+    first = _half_to_even(nodes, nodes.add("Sub", new, kept))
+    places = nodes.add("Add", first, nodes.constant(np.arange(kept).reshape(-1, 1)))
+    pixels = nodes.add("Range", 0, old, 1)
+    # (pixel + 1/2 - center) / stretch over the common denominator 2 · max(old, new).
+    here = nodes.add("Mul", nodes.add("Add", nodes.add("Mul", pixels, 2), 1), new)
+    center = nodes.add("Mul", nodes.add("Add", nodes.add("Mul", places, 2), 1), old)
+    numerator = nodes.add("Cast", nodes.add("Sub", here, center), to=TensorProto.FLOAT)
+    denominator = nodes.add("Cast", nodes.add("Mul", nodes.add("Max", old, new), 2), to=TensorProto.FLOAT)
+    distance = nodes.add("Abs", nodes.add("Div", numerator, denominator))
+    weights = _bilinear(nodes, distance) if interpolation == "bilinear" else _bicubic(nodes, distance)
+    total = nodes.add("ReduceSum", weights, nodes.constant([1]), keepdims=1)
+    return nodes.add("Div", weights, total)
+
+
+def _bilinear(nodes: _Nodes, distance: str) -> str:
+    return nodes.add("Relu", nodes.add("Sub", 1.0, distance))
+
+
+def _bicubic(nodes: _Nodes, distance: str) -> str:
+    a = _BICUBIC_A
+    near = nodes.add("Sub", nodes.add("Mul", distance, a + 2), a + 3)
+    near = nodes.add("Add", nodes.add("Mul", nodes.add("Mul", near, distance), distance), 1.0)
+    far = nodes.add("Add", nodes.add("Mul", nodes.add("Sub", distance, 5.0), distance), 8.0)
+    far = nodes.add("Mul", nodes.add("Sub", nodes.add("Mul", far, distance), 4.0), a)
+    beyond = nodes.add("Where", nodes.add("Less", distance, 2.0), far, 0.0)
+    return nodes.add("Where", nodes.add("Less", distance, 1.0), near, beyond)
+
+
+def _half_to_even(nodes: _Nodes, number: str) -> str:
+    """Return round(number / 2), halves to even as in Python; `number` is not negative."""
+    up = nodes.add("Div", nodes.add("Add", number, 1), 2)
+    is_half, is_odd = (_last_bit(nodes, value) for value in (number, up))
+    return nodes.add("Sub", up, nodes.add("Mul", is_half, is_odd))
+
+
+def _last_bit(nodes: _Nodes, number: str) -> str:
+    return nodes.add("Sub", number, nodes.add("Mul", nodes.add("Div", number, 2), 2))
+
+
+def _to_levels(nodes: _Nodes, pixels: str) -> str:
+    """Round to 0, 1, … 255, halves upwards."""
+    return nodes.add("Clip", nodes.add("Floor", nodes.add("Add", pixels, 0.5)), 0.0, 255.0)
+
+
+def _per_channel(nodes: _Nodes, values: tuple[float, ...], channels: int) -> str:
+    """Return ``[1, C, 1, 1]``; a gray image takes the average, as in `inference.pixels`."""
+    if channels == 1:
+        values = (fmean(values),)
+    return nodes.constant(np.array(values, np.float32).reshape(1, -1, 1, 1))

@@ -1,7 +1,8 @@
-"""What an exported file will say of itself, gathered from the network."""
+"""The metadata of an export, gathered from the network."""
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 from contextlib import suppress
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 from effnets._version import __version__
 from effnets.deploy.optimize.rewrites import Rewrites
-from effnets.engines.metadata import Description, InputKind
+from effnets.engines.metadata import InputKind, ModelMetadata
 from effnets.inference.labels import class_names
 from effnets.nn.classifier import Classifier
 from effnets.nn.utils import hash_of_values
@@ -26,13 +27,13 @@ def describe(
     rewrites: Rewrites | None,
     engine: str = "",
     usual_size: tuple[int, int] | None = None,
-) -> Description:
-    """The description of a network that is exported for images of (height, width) `size`; None for any.
+) -> ModelMetadata:
+    """Return the metadata of a network that is exported for images of (height, width) `size`; None for any.
 
-    `usual_size` is then what programs bring images to, None for that of the weights.
+    `usual_size` is then the size to which programs resize images, None for that of the weights.
     """
     changed, published = _changed(network), _published(network)
-    return Description(
+    return ModelMetadata(
         model=network.spec.name,
         family=network.spec.family,
         labels=network.class_names or class_names(network.num_classes),
@@ -50,7 +51,7 @@ def describe(
 
 
 def _versions() -> dict[str, str]:
-    """Of the packages that make an export; torch's engines need no onnx."""
+    """Return the versions of the packages that export; torch's engines need no onnx."""
     versions = {"effnets": __version__}
     for name in ("torch", "onnx"):
         with suppress(importlib.metadata.PackageNotFoundError):
@@ -59,7 +60,7 @@ def _versions() -> dict[str, str]:
 
 
 def _published(network: Classifier) -> WeightsSpec | None:
-    """The registered weights that were loaded, if the classifier was among them."""
+    """Return the registered weights that were loaded, if they include the classifier."""
     report = network.load_report
     if report is None or report.reinitialised:
         return None
@@ -68,7 +69,7 @@ def _published(network: Classifier) -> WeightsSpec | None:
 
 
 def _changed(network: Classifier) -> bool:
-    """Whether values are others than those that were loaded: it was trained since, or has another classifier."""
+    """Return whether values differ from the loaded ones, after training or with another classifier."""
     report = network.load_report
     return report is not None and report.values != hash_of_values(network)
 
@@ -77,12 +78,12 @@ def _weights(network: Classifier, published: WeightsSpec | None, *, changed: boo
     report = network.load_report
     if report is None:
         return {}
-    # Of a file its name alone: where it lay on the exporting machine is nobody's business.
+    # Only the name of a file, not its folder on the exporting machine.
     source = report.source if published or "://" in report.source else Path(report.source).name
     facts: dict[str, Any] = {"source": source, "dialect": report.dialect}
     if published:
         facts["licence"] = published.licence
-    if changed:  # the hash is of other values, and so is the tag
+    if changed:  # hash and tag are of other values
         return facts | {"changed": True}
     if published:
         facts["tag"] = split_tag(published.name)[1]
@@ -98,3 +99,8 @@ def _accuracy(published: WeightsSpec | None) -> dict[str, Any]:
         "size": published.measured_size,
         "source": published.accuracy_source,
     }
+
+
+def fingerprint(network: Classifier) -> str:
+    """Return a hash of the architecture and of every value."""
+    return hashlib.sha256(f"{network.spec!r} {hash_of_values(network)}".encode()).hexdigest()

@@ -1,4 +1,7 @@
-"""An exported program run again in float64, operator by operator: the values that an ONNX graph ought to have."""
+"""Checks of each node of an ONNX graph by itself, against the exported program run in float64.
+
+Nodes read random arrays instead of each other's outputs, so that no layer hides the faults of another.
+"""
 
 from __future__ import annotations
 
@@ -18,14 +21,23 @@ from torch.export.graph_signature import InputKind
 
 from effnets.deploy.export.graph import LOGITS, NetworkGraph
 from effnets.engines.base import load_onnx
-from effnets.engines.metadata import Description
+from effnets.engines.metadata import ModelMetadata
 
-# Called with the name of each value that a tensor operator computed; its result is what later operators are given.
+# Called with the name and value of each tensor operator; later operators receive its result.
 Watch = Callable[[str, Tensor], Tensor]
 
+# float32 is off by some 1e-6 of a channel's values; real faults are larger.
+_TOLERANCE = 3e-5
+_DIVERGENCE = 1e-3  # of values in a whole network, where rounding adds up
+_ENOUGH_PLACES = 16
+_CUT = "/cut"
+_NOISE_MEAN, _NOISE_SPREAD = 1.0, 3.0
+_ANY_SIZE = (65, 97)  # odd, where paddings and roundings differ
+_ERRORS_ONLY = 4
 
-class Replay(fx.Interpreter):
-    """Runs the program on float64 images; `watch` sees, and may replace, every tensor on its way to its readers."""
+
+class Float64Interpreter(fx.Interpreter):
+    """Runs an exported program in float64; `watch` sees, and may replace, the value of every operator."""
 
     def __init__(self, program: ExportedProgram, watch: Watch | None = None) -> None:
         super().__init__(program.graph_module)
@@ -48,7 +60,7 @@ class Replay(fx.Interpreter):
 
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> Tensor:
-        """Logits ``[N, C]`` in float64."""
+        """Return the logits ``[N, C]`` in float64."""
         # The images are the last input, after all parameters and buffers.
         output: tuple[Tensor, ...] = self.run(*self._state, images.double())
         return output[0]
@@ -62,19 +74,9 @@ class Replay(fx.Interpreter):
         return value
 
 
-# float32 is off by some 1e-6 of what a channel holds; a fault worth the name is not.
-_TOLERANCE = 3e-5
-_DIVERGENCE = 1e-3  # of values in their context, where rounding has added up
-_ENOUGH_PLACES = 16
-_CUT = "/cut"
-_NOISE_MEAN, _NOISE_SPREAD = 1.0, 3.0
-_ANY_SIZE = (65, 97)  # odd, where paddings and roundings differ
-_ERRORS_ONLY = 4
-
-
 @dataclass(frozen=True, slots=True)
 class NodeFault:
-    """The first node, in the graph's order, whose output is not what torch computes from the same inputs."""
+    """A node whose output is not what torch computes from the same inputs."""
 
     node: str
     operator: str
@@ -85,11 +87,11 @@ class NodeFault:
         return f"node {self.node} ({self.operator}, output {self.value}): {self.reason}"
 
 
-def find_faulty_node(graph: NetworkGraph, description: Description, *, seed: int = 0) -> NodeFault | None:
-    """Compare all nodes of the network proper; None if each computes what torch does."""
-    height, width = description.size or _ANY_SIZE
-    replay = Replay(graph.program)
-    # The program has names of its own for what enters and leaves it.
+def find_faulty_node(graph: NetworkGraph, metadata: ModelMetadata, *, seed: int = 0) -> NodeFault | None:
+    """Compare all nodes of the network itself; return the first that differs from torch, None if none does."""
+    height, width = metadata.size or _ANY_SIZE
+    replay = Float64Interpreter(graph.program)
+    # The program has its own names for its input and output.
     names = {replay.input_name: graph.network_input, replay.output_name: LOGITS}
     order = {name: node for node in graph.model.graph.node for name in node.output}
     cut: dict[str, NDArray[np.float32]] = {}
@@ -108,10 +110,10 @@ def find_faulty_node(graph: NetworkGraph, description: Description, *, seed: int
         cut[name] = noise * np.float32(_NOISE_SPREAD) + np.float32(_NOISE_MEAN)
         return torch.from_numpy(cut[name]).double()
 
-    Replay(graph.program, watch)(torch.zeros(1, description.channels, height, width))
+    Float64Interpreter(graph.program, watch)(torch.zeros(1, metadata.channels, height, width))
     try:
         found = _run_cut(graph, cut, list(expected))
-    except Exception as error:  # a piece that does not even run; the engine names its node
+    except Exception as error:  # of a graph that does not run; the engine names the node
         return NodeFault("unknown", "-", "-", " ".join(str(error).split())[:300])
     for name, node in order.items():
         if name in expected and (reason := _difference(expected[name], found[name])):
@@ -120,11 +122,11 @@ def find_faulty_node(graph: NetworkGraph, description: Description, *, seed: int
 
 
 def find_divergence(
-    graph: NetworkGraph, engine: str, images: NDArray[Any], inputs: NDArray[np.float32], description: Description
+    graph: NetworkGraph, engine: str, images: NDArray[Any], inputs: NDArray[np.float32], metadata: ModelMetadata
 ) -> str:
-    """Where an engine, though every node is right by itself, first departs from torch: a sentence for the error.
+    """Say where an engine first differs from torch though every node by itself is right, for the error message.
 
-    `inputs` is what preprocessing in the graph, if there is any, makes of `images`.
+    `inputs` are the images as the network receives them, after preprocessing in the graph if it has any.
     """
     expected: dict[str, NDArray[np.float64]] = {}
 
@@ -132,13 +134,13 @@ def find_divergence(
         expected[name] = value.numpy()
         return value
 
-    Replay(graph.program, watch)(torch.from_numpy(inputs))
+    Float64Interpreter(graph.program, watch)(torch.from_numpy(inputs))
     model = onnx.ModelProto()
     model.CopyFrom(graph.model)
     order = {name: node for node in model.graph.node for name in node.output if name in expected}
     outputs = [name for name in order if name != LOGITS]
     model.graph.output.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs)
-    found = load_onnx(model.SerializeToString(), description, engine).run(images)
+    found = load_onnx(model.SerializeToString(), metadata, engine).run(images)
     for name, node in order.items():
         if name in found and (reason := _difference(expected[name], found[name], _DIVERGENCE)):
             return f"first at {NodeFault(node.name, node.op_type, name, reason)}"
@@ -148,7 +150,7 @@ def find_divergence(
 def _run_cut(
     graph: NetworkGraph, cut: dict[str, NDArray[np.float32]], wanted: list[str]
 ) -> dict[str, NDArray[np.float32]]:
-    """The `wanted` values of the graph, in which whoever reads a value of `cut` reads the array given there."""
+    """Return the `wanted` values of the graph, whose nodes read the arrays of `cut` instead of those values."""
     model = onnx.ModelProto()
     model.CopyFrom(graph.model)
     for node in model.graph.node:
@@ -172,7 +174,7 @@ def _run_cut(
 
 
 def _difference(expected: NDArray[np.float64], found: NDArray[np.float32], tolerance: float = _TOLERANCE) -> str | None:
-    """What is wrong with `found`; None if nothing."""
+    """Say what is wrong with `found`; None if it is right."""
     if expected.shape != found.shape:
         return f"has shape {list(found.shape)}, where torch has {list(expected.shape)}"
     if not np.isfinite(found).all():
@@ -180,10 +182,10 @@ def _difference(expected: NDArray[np.float64], found: NDArray[np.float32], toler
     error, scale = np.abs(found - expected), np.abs(expected)
     if expected.ndim > 2 and expected[0, 0].size >= _ENOUGH_PLACES:
         places = (0, *range(2, expected.ndim))
-        # Channels differ in scale; those of nothing but zeros are held to a hundredth of the others'.
+        # Channels differ in scale; those of zeros alone are compared at a hundredth of the largest scale.
         error, scale = error.max(places), np.maximum(scale.max(places), 0.01 * scale.max())
     else:
-        # One value says nothing of its channel's scale: it may happen to be near zero.
+        # A few values do not show their channel's scale: they may happen to be near zero.
         scale = scale.max()
     share = float(np.max(error / np.maximum(scale, np.finfo(np.float32).tiny)))
     return f"differs from torch by {share:.1e} of its scale" if share > tolerance else None

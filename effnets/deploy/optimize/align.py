@@ -1,4 +1,4 @@
-"""Channels padded with zeros to a multiple of what engines like: 8 or 16 values fill a vector register."""
+"""Channels padded with zeros to a multiple that engines compute faster: 8 or 16 values fill a vector register."""
 
 from __future__ import annotations
 
@@ -8,18 +8,26 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from effnets.deploy.optimize.sequential_block import Chain, Network, convs_of, exactly, frozen, with_weights
+from effnets.deploy.optimize.sequential_block import (
+    Network,
+    SequentialBlock,
+    convs_of,
+    float64,
+    frozen,
+    in_channels_of,
+    with_weights,
+)
 from effnets.errors import ArgumentError
 from effnets.nn.classifier import Classifier
 from effnets.nn.features import FeaturePyramid
 from effnets.nn.layers import Conv2d, MixedConv, SqueezeExcite
 
-# They leave zero at zero, so that the added channels stay empty.
+# Activations that map zero to zero, so that the added channels stay zero.
 _KEEP_ZERO = (nn.ReLU, nn.ReLU6, nn.SiLU, nn.Hardswish)
 
 
 class TrimChannels(nn.Module):
-    """The first `channels` channels; what is behind them was added."""
+    """Returns the first `channels` channels and drops those that were added."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -29,42 +37,42 @@ class TrimChannels(nn.Module):
         return x.narrow(1, 0, self.channels)
 
     def extra_repr(self) -> str:
-        """The channels, for printing."""
+        """Return the channels, for printing."""
         return str(self.channels)
 
 
 def align_channels(network: Network, multiple: int) -> Network:
-    """A copy of a flattened network with channels padded to a multiple, squeeze-and-excite's inner ones too.
+    """Return a copy of a flattened network with channels padded to a multiple, squeeze-and-excite's inner ones too.
 
-    The added weights are zeros, so are the added channels, and every activation here leaves them so. What the outside
-    sees, feature maps and the classifier's input, keeps its channels. To be done before pointwise groups are merged:
+    The added weights are zeros, hence the added channels, and every activation here keeps them zero. Feature maps and
+    the classifier's input, which are read from outside, keep their channels. Run it before pointwise groups are merged:
     the last group takes the added channels.
 
     Raises:
-        ArgumentError: a layer is none of this library's.
+        ArgumentError: if a layer is not one of this library's.
     """
     if multiple == 1:
         return network
     network = copy.deepcopy(network)
-    width = _align_chain(network.stem, multiple, None)
+    width = _align_block(network.stem, multiple, None)
     # Stages whose output is read from outside, or enters the classifier.
-    seen: set[int] = set()
+    read: set[int] = set()
     if isinstance(network, FeaturePyramid):
-        seen = {level.stage for level in network.plan.features}
+        read = {level.stage for level in network.plan.features}
     elif isinstance(network.head, nn.Identity):
-        seen = {len(network.stages) - 1}
-    if -1 in seen:
+        read = {len(network.stages) - 1}
+    if -1 in read:
         width = _trim(network.stem, width, network.plan.stem.out_channels)
     for index, (stage, blocks) in enumerate(zip(network.stages, network.plan.stages, strict=True)):
-        for chain in stage.children():
-            width = _align_chain(chain, multiple, width)
-        if index in seen:
+        for block in stage.children():
+            width = _align_block(block, multiple, width)
+        if index in read:
             width = _trim(stage, width, blocks[-1].out_channels)
     if isinstance(network, Classifier):
-        if isinstance(network.head, Chain):
-            width = _trim(network.head, _align_chain(network.head, multiple, width), network.num_features)
-        if isinstance(network.hidden, Chain):
-            _trim(network.hidden, _align_chain(network.hidden, multiple, width), network.head_hidden_size)
+        if isinstance(network.head, SequentialBlock):
+            width = _trim(network.head, _align_block(network.head, multiple, width), network.num_features)
+        if isinstance(network.hidden, SequentialBlock):
+            _trim(network.hidden, _align_block(network.hidden, multiple, width), network.head_hidden_size)
     return network
 
 
@@ -74,17 +82,17 @@ def _trim(layers: nn.Module, width: int, channels: int) -> int:
     return channels
 
 
-def _align_chain(chain: nn.Module, multiple: int, width: int | None) -> int:
-    """Pad the layers for an input of `width` channels (None: as it is), and return how many come out."""
-    assert isinstance(chain, Chain)
+def _align_block(block: nn.Module, multiple: int, width: int | None) -> int:
+    """Pad the layers for an input of `width` channels (None: not padded), and return the number of output channels."""
+    assert isinstance(block, SequentialBlock)
     entering = width
-    for name, layer in list(chain.named_children()):
+    for name, layer in list(block.named_children()):
         if isinstance(layer, Conv2d | MixedConv):
-            width = _in_channels(layer) if width is None else width
+            width = in_channels_of(layer) if width is None else width
             entering = width if entering is None else entering
             layer = _widen_conv(layer, width, _aligned(layer, width, multiple))
             width = _out_channels(layer)
-            chain.add_module(name, layer)
+            block.add_module(name, layer)
         elif isinstance(layer, _BatchNorm) and width is not None:
             _widen_bn(layer, width)
         elif isinstance(layer, SqueezeExcite) and width is not None:
@@ -96,9 +104,9 @@ def _align_chain(chain: nn.Module, multiple: int, width: int | None) -> int:
         elif not isinstance(layer, _KEEP_ZERO):
             raise ArgumentError(f"{name} is a {type(layer).__name__}, through which zeros may not stay zeros")
     assert width is not None
-    if chain.shortcut and entering is not None:
+    if block.shortcut and entering is not None:
         # The input's own added channels are zeros: adding them changes nothing.
-        chain.splits = (entering, width - entering)
+        block.splits = (entering, width - entering)
     return width
 
 
@@ -107,7 +115,7 @@ def _round_up(channels: int, multiple: int) -> int:
 
 
 def _aligned(layer: Conv2d | MixedConv, width: int, multiple: int) -> int:
-    """Channels that come out of `layer` after padding; a depthwise convolution puts out what it takes."""
+    """Return the output channels of `layer` after padding; a depthwise convolution has as many as it takes."""
     if all(_is_depthwise(conv) for conv in convs_of(layer)):
         return width
     return _round_up(_out_channels(layer), multiple)
@@ -115,10 +123,6 @@ def _aligned(layer: Conv2d | MixedConv, width: int, multiple: int) -> int:
 
 def _is_depthwise(conv: Conv2d) -> bool:
     return conv.groups == conv.in_channels == conv.out_channels and conv.groups > 1
-
-
-def _in_channels(layer: Conv2d | MixedConv) -> int:
-    return sum(conv.in_channels for conv in convs_of(layer))
 
 
 def _out_channels(layer: Conv2d | MixedConv) -> int:
@@ -129,7 +133,7 @@ def _widen_conv(layer: Conv2d | MixedConv, inputs: int, outputs: int) -> Conv2d 
     if isinstance(layer, Conv2d):
         return _widen_plain(layer, inputs, outputs)
     *convs, last = convs_of(layer)
-    added_inputs, added_outputs = inputs - _in_channels(layer), outputs - _out_channels(layer)
+    added_inputs, added_outputs = inputs - in_channels_of(layer), outputs - _out_channels(layer)
     widened = _widen_plain(last, last.in_channels + added_inputs, last.out_channels + added_outputs)
     return MixedConv([*convs, widened])
 
@@ -143,16 +147,16 @@ def _widen_plain(conv: Conv2d, inputs: int, outputs: int) -> Conv2d:
         groups, added_inputs = outputs, 0
     elif conv.groups > 1:
         raise ArgumentError("a grouped convolution cannot be padded; align channels before groups are merged")
-    weight = F.pad(exactly(conv.weight), (0, 0, 0, 0, 0, added_inputs, 0, added_outputs))
-    bias = None if conv.bias is None else F.pad(exactly(conv.bias), (0, added_outputs))
+    weight = F.pad(float64(conv.weight), (0, 0, 0, 0, 0, added_inputs, 0, added_outputs))
+    bias = None if conv.bias is None else F.pad(float64(conv.bias), (0, added_outputs))
     return with_weights(conv, weight, bias, groups=groups)
 
 
 def _widen_bn(bn: _BatchNorm, channels: int) -> None:
-    """Zeros stay zeros: (0 - 0) / √(1 + ε) · 0 + 0."""
+    """Add channels that map zero to zero: (0 - 0) / √(1 + ε) · 0 + 0."""
     added = channels - bn.num_features
     for values, fill in ((bn.weight, 0.0), (bn.bias, 0.0), (bn.running_mean, 0.0), (bn.running_var, 1.0)):
         if values is not None:
-            widened = frozen(F.pad(exactly(values), (0, added), value=fill), values)
+            widened = frozen(F.pad(float64(values), (0, added), value=fill), values)
             values.data = widened.data
     bn.num_features = channels

@@ -1,4 +1,4 @@
-"""Mixed convolutions merged into fewer, larger ones, whose added weights are zeros."""
+"""Mixed convolutions merged into fewer, larger ones; the added weights are zeros."""
 
 from __future__ import annotations
 
@@ -12,57 +12,56 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from effnets.deploy.optimize.rewrites import Pointwise, Rewrites
-from effnets.deploy.optimize.sequential_block import Network, chains_of, convs_of, with_weights
+from effnets.deploy.optimize.sequential_block import Network, blocks_of, convs_of, with_weights
 from effnets.errors import ArgumentError
 from effnets.nn.layers import Conv2d, MixedConv
 
-# Pixels of a map from which on copies leave the near caches.
+# Copies of maps with at least so many pixels leave the near caches.
 _FULL_PRICE = 14 * 14
 
 
 def merge_depthwise(network: Network, rewrites: Rewrites) -> Network:
-    """A copy of a flattened network whose mixed depthwise convolutions are merged as `rewrites` says.
+    """Return a copy of a flattened network whose mixed depthwise convolutions are merged as `rewrites` says.
 
-    The smaller kernels get a frame of zeros. With symmetric padding every kernel is centred on the same pixel. With
+    The smaller kernels are padded with zeros. With symmetric padding every kernel is centered on the same pixel. With
     TensorFlow's, a kernel of reach r = dilation · (k - 1) begins ⌊(T + r) / 2⌋ pixels before the first one, where T
-    depends on size and stride alone; r is even, so two kernels always begin (r₁ - r₂) / 2 pixels apart, whatever
-    the input's size.
+    depends only on size and stride; r is even, so two kernels begin (r₁ - r₂) / 2 pixels apart at every input size.
     """
     network = copy.deepcopy(network)
     pixels = _pixels(network)
-    for chain_name, chain in chains_of(network):
-        for name, layer in list(chain.named_children()):
+    for block_name, block in blocks_of(network):
+        for name, layer in list(block.named_children()):
             if isinstance(layer, MixedConv) and _is_depthwise(layer):
-                rule = rewrites.rule_of(f"{chain_name}.{name}", rewrites.depthwise)
-                price = rewrites.copy_taps * min(1.0, pixels[chain_name] / _FULL_PRICE)
+                rule = rewrites.rule_of(f"{block_name}.{name}", rewrites.depthwise)
+                price = rewrites.copy_taps * min(1.0, pixels[block_name] / _FULL_PRICE)
                 if any(conv.in_channels % rewrites.group_multiple for conv in convs_of(layer)):
                     price = math.inf
-                chain.add_module(name, _merged(layer, _runs(rule, convs_of(layer), price)))
+                block.add_module(name, _merged(layer, _runs(rule, convs_of(layer), price)))
     return network
 
 
 def merge_pointwise(network: Network, rewrites: Rewrites) -> Network:
-    """A copy of a flattened network whose mixed pointwise convolutions are merged as `rewrites` says.
+    """Return a copy of a flattened network whose mixed pointwise convolutions are merged as `rewrites` says.
 
     Raises:
-        ArgumentError: a layer's own rule asks to group unequal groups.
+        ArgumentError: if the rule of a layer groups unequal groups.
     """
     network = copy.deepcopy(network)
-    for chain_name, chain in chains_of(network):
-        for name, layer in list(chain.named_children()):
+    for block_name, block in blocks_of(network):
+        for name, layer in list(block.named_children()):
             if isinstance(layer, MixedConv) and all(_is_pointwise(conv) for conv in convs_of(layer)):
                 equal = len({conv.weight.shape for conv in convs_of(layer)}) == 1
                 default: Pointwise = rewrites.equal_pointwise if equal else rewrites.unequal_pointwise
-                rule = rewrites.rule_of(f"{chain_name}.{name}", default)
+                rule = rewrites.rule_of(f"{block_name}.{name}", default)
                 if rule == "group" and not equal:
-                    raise ArgumentError(f"{chain_name}.{name} has unequal groups; its rule must be keep or dense")
+                    raise ArgumentError(f"{block_name}.{name} has unequal groups; its rule must be keep or dense")
                 if rule != "keep":
-                    chain.add_module(name, _grouped(layer) if rule == "group" else _dense(layer))
+                    block.add_module(name, _grouped(layer) if rule == "group" else _dense(layer))
     return network
 
 
 def _is_depthwise(mixed: MixedConv) -> bool:
-    """Whether all are depthwise and pad alike: a strided 1×1 kernel has nothing to pad where SAME pads the others."""
+    """Return whether all are depthwise and pad alike; SAME pads nothing for strided 1×1 kernels, unlike the others."""
     return all(conv.groups == conv.in_channels == conv.out_channels for conv in convs_of(mixed)) and (
         len({(conv.stride, conv.pads_by_size) for conv in convs_of(mixed)}) == 1
     )
@@ -73,7 +72,7 @@ def _is_pointwise(conv: Conv2d) -> bool:
 
 
 def _pixels(network: Network) -> dict[str, int]:
-    """Of the map that enters each block, by the block's name, for images of the network's own size."""
+    """Return the pixels of the map that enters each block, by the block's name, at the network's input size."""
     side = _strided(network.spec.input_size, network.plan.stem.stride)
     pixels = {}
     for stage_index, blocks in enumerate(network.plan.stages):
@@ -88,7 +87,7 @@ def _strided(side: int, stride: int) -> int:
 
 
 def _runs(rule: str, convs: Sequence[Conv2d], copy_price: float) -> list[int]:
-    """How many neighbouring groups are merged at a time."""
+    """Return how many neighboring groups are merged at a time."""
     if rule == "all":
         return [len(convs)]
     if rule == "cost":
@@ -98,10 +97,10 @@ def _runs(rule: str, convs: Sequence[Conv2d], copy_price: float) -> list[int]:
 
 
 def _cheapest_runs(convs: Sequence[Conv2d], copy_price: float) -> list[int]:
-    """The cheapest of all ways to cut the groups into neighbours; of the six groups of a kernel study there are 32.
+    """Return the cheapest of all ways to divide the groups into runs of neighbors; six groups have 32.
 
-    For each output value a group's kernel is multiplied through, and with more than one group that value is copied, and
-    so are as many inputs as the stride leaps over.
+    Each output value costs the multiply-adds of its group's kernel. With more than one run it is copied too, and so are
+    as many inputs as the stride skips.
     """
     copied = copy_price * (1 + convs[0].stride[0] ** 2)
 
@@ -124,17 +123,17 @@ def _merged(mixed: MixedConv, runs: Sequence[int]) -> Conv2d | MixedConv:
 
 
 def _merge(convs: Sequence[Conv2d]) -> Conv2d:
-    """One depthwise convolution for several: the kernels at a common dilation, centred in the farthest reach."""
+    """Return one depthwise convolution for several: the kernels at a common dilation, centered in the widest reach."""
     if len(convs) == 1:
         return convs[0]
     dilation = _common_dilation(convs)
     size = _merged_size(convs)
-    weight = torch.cat([_centred(_spread(conv, dilation), size) for conv in convs])
+    weight = torch.cat([_centered(_spread(conv, dilation), size) for conv in convs])
     return with_weights(convs[0], weight, _biases(convs), groups=len(weight), dilation=dilation)
 
 
 def _common_dilation(convs: Sequence[Conv2d]) -> int:
-    """The largest distance between taps that every kernel's taps are multiples of."""
+    """Return the largest dilation that divides every kernel's."""
     return math.gcd(*(conv.dilation[0] for conv in convs if conv.reach)) or 1
 
 
@@ -143,7 +142,7 @@ def _merged_size(convs: Sequence[Conv2d]) -> int:
 
 
 def _spread(conv: Conv2d, dilation: int) -> Tensor:
-    """The kernel as one of smaller `dilation`: with zeros between its taps."""
+    """Return the kernel as one of smaller `dilation`, with zeros between its taps."""
     if conv.dilation[0] == dilation or not conv.reach:
         return conv.weight
     size, step = conv.reach // dilation + 1, conv.dilation[0] // dilation
@@ -152,7 +151,7 @@ def _spread(conv: Conv2d, dilation: int) -> Tensor:
     return spread
 
 
-def _centred(weight: Tensor, size: int) -> Tensor:
+def _centered(weight: Tensor, size: int) -> Tensor:
     margin = (size - weight.shape[-1]) // 2
     return F.pad(weight, (margin, margin, margin, margin))
 

@@ -1,100 +1,132 @@
-"""Memory formats."""
+"""`optimize`: a faster copy of a network that computes the same, and batch normalization folded into convolutions."""
 
 from __future__ import annotations
 
 import copy
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from effnets.deploy.optimize.align import align_channels
-from effnets.deploy.optimize.fold import fold_batch_norms
-from effnets.deploy.optimize.fuse import fuse_convolutions
 from effnets.deploy.optimize.merge import merge_depthwise, merge_pointwise
-from effnets.deploy.optimize.rewrites import PRESETS, Rewrites, Shortcut
-from effnets.deploy.optimize.se_linear import use_vectors
-from effnets.deploy.optimize.sequential_block import Chain, Network, chains_of, flatten
+from effnets.deploy.optimize.rewrites import PRESETS, Rewrites
+from effnets.deploy.optimize.sequential_block import (
+    Network,
+    SequentialBlock,
+    blocks_of,
+    convs_of,
+    flatten,
+    float64,
+    with_weights,
+)
+from effnets.deploy.optimize.torch_layers import fuse_convolutions, use_channels_last, use_linear_squeeze_excite
 from effnets.errors import ArgumentError
 from effnets.nn.classifier import Classifier, network_of, require_values
 from effnets.nn.features import FeaturePyramid
-
-
-class ToChannelsLast(nn.Module):
-    """The same tensor in NHWC order in memory."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x.contiguous(memory_format=torch.channels_last)
-
-
-def use_channels_last(network: Network) -> Network:
-    """A copy whose weights and activations are in NHWC order in memory; the input may be in any."""
-    network = copy.deepcopy(network)
-    network.to(memory_format=torch.channels_last)
-    network.add_module("stem", nn.Sequential(ToChannelsLast(), network.stem))
-    return network
+from effnets.nn.layers import Conv2d, MixedConv, SqueezeExcite
 
 
 def optimize(model: nn.Module, rewrites: Rewrites | None = None) -> Classifier | FeaturePyramid:
-    """A copy of a network that computes the same in evaluation mode, faster; `model` itself is left as it is.
+    """Return a faster copy of a network that computes the same in evaluation mode; `model` is not changed.
 
-    Every rewrite is exact: only the rounding of floating point differs. The copy takes images ``[N, in_chans, H, W]``
-    in any memory format, of any size, and returns plain logits ``[N, num_classes]``, or a pyramid's maps. It keeps what
-    the network knows of itself (`spec`, `class_names`, …), can be compiled and exported, and is for inference:
-    it has no gradients, and its weights have other names and shapes, so that they are not saved as the network's.
+    Every rewrite is exact: only floating point rounds differently. The copy takes images ``[N, in_chans, H, W]`` in any
+    memory format, of any size, and returns logits ``[N, num_classes]``, or a pyramid's maps. It keeps the network's
+    `spec`, `class_names` and so on, can be compiled and exported, and is for inference: it has no gradients, and its
+    weights have other names and shapes, so that they cannot be saved as the network's.
 
     Args:
-        model: from `effnets.create_model`, also inside of torch.compile or DataParallel, in any mode and dtype.
-        rewrites: which are applied; None takes what pays in PyTorch on a CPU, ``PRESETS["torch"]``.
+        model: from `effnets.create_model`, also wrapped by torch.compile or DataParallel, in any mode and dtype.
+        rewrites: which are applied; None takes those for PyTorch on a CPU, ``PRESETS["torch"]``.
 
     Raises:
-        ArgumentError: `model` is no network of this library, was rewritten before, or has no values (meta device).
+        ArgumentError: if `model` is not a network of this library, was rewritten before, or has no values (meta
+            device).
     """
     network = network_of(model)
     require_values(network)
     rewrites = PRESETS["torch"] if rewrites is None else rewrites
     if not isinstance(rewrites, Rewrites):
         raise ArgumentError(f"rewrites is a {type(rewrites).__name__}; give a Rewrites, or None")
-    if any(isinstance(module, Chain) for module in network.modules()):
+    if any(isinstance(module, SequentialBlock) for module in network.modules()):
         raise ArgumentError("model was rewritten before; give the network it was made from")
-    # Weights made in inference mode could not be exported, or watched for changes.
+    # Weights made in inference mode could not be exported, nor their changes detected.
     with torch.inference_mode(False):
-        return apply(flatten(network), rewrites)
+        return _apply(flatten(network), rewrites)
 
 
-def apply(network: Network, rewrites: Rewrites) -> Network:
-    """Apply every rewrite that was chosen, to a flattened network, in the one order that suits them all.
-
-    Channels are aligned before groups merge: a group may be padded, a grouped convolution not.
-    """
-    _check_names(network, rewrites)
+def _apply(network: Network, rewrites: Rewrites) -> Network:
+    """Apply rewrites to a flattened network, channels aligned before groups merge: grouped convolutions cannot grow."""
+    _check_layer_names(network, rewrites)
     if rewrites.fold_bn:
         network = fold_batch_norms(network)
     network = align_channels(network, rewrites.align)
     network = merge_depthwise(network, rewrites)
     network = merge_pointwise(network, rewrites)
-    network = use_shortcut(network, rewrites.shortcut)
+    for _, block in blocks_of(network):
+        if block.shortcut:
+            block.shortcut = rewrites.shortcut
     if rewrites.squeeze_excite == "vector":
-        network = use_vectors(network)
+        network = use_linear_squeeze_excite(network)
     if rewrites.fuse:
         network = fuse_convolutions(network)
     if rewrites.channels_last:
         network = use_channels_last(network)
-    # Layers made on the way are in training mode, as torch makes them.
+    # torch makes new layers in training mode.
     network.eval()
     return network
 
 
-def use_shortcut(network: Network, shortcut: Shortcut) -> Network:
-    """A copy of a flattened network whose shortcuts are added in another way; see `Rewrites.shortcut`."""
+def _check_layer_names(network: Network, rewrites: Rewrites) -> None:
+    """A rule for a layer that does not exist would silently do nothing."""
+    names = {f"{block_name}.{name}" for block_name, block in blocks_of(network) for name, _ in block.named_children()}
+    if unknown := [name for name, _ in rewrites.layers if name not in names]:
+        raise ArgumentError(f"rewrites has rules for {', '.join(unknown)}, but {network.spec.name} has no such layer")
+
+
+def fold_batch_norms(network: Network) -> Network:
+    """Return a copy of a flattened network without batch normalization, also within squeeze-and-excite.
+
+    With scale s = γ / √(σ² + ε), ``bn(W x + b)`` is ``(s W) x + (s b + β - s μ)``, rounded once from float64.
+
+    Raises:
+        ArgumentError: if a batch normalization has no running statistics, hence no fixed scale.
+    """
     network = copy.deepcopy(network)
-    for _, chain in chains_of(network):
-        if chain.shortcut:
-            chain.shortcut = shortcut
+    for _, block in blocks_of(network):
+        for (conv_name, conv), (bn_name, bn) in pairwise(list(block.named_children())):
+            if isinstance(conv, Conv2d | MixedConv) and isinstance(bn, _BatchNorm):
+                block.add_module(conv_name, _scaled(conv, *_scale_and_shift(bn)))
+                delattr(block, bn_name)
+    for se in network.modules():
+        if isinstance(se, SqueezeExcite) and isinstance(se.bn, _BatchNorm):
+            se.reduce = _scaled_conv(se.reduce, *_scale_and_shift(se.bn))
+            se.bn = nn.Identity()
     return network
 
 
-def _check_names(network: Network, rewrites: Rewrites) -> None:
-    """A rule for a layer that does not exist would silently do nothing."""
-    names = {f"{chain_name}.{name}" for chain_name, chain in chains_of(network) for name, _ in chain.named_children()}
-    if unknown := [name for name, _ in rewrites.layers if name not in names]:
-        raise ArgumentError(f"rewrites has rules for {', '.join(unknown)}, but {network.spec.name} has no such layer")
+def _scale_and_shift(bn: _BatchNorm) -> tuple[Tensor, Tensor]:
+    """Return batch normalization in evaluation mode as ``scale * x + shift``, in float64."""
+    if bn.running_mean is None or bn.running_var is None:
+        raise ArgumentError("a batch normalization keeps no running statistics; only fixed ones can be folded")
+    scale = 1 / torch.sqrt(float64(bn.running_var) + bn.eps)
+    shift = -float64(bn.running_mean) * scale
+    if bn.affine:
+        weight = float64(bn.weight)
+        scale, shift = scale * weight, shift * weight + float64(bn.bias)
+    return scale, shift
+
+
+def _scaled(conv: Conv2d | MixedConv, scale: Tensor, shift: Tensor) -> Conv2d | MixedConv:
+    if isinstance(conv, Conv2d):
+        return _scaled_conv(conv, scale, shift)
+    convs = convs_of(conv)
+    sizes = [part.out_channels for part in convs]
+    parts = zip(convs, torch.split(scale, sizes), torch.split(shift, sizes), strict=True)
+    return MixedConv(_scaled_conv(*part) for part in parts)
+
+
+def _scaled_conv(conv: Conv2d, scale: Tensor, shift: Tensor) -> Conv2d:
+    bias = shift if conv.bias is None else shift + scale * float64(conv.bias)
+    return with_weights(conv, float64(conv.weight) * scale.view(-1, 1, 1, 1), bias)

@@ -1,4 +1,4 @@
-"""Which rewrites are applied: a choice that can be stored, searched over and handed on. Free of torch."""
+"""`Rewrites`: which rewrites are applied, and the presets of the engines. Free of torch."""
 
 from __future__ import annotations
 
@@ -18,30 +18,30 @@ _RUNS = re.compile(r"[1-9]\d*(\+[1-9]\d*)*")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rewrites:
-    """The rewrites that `effnets.optimize` applies. None of them changes what a network computes in evaluation mode.
+    """The rewrites that `effnets.optimize` applies; they do not change what a network computes in evaluation mode.
 
     Attributes:
-        fold_bn: batch normalisation folded into the convolution before it, in squeeze-and-excite too.
-        depthwise: which neighbouring kernel groups of a mixed depthwise convolution become one convolution, the
-            smaller kernels zero-padded: ``all``, ``keep`` (none), or how many at a time, as in ``2+3``; a layer with
-            another number of groups is then kept. ``cost`` merges where the arithmetic that padding adds costs less
-            than the splitting and joining that it saves, at `copy_taps`.
-        copy_taps: what it costs to copy one value into or out of a kernel group, in multiply-adds of a depthwise
-            convolution, on maps of 14×14 and above; smaller ones lie in nearer caches, and copying costs their share.
-        group_multiple: ``cost`` merges all groups where the channels of one are no multiple of this: for such groups
-            ONNX Runtime has slow general code alone.
+        fold_bn: fold batch normalization into the convolution before it, in squeeze-and-excite too.
+        depthwise: which neighboring kernel groups of a mixed depthwise convolution become one convolution, the
+            smaller kernels padded with zeros: ``all``, ``keep`` (no groups), or how many at a time, as in ``2+3``,
+            which keeps layers with another number of groups. ``cost`` merges where the arithmetic that padding adds
+            costs less than the splitting and joining that it saves, at `copy_taps`.
+        copy_taps: the cost of copying one value into or out of a kernel group, in multiply-adds of a depthwise
+            convolution, on maps of 14×14 and above; it falls with the pixels of smaller maps, which fit nearer caches.
+        group_multiple: ``cost`` merges all groups if the channels of one are not a multiple of this, because ONNX
+            Runtime has only slow general code for such groups.
         equal_pointwise: a mixed pointwise convolution of equal groups becomes a grouped one (``group``), a dense one
             with zeros between the groups (``dense``), or stays (``keep``).
         unequal_pointwise: likewise for unequal groups, which no grouped convolution computes: ``dense`` or ``keep``.
-        layers: rules for single layers that go before the general ones, as pairs of name and rule:
+        layers: rules for single layers that override the general ones, as pairs of name and rule:
             ``("stages.1.0.depthwise", "2+2")``, ``("stages.1.0.project", "dense")``.
-        align: channels inside of the network are padded with zeros to a multiple of this; 1 leaves them.
+        align: pad channels inside the network with zeros to a multiple of this; 1 leaves them.
         shortcut: how ReXNet's input is added to the first channels of a wider output: by splitting and joining it
             (``concat``), by an addition after padding the input (``pad``), or into the output's memory (``inplace``).
         squeeze_excite: its two layers as 1×1 convolutions (``conv``) or as matrix products (``vector``).
         channels_last: weights and activations in NHWC order; the input may have any.
-        fuse: convolutions with their activations as single calls of oneDNN, weights packed ahead. Only where PyTorch
-            has it and the network is one in float32 on a CPU; compiled or exported, the network is the plain one.
+        fuse: convolutions and their activations as single calls of oneDNN, with weights packed ahead. Applies to
+            networks in float32 on a CPU, if PyTorch has it; compiled or exported, the network is the plain one.
     """
 
     fold_bn: bool = True
@@ -75,24 +75,24 @@ class Rewrites:
         if self.align < 1 or self.group_multiple < 1 or self.copy_taps < 0:
             raise ArgumentError(
                 f"align is {self.align}, group_multiple {self.group_multiple} and copy_taps {self.copy_taps}; "
-                "at least 1, 1 and 0 make sense"
+                "they must be at least 1, 1 and 0"
             )
 
     def rule_of(self, layer: str, default: str) -> str:
-        """The rule for the layer of that name, `default` where it has none of its own."""
+        """Return the rule for the layer of that name, or `default`."""
         return dict(self.layers).get(layer, default)
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values that JSON can hold."""
+        """Return plain values that JSON can hold."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return {**values, "layers": dict(self.layers)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Rewrites:
-        """What `to_dict` made; absent keys take their defaults.
+        """Return what `to_dict` was called on; absent keys take their defaults.
 
         Raises:
-            ArgumentError: an unknown key, or a value that a field cannot take.
+            ArgumentError: if a key is unknown, or a value out of range.
         """
         known = [field.name for field in fields(cls)]
         if unknown := [key for key in values if key not in known]:
@@ -120,25 +120,7 @@ def _check_layers(layers: object) -> None:
             raise ArgumentError(f"the rule of {name} is {rule!r}; choose one of {', '.join(get_args(Pointwise))}")
 
 
-# What each engine starts from; measuring on the machine at hand may refine it.
-#
-# Single mixed depthwise convolutions of MixNet-S, M and L between two pointwise ones, float32, one thread of an AVX-512
-# machine, ms an image at batch 1 / 16 (processor time, the pointwise ones included):
-#
-#   map, stride, kernels, channels      ONNX Runtime split → merged           OpenVINO split → merged
-#   112×112, 2, 3.5.7, 192           2.80 / 3.94 → 1.56 / 2.17             2.51 / 2.80 → 1.98 / 2.11
-#   56×56, 2, 3.5.7.9, 240           0.68 / 1.58 → 0.48 / 0.83             0.54 / 1.12 → 0.52 / 0.76
-#   28×28, 1, 3.5, 336               0.39 / 0.94 → 0.23 / 0.54             0.35 / 0.62 → 0.31 / 0.43
-#   14×14, 1, 3.5.7, 480             0.12 / 0.15 → 0.10 / 0.14             0.13 / 0.18 → 0.15 / 0.18
-#   14×14, 1, 3.5.7.9, 480           0.19 / 0.28 → 0.22 / 0.24             0.25 / 0.27 → 0.33 / 0.28
-#   14×14, 1, 3.5.7.9, 360           0.86 / 0.89 → 0.17 / 0.18             … / 0.15 → … / 0.20   (groups of 90)
-#   7×7, 1, 3.5.7.9, 1584            0.17 / 0.17 → 0.25 / 0.22             0.14 / 0.15 → 0.17 / 0.19
-#
-# Merging some neighbours of three groups or more hardly ever won: what is split at all is copied whole. Two pointwise
-# groups cost ONNX Runtime more as a grouped convolution than as a dense one (MixNet-M whole, 11.7 / 12.2 and 11.3 /
-# 11.5 ms), and OpenVINO less (10.3 / 9.8 and 11.0 / 10.5). With two threads, which wait for each other at every split
-# and join, OpenVINO too gains from a higher price of copies than these figures ask for: at 20 instead of 9, MixNet-S is
-# 1.04 / 1.01 and M 1.05 / 0.95 to 1.03 times as fast, L as before.
+# Where each engine starts; `effnets.deploy.tune` may improve on it. docs/performance.md has the measurements.
 PRESETS: dict[str, Rewrites] = {
     "torch": Rewrites(shortcut="inplace", squeeze_excite="vector", channels_last=True, fuse=True),
     "torch-compile": Rewrites(channels_last=True),
@@ -151,10 +133,10 @@ PRESETS: dict[str, Rewrites] = {
 
 
 def preset(engine: str) -> Rewrites:
-    """What `engine` starts from, of `effnets.engines.base.ENGINES`.
+    """Return the preset of `engine`, one of `effnets.engines.base.ENGINES`.
 
     Raises:
-        ArgumentError: no preset is for it.
+        ArgumentError: if the engine has no preset.
     """
     base = {"aotinductor": "torch-compile", "onnxruntime-cuda": "onnxruntime", "onnxruntime-tensorrt": "onnxruntime"}
     name = base.get(engine, engine)

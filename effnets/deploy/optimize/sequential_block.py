@@ -1,4 +1,4 @@
-"""Convolutions made anew with other weights, and the arithmetic that several rewrites share."""
+"""`SequentialBlock`: the form in which rewrites see a network, and the operations on convolutions that they share."""
 
 from __future__ import annotations
 
@@ -16,58 +16,20 @@ from effnets.errors import ArgumentError
 from effnets.nn.blocks import Block, LinearBottleneck
 from effnets.nn.classifier import Classifier
 from effnets.nn.features import FeaturePyramid
-from effnets.nn.layers import Conv2d, ConvBNAct, MixedConv
-
-
-def convs_of(layer: Conv2d | MixedConv) -> list[Conv2d]:
-    """The convolutions of a mixed one, or the one that a plain one is."""
-    return [conv for conv in layer.modules() if isinstance(conv, Conv2d)]
-
-
-def exactly(tensor: Tensor) -> Tensor:
-    """The values in float64, in which a rewrite computes; on the CPU, since Apple's GPUs have no such numbers."""
-    return tensor.detach().to(device="cpu", dtype=torch.float64)
-
-
-def frozen(values: Tensor, like: Tensor) -> nn.Parameter:
-    """`values` as a parameter without gradient, of the device and dtype of `like`."""
-    return nn.Parameter(values.to(device=like.device, dtype=like.dtype).contiguous(), requires_grad=False)
-
-
-def with_weights(
-    conv: Conv2d, weight: Tensor, bias: Tensor | None, *, groups: int | None = None, dilation: int | None = None
-) -> Conv2d:
-    """`conv` with other weights ``[out, in / groups, k, k]``, channels and kernel size as they say."""
-    groups = conv.groups if groups is None else groups
-    made = Conv2d(
-        in_channels=weight.shape[1] * groups,
-        out_channels=weight.shape[0],
-        kernel_size=weight.shape[-1],
-        stride=conv.stride[0],
-        dilation=conv.dilation[0] if dilation is None else dilation,
-        groups=groups,
-        bias=bias is not None,
-        padding="same" if conv.pads_by_size else "symmetric",
-        device=torch.device("meta"),
-    )
-    made.weight = frozen(weight, conv.weight)
-    if bias is not None:
-        made.bias = frozen(bias, conv.weight)
-    return made.eval()
-
+from effnets.nn.layers import Conv2d, ConvBNAct
 
 Network = TypeVar("Network", bound=Classifier | FeaturePyramid)
 
-# What does nothing in evaluation mode.
+# Layers that do nothing in evaluation mode.
 _IDLE = (nn.Identity, nn.Dropout)
 
 
-class Chain(nn.Sequential):
-    """Layers one after another, and perhaps a shortcut around them; ``[N, C, H, W]`` in and out.
+class SequentialBlock(nn.Sequential):
+    """Layers one after another, perhaps with a shortcut around them; ``[N, C, H, W]`` in and out.
 
     Attributes:
-        shortcut: how the input is added to the output, None where it is not.
-        splits: with a shortcut, channels of the output that the input is added to, and those behind them.
+        shortcut: how the input is added to the output; None without a shortcut.
+        splits: with a shortcut, how many channels of the output the input is added to, and how many follow them.
     """
 
     def __init__(
@@ -86,7 +48,7 @@ class Chain(nn.Sequential):
     def _add(self, x: Tensor, y: Tensor) -> Tensor:
         kept, new = self.splits
         if self.shortcut == "inplace":
-            # Nobody else reads the output of the last layer.
+            # Nothing else reads the output of the last layer.
             (y.narrow(1, 0, kept) if new else y).add_(x)
             return y
         if not new:
@@ -97,18 +59,17 @@ class Chain(nn.Sequential):
         return torch.cat([x + first, rest], dim=1)
 
     def extra_repr(self) -> str:
-        """The shortcut, for printing."""
+        """Return the shortcut, for printing."""
         return f"shortcut={self.shortcut}, splits={self.splits}" if self.shortcut else ""
 
 
 def flatten(network: Network) -> Network:
-    """A copy in evaluation mode whose stem, blocks and head are chains; dropout, drop-path and identities are gone.
+    """Return a copy in evaluation mode whose stem, blocks and head are sequential blocks, without idle layers.
 
-    Layers keep the names they had: ``stages.1.0.depthwise`` is the convolution, ``depthwise_bn`` and ``depthwise_act``
-    are what follows it.
+    Layers keep their names: ``stages.1.0.depthwise`` is the convolution, ``depthwise_bn`` and ``depthwise_act`` follow.
 
     Raises:
-        ArgumentError: a block is none of this library's.
+        ArgumentError: if a block is not one of this library's.
     """
     network = copy.deepcopy(network)
     network.eval().requires_grad_(False)
@@ -116,38 +77,27 @@ def flatten(network: Network) -> Network:
         for name, block in list(stage.named_children()):
             if type(block) in get_args(Block):
                 stage.add_module(name, _flatten_block(block))
-            elif not isinstance(block, Chain):
-                raise ArgumentError(
-                    f"{type(block).__name__} is no block that create_model builds; nothing is rewritten"
-                )
+            elif not isinstance(block, SequentialBlock):
+                raise ArgumentError(f"{type(block).__name__} is not a block that create_model builds")
     for name in ("stem", "head", "hidden"):
         part = getattr(network, name, None)
         if type(part) is ConvBNAct:
-            network.add_module(name, Chain(dict(_plain_layers("conv", part))))
+            network.add_module(name, SequentialBlock(dict(_plain_layers("conv", part))))
     if isinstance(network, Classifier):
         network.add_module("dropout", nn.Identity())
     return network
 
 
-def chains_of(network: Classifier | FeaturePyramid) -> Iterator[tuple[str, Chain]]:
-    """Every chain with its name, in the order in which they run."""
-    return ((name, module) for name, module in network.named_modules() if isinstance(module, Chain))
-
-
-def _in_channels(conv: nn.Module) -> int:
-    return sum(part.in_channels for part in conv.modules() if isinstance(part, nn.Conv2d))
-
-
-def _flatten_block(block: nn.Module) -> Chain:
+def _flatten_block(block: nn.Module) -> SequentialBlock:
     layers: dict[str, nn.Module] = {}
     for name, part in block.named_children():
         if name != "drop_path":
             layers.update(_plain_layers(name, part))
     if not block.shortcut:
-        return Chain(layers)
+        return SequentialBlock(layers)
     if isinstance(block, LinearBottleneck):
-        return Chain(layers, shortcut="concat", splits=(block.splits[0], block.splits[1]))
-    return Chain(layers, shortcut="concat", splits=(_in_channels(next(iter(layers.values()))), 0))
+        return SequentialBlock(layers, shortcut="concat", splits=(block.splits[0], block.splits[1]))
+    return SequentialBlock(layers, shortcut="concat", splits=(in_channels_of(next(iter(layers.values()))), 0))
 
 
 def _plain_layers(name: str, part: nn.Module) -> Iterator[tuple[str, nn.Module]]:
@@ -155,3 +105,50 @@ def _plain_layers(name: str, part: nn.Module) -> Iterator[tuple[str, nn.Module]]
     if type(part) is ConvBNAct:
         layers = [(name, part.conv), (f"{name}_bn", part.bn), (f"{name}_act", part.act)]
     return ((name, layer) for name, layer in layers if not isinstance(layer, _IDLE))
+
+
+def blocks_of(network: Classifier | FeaturePyramid) -> Iterator[tuple[str, SequentialBlock]]:
+    """Return every sequential block with its name, in the order in which they run."""
+    return ((name, module) for name, module in network.named_modules() if isinstance(module, SequentialBlock))
+
+
+def convs_of(layer: nn.Module) -> list[Conv2d]:
+    """Return the convolutions of a mixed one; a plain one is its only one."""
+    return [conv for conv in layer.modules() if isinstance(conv, Conv2d)]
+
+
+def in_channels_of(layer: nn.Module) -> int:
+    """Return the input channels of a plain or a mixed convolution."""
+    return sum(conv.in_channels for conv in convs_of(layer))
+
+
+def float64(tensor: Tensor) -> Tensor:
+    """Return the values in float64, in which rewrites compute; on the CPU, since Apple's GPUs have no float64."""
+    return tensor.detach().to(device="cpu", dtype=torch.float64)
+
+
+def frozen(values: Tensor, like: Tensor) -> nn.Parameter:
+    """Return `values` as a parameter without gradient, of the device and dtype of `like`."""
+    return nn.Parameter(values.to(device=like.device, dtype=like.dtype).contiguous(), requires_grad=False)
+
+
+def with_weights(
+    conv: Conv2d, weight: Tensor, bias: Tensor | None, *, groups: int | None = None, dilation: int | None = None
+) -> Conv2d:
+    """Return `conv` with other weights ``[out, in / groups, k, k]``, which state its channels and kernel size."""
+    groups = conv.groups if groups is None else groups
+    made = Conv2d(
+        in_channels=weight.shape[1] * groups,
+        out_channels=weight.shape[0],
+        kernel_size=weight.shape[-1],
+        stride=conv.stride[0],
+        dilation=conv.dilation[0] if dilation is None else dilation,
+        groups=groups,
+        bias=bias is not None,
+        padding="same" if conv.pads_by_size else "symmetric",
+        device=torch.device("meta"),
+    )
+    made.weight = frozen(weight, conv.weight)
+    if bias is not None:
+        made.bias = frozen(bias, conv.weight)
+    return made.eval()

@@ -1,18 +1,22 @@
-"""Photographs for quantisation: found, read, and split into those that calibrate and those held out to judge."""
+"""CAL"""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
+import onnx
+import onnxruntime
+import torch
 from numpy.typing import NDArray
 
-from effnets.engines.metadata import Description
+from effnets.deploy.quantize.qdq_graph import Ranges, Values, session_of
+from effnets.engines.metadata import ModelMetadata
 from effnets.errors import ArgumentError, ImageError, MissingFileError
 from effnets.inference.image import color_mode, find_photos, load_rgb
 from effnets.inference.labels import find_outputs
@@ -70,7 +74,7 @@ class Split:
 
 def split_photos(
     source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
-    description: Description,
+    description: ModelMetadata,
     *,
     calibration_images: int,
     held_out_images: int,
@@ -138,7 +142,7 @@ def _find(source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> 
     return found, [result.error for result in results if result.error]
 
 
-def _pixels(path: str, description: Description) -> NDArray[np.uint8]:
+def _pixels(path: str, description: ModelMetadata) -> NDArray[np.uint8]:
     """Kept in 8 bits, a quarter of the memory: the same pixels as in `image_to_array`, before they are normalised."""
     plain = replace(description.preprocess, mean=(0.0,), std=(1.0,))
     array = image_to_array(load_rgb(path, description.channels), plain, description.image_size)
@@ -146,7 +150,7 @@ def _pixels(path: str, description: Description) -> NDArray[np.uint8]:
 
 
 def _photos(
-    loaded: Sequence[tuple[str, NDArray[np.uint8]]], description: Description, outputs: Mapping[str, int]
+    loaded: Sequence[tuple[str, NDArray[np.uint8]]], description: ModelMetadata, outputs: Mapping[str, int]
 ) -> Photos:
     return Photos(
         paths=tuple(path for path, _ in loaded),
@@ -158,3 +162,140 @@ def _photos(
 
 def _mention(text: str) -> None:
     warnings.warn(text, stacklevel=2)
+
+
+_BINS = 2048
+_LEVELS = 256
+_STEP, _LARGE = 7, 20_000  # of many values every seventh is counted
+_SHARES = np.linspace(0.2, 1.0, 41)  # of the whole range that are tried
+
+
+@dataclass(frozen=True, slots=True)
+class Histogram:
+    """How often which values came, in 2048 equal bins between `low` and `high`."""
+
+    low: float
+    high: float
+    counts: NDArray[np.float64]
+
+    @property
+    def centres(self) -> NDArray[np.float64]:
+        """The middle of each bin."""
+        width = (self.high - self.low) / len(self.counts)
+        return np.asarray(self.low + width * (np.arange(len(self.counts)) + 0.5), np.float64)
+
+
+def collect(model: onnx.ModelProto, batches: Callable[[], Iterable[NDArray[np.float32]]]) -> dict[str, Histogram]:
+    """A histogram of every value that the network computes, its input included.
+
+    Args:
+        model: in float32.
+        batches: gives the calibration images, float32 ``[N, C, H, W]``, and is called twice.
+    """
+    source = model.graph.input[0].name
+    clipped = _clipped(model)
+    names = [name for node in model.graph.node for name in node.output if name not in clipped]
+    session = session_of(model, names)
+    bounds: Ranges = {}
+    for images in batches():
+        for name, value in _values(session, names, source, images):
+            low, high = bounds.get(name, (np.inf, -np.inf))
+            least, most = torch.aminmax(value)
+            bounds[name] = min(low, least.item()), max(high, most.item())
+    counts = {name: torch.zeros(_BINS, dtype=torch.float64) for name in bounds}
+    for images in batches():
+        for name, value in _values(session, names, source, images):
+            low, high = bounds[name]
+            # A prime step, so that no column of the map is always passed over.
+            sample = value.flatten()[:: _STEP if value.numel() > _LARGE else 1]
+            counts[name] += torch.histc(sample, _BINS, low, max(high, low + 1e-9))
+    histograms = {name: Histogram(*bounds[name], counts[name].numpy()) for name in bounds}
+    return histograms | {name: histograms[after] for name, after in clipped.items()}
+
+
+def _clipped(model: onnx.ModelProto) -> dict[str, str]:
+    """Values that nothing reads but an activation that only clips, and what it makes of them: they are never stored."""
+    values = Values(model)
+    found = {}
+    for node in model.graph.node:
+        if node.op_type in ("Clip", "Relu") and len(values.readers[node.input[0]]) == 1:
+            found[node.input[0]] = node.output[0]
+    return {name: after for name, after in found.items() if name in values.writer and name not in values.outputs}
+
+
+def _values(
+    session: onnxruntime.InferenceSession, names: list[str], source: str, images: NDArray[np.float32]
+) -> Iterable[tuple[str, torch.Tensor]]:
+    yield source, torch.from_numpy(images)
+    for name, value in zip(names, session.run(names, {source: images}), strict=True):
+        if value.dtype == np.float32:
+            yield name, torch.from_numpy(value)
+
+
+def ranges_by(method: str, histograms: dict[str, Histogram]) -> Ranges:
+    """The range of each value that `method`, of `METHODS`, keeps; what lies outside is clipped to it."""
+    return {name: METHODS[method](histogram) for name, histogram in histograms.items()}
+
+
+def _whole(histogram: Histogram) -> tuple[float, float]:
+    return histogram.low, histogram.high
+
+
+def _percentile(share: float) -> Callable[[Histogram], tuple[float, float]]:
+    def cut(histogram: Histogram) -> tuple[float, float]:
+        """All but (1 - share) of the values, at each end."""
+        below = np.cumsum(histogram.counts) / histogram.counts.sum()
+        edges = np.linspace(histogram.low, histogram.high, len(below) + 1)
+        low = edges[int(np.searchsorted(below, 1 - share))]
+        high = edges[min(int(np.searchsorted(below, share)) + 1, len(below))]
+        return float(low), float(high)
+
+    return cut
+
+
+def _best(loss: Callable[[Histogram, float, float], float]) -> Callable[[Histogram], tuple[float, float]]:
+    def search(histogram: Histogram) -> tuple[float, float]:
+        """The share of the range, shrunk towards zero, at the least loss."""
+        tried = [(float(share * min(histogram.low, 0)), float(share * max(histogram.high, 0))) for share in _SHARES]
+        return min(tried, key=lambda bounds: loss(histogram, *bounds))
+
+    return search
+
+
+def _squared_error(histogram: Histogram, low: float, high: float) -> float:
+    centres = histogram.centres
+    step = max((high - low) / (_LEVELS - 1), 1e-12)
+    rounded = np.clip(np.round(centres / step), np.round(low / step), np.round(high / step)) * step
+    return float((histogram.counts * (centres - rounded) ** 2).sum())
+
+
+def _divergence(histogram: Histogram, low: float, high: float) -> float:
+    """Kullback and Leibler's, of the clipped values from the same in 256 levels.
+
+    Zeros do not count: every quantisation has them exactly, and after a ReLU they would outweigh all else.
+    """
+    centres = histogram.centres
+    counts = np.where(np.abs(centres) == np.abs(centres).min(), 0.0, histogram.counts)
+    inside = (centres >= low) & (centres <= high)
+    if not inside.any():
+        return np.inf
+    clipped = counts[inside].copy()
+    clipped[0] += counts[centres < low].sum()
+    clipped[-1] += counts[centres > high].sum()
+    levels = np.minimum(np.arange(len(clipped)) * _LEVELS // len(clipped), _LEVELS - 1)
+    held = counts[inside] > 0
+    sums = np.bincount(levels, counts[inside], _LEVELS)
+    sizes = np.bincount(levels, held, _LEVELS)
+    coarse = np.where(held, sums[levels] / np.maximum(sizes[levels], 1), 0)
+    p, q = clipped / max(clipped.sum(), 1), np.maximum(coarse / max(coarse.sum(), 1), 1e-9)
+    seen = p > 0
+    return float((p[seen] * np.log(p[seen] / q[seen])).sum())
+
+
+METHODS: dict[str, Callable[[Histogram], tuple[float, float]]] = {
+    "minmax": _whole,
+    "percentile 99.99": _percentile(0.9999),
+    "percentile 99.9": _percentile(0.999),
+    "mse": _best(_squared_error),
+    "entropy": _best(_divergence),
+}

@@ -19,7 +19,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from effnets.deploy.quantize.onnx_values import Values, copy_of
+from effnets.deploy.quantize.qdq_graph import Values, copy_of
 
 _LARGEST_FACTOR = 16.0  # beyond it a channel is nothing but rounding
 _HOMOGENEOUS = ("Relu", "Clip", "Add")
@@ -37,7 +37,7 @@ class _Stream:
     clips: list[onnx.NodeProto] = field(default_factory=list)
 
 
-def equalise(model: onnx.ModelProto, pixels: tuple[float, float]) -> tuple[onnx.ModelProto, int]:
+def equalize(model: onnx.ModelProto, pixels: tuple[float, float]) -> tuple[onnx.ModelProto, int]:
     """A copy that computes the same with equalised channels, and how many channels were scaled.
 
     Args:

@@ -16,15 +16,13 @@ import numpy as np
 import onnx
 from torch import nn
 
-from effnets.deploy.export.onnx import export_onnx
-from effnets.deploy.export.output import check_engine, check_engines, check_path, check_place, write_file
+from effnets.deploy.export.onnx import check_engine, check_engines, check_path, check_writable, export_onnx, write_file
 from effnets.deploy.optimize.rewrites import Rewrites
-from effnets.deploy.quantize.accuracy_gate import Agreement, Gate, compare
+from effnets.deploy.quantize.accuracy_gate import Agreement, Gate, QuantizeReport, compare
 from effnets.deploy.quantize.calibration import Photos, Split, split_photos
-from effnets.deploy.quantize.report import QuantizeReport
 from effnets.deploy.quantize.search import Search
 from effnets.engines.base import load_onnx
-from effnets.engines.metadata import Description
+from effnets.engines.metadata import ModelMetadata
 from effnets.errors import ArgumentError, ExportError, QuantizationError
 from effnets.utils.arguments import check_integer
 from effnets.utils.atomic_file import find_target
@@ -44,7 +42,7 @@ def report_place(target: Path) -> Path:
         ExportError: it cannot be written there, or another file has the name.
     """
     path = target.with_suffix(".json")
-    check_place(path)
+    check_writable(path)
     if path.exists() and not _is_report(path):
         raise ExportError(
             f"{path}: is there already, and is no report of int8, whose place it takes; move it away, or give the "
@@ -179,7 +177,9 @@ def quantize(
     return _finish(target, built, description, report)
 
 
-def _float_export(model: nn.Module | str | os.PathLike[str], engine: str, **options: Any) -> tuple[bytes, Description]:
+def _float_export(
+    model: nn.Module | str | os.PathLike[str], engine: str, **options: Any
+) -> tuple[bytes, ModelMetadata]:
     if isinstance(model, str | os.PathLike):
         path = Path(model)
         if given := [name for name, value in options.items() if value is not _DEFAULTS[name]]:
@@ -187,7 +187,7 @@ def _float_export(model: nn.Module | str | os.PathLike[str], engine: str, **opti
                 f"{path}: has the size, rewrites and outputs it was exported with; leave {', '.join(given)} out, or "
                 "export it anew with them"
             )
-        description = Description.from_file(path)
+        description = ModelMetadata.from_file(path)
         description = replace(description, engine=engine or description.engine)
         data = path.read_bytes()
     else:
@@ -214,7 +214,7 @@ class _Judge:
     """Asks the gate, engine by engine; the first to fail ends it."""
 
     def __init__(
-        self, data: bytes, description: Description, photos: Photos, gate: Gate, engines: Sequence[str]
+        self, data: bytes, description: ModelMetadata, photos: Photos, gate: Gate, engines: Sequence[str]
     ) -> None:
         self._description, self._photos, self._gate, self._engines = description, photos, gate, engines
         self._expected = self._run(data, "onnxruntime")
@@ -234,7 +234,7 @@ class _Judge:
 
 
 def _report(
-    description: Description,
+    description: ModelMetadata,
     search: Search,
     split: Split,
     gate: Gate,
@@ -269,7 +269,7 @@ def _report(
 
 
 def time_pair(
-    before: bytes, after: bytes, description: Description, engines: Sequence[str], seconds: float
+    before: bytes, after: bytes, description: ModelMetadata, engines: Sequence[str], seconds: float
 ) -> dict[str, dict[str, float]]:
     """Median milliseconds for one image in float32 and in int8 by engine, in turns on one thread.
 
@@ -285,7 +285,7 @@ def time_pair(
     return medians
 
 
-def _finish(target: Path, built: onnx.ModelProto, description: Description, report: QuantizeReport) -> QuantizeReport:
+def _finish(target: Path, built: onnx.ModelProto, description: ModelMetadata, report: QuantizeReport) -> QuantizeReport:
     versions = {**description.versions, "onnxruntime": version_of("onnxruntime")}
     stated = replace(description, precision="int8", versions=versions, quantisation=report.summary())
     del built.metadata_props[:]

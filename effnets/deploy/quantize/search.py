@@ -9,11 +9,9 @@ import onnx
 from numpy.typing import NDArray
 
 from effnets.deploy.export.graph import LOGITS
-from effnets.deploy.quantize.calibration import Photos
-from effnets.deploy.quantize.cross_layer_equalization import equalise
-from effnets.deploy.quantize.onnx_values import prepare
-from effnets.deploy.quantize.qdq_graph import bias_errors, layers_of, quantised
-from effnets.deploy.quantize.ranges import METHODS, Ranges, collect, ranges_by, session_of
+from effnets.deploy.quantize.calibration import METHODS, Photos, collect, ranges_by
+from effnets.deploy.quantize.cross_layer_equalization import equalize
+from effnets.deploy.quantize.qdq_graph import Ranges, bias_errors, layers_of, prepare, quantised, session_of
 from effnets.errors import VerificationError
 
 _TRIAL_IMAGES = 32  # that errors are measured on, at most
@@ -90,7 +88,7 @@ class Search:
         method = self.method
         preprocess = self._photos.preprocess
         pixels = [(bound - m) / s for bound in (0, 1) for m, s in zip(preprocess.mean, preprocess.std, strict=True)]
-        equalised, channels = equalise(self._model, (min(pixels), max(pixels)))
+        equalised, channels = equalize(self._model, (min(pixels), max(pixels)))
         if channels:
             self._progress("equalisation")
             if not self.error_of(equalised) < _EXACT:

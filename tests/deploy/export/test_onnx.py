@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 import effnets
-from effnets.deploy.export.output import write_file
+from effnets.deploy.export.onnx import write_file
 from effnets.deploy.optimize.rewrites import PRESETS
 from effnets.errors import ArgumentError, ExportError, VerificationError
 from tests.support import SHARED, images, needs_shared, shake, shake_gently
@@ -191,7 +191,7 @@ def test_the_engine_that_a_file_is_made_for_is_taken_first(engine, model, tmp_pa
     ("name", "arguments", "error", "message"),
     [
         ("t.pt", {}, ArgumentError, "give the file the suffix .onnx"),
-        ("gone/t.onnx", {}, ExportError, "is no folder; make it first"),
+        ("gone/t.onnx", {}, ExportError, "is not a folder; make it first"),
         ("t.onnx", {"preprocess": True, "dynamic_size": True}, ArgumentError, "dynamic_size contradicts it"),
         ("t.onnx", {"topk": 13}, ArgumentError, "topk is 13, but the model has 12 classes"),
         ("t.onnx", {"topk": 0}, ArgumentError, "topk is 0; it must be at least 1"),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from effnets.deploy.export.output import check_path, check_place, write_file
+from effnets.deploy.export.onnx import check_path, check_writable, write_file
 from effnets.errors import ExportError
 
 
@@ -26,15 +26,15 @@ def test_a_link_is_a_place_to_write_to(tmp_path):
 def test_a_link_into_no_folder_is_told(tmp_path):
     path = tmp_path / "model.onnx"
     path.symlink_to(tmp_path / "gone" / "model.onnx")
-    with pytest.raises(ExportError, match=f"^{re.escape(str(path))}: .*gone is no folder; make it first"):
-        check_place(path)
+    with pytest.raises(ExportError, match=f"^{re.escape(str(path))}: .*gone is not a folder; make it first"):
+        check_writable(path)
 
 
 def test_a_pipe_is_told_and_left_alone(tmp_path):
     path = tmp_path / "plot.svg"
     os.mkfifo(path)
     with pytest.raises(ExportError, match=r"plot\.svg: cannot be written there; .*a pipe or a device, not a file"):
-        check_place(path)
+        check_writable(path)
     with pytest.raises(ExportError, match=r"plot\.svg: cannot be written \(it is a pipe or a device, not a file\)"):
         write_file(path, b"<svg/>")
     assert path.is_fifo()
@@ -42,6 +42,6 @@ def test_a_pipe_is_told_and_left_alone(tmp_path):
 
 def test_a_device_and_a_folder_are_told(tmp_path):
     with pytest.raises(ExportError, match=r"/dev/null: cannot be written there; .*a device"):
-        check_place(Path("/dev/null"))
+        check_writable(Path("/dev/null"))
     with pytest.raises(ExportError, match=r"cannot be written there; .*[Dd]irectory"):
-        check_place(tmp_path)
+        check_writable(tmp_path)

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 import effnets
-from effnets.deploy.export.torch_engines import export_package
-from effnets.deploy.optimize.fuse import FusedConv, can_fuse
+from effnets.deploy.export.torch_package import export_package
 from effnets.deploy.optimize.rewrites import preset
+from effnets.deploy.optimize.torch_layers import OneDNNConv, can_fuse
 from effnets.deploy.tune.tune import tune
 from effnets.errors import ArgumentError, EngineError, ExportError, MissingFileError
 from tests.support import images
@@ -46,7 +46,7 @@ def test_torch_in_bfloat16(model):
 def test_fused_convolutions_compute_in_the_precision_asked_for(precision, dtype, model):
     engine = effnets.load_engine(model, "torch", precision=precision)
     found: list[torch.dtype] = []
-    fused = [module for module in engine._forward.modules() if isinstance(module, FusedConv)]
+    fused = [module for module in engine._forward.modules() if isinstance(module, OneDNNConv)]
     for module in fused:
         module.register_forward_hook(lambda _module, _inputs, output: found.append(output.dtype))
     engine(images(1, 3, 48, 64).numpy())
@@ -90,7 +90,7 @@ def test_a_package(model, tmp_path):
 def test_mistakes(model, tmp_path):
     with pytest.raises(ArgumentError, match="a model in memory is executed by torch or torch-compile, not by openvino"):
         effnets.load_engine(model, "openvino")
-    with pytest.raises(ExportError, match="gone is no folder; make it first"):  # before it is compiled
+    with pytest.raises(ExportError, match="gone is not a folder; make it first"):  # before it is compiled
         export_package(model, tmp_path / "gone" / "tiny.pt2")
     with pytest.raises(ArgumentError, match=r"give the file the suffix \.pt2"):
         export_package(model, tmp_path / "t.onnx")

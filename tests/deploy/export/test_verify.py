@@ -12,13 +12,13 @@ import torch
 from PIL import Image
 
 import effnets
-from effnets.deploy.export import graph_preprocess
+from effnets.deploy.export import graph as graph_module
 from effnets.deploy.export.graph import NetworkGraph, export_graph
 from effnets.deploy.export.metadata import describe
 from effnets.deploy.export.node_check import find_divergence, find_faulty_node
-from effnets.deploy.export.verify import compare_pixels, normalised, probe_images, verify, verify_rewrites
+from effnets.deploy.export.verify import compare_pixels, normalized, probe_images, verify, verify_rewrites
 from effnets.engines.base import load_onnx
-from effnets.engines.metadata import Description
+from effnets.engines.metadata import ModelMetadata
 from effnets.errors import VerificationError
 from effnets.inference.pixels import image_to_array
 from tests.support.graph_faults import FAULTS, PREPROCESSING_FAULTS, nodes, set_attribute
@@ -100,7 +100,7 @@ def halves_up(nodes, side, factor, divisor):
 
 @pytest.mark.full
 def test_widths_that_are_rounded_otherwise_are_caught(tmp_path, monkeypatch):
-    monkeypatch.setattr(graph_preprocess, "_rounded_share", halves_up)
+    monkeypatch.setattr(graph_module, "_rounded_share", halves_up)
     exported = Exported(tmp_path, size=(64, 96), kind="uint8")
     with pytest.raises(VerificationError, match=r"preprocessing of images \[\d, 146, 221, 3\] is wrong"):
         exported.verify(exported.graph)
@@ -117,8 +117,8 @@ def test_halves_are_rounded_as_pillow_is_told_to(engine, size, photo):
     )
     preprocess = effnets.PreprocessSpec(crop_pct=0.875)
     facts = {"model": "g", "family": "g", "labels": (), "input_kind": "uint8"}
-    description = Description(**facts, preprocess=preprocess, size=size)
-    graph_preprocess.prepend_preprocessing(graph, "images", "normalised", description)
+    description = ModelMetadata(**facts, preprocess=preprocess, size=size)
+    graph_module.prepend_preprocessing(graph, "images", "normalised", description)
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=10)
     images = probe_images(1, *photo, 3, seed=0)
     (found,) = load_onnx(model.SerializeToString(), description, engine).run(images).values()
@@ -168,7 +168,7 @@ def test_a_fault_is_placed_at_its_node(shaken):
     found = find_faulty_node(shaken.with_fault(inject), shaken.description)
     assert (found.node, found.operator) == (node.name, "Conv")
     assert node.name.startswith("stages.")
-    images = normalised(probe_images(1, 56, 64, 3, seed=0), shaken.description.preprocess)
+    images = normalized(probe_images(1, 56, 64, 3, seed=0), shaken.description.preprocess)
     place = find_divergence(shaken.with_fault(inject), "onnxruntime", images, images, shaken.description)
     assert f"first at node {node.name} (Conv" in place
 
@@ -204,4 +204,4 @@ def test_probe_images_are_reproducible_and_use_the_whole_range():
     assert (images == probe_images(3, 40, 50, 3, seed=1)).all()
     assert images.shape == (3, 40, 50, 3)
     assert (images.min(), images.max()) == (0, 255)
-    assert normalised(probe_images(1, 9, 9, 4, seed=0), pytest.importorskip("effnets").PreprocessSpec()).shape[1] == 4
+    assert normalized(probe_images(1, 9, 9, 4, seed=0), pytest.importorskip("effnets").PreprocessSpec()).shape[1] == 4

@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 import effnets
-from effnets.deploy.optimize.fuse import FusedConv, can_fuse
 from effnets.deploy.optimize.rewrites import PRESETS, Rewrites
+from effnets.deploy.optimize.torch_layers import OneDNNConv, can_fuse
 from effnets.errors import ArgumentError
 from tests.support import error_between, images
 from tests.support.rewriting import EXACT, outputs, shaken
@@ -97,7 +97,7 @@ def test_copies_and_saved_networks_compute_the_same():
 def test_fused_convolutions_are_used_and_follow_their_weights(name, monkeypatch):
     model = copy.deepcopy(shaken(name)).float()
     optimized = effnets.optimize(model)
-    fused = [module for module in optimized.modules() if isinstance(module, FusedConv)]
+    fused = [module for module in optimized.modules() if isinstance(module, OneDNNConv)]
     x = images(2, 3, 65, 97)
     assert error_between(*outputs(model, x), *outputs(optimized, x)) <= 1e-4
     assert len(fused) > 30
@@ -107,7 +107,7 @@ def test_fused_convolutions_are_used_and_follow_their_weights(name, monkeypatch)
         fused[3].conv.weight.mul_(2)
     changed = outputs(optimized, x)[0]
     assert error_between(before, changed) > 1e-3
-    monkeypatch.setattr(FusedConv, "_fused", lambda conv, x: conv.act(conv.conv(x)))
+    monkeypatch.setattr(OneDNNConv, "_fused", lambda conv, x: conv.act(conv.conv(x)))
     assert error_between(changed, *outputs(optimized, x)) <= 1e-4
     assert outputs(optimized.double(), x.double())[0].dtype == torch.float64
 
@@ -194,7 +194,7 @@ def test_senseless_arguments_are_refused():
 def test_foreign_parts_are_refused():
     model = copy.deepcopy(shaken("mixnet_s"))
     model.stages[0][0] = nn.Sequential()
-    with pytest.raises(ArgumentError, match="Sequential is no block that create_model builds"):
+    with pytest.raises(ArgumentError, match="Sequential is not a block that create_model builds"):
         effnets.optimize(model)
     model = copy.deepcopy(shaken("mixnet_s"))
     model.stem.act = nn.Sigmoid()

@@ -9,13 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import effnets
-from effnets.deploy.normalisation import fold_normalisation
-from effnets.deploy.optimize import align, fold, merge
+from effnets.deploy.optimize import align, merge
+from effnets.deploy.optimize import optimize as fold
 from effnets.deploy.optimize import sequential_block as chain
-from effnets.deploy.optimize.rewrites import PRESETS, Rewrites
+from effnets.deploy.optimize.rewrites import Rewrites
 from effnets.deploy.optimize.sequential_block import with_weights
 from effnets.nn.layers import Conv2d, MixedConv
-from tests.support import error_between, images
+from tests.support import images
 from tests.support.rewriting import EXACT, SEEN, shaken, worst_error
 
 EVERYTHING = Rewrites(align=8)
@@ -26,7 +26,7 @@ def kernel_off_by_one(monkeypatch):
         margin = (size - weight.shape[-1]) // 2
         return F.pad(weight, (margin - 1, margin + 1, margin, margin)) if margin else weight
 
-    monkeypatch.setattr(merge, "_centred", off)
+    monkeypatch.setattr(merge, "_centered", off)
 
 
 def without_eps(monkeypatch):
@@ -68,7 +68,9 @@ def lost_biases(monkeypatch):
 
 
 def shortcut_on_the_last_channels(monkeypatch):
-    monkeypatch.setattr(chain.Chain, "_add", lambda block, x, y: y + F.pad(x, (0, 0, 0, 0, block.splits[1], 0)))
+    monkeypatch.setattr(
+        chain.SequentialBlock, "_add", lambda block, x, y: y + F.pad(x, (0, 0, 0, 0, block.splits[1], 0))
+    )
 
 
 def symmetric_padding(monkeypatch):
@@ -141,33 +143,3 @@ def test_any_kernels_merge_exactly_at_any_size(groups, stride, padding, height, 
         return
     x = images(2, sum(mixed.splits), height, width).double()
     assert torch.allclose(merge._merged(mixed, runs)(x), mixed(x), rtol=0, atol=1e-12)
-
-
-@pytest.mark.parametrize(
-    ("name", "mean", "std", "whole"),
-    [
-        ("mobilenetv2_035", (0.5, 0.5, 0.5), (0.5, 0.4, 0.3), True),
-        ("tf_mixnet_s", (0.45, 0.45, 0.45), (0.2, 0.2, 0.3), True),
-        ("mixnet_s", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), False),
-    ],
-)
-@pytest.mark.parametrize("preset", [PRESETS["none"], PRESETS["onnxruntime"]], ids=["none", "onnxruntime"])
-def test_normalisation_is_folded_as_far_as_it_is_exact(name, mean, std, whole, preset):
-    model = shaken(name)
-    folded, has_shift = fold_normalisation(effnets.optimize(model, preset), mean, std)
-    assert has_shift is whole
-    for shape in ((1, 3, 64, 64), (2, 3, 65, 97)):
-        raw = images(*shape).double().abs()
-        centred = raw - torch.tensor(mean, dtype=torch.float64).view(3, 1, 1)
-        expected = model(centred / torch.tensor(std, dtype=torch.float64).view(3, 1, 1))
-        assert error_between(expected, folded(raw if whole else centred)) <= EXACT
-
-
-def test_normalisation_that_cannot_be_folded_is_refused():
-    optimized = effnets.optimize(shaken("mixnet_s"), PRESETS["onnxruntime"])
-    with pytest.raises(effnets.ArgumentError, match="give 3 numbers each"):
-        fold_normalisation(optimized, (0.5,), (0.5,))
-    with pytest.raises(effnets.ArgumentError, match="every number must be above 0"):
-        fold_normalisation(optimized, (0.5,) * 3, (0.5, 0.5, 0))
-    with pytest.raises(effnets.ArgumentError, match="without fuse and channels_last"):
-        fold_normalisation(effnets.optimize(shaken("mixnet_s")), (0.5,) * 3, (0.5,) * 3)

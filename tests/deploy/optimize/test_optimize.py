@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 import effnets
-from effnets.deploy.export.verify import normalised, probe_images
+from effnets.deploy.export.verify import normalized, probe_images
 from effnets.deploy.optimize.rewrites import PRESETS, Rewrites
-from effnets.deploy.optimize.sequential_block import Chain, chains_of
+from effnets.deploy.optimize.sequential_block import SequentialBlock, blocks_of
 from effnets.nn.layers import MixedConv
 from tests.support import error_between, images, shake, shake_gently
 from tests.support.rewriting import EXACT, FAMILIES, SHAPES, outputs, shaken, worst_error
@@ -104,7 +104,7 @@ def test_every_model_is_close_in_float32(name):
     torch.manual_seed(0)
     model = shake_gently(effnets.create_model(name))
     size = model.spec.input_size
-    x = torch.from_numpy(normalised(probe_images(2, size, size, 3, seed=3), model.spec.preprocess))
+    x = torch.from_numpy(normalized(probe_images(2, size, size, 3, seed=3), model.spec.preprocess))
     assert error_between(*outputs(model, x), *outputs(effnets.optimize(model), x)) <= 1e-4
 
 
@@ -153,7 +153,7 @@ def test_what_was_asked_for_is_done():
     convs = [conv for conv in rexnet.modules() if isinstance(conv, nn.Conv2d)]
     assert all(conv.out_channels % 8 == 0 for conv in convs)
     assert all(conv.in_channels % 8 == 0 for conv in convs[1:])
-    assert {chain.shortcut for _, chain in chains_of(rexnet)} == {None, "pad"}
+    assert {chain.shortcut for _, chain in blocks_of(rexnet)} == {None, "pad"}
     last = effnets.optimize(model, PRESETS["torch"]).stages(images(1, 16, 32, 32).double())
     assert last.is_contiguous(memory_format=torch.channels_last)
 
@@ -163,7 +163,7 @@ def test_neighbours_are_merged_as_asked(rule, kernels):
     """The rule for one layer goes before the general one."""
     name = next(
         f"{chain}.depthwise"
-        for chain, layers in chains_of(effnets.optimize(shaken("mixnet_s"), PRESETS["none"]))
+        for chain, layers in blocks_of(effnets.optimize(shaken("mixnet_s"), PRESETS["none"]))
         if isinstance(getattr(layers, "depthwise", None), MixedConv) and len(layers.depthwise) == 4
     )
     choice = Rewrites(depthwise="all", layers=((name, rule),))
@@ -187,4 +187,4 @@ def test_the_cost_model_merges_more_the_dearer_copies_are():
 
 def test_all_blocks_are_chains():
     optimized = effnets.optimize(shaken("mixnet_s"))
-    assert all(isinstance(block, Chain) for stage in optimized.stages for block in stage)
+    assert all(isinstance(block, SequentialBlock) for stage in optimized.stages for block in stage)

@@ -13,13 +13,13 @@ from PIL import Image
 
 import effnets
 from effnets.cli import main
-from effnets.deploy.export.output import write_file
+from effnets.deploy.export.onnx import write_file
 from effnets.deploy.export.verify import probe_images
 from effnets.deploy.optimize.rewrites import Rewrites
 from effnets.deploy.quantize import quantize as quantize_files
 from effnets.deploy.quantize import search as quantize_search
 from effnets.deploy.quantize.accuracy_gate import Gate
-from effnets.engines.metadata import Description
+from effnets.engines.metadata import ModelMetadata
 from effnets.spec.specs import PreprocessSpec
 from tests.support import SHARED, needs_shared
 from tests.support.small_graphs import small_graph
@@ -35,7 +35,7 @@ def exported(tmp_path_factory) -> Path:
     """As if exported: torch's exporter takes longer than all else here."""
     path = tmp_path_factory.mktemp("float") / "small.onnx"
     model = small_graph(spread=0.3)
-    description = Description(model="small", family="none", labels=LABELS, preprocess=PREPROCESS, size=(16, 16))
+    description = ModelMetadata(model="small", family="none", labels=LABELS, preprocess=PREPROCESS, size=(16, 16))
     for key, value in description.to_properties().items():
         model.metadata_props.add(key=key, value=value)
     path.write_bytes(model.SerializeToString())

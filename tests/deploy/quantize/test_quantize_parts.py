@@ -15,14 +15,12 @@ from effnets.deploy.export.verify import probe_images
 from effnets.deploy.quantize import cross_layer_equalization as equalise_module
 from effnets.deploy.quantize import search as quantize_search
 from effnets.deploy.quantize.accuracy_gate import Gate, compare
-from effnets.deploy.quantize.calibration import Photos, split_photos
-from effnets.deploy.quantize.cross_layer_equalization import equalise
+from effnets.deploy.quantize.calibration import METHODS, Histogram, Photos, collect, ranges_by, split_photos
+from effnets.deploy.quantize.cross_layer_equalization import equalize
 from effnets.deploy.quantize.qdq_graph import bias_errors, layers_of, quantised
-from effnets.deploy.quantize.ranges import METHODS, Histogram, collect, ranges_by
 from effnets.deploy.quantize.search import Search, logits_of
 from effnets.engines.base import load_onnx
-from effnets.engines.metadata import Description
-from effnets.engines.onnx_file import read_properties
+from effnets.engines.metadata import ModelMetadata
 from effnets.evaluation.classes import match_classes
 from effnets.inference.labels import imagenet1k
 from effnets.spec.specs import PreprocessSpec
@@ -30,7 +28,7 @@ from tests.support.small_graphs import small_graph
 from tests.support.tiny_network import REXNET_TABLE, tiny
 
 PREPROCESS = PreprocessSpec(input_size=16, mean=(0.5,) * 3, std=(0.5,) * 3)
-DESCRIPTION = Description(model="small", family="none", labels=("a", "b", "c"), preprocess=PREPROCESS, size=(16, 16))
+DESCRIPTION = ModelMetadata(model="small", family="none", labels=("a", "b", "c"), preprocess=PREPROCESS, size=(16, 16))
 
 
 def photos(count: int = 24, seed: int = 0) -> Photos:
@@ -49,7 +47,7 @@ def relative(found, expected):
 @pytest.mark.parametrize("seed", range(12))
 def test_equalisation_computes_the_same_for_every_image(seed):
     model = small_graph(seed, spread=1.5)
-    equalised, channels = equalise(model, (-1, 1))
+    equalised, channels = equalize(model, (-1, 1))
     assert channels > 12
     extremes = np.random.default_rng(seed).choice([-1.0, 1.0], (16, 3, 16, 16)).astype(np.float32)
     batches = [*photos(seed=seed).batches(), extremes]
@@ -62,7 +60,7 @@ def test_equalisation_that_forgot_the_clip_would_be_seen(monkeypatch):
     monkeypatch.setattr(equalise_module, "_clip_of", lambda *_: (0.0, np.inf))
     model = small_graph(0, spread=1.5)
     batches = list(photos().batches())
-    assert relative(logits_of(equalise(model, (-1, 1))[0], batches), logits_of(model, batches)) > 1e-3
+    assert relative(logits_of(equalize(model, (-1, 1))[0], batches), logits_of(model, batches)) > 1e-3
 
 
 def test_bias_correction_reduces_the_mean_error():
@@ -85,7 +83,7 @@ def test_engines_agree_about_partial_shortcuts(tmp_path):
     pictures = dataclasses.replace(photos(), pixels=probe_images(24, 32, 32, 3, seed=0))
     built = Search(onnx.load(path), pictures).build([])
     assert "Pad" in {node.op_type for node in built.graph.node}
-    description = Description.from_properties(read_properties(path), str(path))
+    description = ModelMetadata.from_file(path)
     images = np.concatenate(list(pictures.batches()))
     one, other = (
         load_onnx(built.SerializeToString(), description, name)(images) for name in ("onnxruntime", "openvino")

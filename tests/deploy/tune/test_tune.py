@@ -9,11 +9,9 @@ from itertools import count
 import pytest
 
 from effnets.deploy.optimize.rewrites import PRESETS
-from effnets.deploy.tune import search
-from effnets.deploy.tune.candidates import Candidate, candidates
-from effnets.deploy.tune.report import TuneReport, read_report, report_path
-from effnets.deploy.tune.search import MARGIN
-from effnets.deploy.tune.tune import tune
+from effnets.deploy.tune import tune as search
+from effnets.deploy.tune.report import Candidate, TuneReport, candidates, read_report, report_path
+from effnets.deploy.tune.tune import MARGIN, tune
 from effnets.errors import ArgumentError, ExportError, VerificationError
 from effnets.utils.timing import Timing
 from tests.support.tiny_network import tiny
@@ -35,7 +33,7 @@ def prices(monkeypatch):
     monkeypatch.setattr(search, "interleave", interleave)
     # An error of 1e-6 of the largest logit.
     exact = lambda one: lambda _images: one.expected * (1 + 1e-6)  # noqa: E731
-    monkeypatch.setattr(search.Search, "_load", lambda one, _candidate: exact(one))
+    monkeypatch.setattr(search.TuneSearch, "_load", lambda one, _candidate: exact(one))
     return told
 
 
@@ -80,7 +78,7 @@ def differences(monkeypatch):
     """Each candidate's difference, by its index; others' is 0."""
     told: dict[int, float] = {}
     calls = count()
-    monkeypatch.setattr(search.Search, "_difference", lambda _search, _logits: told.get(next(calls), 0.0))
+    monkeypatch.setattr(search.TuneSearch, "_difference", lambda _search, _logits: told.get(next(calls), 0.0))
     return told
 
 
@@ -160,8 +158,8 @@ def test_a_system_that_tells_no_load(network, tmp_path, monkeypatch):
 
 
 def test_a_report_that_cannot_be_written_is_told_before_measuring(network, tmp_path, monkeypatch):
-    monkeypatch.setattr(search.Search, "run", None)
-    with pytest.raises(ExportError, match=r"gone is no folder; make it first"):
+    monkeypatch.setattr(search.TuneSearch, "run", None)
+    with pytest.raises(ExportError, match=r"gone is not a folder; make it first"):
         quick(network, report=tmp_path / "gone" / "x.tune.json")
     with pytest.raises(ExportError, match=r"cannot be written there; choose another place"):
         quick(network, report=tmp_path)

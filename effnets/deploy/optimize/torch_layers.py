@@ -1,23 +1,25 @@
-"""Convolution, activation and addition in one call of oneDNN, PyTorch's library for CPUs, with weights packed ahead.
+"""Layers that PyTorch executes faster on CPUs: fused convolutions, squeeze-and-excite on vectors, NHWC memory.
 
-Plain PyTorch unpacks and packs weights at every call and takes a pass over memory for each activation.
+Plain PyTorch unpacks and packs weights at every call, and takes a pass over memory for each activation; one call of
+oneDNN, its library for CPUs, convolves, activates and adds with weights packed ahead.
 """
 
 from __future__ import annotations
 
 import copy
 from functools import cache
+from itertools import pairwise
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from effnets.deploy.optimize.sequential_block import Chain, Network, chains_of
-from effnets.nn.layers import Conv2d, same_padding
+from effnets.deploy.optimize.sequential_block import Network, SequentialBlock, blocks_of
+from effnets.nn.layers import Conv2d, SqueezeExcite, same_padding
 
-# oneDNN's name, scalars and algorithm for what follows a convolution.
-_NAMES: dict[type[nn.Module], tuple[str, list[float], str]] = {
+# oneDNN's name, scalars and algorithm of each activation.
+_ACTIVATIONS: dict[type[nn.Module], tuple[str, list[float], str]] = {
     nn.Identity: ("none", [], ""),
     nn.ReLU: ("relu", [], ""),
     nn.ReLU6: ("hardtanh", [0.0, 6.0], ""),
@@ -26,11 +28,11 @@ _NAMES: dict[type[nn.Module], tuple[str, list[float], str]] = {
 }
 
 
-class FusedConv(nn.Module):
+class OneDNNConv(nn.Module):
     """A convolution and its activation as one step; ``[N, C, H, W]`` in and out.
 
-    Where oneDNN does not compute what is asked (another dtype or device, autocast, a gradient) and wherever the network
-    is traced, compiled or exported, these are the two modules that they were.
+    Where oneDNN cannot compute it (another dtype or device, autocast, a gradient) and wherever the network is traced,
+    compiled or exported, it runs the two modules it was made from.
     """
 
     def __init__(self, conv: Conv2d, act: nn.Module | None = None) -> None:
@@ -71,7 +73,7 @@ class FusedConv(nn.Module):
         if self._packed is None or self._packed_from != source:
             self._packed = torch.ops.mkldnn._reorder_convolution_weight(conv.weight, *fixed, x.shape)
             self._packed_from = source
-        name, scalars, algorithm = _NAMES[type(self.act)]
+        name, scalars, algorithm = _ACTIVATIONS[type(self.act)]
         return _convolution()(x, self._packed, conv.bias, *fixed, name, scalars, algorithm)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -86,7 +88,7 @@ def _convolution() -> Any:
 
 @cache
 def can_fuse() -> bool:
-    """Whether this PyTorch has oneDNN's fused convolution as it is called here: it is no public function."""
+    """Return whether this PyTorch has oneDNN's fused convolution with the arguments used here; it is not public."""
     if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return False
     generator = torch.Generator().manual_seed(0)
@@ -95,29 +97,65 @@ def can_fuse() -> bool:
     conv.weight = nn.Parameter(torch.randn(8, 8, 3, 3, generator=generator), requires_grad=False)
     conv.bias = nn.Parameter(torch.randn(8, generator=generator), requires_grad=False)
     try:
-        fused = FusedConv(conv, nn.ReLU6())._fused(x)
+        fused = OneDNNConv(conv, nn.ReLU6())._fused(x)
     except (AttributeError, NotImplementedError, RuntimeError, TypeError):
         return False
     return torch.allclose(fused, F.relu6(conv(x)), atol=1e-4)
 
 
 def fuse_convolutions(network: Network) -> Network:
-    """A copy of a flattened network whose convolutions and activations are `FusedConv`, where `can_fuse`."""
+    """Return a copy of a flattened network with `OneDNNConv` for convolutions and activations, if PyTorch has it."""
     network = copy.deepcopy(network)
     if can_fuse():
-        for _, chain in chains_of(network):
-            _fuse_chain(chain)
+        for _, block in blocks_of(network):
+            _fuse_block(block)
     return network
 
 
-def _fuse_chain(chain: Chain) -> None:
-    layers = list(chain.named_children())
-    for index, (name, layer) in enumerate(layers):
+def _fuse_block(block: SequentialBlock) -> None:
+    layers = [*block.named_children(), ("", nn.Identity())]
+    for (name, layer), (next_name, following) in pairwise(layers):
         if type(layer) is not Conv2d:
             continue
-        after_name, after = layers[index + 1] if index + 1 < len(layers) else ("", nn.Identity())
-        if type(after) in _NAMES and after_name:
-            delattr(chain, after_name)
-            chain.add_module(name, FusedConv(layer, after))
+        if type(following) in _ACTIVATIONS and next_name:
+            delattr(block, next_name)
+            block.add_module(name, OneDNNConv(layer, following))
         else:
-            chain.add_module(name, FusedConv(layer))
+            block.add_module(name, OneDNNConv(layer))
+
+
+class LinearSqueezeExcite(SqueezeExcite):
+    """`SqueezeExcite` without BN, its 1×1 convolutions as matrix products on ``[N, C]``; ``[N, C, H, W]`` in and out.
+
+    It writes into its input, which nothing else reads in these networks.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        squeezed = F.linear(x.mean((2, 3)), self.reduce.weight.flatten(1), self.reduce.bias)
+        weights = F.linear(self.act(squeezed), self.expand.weight.flatten(1), self.expand.bias).sigmoid()
+        return x.mul_(weights[:, :, None, None])
+
+
+def use_linear_squeeze_excite(network: Network) -> Network:
+    """Return a copy of a flattened network with `LinearSqueezeExcite` wherever BN is folded."""
+    network = copy.deepcopy(network)
+    for _, block in blocks_of(network):
+        for name, se in list(block.named_children()):
+            if type(se) is SqueezeExcite and isinstance(se.bn, nn.Identity):
+                block.add_module(name, LinearSqueezeExcite(se.reduce, None, se.act, se.expand).eval())
+    return network
+
+
+class ToChannelsLast(nn.Module):
+    """Returns the same tensor in NHWC order in memory."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.contiguous(memory_format=torch.channels_last)
+
+
+def use_channels_last(network: Network) -> Network:
+    """Return a copy with weights and activations in NHWC order in memory; the input may be in any order."""
+    network = copy.deepcopy(network)
+    network.to(memory_format=torch.channels_last)
+    network.add_module("stem", nn.Sequential(ToChannelsLast(), network.stem))
+    return network

@@ -1,0 +1,96 @@
+"""PyTorch as an engine: a network in memory, compiled on request, and AOTInductor packages (``.pt2``)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from effnets.engines.base import Engine, Precision
+from effnets.engines.metadata import ModelMetadata
+from effnets.errors import ArgumentError, EngineError, MissingFileError, WeightsError
+
+PACKAGE_METADATA = "effnets"  # the key of a package under which its properties are stored, as JSON
+
+
+class TorchEngine(Engine):
+    """A network in memory. `effnets.load_engine` copies and rewrites a model first.
+
+    `threads` is torch's, for the whole process. With bfloat16 the network computes under autocast.
+
+    Args:
+        network: in float32 on the CPU, in evaluation mode; takes normalized images, returns logits.
+        compiled: use torch.compile, which takes minutes at the first call.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        metadata: ModelMetadata,
+        *,
+        compiled: bool = False,
+        precision: Precision = "float32",
+        threads: int | None = None,
+    ) -> None:
+        super().__init__("torch-compile" if compiled else "torch", metadata, precision, threads)
+        self._forward: Callable[..., Any] = network
+        if compiled:
+            # Weights are constants of an engine.
+            self._forward = torch.compile(network, options={"freezing": True})
+
+    def _run(self, images: NDArray[Any]) -> dict[str, NDArray[Any]]:
+        _use_threads(self.threads)
+        bfloat16 = self.precision == "bfloat16"
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=bfloat16), engine_errors(self.name):
+            return {"logits": self._forward(torch.from_numpy(images)).float().numpy()}
+
+
+class PackageEngine(Engine):
+    """A package that `effnets.deploy.export.torch_package` wrote. It holds machine code for CPUs like the exporter's.
+
+    Raises:
+        MissingFileError: if the file does not exist.
+        ArgumentError: if the precision is not float32.
+        EngineError: if torch cannot load the package.
+        WeightsError: if it was not exported by effnets, or its metadata is damaged.
+    """
+
+    def __init__(self, path: Path, *, precision: Precision = "float32", threads: int | None = None) -> None:
+        if not path.is_file():
+            raise MissingFileError(f"{path}: no such exported model")
+        if precision != "float32":
+            raise ArgumentError(f"{path}: a package computes in the precision it was made for, float32")
+        try:
+            self._package = torch._inductor.aoti_load_package(str(path))
+            properties = json.loads(self._package.get_metadata().get(PACKAGE_METADATA, "{}"))
+        except Exception as error:  # of a zip reader, a dynamic loader, or C++
+            raise EngineError(f"{path}: torch cannot load it: {str(error).strip().splitlines()[0][:300]}") from None
+        if not isinstance(properties, dict):
+            raise WeightsError(f"{path}: its metadata is damaged; export the model again")
+        super().__init__("aotinductor", ModelMetadata.from_properties(properties, str(path)), precision, threads)
+
+    def _run(self, images: NDArray[Any]) -> dict[str, NDArray[Any]]:
+        _use_threads(self.threads)
+        with torch.inference_mode(), engine_errors(self.name):
+            return {"logits": self._package(torch.from_numpy(images)).numpy()}
+
+
+@contextmanager
+def engine_errors(name: str) -> Iterator[None]:
+    """Turn what torch raises into an EngineError of one line; compilers and kernels have their own exceptions."""
+    try:
+        yield
+    except Exception as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise EngineError(f"{name} failed: {lines[0][:300]}") from None
+
+
+def _use_threads(threads: int | None) -> None:
+    if threads is not None and torch.get_num_threads() != threads:
+        torch.set_num_threads(threads)
