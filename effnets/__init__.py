@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from effnets.spec.models import list_models, load_spec
     from effnets.spec.specs import BlockSpec, ModelSpec, PreprocessSpec, WeightsSpec
     from effnets.spec.weights import list_weights
-    from effnets.train.finetune import TrainedModel, finetune
+    from effnets.train.run import TrainedModel, finetune
     from effnets.train.recipe import Recipe
     from effnets.weights.load import load_weights
     from effnets.weights.pretrained import push_to_hub, save_pretrained
@@ -83,7 +83,7 @@ _HOMES = {
     "Recipe": "effnets.train.recipe",
     "ReportError": "effnets.errors",
     "Rewrites": "effnets.deploy.optimize.rewrites",
-    "TrainedModel": "effnets.train.finetune",
+    "TrainedModel": "effnets.train.run",
     "TrainingError": "effnets.errors",
     "TrainingInterruptedError": "effnets.errors",
     "UnknownModelError": "effnets.errors",
@@ -96,7 +96,7 @@ _HOMES = {
     "create_transform": "effnets.inference.transform",
     "evaluate": "effnets.evaluation",
     "export_onnx": "effnets.deploy.export.onnx",
-    "finetune": "effnets.train.finetune",
+    "finetune": "effnets.train.run",
     "freeze": "effnets.nn.freeze",
     "list_models": "effnets.spec.models",
     "list_weights": "effnets.spec.weights",

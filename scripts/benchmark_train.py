@@ -22,8 +22,8 @@ from timm.optim import create_optimizer_v2
 from torch import nn
 
 import effnets
+from effnets.train.model import choose_precision
 from effnets.train.optim import make_optimizer
-from effnets.train.precision import choose_precision
 from effnets.train.recipe import Recipe
 from effnets.utils.machine import describe_machine
 from effnets.utils.timing import interleave, ratio

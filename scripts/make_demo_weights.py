@@ -30,7 +30,7 @@ from effnets.nn.classifier import Classifier
 from effnets.spec.decode import encode_entry
 from effnets.spec.specs import ModelSpec
 from effnets.spec.weights import Pin, clear_cache, find_weights, read_pins, shipped_pins_path
-from effnets.train.checkpoint import RunFolder
+from effnets.train.checkpoint import finished_metrics
 from effnets.utils.atomic_file import write_whole
 from effnets.utils.paths import packaged_weights_dir
 
@@ -88,7 +88,7 @@ def read_metrics(run: Path) -> dict[str, Any]:
     Raises:
         EffnetsError: it is not finished, or no run at all.
     """
-    metrics = RunFolder(run).finished()
+    metrics = finished_metrics(run)
     if metrics is None:
         raise EffnetsError(f"{run}: no finished training; name a folder of 'effnets train cifar10_demo', or resume it")
     return metrics

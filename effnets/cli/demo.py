@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from effnets.cli.callbacks import BarMover
+from effnets.cli.callbacks import ProgressBarCallback
 from effnets.cli.demo_model import load_demonstration
 from effnets.cli.format import printable, progress_bar, short
 from effnets.demo.folder import make_folder, writing
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from effnets.demo.steps import Answer
     from effnets.deploy.export.onnx import ExportReport
     from effnets.nn.classifier import Classifier
-    from effnets.train.finetune import TrainedModel
+    from effnets.train.run import TrainedModel
 
 
 _INTERRUPTED = 130
@@ -137,12 +137,12 @@ def _finetune(folder: Path) -> TrainedModel | None:
     options = [part for key, value in SETTINGS.items() for part in (f"--{key}", str(value))]
     words = ["finetune", str(folder / _DATA), *options, "--output"]
     with progress_bar() as progress, writing(folder):
-        listener = BarMover(progress)
-        listener.step("drawing pictures", 0.0)
+        callback = ProgressBarCallback(progress)
+        callback.on_progress("drawing pictures", 0.0)
         write_data(folder / _DATA, COUNTS)
-        listener.step("loading what trains", 0.0)
+        callback.on_progress("loading what trains", 0.0)
         command = _line(*words, str(folder / "run"))
-        trained = finetune_head(folder / _DATA, folder / "run", listener=listener, command=command)
+        trained = finetune_head(folder / _DATA, folder / "run", callbacks=[callback], command=command)
     click.echo(
         f"{sum(COUNTS.values()) * len(OBJECTS)} pictures of {', '.join(OBJECTS)} were drawn, no two alike, and a new "
         f"last layer learned from {COUNTS['train'] * len(OBJECTS)} of them.\n"

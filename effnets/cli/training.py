@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import click
 
-from effnets.cli.callbacks import EpochPrinter
+from effnets.cli.callbacks import ConsoleCallback
 from effnets.cli.format import printable, progress_bar
 from effnets.cli.options import class_names_option, image_column_option, label_column_option
 from effnets.errors import TrainingInterruptedError
@@ -71,6 +71,7 @@ class RunOptions:
     image_column: str | None
     label_column: str | None
     class_names: tuple[str, ...] | None
+    log_with: tuple[str, ...]
     resume: bool
 
 
@@ -89,6 +90,12 @@ def run_options(command: Callable[..., None]) -> Callable[..., None]:
     @image_column_option
     @label_column_option
     @class_names_option
+    @click.option(
+        "--log-with",
+        type=click.Choice(["tensorboard", "wandb"]),
+        multiple=True,
+        help="Log every epoch into the folder of the run; again for both.",
+    )
     @click.option("--resume", is_flag=True, help="Go on from the last checkpoint; start where there is none.")
     @functools.wraps(command)
     def gathered(**values: Any) -> None:
@@ -103,9 +110,8 @@ def train(recipe: str, stated: dict[str, Any], data: str, output: Path, options:
 
     What is `stated` by options of the command itself goes before ``--set``, and None leaves the recipe's.
     """
-    from effnets.train.finetune import finetune
-    from effnets.train.progress import SILENT
     from effnets.train.recipe import find_recipe, read_recipe
+    from effnets.train.run import finetune
 
     changes = options.settings | {key: value for key, value in stated.items() if value is not None}
     settings = read_recipe(find_recipe(recipe), changes)
@@ -124,7 +130,8 @@ def train(recipe: str, stated: dict[str, Any], data: str, output: Path, options:
                 image_column=options.image_column,
                 label_column=options.label_column,
                 class_names=options.class_names,
-                listener=EpochPrinter(bar) if first else SILENT,
+                callbacks=[ConsoleCallback(bar)] if first else [],
+                log_with=options.log_with,
                 command=command,
             )
     except TrainingInterruptedError as interruption:

@@ -14,8 +14,8 @@ from effnets.inference.predictor import classifier_of
 if TYPE_CHECKING:
     from effnets.inference.labels import Prediction
     from effnets.nn.classifier import Classifier
-    from effnets.train.finetune import TrainedModel
-    from effnets.train.progress import Listener
+    from effnets.train.callbacks import Callback
+    from effnets.train.run import TrainedModel
 
 __all__ = ["COUNTS", "MODEL", "SETTINGS", "Answer", "classify", "finetune_head", "missing"]
 
@@ -69,13 +69,15 @@ def classify(network: Classifier, path: str, meant: str | None = None) -> Answer
     return Answer(path=path, meant=meant, prediction=prediction)
 
 
-def finetune_head(data: Path, output: Path, *, listener: Listener, command: str | None = None) -> TrainedModel:
+def finetune_head(
+    data: Path, output: Path, *, callbacks: Sequence[Callback], command: str | None = None
+) -> TrainedModel:
     """Train a new head for the classes of `data` on the frozen network, into the folder `output`.
 
     Arguments and errors are as of `effnets.finetune`.
     """
-    from effnets.train.finetune import finetune
     from effnets.train.recipe import find_recipe, read_recipe
+    from effnets.train.run import finetune
 
     recipe = read_recipe(find_recipe("finetune"), SETTINGS)
-    return finetune(recipe, data, output, listener=listener, command=command)
+    return finetune(recipe, data, output, callbacks=callbacks, command=command)

@@ -1,4 +1,4 @@
-"""The state of a training on disk: whole or not at all, at whatever moment the process or the machine dies."""
+"""The folder of a run on disk: every file is whole or absent, at whatever moment the process or the machine dies."""
 
 from __future__ import annotations
 
@@ -8,65 +8,78 @@ import math
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from effnets.errors import EffnetsError, TrainingError
 from effnets.nn.classifier import Classifier
 from effnets.train.recipe import Recipe, encode_recipe, read_recipe
+from effnets.train.run_state import Progress, RunState
 from effnets.utils.atomic_file import write_whole
 from effnets.weights.folder import CONFIG, WEIGHTS
 from effnets.weights.pretrained import save_pretrained
 from effnets.weights.save import save_weights
 
-STATE_FILE = "state.pt"
+METRICS, RECIPE = "metrics.json", "recipe.yaml"
+_STATES, _STATE = "last", "state.pt"
 _FORMAT = 1
+# What a resumed run may change: it makes no difference to what is learned.
+_FREE = frozenset({"workers", "checkpoint_minutes"})
+# Temporary names of save_pretrained and save_weights.
+_TEMPORARY = re.compile(r"\.(\.?[0-9a-f]{32}\..*|.*\.[0-9a-f]{32})")
 
 
-def save_state(folder: Path, state: dict[str, Any]) -> None:
-    """Write tensors and plain values into `folder`, in place of what is there.
+def finished_metrics(folder: Path) -> dict[str, Any] | None:
+    """Return the metrics of a finished run; None for any other folder.
 
     Raises:
-        TrainingError: the disk refuses; what was there before is still there.
+        TrainingError: if the folder has metrics that cannot be read.
     """
-    buffer = io.BytesIO()  # torch's own writer hides the reason of a failure
-    torch.save({"format": _FORMAT, **state}, buffer)
-    write_in_run(folder / STATE_FILE, buffer.getbuffer())
+    try:
+        metrics = json.loads((folder / METRICS).read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError) as error:
+        raise TrainingError(f"{folder / METRICS}: cannot be read ({error}); name another folder") from None
+    return metrics if isinstance(metrics, dict) and metrics.get("finished") is True else None
 
 
 def load_state(folder: Path) -> dict[str, Any] | None:
-    """What `save_state` wrote, on the CPU; None where there is nothing.
+    """Load the checkpoint in `folder` to the CPU; None if there is no checkpoint.
 
     Raises:
-        TrainingError: it cannot be read, or another version wrote it.
+        TrainingError: if it cannot be read, or another version wrote it.
     """
-    path = folder / STATE_FILE
+    path = folder / _STATE
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         return None
-    except Exception as error:  # whatever the unpickler makes of a damaged file
+    except Exception as error:  # the unpickler raises many kinds of errors on a damaged file
         reason = " ".join(str(error).split())[:200]
-        raise TrainingError(f"{path}: cannot be read ({reason}); the run must start anew in another folder") from error
+        raise TrainingError(f"{path}: cannot be read ({reason}); start again in another folder") from error
     if not isinstance(state, dict) or state.get("format") != _FORMAT:
-        raise TrainingError(f"{path}: another version of effnets wrote it; resume with that, or start anew elsewhere")
+        raise TrainingError(
+            f"{path}: another version of effnets wrote it; resume with that version, or start again in another folder"
+        )
     return state
 
 
-def write_in_run(path: Path, data: bytes | memoryview) -> None:
-    """Write a file of a run's folder whole or not at all; the folder is made where it is missing.
+def write_file(path: Path, data: bytes | memoryview) -> None:
+    """Write a file of a run whole or not at all; make its folder if it is missing.
 
     Raises:
-        TrainingError: the disk refuses; a file that was there before is still there.
+        TrainingError: if the disk refuses; the earlier file, if any, is still there.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # One name: what a killed process left is written over, never heaped up. The folder's lock keeps others out.
+        # A fixed temporary name, so that what a killed process left is overwritten. The lock keeps others out.
         write_whole(path, data, partial=path.with_name(f".{path.name}.partial"))
     except OSError as error:
         raise TrainingError(
@@ -75,114 +88,83 @@ def write_in_run(path: Path, data: bytes | memoryview) -> None:
         ) from error
 
 
-METRICS, RECIPE, STATES = "metrics.json", "recipe.yaml", "last"
-# What a resumed training may change: it makes no difference to what is learned.
-_FREE = frozenset({"workers", "checkpoint_minutes"})
-# Files under other names than their own, as save_pretrained and save_weights write them first.
-_LEFT_BEHIND = re.compile(r"\.(\.?[0-9a-f]{32}\..*|.*\.[0-9a-f]{32})")
-
-
-class RunFolder:
-    """A training's folder.
+class Checkpointer:
+    """Saves a run in its folder: checkpoints, the best model and the metrics.
 
     Args:
-        path: of the folder, which need not exist.
+        folder: of the run; it need not exist.
+        recipe: of the run, as requested.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
-        self.states = self.path / STATES
+    def __init__(self, folder: str | os.PathLike[str], recipe: Recipe) -> None:
+        self.folder, self.recipe = Path(folder), recipe
+        self.states = self.folder / _STATES
+        self._saved = time.monotonic()
 
-    def finished(self) -> dict[str, Any] | None:
-        """The metrics of a training that is over; None of any other.
-
-        Raises:
-            TrainingError: the folder has metrics that cannot be read.
-        """
-        try:
-            metrics = json.loads((self.path / METRICS).read_text(encoding="utf-8"))
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        except (OSError, ValueError) as error:
-            raise TrainingError(f"{self.path / METRICS}: cannot be read ({error}); name another folder") from None
-        return metrics if isinstance(metrics, dict) and metrics.get("finished") is True else None
-
-    def begun(self) -> bool:
-        """Whether a training was begun here."""
-        return (self.path / RECIPE).exists() or (self.states / STATE_FILE).exists()
-
-    def check(self, recipe: Recipe, *, resume: bool) -> None:
-        """Refuse a folder that cannot be this recipe's; touches nothing.
+    def check(self, data: str, *, resume: bool) -> None:
+        """Refuse a folder that cannot be this run's; writes nothing.
 
         Raises:
-            TrainingError: it holds another training, or one that is not to be resumed.
+            TrainingError: if it is inside of the folder `data`, holds another run, or one that is not to be resumed.
         """
-        if self.begun():
+        images = Path(data)
+        if images.is_dir() and images.resolve() in (self.folder.resolve(), *self.folder.resolve().parents):
+            raise TrainingError(
+                f"{self.folder}: is inside of the data, {data}, where it would be taken for a class; name a folder "
+                "outside of it"
+            )
+        if (self.folder / RECIPE).exists() or (self.states / _STATE).exists():
             if not resume:
                 raise TrainingError(
-                    f"{self.path}: a training was begun here; go on with it by --resume (resume=True), or name "
+                    f"{self.folder}: holds an unfinished training; continue it with --resume (resume=True), or name "
                     "another folder"
                 )
-            self._require_same(recipe)
-        elif (self.path / WEIGHTS[0]).exists() or (self.path / CONFIG).exists():
-            raise TrainingError(f"{self.path}: holds a network that no training here made; name another folder")
-        elif others := [name for name in (METRICS, "report.html", "report") if (self.path / name).exists()]:
+            self.require_same_recipe()
+        elif (self.folder / WEIGHTS[0]).exists() or (self.folder / CONFIG).exists():
+            raise TrainingError(f"{self.folder}: holds a network that is not of a training here; name another folder")
+        elif others := [name for name in (METRICS, "report.html", "report") if (self.folder / name).exists()]:
             raise TrainingError(
-                f"{self.path}: holds {', '.join(others)}, which no training here wrote and this one would replace; "
+                f"{self.folder}: holds {', '.join(others)}, not of a training here, which this one would replace; "
                 "name another folder"
             )
 
-    def check_outside(self, data: str) -> None:
-        """Refuse a folder among the pictures: they would be looked through with a run as one of their classes.
+    def require_same_recipe(self) -> None:
+        """Refuse to resume with another recipe.
 
         Raises:
-            TrainingError: it lies inside of the folder `data`.
+            TrainingError: if the folder has another recipe, or has none; the message lists the differences.
         """
-        pictures = Path(data)
-        if pictures.is_dir() and pictures.resolve() in (self.path.resolve(), *self.path.resolve().parents):
-            raise TrainingError(
-                f"{self.path}: lies inside of the data, {data}, where it would be taken for a class; name a folder "
-                "outside of it"
-            )
-
-    def begin(self, recipe: Recipe, *, resume: bool) -> None:
-        """Make the folder this recipe's, once it is locked.
-
-        Raises:
-            TrainingError: as `check`; or it cannot be written.
-        """
-        self.check(recipe, resume=resume)
-        self._sweep()
-        write_in_run(self.path / RECIPE, encode_recipe(recipe).encode())
-
-    def _sweep(self) -> None:
-        """Remove what a process that was killed while saving left behind."""
-        for path in self.path.glob(".*"):
-            if _LEFT_BEHIND.fullmatch(path.name):
-                path.unlink(missing_ok=True)
-
-    def _require_same(self, recipe: Recipe) -> None:
-        if not (self.path / RECIPE).exists():
-            raise TrainingError(f"{self.path}: lacks its {RECIPE}; name another folder")
-        before = read_recipe(self.path / RECIPE)
+        if not (self.folder / RECIPE).exists():
+            raise TrainingError(f"{self.folder}: lacks its {RECIPE}; name another folder")
+        before = read_recipe(self.folder / RECIPE)
         changed = [
-            f"{field.name} {getattr(before, field.name)} → {getattr(recipe, field.name)}"
+            f"{field.name} {getattr(before, field.name)} → {getattr(self.recipe, field.name)}"
             for field in fields(Recipe)
-            if field.name not in _FREE and getattr(before, field.name) != getattr(recipe, field.name)
+            if field.name not in _FREE and getattr(before, field.name) != getattr(self.recipe, field.name)
         ]
         if changed:
             raise TrainingError(
-                f"{self.path}: was begun with other settings ({'; '.join(changed)}); "
+                f"{self.folder}: was started with other settings ({'; '.join(changed)}); "
                 "resume it with the same, or name another folder"
             )
 
     @contextmanager
-    def lock(self) -> Iterator[None]:
-        """Keep other processes from training into this folder; the system lets go when this one dies.
+    def open(self, data: str, *, resume: bool) -> Iterator[None]:
+        """Make the folder this run's, and lock it; the system releases the lock if this process dies.
 
         Raises:
-            TrainingError: another is at it, or the folder cannot be written.
+            TrainingError: if `check` refuses it now, another process has locked it, or it cannot be written.
         """
+        with self._lock():
+            self.check(data, resume=resume)
+            for path in self.folder.glob(".*"):  # left behind by a process that was killed while saving
+                if _TEMPORARY.fullmatch(path.name):
+                    path.unlink(missing_ok=True)
+            write_file(self.folder / RECIPE, encode_recipe(self.recipe).encode())
+            yield
+
+    @contextmanager
+    def _lock(self) -> Iterator[None]:
         try:
             import fcntl
         except ImportError:  # not on Windows
@@ -193,65 +175,67 @@ class RunFolder:
             file = (self.states / ".lock").open("w")
         except OSError as error:
             raise TrainingError(
-                f"{self.path}: cannot be written ({error.strerror or error}); name a folder that you may write to"
+                f"{self.folder}: cannot be written ({error.strerror or error}); name a folder that you may write to"
             ) from None
         with file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
                 raise TrainingError(
-                    f"{self.path}: another process is training into this folder; wait for it, or name another folder"
+                    f"{self.folder}: another process is training into this folder; wait for it, or name another folder"
                 ) from None
             yield
 
-    def load_state(self) -> dict[str, Any] | None:
-        """The last checkpoint, if there is one."""
+    def attach(self, run_state: RunState, assemble: Callable[[dict[str, Tensor]], Classifier]) -> None:
+        """Set what is saved beside the trainer's state, and how the trainer's weights become a model."""
+        self.run_state, self.assemble = run_state, assemble
+
+    def load(self) -> dict[str, Any] | None:
+        """Load the last checkpoint, if there is one."""
         return load_state(self.states)
 
-    def save_state(self, state: dict[str, Any]) -> None:
-        """Replace the last checkpoint."""
-        save_state(self.states, state)
+    def due(self) -> bool:
+        """Return whether it is time for a checkpoint in the middle of an epoch."""
+        return time.monotonic() - self._saved >= 60 * self.recipe.checkpoint_minutes
 
-    def save_network(self, network: Classifier) -> None:
-        """Replace the best network: at every moment the folder holds one that loads, once it holds any.
+    def save(self, trainer_state: dict[str, Any]) -> None:
+        """Replace the last checkpoint, and write the metrics so far.
 
         Raises:
-            TrainingError: the disk refuses.
+            TrainingError: if the disk refuses; the earlier checkpoint is still there.
         """
+        state = {"format": _FORMAT, **trainer_state, "account": self.run_state.state_dict()}
+        buffer = io.BytesIO()  # torch's own writer hides the reason of a failure
+        torch.save(state, buffer)
+        write_file(self.states / _STATE, buffer.getbuffer())
+        self.save_metrics(self.run_state.metrics(Progress.from_dict(trainer_state["progress"])))
+        self._saved = time.monotonic()
+
+    def save_best(self, weights: dict[str, Tensor]) -> None:
+        """Replace the best model: once the folder holds one, it holds one that loads at every moment.
+
+        Raises:
+            TrainingError: if the disk refuses.
+        """
+        model = self.assemble(weights)
         try:
-            if (self.path / CONFIG).exists():
-                save_weights(network, self.path / WEIGHTS[0])  # all else of the folder stays true
+            if (self.folder / CONFIG).exists():
+                save_weights(model, self.folder / WEIGHTS[0])  # the folder's other files stay true
             else:
-                save_pretrained(network, self.path)
+                save_pretrained(model, self.folder)
         except EffnetsError as error:
             raise TrainingError(f"{error}; the last good checkpoint is intact: make room and resume") from error
 
     def save_metrics(self, metrics: dict[str, Any]) -> None:
         """Write metrics.json."""
-        text = json.dumps(_finite(metrics), indent=1, ensure_ascii=False, allow_nan=False)
-        write_in_run(self.path / METRICS, (text + "\n").encode())
+        text = json.dumps(_without_infinity(metrics), indent=1, ensure_ascii=False, allow_nan=False)
+        write_file(self.folder / METRICS, (text + "\n").encode())
 
 
-class Clock:
-    """Says when so many minutes have passed since it was last set."""
-
-    def __init__(self, minutes: float) -> None:
-        self.seconds = 60 * minutes
-        self.set()
-
-    def set(self) -> None:
-        """Start anew."""
-        self._begin = time.monotonic()
-
-    def due(self) -> bool:
-        """Whether the time is up."""
-        return time.monotonic() - self._begin >= self.seconds
-
-
-def _finite(value: Any) -> Any:
-    """JSON has no infinity: null stands for it."""
+def _without_infinity(value: Any) -> Any:
+    """JSON has neither infinity nor NaN: null stands for them."""
     if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
+        return {key: _without_infinity(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
+        return [_without_infinity(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,15 +1,13 @@
-"""A frozen backbone computes each picture once: its features, and a classifier that learns on them in seconds."""
+"""Linear probes: a frozen backbone computes the features of every image once, and a classifier learns on these."""
 
 from __future__ import annotations
 
-import copy
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import reduce
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import safetensors.torch
@@ -28,95 +26,97 @@ from effnets.inference.transform import create_transform
 from effnets.nn.classifier import Classifier
 from effnets.nn.utils import evaluating
 from effnets.report.summary import EpochRow
-from effnets.train.checkpoint import write_in_run
-from effnets.train.loss import Objective
-from effnets.train.network import adapt_backbone, adapts_backbone
+from effnets.train.bn_calibration import adapt_backbone, adapts_backbone
+from effnets.train.checkpoint import Checkpointer, write_file
+from effnets.train.loss import Loss
+from effnets.train.optim import make_optimizer
 from effnets.train.recipe import Recipe
-from effnets.train.shutdown import StopSignals
-from effnets.train.surroundings import Surroundings
-from effnets.train.trainer import Trainer
-
-if TYPE_CHECKING:
-    from accelerate import Accelerator
-
+from effnets.train.shutdown import GracefulShutdown
+from effnets.train.trainer import TrainContext, Trainer, ValidationBatches
 
 _DOING = "features were computed"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Features:
-    """What enters the classifier: `values` [views, N, C], one for each view of a picture, and `labels` [N].
+    """The classifier's input: `values` [views, N, C], one for each view of an image, and `labels` [N].
 
     Attributes:
-        statistics: what the network's batch statistics were, where they were not those of its weights.
+        statistics: the network's batch statistics, if they are not those of its weights.
+        broken: the messages of images that were left out, by index.
     """
 
     values: Tensor
     labels: Tensor
     statistics: dict[str, Tensor] = field(default_factory=dict)
+    broken: dict[int, str] = field(default_factory=dict)
 
 
 @torch.no_grad()
 def compute_features(
-    network: Classifier, pictures: Pictures, device: torch.device, stop: StopSignals, *, mirrored: bool
+    model: Classifier, images: ValidationBatches, device: torch.device, shutdown: GracefulShutdown, *, mirrored: bool
 ) -> Features:
-    """Run all pictures through the network in evaluation mode, and mirrored once more where asked for.
-
-    The network's mode is kept.
+    """Run all images through the model in evaluation mode, and mirrored once more if requested; its mode is kept.
 
     Raises:
-        TrainingInterruptedError: a signal asked to end.
+        TrainingInterruptedError: if a signal was received.
     """
     values: list[Tensor] = []
     labels: list[Tensor] = []
-    with _for_inference(network) as backbone:
-        for images, truth in stop.between(pictures, _DOING):
-            placed = images.to(device, memory_format=torch.channels_last)
+    with _for_inference(model) as backbone:
+        for batch, batch_labels in shutdown.guard(images, _DOING):
+            placed = batch.to(device, memory_format=torch.channels_last)
             views = [placed, placed.flip(3)] if mirrored else [placed]
             values.append(torch.stack([_features_of(backbone, view) for view in views]))
-            labels.append(truth)
+            labels.append(batch_labels)
     return Features(values=torch.cat(values, dim=1).float().cpu(), labels=torch.cat(labels))
 
 
 @torch.no_grad()
-def compute_augmented_features(network: Classifier, loader: EpochLoader, views: int, stop: StopSignals) -> Features:
-    """Run all pictures through the network in evaluation mode, each augmented in as many ways as there are `views`.
+def compute_augmented_features(
+    model: Classifier, loader: EpochLoader, views: int, shutdown: GracefulShutdown
+) -> Features:
+    """Run all images through the model in evaluation mode, each augmented in as many ways as there are `views`.
 
     Args:
-        network: whose features; its mode is kept.
-        loader: of all pictures in their order; an epoch of it is a view. What it cannot read is in no view.
+        model: its mode is kept.
+        loader: of all images in their order; an epoch of it is a view. What it cannot read is in no view.
         views: at least 1.
-        stop: requests to end.
+        shutdown: requests to stop.
 
     Raises:
-        DataError: more pictures are broken than the loader allows.
-        TrainingInterruptedError: a signal asked to end.
+        DataError: if more images are broken than the loader allows.
+        TrainingInterruptedError: if a signal was received.
     """
     values: list[Tensor] = []
     indices: list[Tensor] = []
-    with _for_inference(network) as backbone:
+    with _for_inference(model) as backbone:
         for view in range(views):
             parts = [
                 (_features_of(backbone, batch.images), batch.indices)
-                for batch in stop.between(loader.batches(view), _DOING)
+                for batch in shutdown.guard(loader.batches(view), _DOING)
             ]
-            values.append(torch.cat([found for found, _ in parts]).float().cpu())
+            values.append(torch.cat([features for features, _ in parts]).float().cpu())
             indices.append(torch.cat([places for _, places in parts]))
     kept = reduce(np.intersect1d, [places.numpy() for places in indices])
-    values = [found[np.isin(places, kept)] for found, places in zip(values, indices, strict=True)]
-    return Features(values=torch.stack(values), labels=torch.from_numpy(loader.source.labels[kept]).long())
+    values = [features[np.isin(places, kept)] for features, places in zip(values, indices, strict=True)]
+    return Features(
+        values=torch.stack(values),
+        labels=torch.from_numpy(loader.source.labels[kept]).long(),
+        broken=loader.corrupt.messages,
+    )
 
 
 @contextmanager
-def _for_inference(network: Classifier) -> Iterator[Classifier]:
-    """The network in evaluation mode, on a CPU a rewritten copy, which is twice as fast; its own mode comes back."""
-    if next(network.parameters()).device.type == "cpu":
-        rewritten = optimize(network)
+def _for_inference(model: Classifier) -> Iterator[Classifier]:
+    """The model in evaluation mode; on a CPU a rewritten copy, which is twice as fast."""
+    if next(model.parameters()).device.type == "cpu":
+        rewritten = optimize(model)
         assert isinstance(rewritten, Classifier)
         yield rewritten
         return
-    with evaluating(network):
-        yield network
+    with evaluating(model):
+        yield model
 
 
 def _features_of(backbone: Classifier, images: Tensor) -> Tensor:
@@ -124,12 +124,12 @@ def _features_of(backbone: Classifier, images: Tensor) -> Tensor:
 
 
 def read_features(path: Path, key: str) -> Features | None:
-    """What `write_features` kept under the same `key`; None where there is nothing of it."""
+    """Read what `write_features` wrote under the same `key`; None if there is no such file."""
     try:
         with safe_open(path, "pt") as file:
             if (file.metadata() or {}).get("key") != key:
                 return None
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 # is no mapping
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 # not a mapping
             values, labels = tensors.pop("values"), tensors.pop("labels")
             return Features(values=values, labels=labels, statistics=tensors)
     except (OSError, SafetensorError):
@@ -137,19 +137,19 @@ def read_features(path: Path, key: str) -> Features | None:
 
 
 def write_features(path: Path, key: str, features: Features) -> None:
-    """Keep features for a resumed run.
+    """Write features for a resumed run.
 
     Raises:
-        TrainingError: the disk refuses.
+        TrainingError: if the disk refuses.
     """
     tensors = {"values": features.values.contiguous(), "labels": features.labels, **features.statistics}
-    write_in_run(path, safetensors.torch.save(tensors, {"key": key}))
+    write_file(path, safetensors.torch.save(tensors, {"key": key}))
 
 
-def features_key(network: Classifier, source: ImageDataset, how: str) -> str:
-    """What features depend on, as a hash: the weights, the pictures' names and labels, and `how` they are made."""
+def features_key(model: Classifier, source: ImageDataset, how: str) -> str:
+    """Return a hash of what features depend on: the weights, the images' names and labels, and `how` they are made."""
     digest = hashlib.sha256()
-    for name, tensor in network.state_dict().items():
+    for name, tensor in model.state_dict().items():
         if not name.startswith("classifier."):
             digest.update(name.encode())
             digest.update(tensor.cpu().contiguous().numpy().tobytes())
@@ -157,17 +157,17 @@ def features_key(network: Classifier, source: ImageDataset, how: str) -> str:
     return digest.hexdigest()
 
 
-class FeatureBatches:
+class FeatureLoader:
     """Training batches of features, by the rules of `EpochLoader`.
 
     Args:
-        features: of the training pictures.
-        every_view: whether an epoch has each picture in all of its views, or in one that is drawn.
-        batch_size: pictures in a micro-batch; a smaller set is one batch.
-        multiple: what the number of micro-batches must be a multiple of.
-        balanced: whether all classes come equally often.
+        features: of the training images.
+        every_view: whether an epoch has each image in all of its views, or in one that is drawn.
+        batch_size: images in a micro-batch; a smaller set is one batch.
         seed: of order and views.
-        rank, world: this process's number and how many there are.
+        multiple: the number of micro-batches is a multiple of this.
+        balanced: whether all classes come equally often.
+        rank, world: this process's number, and the number of processes.
     """
 
     def __init__(
@@ -192,21 +192,21 @@ class FeatureBatches:
         return self._length
 
     def close(self) -> None:
-        """Nothing to release."""
+        """Release nothing."""
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """This process's batches of an epoch, from global position `start` on."""
+        """Yield this process's batches of an epoch, from global position `start` on."""
         labels = self.features.labels
-        views, pictures = self._order(epoch)
+        views, images = self._order(epoch)
         for number in range(start, self._length):
             if number % self.world == self.rank:
                 chosen = slice(number * self.batch_size, (number + 1) * self.batch_size)
-                indices = torch.from_numpy(pictures[chosen])
+                indices = torch.from_numpy(images[chosen])
                 values = self.features.values[torch.from_numpy(views[chosen]), indices]
                 yield Batch(number=number, images=values, labels=labels[indices], indices=indices)
 
     def _order(self, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """The view and the picture of everything in an epoch."""
+        """The view and the image of every sample of an epoch."""
         labels, views = self.features.labels.numpy(), len(self.features.values)
         entries = np.tile(labels, views) if self.every_view else labels
         if self.balanced:
@@ -218,24 +218,24 @@ class FeatureBatches:
         return np.random.default_rng((self.seed, epoch, 1)).integers(views, size=len(order)), order.copy()
 
 
-class Probe(nn.Module):
+class LinearProbe(nn.Module):
     """A linear classifier of features.
 
     Args:
-        features: to be learned from.
+        features: to learn from.
         num_classes: outputs.
-        standardised: bring the features to mean 0 and deviation 1 first: networks' scales differ widely, and this finds
-            the best classifier soonest. Its weights may be large, though, and a network that is trained further does
-            not recover from these: then leave the features as they are.
+        standardized: bring the features to mean 0 and deviation 1 first: networks' scales differ widely, and this finds
+            the best classifier soonest. Its weights may become large, though, from which a network that is trained
+            further does not recover: then leave the features as they are.
     """
 
-    def __init__(self, features: Features, num_classes: int, *, standardised: bool) -> None:
+    def __init__(self, features: Features, num_classes: int, *, standardized: bool) -> None:
         super().__init__()
         values = features.values.flatten(0, 1)
         mean, deviation = torch.zeros(values.shape[1]), torch.ones(values.shape[1])
-        if standardised and len(values) > 1:
+        if standardized and len(values) > 1:
             mean, deviation = values.mean(0), values.std(0)
-            # One scale for what hardly varies: dividing by a deviation near 0 would make it matter.
+            # A floor for what hardly varies: dividing by a deviation near 0 would make it matter.
             deviation = deviation.clamp(min=0.1 * deviation.mean().clamp(min=1e-6))
         self.mean: Tensor
         self.deviation: Tensor
@@ -250,18 +250,18 @@ class Probe(nn.Module):
 
 
 @torch.no_grad()
-def fold_probe(weights: dict[str, Tensor], network: Classifier) -> None:
-    """Put a probe's `weights` into the network's classifier, which then gives the probe's answers."""
+def fold_probe(weights: dict[str, Tensor], model: Classifier) -> None:
+    """Put a probe's `weights` into the model's classifier, which then gives the probe's logits."""
     weight = weights["classifier.weight"].double() / weights["deviation"].double()
     bias = weights["classifier.bias"].double() - weight @ weights["mean"].double()
-    classifier = network.classifier
-    assert isinstance(classifier, nn.Linear), "a network that is fine-tuned has classes"
+    classifier = model.classifier
+    assert isinstance(classifier, nn.Linear), "a model that is fine-tuned has classes"
     classifier.weight.copy_(weight)
     classifier.bias.copy_(bias)
 
 
-# A head start need not see more: it only spares the backbone the first, wild gradients.
-_HEAD_PICTURES = 20_000
+# More images would not help: the head start only spares the backbone the first, wild gradients.
+_HEAD_IMAGES = 20_000
 _FEATURES = "features.safetensors"
 _UNUSED = (
     *("head_epochs", "optimizer", "momentum", "eps", "alpha", "weight_decay", "layer_decay", "clip_grad"),
@@ -269,159 +269,134 @@ _UNUSED = (
 )
 
 
-def fit_head(
-    network: Classifier, train: ImageDataset, recipe: Recipe, around: Surroundings, *, strict: bool
-) -> list[EpochRow]:
-    """Train the network's classifier, everything else as it is; `strict` as of `effnets.finetune`.
-
-    Returns:
-        A row for each epoch.
-    """
-    chosen = some_images(train, recipe.seed, _HEAD_PICTURES)
-    pictures = Pictures(train, create_transform(network), recipe.batch_size, chosen.tolist(), strict=strict)
-    device = around.accelerator.device
-    features = compute_features(
-        network, pictures, device, around.stop, mirrored=recipe.augmentation.horizontal_flip > 0
-    )
-    batches = _batches(features, recipe, around.accelerator, every_view=False)
-    weights = _class_weights(recipe, train)
-    # At the rate, and so with weights of the size, that training of the whole goes on with.
-    probe = Probe(features, network.num_classes, standardised=False)
-    trainer = _trainer(probe, batches, None, replace(recipe, epochs=recipe.head_epochs), weights, around)
-    fold_probe(trainer.run(), network)
-    return trainer.progress.rows[1:]
-
-
 def unused_by_probes(recipe: Recipe) -> list[str]:
-    """The settings of `recipe` that are not as they come, and that a linear probe does without."""
-    usual = Recipe(model=recipe.model)
-    unused = [name for name in _UNUSED if getattr(recipe, name) != getattr(usual, name)]
+    """Return the settings of `recipe` that differ from their defaults and have no effect on a linear probe."""
+    default = Recipe(model=recipe.model)
+    unused = [name for name in _UNUSED if getattr(recipe, name) != getattr(default, name)]
     unused += [f"augmentation.{name}" for name in ("mixup", "cutmix") if getattr(recipe.augmentation, name)]
     return unused + (["precision"] if recipe.precision == "bfloat16" else [])
 
 
-class ProbeTask:
-    """A linear probe: the backbone's features once, from then on seconds for an epoch.
+def train_head(model: Classifier, train: ImageDataset, recipe: Recipe, context: TrainContext) -> list[EpochRow]:
+    """Give the model's classifier a head start: train it alone, on features of the rest.
 
-    Args:
-        network: whose classifier is trained.
-        recipe: how.
-        accelerator: devices and processes.
-        folder: where the features are kept for a resumed training.
-        strict: let a picture that cannot be read be an error.
-
-    Attributes:
-        broken: what was wrong with the training pictures that were left out, by index.
+    Returns:
+        A row for each epoch.
     """
-
-    def __init__(
-        self, network: Classifier, recipe: Recipe, accelerator: Accelerator, folder: Path, *, strict: bool
-    ) -> None:
-        self.network, self.recipe, self.accelerator, self.folder = network, recipe, accelerator, folder
-        self.strict = strict
-        self.broken: dict[int, str] = {}
-
-    def trainer(
-        self,
-        train: ImageDataset,
-        judged_by: Pictures | None,
-        weights: Tensor | None,
-        around: Surroundings,
-    ) -> Trainer:
-        """What trains the classifier; computes the features, and before that adapts the backbone to the pictures."""
-        recipe, accelerator = self.recipe, self.accelerator
-        features = self._features(train, around.stop)
-        judged: list[tuple[Tensor, Tensor]] | None = None if judged_by is None else []
-        if judged_by is not None and judged_by.indices:  # of few pictures, some of many processes have none
-            seen = compute_features(self.network, judged_by, accelerator.device, around.stop, mirrored=False)
-            judged = [(seen.values[0], seen.labels)]
-        batches = _batches(features, recipe, accelerator, every_view=True)
-        probe = Probe(features, self.network.num_classes, standardised=True)
-        recipe = replace(
-            recipe,
-            optimizer="adam",  # whose decay is the penalty's gradient, as AdamW's is not
-            eps=None,
-            alpha=None,
-            weight_decay=recipe.probe_penalty,
-        )
-        return _trainer(probe, batches, judged, recipe, weights, around)
-
-    def assemble(self, kept: dict[str, Tensor]) -> Classifier:
-        """The whole network with the probe `kept` as its classifier."""
-        network = copy.deepcopy(self.network).cpu()
-        fold_probe(kept, network)
-        return network.eval()
-
-    def _features(self, train: ImageDataset, stop: StopSignals) -> Features:
-        recipe, preprocess = self.recipe, self.network.spec.preprocess
-        unmixed = replace(recipe.augmentation, mixup=0.0, cutmix=0.0)  # features of a blend are no blend of features
-        transform = TrainTransform(preprocess, preprocess.input_size, unmixed)
-        path = self.folder / _FEATURES
-        how = f"{transform!r} {preprocess} {recipe.seed} {recipe.probe_views} {recipe.bn} {train!r}"
-        key = features_key(self.network, train, how)
-        if (features := read_features(path, key)) is not None:
-            self.network.load_state_dict(features.statistics, strict=False)
-            return features
-        adapts = adapts_backbone(recipe, self.network)
-        statistics = adapt_backbone(recipe, self.network, train, stop, strict=self.strict) if adapts else {}
-        loader = EpochLoader(
-            train,
-            transform,
-            batch_size=recipe.batch_size,
-            order="sequential",
-            seed=recipe.seed,
-            drop_last=False,
-            workers=default_workers() if recipe.workers is None else recipe.workers,
-            corrupt_limit=0 if self.strict else None,
-            device=self.accelerator.device,
-            channels_last=True,
-        )
-        with closing(loader):
-            features = compute_augmented_features(self.network, loader, recipe.probe_views, stop)
-        features = replace(features, statistics=statistics)
-        self.broken |= loader.corrupt.messages
-        if self.accelerator.is_main_process:
-            write_features(path, key, features)
-        return features
-
-
-def _batches(features: Features, recipe: Recipe, accelerator: Accelerator, *, every_view: bool) -> FeatureBatches:
-    return FeatureBatches(
-        features,
-        every_view=every_view,
-        batch_size=recipe.batch_size,
-        seed=recipe.seed,
-        multiple=recipe.accumulate,
-        balanced=recipe.balance == "sampler",
-        rank=accelerator.process_index,
-        world=accelerator.num_processes,
+    chosen = some_images(train, recipe.seed, _HEAD_IMAGES)
+    loader = Pictures(train, create_transform(model), recipe.batch_size, chosen.tolist(), strict=context.strict)
+    mirrored = recipe.augmentation.horizontal_flip > 0
+    features = compute_features(model, loader, context.accelerator.device, context.shutdown, mirrored=mirrored)
+    # Features as they are, so that the weights have the size at which training of the whole model continues.
+    probe = LinearProbe(features, model.num_classes, standardized=False)
+    weights = None
+    if recipe.balance == "weights":
+        weights = torch.from_numpy(class_weights(train.labels, len(train.class_names)))
+    loss = Loss(label_smoothing=recipe.label_smoothing, class_weights=weights)
+    trainer = _trainer(
+        probe, features, None, replace(recipe, epochs=recipe.head_epochs), loss, context, every_view=False
     )
+    fold_probe(trainer.fit(), model)
+    return trainer.progress.rows[1:]
 
 
-def _class_weights(recipe: Recipe, train: ImageDataset) -> Tensor | None:
-    if recipe.balance != "weights":
-        return None
-    return torch.from_numpy(class_weights(train.labels, len(train.class_names)))
+def probe_features(
+    model: Classifier, train: ImageDataset, recipe: Recipe, context: TrainContext, folder: Path
+) -> Features:
+    """Adapt the backbone to the training images and compute their augmented features, or read both from `folder`.
+
+    Raises:
+        DataError: if an image cannot be read, with `strict`.
+        TrainingError: if the disk refuses.
+        TrainingInterruptedError: if a signal was received.
+    """
+    preprocess = model.spec.preprocess
+    unmixed = replace(recipe.augmentation, mixup=0.0, cutmix=0.0)  # features of a blend are not a blend of features
+    transform = TrainTransform(preprocess, preprocess.input_size, unmixed)
+    path = folder / _FEATURES
+    how = f"{transform!r} {preprocess} {recipe.seed} {recipe.probe_views} {recipe.bn} {train!r}"
+    key = features_key(model, train, how)
+    if (features := read_features(path, key)) is not None:
+        model.load_state_dict(features.statistics, strict=False)
+        return features
+    statistics = adapt_backbone(model, recipe, train, context) if adapts_backbone(model, recipe) else {}
+    loader = EpochLoader(
+        train,
+        transform,
+        batch_size=recipe.batch_size,
+        order="sequential",
+        seed=recipe.seed,
+        drop_last=False,
+        workers=default_workers() if recipe.workers is None else recipe.workers,
+        corrupt_limit=0 if context.strict else None,
+        device=context.accelerator.device,
+        channels_last=True,
+    )
+    with closing(loader):
+        features = compute_augmented_features(model, loader, recipe.probe_views, context.shutdown)
+    features = replace(features, statistics=statistics)
+    if context.accelerator.is_main_process:
+        write_features(path, key, features)
+    return features
+
+
+def probe_trainer(
+    model: Classifier,
+    features: Features,
+    val_loader: Pictures | None,
+    loss: Loss,
+    recipe: Recipe,
+    context: TrainContext,
+    checkpointer: Checkpointer | None = None,
+) -> Trainer:
+    """Return the trainer of a linear probe on `features`; computes those of the validation images."""
+    val_features: list[tuple[Tensor, Tensor]] | None = None if val_loader is None else []
+    if val_loader is not None and val_loader.indices:  # of few images, some of many processes have none
+        device = context.accelerator.device
+        computed = compute_features(model, val_loader, device, context.shutdown, mirrored=False)
+        val_features = [(computed.values[0], computed.labels)]
+    probe = LinearProbe(features, model.num_classes, standardized=True)
+    recipe = replace(
+        recipe,
+        optimizer="adam",  # whose decay is the penalty's gradient, unlike AdamW's
+        eps=None,
+        alpha=None,
+        weight_decay=recipe.probe_penalty,
+    )
+    return _trainer(probe, features, val_features, recipe, loss, context, every_view=True, checkpointer=checkpointer)
 
 
 def _trainer(
-    probe: Probe,
-    batches: FeatureBatches,
-    judged_by: Iterable[tuple[Tensor, Tensor]] | None,
+    probe: LinearProbe,
+    features: Features,
+    val_features: ValidationBatches | None,
     recipe: Recipe,
-    weights: Tensor | None,
-    around: Surroundings,
+    loss: Loss,
+    context: TrainContext,
+    *,
+    every_view: bool,
+    checkpointer: Checkpointer | None = None,
 ) -> Trainer:
-    device = around.accelerator.device
+    accelerator = context.accelerator
     recipe = replace(recipe, min_learning_rate=0.0, schedule="cosine", warmup_epochs=0.0, clip_grad=0.0)
+    probe.to(accelerator.device)
     return Trainer(
-        network=probe.to(device),
-        objective=Objective(label_smoothing=recipe.label_smoothing, class_weights=weights).to(device),
-        batches=batches,
-        judged_by=judged_by,
+        network=probe,
+        loss=loss.to(accelerator.device),
+        optimizer=make_optimizer(probe, recipe),
+        train_loader=FeatureLoader(
+            features,
+            every_view=every_view,
+            batch_size=recipe.batch_size,
+            seed=recipe.seed,
+            multiple=recipe.accumulate,
+            balanced=recipe.balance == "sampler",
+            rank=accelerator.process_index,
+            world=accelerator.num_processes,
+        ),
+        val_loader=val_features,
         recipe=recipe,
-        epochs=recipe.epochs,
         phase="head",
-        dtype=None,
-        around=around,
+        context=context,
+        checkpointer=checkpointer,
     )

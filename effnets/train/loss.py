@@ -1,4 +1,4 @@
-"""What is minimised: cross entropy with the labels, and the distance to a teacher's answers."""
+"""The loss that is minimized: cross entropy with the labels, and the distance to a teacher's outputs."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from effnets.nn.classifier import Classifier
 
 
 class Teacher(nn.Module):
-    """A network that answers for the pupil to learn from, on the very pictures that the pupil sees.
+    """A frozen network whose logits the student learns from, on the images that the student sees.
 
-    Pictures come normalised as the pupil's weights want them, and are brought to what the teacher's want.
+    Images are normalized as the student's weights need them; the teacher normalizes them as its own need them.
 
     Args:
-        network: the teacher; it learns nothing.
-        pupil: whose pictures they are.
-        outputs: [classes of the pupil]; the teacher's output for each, where it has others or another order.
+        network: the teacher.
+        student: the network that is trained.
+        outputs: [classes of the student]; the teacher's output for each, if it has others or in another order.
     """
 
-    def __init__(self, network: Classifier, pupil: Classifier, outputs: Tensor | None = None) -> None:
+    def __init__(self, network: Classifier, student: Classifier, outputs: Tensor | None = None) -> None:
         super().__init__()
         self.network = network.eval().requires_grad_(False)
-        ours, theirs = pupil.spec.preprocess, network.spec.preprocess
+        ours, theirs = student.spec.preprocess, network.spec.preprocess
         scale = torch.tensor(ours.std) / torch.tensor(theirs.std)
         shift = (torch.tensor(ours.mean) - torch.tensor(theirs.mean)) / torch.tensor(theirs.std)
         self.scale: Tensor
@@ -42,17 +42,17 @@ class Teacher(nn.Module):
         return logits if self.outputs is None else logits[:, self.outputs]
 
 
-class Objective(nn.Module):
-    """The loss of a batch: logits [N, C], and labels [N] or shares of the classes [N, C].
+class Loss(nn.Module):
+    """The loss of a batch: logits [N, C], and labels [N] or class probabilities [N, C].
 
-    With a teacher, the share (1 - s) of cross entropy and s of τ² · KL(teacher ‖ pupil), both answers softened by the
+    With a teacher, (1 - s) times the cross entropy plus s · τ² · KL(teacher ‖ student), both outputs softened by the
     temperature τ (arXiv:1503.02531, section 2).
 
     Args:
-        label_smoothing: share of the target spread over all classes.
-        class_weights: [C]; of the classes in cross entropy.
-        teacher: whom to learn from as well.
-        teacher_share: s above. temperature: τ.
+        label_smoothing: share of the target that is spread over all classes.
+        class_weights: [C]; of the classes in the cross entropy.
+        teacher: to learn from as well.
+        teacher_share: s. temperature: τ.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class Objective(nn.Module):
         loss: Tensor = self.cross_entropy(logits, targets)
         if self.teacher is None:
             return loss
-        wanted = (self.teacher(images).float() / self.temperature).log_softmax(1)
-        given = (logits / self.temperature).log_softmax(1)
-        distance = F.kl_div(given, wanted, reduction="batchmean", log_target=True) * self.temperature**2
+        expected = (self.teacher(images).float() / self.temperature).log_softmax(1)
+        actual = (logits / self.temperature).log_softmax(1)
+        distance = F.kl_div(actual, expected, reduction="batchmean", log_target=True) * self.temperature**2
         return (1 - self.teacher_share) * loss + self.teacher_share * distance

@@ -1,4 +1,4 @@
-"""Requests to end, noticed between two steps instead of in the middle of one."""
+"""Stop on SIGTERM and SIGINT between two steps instead of in the middle of one."""
 
 from __future__ import annotations
 
@@ -13,56 +13,56 @@ from effnets.errors import TrainingInterruptedError
 _Item = TypeVar("_Item")
 
 
-class StopSignals:
-    """While entered, SIGTERM and SIGINT are noted in `received` instead of ending the process.
+class GracefulShutdown:
+    """Store SIGTERM and SIGINT in `received` while entered, instead of ending the process.
 
-    A second one of the same kind ends it as usual. Only a program's main thread receives signals; in others this does
-    nothing.
+    A second signal of the same kind ends the process as usual. Python delivers signals to the main thread only, so in
+    any other thread this does nothing.
     """
 
     def __init__(self) -> None:
         self.received: int | None = None
-        self._before: dict[int, Any] = {}
+        self._handlers: dict[int, Any] = {}
 
-    def __enter__(self) -> StopSignals:
+    def __enter__(self) -> GracefulShutdown:
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGINT):
-                self._before[number] = signal.signal(number, self._note)
+                self._handlers[number] = signal.signal(number, self._store)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for number, handler in self._before.items():
+        for number, handler in self._handlers.items():
             signal.signal(number, handler)
-        self._before.clear()
+        self._handlers.clear()
 
     def interruption(self, message: str) -> TrainingInterruptedError:
-        """The error to end with; where another process was asked to end, as if by SIGTERM."""
-        return TrainingInterruptedError(message, self.received or signal.SIGTERM)
+        """Return the error to raise; if another process received the signal, as if this one had received SIGTERM."""
+        return TrainingInterruptedError(f"{message}; continue with --resume", self.received or signal.SIGTERM)
 
-    def heed(self, doing: str) -> None:
-        """End now if that was asked for, where nothing needs saving.
+    def check(self, doing: str) -> None:
+        """Raise if a signal was received, where nothing needs saving.
 
         Raises:
-            TrainingInterruptedError: it was, while `doing` this.
+            TrainingInterruptedError: if a signal was received; the message says while `doing` what.
         """
         if self.received is not None:
-            raise self.interruption(f"training was asked to end while {doing}; it goes on with --resume")
+            raise self.interruption(f"training was interrupted while {doing}")
 
-    def between(self, items: Iterable[_Item], doing: str) -> Iterator[_Item]:
-        """The `items`, ending by `heed` after the one that is at work when a request comes."""
+    def guard(self, items: Iterable[_Item], doing: str) -> Iterator[_Item]:
+        """Yield the `items`, and `check` after each."""
         for item in items:
             yield item
-            self.heed(doing)
+            self.check(doing)
 
-    def until_asked(self, items: Iterable[_Item]) -> Iterator[_Item]:
-        """The `items`, none any more after the one that is at work when a request comes."""
+    def take_until_stop(self, items: Iterable[_Item]) -> Iterator[_Item]:
+        """Yield the `items` until a signal is received."""
         for item in items:
             yield item
             if self.received is not None:
                 return
 
-    def _note(self, number: int, _frame: FrameType | None) -> None:
+    def _store(self, number: int, _frame: FrameType | None) -> None:
         self.received = number
-        signal.signal(number, self._before.get(number) or signal.SIG_DFL)
+        signal.signal(number, self._handlers.get(number) or signal.SIG_DFL)

@@ -1,4 +1,4 @@
-"""Which of a training's weights are kept: they and their average are judged after each epoch."""
+"""The training loop, and the selection of the best weights."""
 
 from __future__ import annotations
 
@@ -6,65 +6,106 @@ import math
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
-from typing import Any
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
-from effnets.data.loader import Batch
 from effnets.errors import TrainingError, TrainingInterruptedError
 from effnets.report.summary import EpochRow
-from effnets.train.loss import Objective
-from effnets.train.optim import RateSchedule, learning_rate, make_optimizer, warmup_epochs
-from effnets.train.progress import Best, Progress
+from effnets.train.callbacks import Callback
+from effnets.train.checkpoint import Checkpointer
+from effnets.train.loss import Loss
+from effnets.train.optim import RateSchedule, learning_rate, warmup_epochs
 from effnets.train.recipe import Recipe
-from effnets.train.surroundings import Batches, Surroundings
+from effnets.train.run_state import Best, Progress
+from effnets.train.shutdown import GracefulShutdown
 from effnets.train.validate import Score, score
 
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
-class Selection:
-    """Measures a network and the moving average of its weights, and keeps the best.
+    from effnets.data.loader import Batch
 
-    Args:
-        network: that is trained. average: of its weights; None for none.
-        judged_by: this process's share of the validation pictures; None where there are none, and the last is best.
-        around: devices, listener, folder.
+ValidationBatches = Iterable[tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainContext:
+    """What all parts of a run share.
 
     Attributes:
-        weights: what is kept, on the CPU; None before the first judgement.
+        accelerator: devices and processes.
+        shutdown: requests to stop.
+        callback: invoked during training.
+        strict: whether an image that cannot be read is an error.
+    """
+
+    accelerator: Accelerator
+    shutdown: GracefulShutdown
+    callback: Callback = field(default_factory=Callback)
+    strict: bool = False
+
+
+class TrainLoader(Protocol):
+    """Training batches, as `effnets.data.loader.EpochLoader` yields them."""
+
+    @property
+    def batch_size(self) -> int:
+        """Images in a micro-batch; fewer than the recipe's where the data has fewer."""
+
+    def __len__(self) -> int: ...
+
+    def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """Yield this process's batches of an epoch, from a global position on."""
+
+    def close(self) -> None:
+        """Release what prepares the batches; there are no more after this."""
+
+
+class BestModelTracker:
+    """Validates a network and the moving average of its weights, and keeps the best.
+
+    Args:
+        network: that is trained. average: of its weights, or None.
+        val_loader: this process's share of the validation images; None without any, and the last weights are kept.
+        context: processes and signals.
+
+    Attributes:
+        weights: of the best model so far, on the CPU; None before the first `update`.
     """
 
     def __init__(
-        self,
-        network: nn.Module,
-        average: nn.Module | None,
-        judged_by: Iterable[tuple[Tensor, Tensor]] | None,
-        around: Surroundings,
+        self, network: nn.Module, average: nn.Module | None, val_loader: ValidationBatches | None, context: TrainContext
     ) -> None:
-        self.network, self.average, self.judged_by, self.around = network, average, judged_by, around
+        self.network, self.average, self.val_loader, self.context = network, average, val_loader, context
         self.weights: dict[str, Tensor] | None = None
 
-    def judge(self, row: EpochRow, progress: Progress) -> None:
-        """Measure the weights and their average, and keep what is as good as the best so far, to within the noise.
+    def update(self, row: EpochRow, progress: Progress) -> bool:
+        """Validate, and keep what is as good as the best so far, to within the noise.
 
-        Of equals the later is kept, and the average: with rates that fall they are the better ones, and which of them
-        is ahead by a picture or two is chance. A hundred pictures tell apart what differs by some per cent.
+        Of equals the later one is kept, and the average: with falling rates they are the better ones, and which of them
+        is ahead by an image or two is chance. A hundred images resolve differences of some per cent.
+
+        Returns:
+            Whether there is a new best model.
 
         Raises:
-            TrainingInterruptedError: a signal asked to end; nothing has changed.
+            TrainingInterruptedError: if a signal was received; nothing has changed.
         """
         begin = time.perf_counter()
-        self._agree()
+        accelerator, shutdown = self.context.accelerator, self.context.shutdown
+        self._share_statistics()
         candidates: list[tuple[nn.Module, bool]] = [(self.network, False)]
         if self.average is not None and row.epoch > 0:
             candidates.append((self.average, True))
         scores: list[Score | None] = [None] * len(candidates)
-        if self.judged_by is not None:
-            accelerator, stop = self.around.accelerator, self.around.stop
-            scores = [score(network, self.judged_by, accelerator, stop) for network, _ in candidates]
-        before, found = progress.peak, False
+        if self.val_loader is not None:
+            scores = [score(network, self.val_loader, accelerator, shutdown) for network, _ in candidates]
+        earlier_peak, found = progress.peak, False
         for result in scores:
             if result is not None and result.better_than(progress.peak):
                 progress.peak = result
@@ -75,19 +116,16 @@ class Selection:
                 progress.best = Best(score=result, epoch=row.epoch, phase=row.phase, average=average)
                 self.weights = {name: tensor.detach().cpu().clone() for name, tensor in network.state_dict().items()}
                 found = True
-        # Where nothing is judged, nothing can be stale.
-        progress.stale = 0 if peak is None or peak != before else progress.stale + 1
+        # Without validation nothing can be stale.
+        progress.stale = 0 if peak is None or peak != earlier_peak else progress.stale + 1
         row = _with_scores(row, scores, time.perf_counter() - begin)
         progress.rows.append(row)
-        self.around.listener.row(row)
-        keeper = self.around.keeper
-        if found and keeper is not None and self.around.accelerator.is_main_process:
-            assert self.weights is not None, "found just now"
-            keeper.keep(self.weights)
+        self.context.callback.on_epoch_end(row)
+        return found
 
-    def _agree(self) -> None:
-        """Have all processes judge what the main one keeps: statistics follow the batches that each has seen."""
-        if self.around.accelerator.num_processes == 1:
+    def _share_statistics(self) -> None:
+        """Give all processes the main one's batch statistics, which follow the batches that a process has seen."""
+        if self.context.accelerator.num_processes == 1:
             return
         from accelerate.utils import broadcast
 
@@ -97,7 +135,7 @@ class Selection:
 
 
 def all_finite(state: Any) -> bool:
-    """Whether all tensors in `state` are numbers: weights, statistics, moments."""
+    """Return whether all tensors in `state`, such as weights, statistics and moments, are finite."""
     if isinstance(state, Tensor):
         return bool(state.isfinite().all())
     values = state.values() if isinstance(state, dict) else state if isinstance(state, list | tuple) else ()
@@ -113,99 +151,101 @@ def _with_scores(row: EpochRow, scores: list[Score | None], seconds: float) -> E
     return row
 
 
-# On an accelerator the processor runs ahead of the steps; it waits for their results, and answers signals, so often.
+# On a GPU, the CPU runs ahead by this many steps before it waits for their results and answers signals.
 _STEPS_AHEAD = 20
 _STEP_STREAM = 7
 
 
 class Trainer:
-    """Trains a network, and keeps the best of what validation sees.
+    """Trains a network, and keeps the best weights by validation.
 
     Args:
         network: to train; already on the device.
-        objective: its loss.
-        batches: the training pictures.
-        judged_by: this process's share of the validation pictures; None where there are none, and the last is best.
-        recipe: how. epochs: how long.
-        phase: what the rows are called.
-        dtype: of autocast; None for none.
-        around: devices, signals, folder.
+        loss: of a batch. optimizer: of the network's parameters; its rates now are the highest.
+        train_loader: the training batches.
+        val_loader: this process's share of the validation images; None without any, and the last weights are kept.
+        recipe: settings of the training.
+        phase: of the rows.
+        context: devices, signals, callbacks.
+        precision: ``bfloat16`` for autocast.
+        checkpointer: saves states and the best weights; None saves nothing.
     """
 
     def __init__(
         self,
         *,
         network: nn.Module,
-        objective: Objective,
-        batches: Batches,
-        judged_by: Iterable[tuple[Tensor, Tensor]] | None,
+        loss: Loss,
+        optimizer: Optimizer,
+        train_loader: TrainLoader,
+        val_loader: ValidationBatches | None,
         recipe: Recipe,
-        epochs: int,
         phase: str,
-        dtype: torch.dtype | None,
-        around: Surroundings,
+        context: TrainContext,
+        precision: str = "float32",
+        checkpointer: Checkpointer | None = None,
     ) -> None:
         from timm.utils import ModelEmaV3
 
-        self.network, self.objective, self.batches = network, objective, batches
-        self.recipe, self.epochs, self.phase, self.dtype, self.around = recipe, epochs, phase, dtype, around
-        self.accelerator = around.accelerator
+        self.network, self.loss, self.optimizer, self.train_loader = network, loss, optimizer, train_loader
+        self.recipe, self.phase, self.context, self.checkpointer = recipe, phase, context, checkpointer
+        self.dtype = torch.bfloat16 if precision == "bfloat16" else None
+        self.accelerator = context.accelerator
         self.processes = self.accelerator.num_processes
-        self.steps_per_epoch = len(batches) // recipe.accumulate
-        self.optimizer = make_optimizer(network, recipe)
-        self.rates = RateSchedule(self.optimizer, recipe, self.steps_per_epoch, epochs)
+        self.steps_per_epoch = len(train_loader) // recipe.accumulate
+        self.rates = RateSchedule(optimizer, recipe, self.steps_per_epoch, recipe.epochs)
         self.average = ModelEmaV3(network, decay=recipe.ema_decay, use_warmup=True) if recipe.ema_decay else None
         average = None if self.average is None else self.average.module
-        self.selection = Selection(network, average, judged_by, around)
+        self.best = BestModelTracker(network, average, val_loader, context)
         # Only now: the copy must not be wrapped.
         self.model: nn.Module = self.accelerator.prepare_model(network)
         self.progress = Progress()
         self.stopping = False
 
-    def run(self) -> dict[str, Tensor]:
+    def fit(self) -> dict[str, Tensor]:
         """Train to the end.
 
         Returns:
-            The weights that are kept.
+            The best weights.
 
         Raises:
-            TrainingError: the loss is no number any more, a process was lost, or the disk refuses.
-            TrainingInterruptedError: a signal asked to end, and the state is saved.
+            TrainingError: if the loss becomes NaN or infinite, a process is lost, or the disk refuses.
+            TrainingInterruptedError: if a signal was received; the state is saved.
         """
         if self.progress.step == 0 and self.progress.best is None:
-            self._judge(EpochRow(phase=self.phase, epoch=0))
+            self._validate(EpochRow(phase=self.phase, epoch=0))
             self._save()
         while not self.progress.done:
             self._train_epoch()
             self._finish_epoch()
             self._save()
-            self._heed()
-        assert self.selection.weights is not None, "the last weights are kept where none are judged"
-        return self.selection.weights
+            self._stop_if_requested()
+        assert self.best.weights is not None, "without validation the last weights are kept"
+        return self.best.weights
 
-    def state(self) -> dict[str, Any]:
-        """Everything that `restore` wants."""
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything that `load_state_dict` needs."""
         return {
             "network": self.network.state_dict(),
             "average": None if self.average is None else self.average.module.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "progress": self.progress.to_dict(),
-            "best": self.selection.weights,
+            "progress": asdict(self.progress),
+            "best": self.best.weights,
         }
 
-    def restore(self, state: dict[str, Any]) -> None:
-        """Go on from what `state` returned, perhaps with another number of processes."""
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from an earlier `state_dict`, perhaps with another number of processes."""
         self.network.load_state_dict(state["network"])
         if self.average is not None:
             self.average.module.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.progress = Progress.from_dict(state["progress"])
-        self.selection.weights = state["best"]
+        self.best.weights = state["best"]
 
     def _train_epoch(self) -> None:
         progress, accumulate = self.progress, self.recipe.accumulate
         self.network.train()
-        batches = self.batches.batches(progress.epoch, start=progress.batch)
+        batches = self.train_loader.batches(progress.epoch, start=progress.batch)
         losses: list[Tensor] = []
         for number in range(progress.batch // accumulate, self.steps_per_epoch):
             begin = time.perf_counter()
@@ -214,17 +254,17 @@ class Trainer:
             progress.step += 1
             last = number == self.steps_per_epoch - 1
             if last or self.accelerator.device.type == "cpu" or progress.step % _STEPS_AHEAD == 0:
-                due = self._settle(losses)
+                due = self._synchronize(losses)
                 losses = []
             else:
                 due = False
             progress.seconds += time.perf_counter() - begin
             if not last and (self.stopping or due):
                 self._save()
-                self._heed()
+                self._stop_if_requested()
 
     def _step(self, batches: Iterator[Batch]) -> Tensor:
-        """One step of the optimiser; returns the sum of the losses of this process's batches."""
+        """Take one step of the optimizer; return the sum of the losses of this process's batches."""
         share = self.recipe.accumulate // self.processes
         self.rates.set(self.progress.step)
         self.optimizer.zero_grad(set_to_none=True)
@@ -232,7 +272,7 @@ class Trainer:
         total = total.to(self.accelerator.device)
         for turn in range(share):
             batch = next(batches)
-            with self._synchronised(turn == share - 1):
+            with self._gradient_sync(turn == share - 1):
                 loss = self._loss(batch)
                 self.accelerator.backward(loss / share)
             total += loss.detach()
@@ -249,43 +289,46 @@ class Trainer:
         targets = batch.labels if batch.targets is None else batch.targets
         with torch.autocast(self.accelerator.device.type, self.dtype, enabled=self.dtype is not None):
             logits = self.model(batch.images).float()
-            loss: Tensor = self.objective(logits, targets, batch.images)
+            loss: Tensor = self.loss(logits, targets, batch.images)
         return loss
 
-    def _synchronised(self, last: bool) -> AbstractContextManager[Any]:
-        """Gradients are averaged over the processes once in a step, with its last batch."""
+    def _gradient_sync(self, last: bool) -> AbstractContextManager[Any]:
+        """Average gradients over the processes once in a step, with its last batch."""
         return nullcontext() if last or self.processes == 1 else self.accelerator.no_sync(self.model)
 
-    def _settle(self, losses: list[Tensor]) -> bool:
-        """Wait for the last steps, and have all processes agree whether to end, and whether a checkpoint is due.
+    def _synchronize(self, losses: list[Tensor]) -> bool:
+        """Wait for the last steps; let all processes agree whether to stop, and whether a checkpoint is due.
 
         Returns:
-            Whether one is due.
+            Whether a checkpoint is due.
 
         Raises:
-            TrainingError: the loss is no number.
+            TrainingError: if the loss is NaN or infinite.
         """
-        keeper, stop = self.around.keeper, self.around.stop
-        due = keeper is not None and self.accelerator.is_main_process and keeper.due()
-        sums = torch.stack([torch.stack(losses).sum().cpu().double(), *map(_flag, (stop.received is not None, due))])
+        due = self.checkpointer is not None and self.accelerator.is_main_process and self.checkpointer.due()
+        flags = torch.tensor([self.context.shutdown.received is not None, due], dtype=torch.float64)
+        sums = torch.cat([torch.stack(losses).sum().cpu().double().view(1), flags])
         if self.processes > 1:
             sums = self.accelerator.reduce(sums.to(self.accelerator.device), reduction="sum").cpu()
-        loss, stopped, saved = sums.tolist()
-        self.stopping = stopped > 0
+        loss, stop, save = sums.tolist()
+        self.stopping = stop > 0
         if not math.isfinite(loss):
             raise TrainingError(self._divergence())
         self.progress.loss_sum += loss
-        share = self.progress.step / (self.steps_per_epoch * self.epochs)
+        epochs = self.recipe.epochs
         mean = loss / (len(losses) * self.recipe.accumulate)
-        self.around.listener.step(f"epoch {self.progress.epoch + 1}/{self.epochs}, loss {mean:.3f}", share)
-        return saved > 0
+        self.context.callback.on_progress(
+            f"epoch {self.progress.epoch + 1}/{epochs}, loss {mean:.3f}",
+            self.progress.step / (self.steps_per_epoch * epochs),
+        )
+        return save > 0
 
     def _divergence(self) -> str:
         where = f"epoch {self.progress.epoch + 1}, step {self.progress.batch // self.recipe.accumulate}"
         return (
-            f"the loss is no number any more at {where}; the last good checkpoint is intact. Lower learning_rate "
-            f"(now {learning_rate(self.recipe, self.network):g}), set clip_grad to 1, or lengthen warmup_epochs (now "
-            f"{warmup_epochs(self.recipe, self.epochs):g}), in a new folder"
+            f"the loss became NaN or infinite at {where}; the last good checkpoint is intact. Lower learning_rate (now "
+            f"{learning_rate(self.recipe, self.network):g}), set clip_grad to 1, or lengthen warmup_epochs (now "
+            f"{warmup_epochs(self.recipe, self.recipe.epochs):g}), in a new folder"
         )
 
     def _finish_epoch(self) -> None:
@@ -297,41 +340,41 @@ class Trainer:
             learning_rate=max(group["lr"] for group in self.optimizer.param_groups),
             train_loss=progress.loss_sum / batches,
             seconds=progress.seconds,
-            images=batches * self.batches.batch_size,
+            images=batches * self.train_loader.batch_size,
         )
-        self._judge(row)
+        self._validate(row)
         progress.epoch, progress.batch, progress.loss_sum, progress.seconds = progress.epoch + 1, 0, 0.0, 0.0
         patience = self.recipe.patience
-        progress.done = progress.epoch >= self.epochs or (0 < patience <= progress.stale)
+        progress.done = progress.epoch >= self.recipe.epochs or (0 < patience <= progress.stale)
 
-    def _judge(self, row: EpochRow) -> None:
+    def _validate(self, row: EpochRow) -> None:
         try:
-            self.selection.judge(row, self.progress)
+            found = self.best.update(row, self.progress)
         except TrainingInterruptedError:
-            self._save()  # at the end of the epoch's batches, from where this comes again
+            self._save()  # at the end of the epoch's batches, so that a resumed run validates first
             raise
+        if found and self.checkpointer is not None and self.accelerator.is_main_process:
+            assert self.best.weights is not None, "found just now"
+            self.checkpointer.save_best(self.best.weights)
 
     def _save(self) -> None:
-        """Write a checkpoint of this moment.
+        """Write a checkpoint.
 
         Raises:
-            TrainingError: something in it is no number, or the disk refuses.
+            TrainingError: if something in it is NaN or infinite, or the disk refuses.
         """
-        if self.around.keeper is None:
+        if self.checkpointer is None:
             return
-        state = self.state()
+        state = self.state_dict()
         if not all_finite(state):
             raise TrainingError(self._divergence())
         if self.accelerator.is_main_process:
-            self.around.keeper.save(state)
+            self.checkpointer.save(state)
         self.accelerator.wait_for_everyone()
 
-    def _heed(self) -> None:
-        """End if this or another process was asked to, as all agreed."""
+    def _stop_if_requested(self) -> None:
+        """Raise if this or another process received a signal, as all processes agreed."""
         if self.stopping and not self.progress.done:
-            saved = "is saved" if self.around.keeper is not None else "had hardly begun"  # the head start, of seconds
-            raise self.around.stop.interruption(f"training was asked to end and {saved}; it goes on with --resume")
-
-
-def _flag(value: bool) -> Tensor:
-    return torch.tensor(float(value), dtype=torch.float64)
+            # The head start, of seconds, saves nothing.
+            saved = "and its state is saved" if self.checkpointer is not None else "in the head start of its classifier"
+            raise self.context.shutdown.interruption(f"training was interrupted, {saved}")

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 if TYPE_CHECKING:
     from accelerate import Accelerator
 from effnets.nn.utils import evaluating
-from effnets.train.shutdown import StopSignals
+from effnets.train.shutdown import GracefulShutdown
 
 __all__ = ["Score", "score"]
 
@@ -52,7 +52,7 @@ class Score:
 
 @torch.no_grad()
 def score(
-    network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], accelerator: Accelerator, stop: StopSignals
+    network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], accelerator: Accelerator, stop: GracefulShutdown
 ) -> Score:
     """Judge `network` by this process's `batches`, together with all other processes'.
 
@@ -64,7 +64,7 @@ def score(
     """
     device, sums = accelerator.device, torch.zeros(3, dtype=torch.float64)
     with evaluating(network):
-        for images, labels in stop.until_asked(batches):
+        for images, labels in stop.take_until_stop(batches):
             logits = network(_place(images, device)).float()
             targets = labels.to(device)
             right = (logits.argmax(1) == targets).sum()
@@ -75,7 +75,7 @@ def score(
     asked = torch.tensor([float(stop.received is not None)], dtype=torch.float64)
     hits, losses, count, interrupted = _total(torch.cat([sums, asked]), accelerator)
     if interrupted:
-        raise stop.interruption("training was asked to end while it was validated; it goes on with --resume")
+        raise stop.interruption("training was interrupted during validation")
     return Score(top1=100.0 * hits / max(count, 1), loss=losses / max(count, 1), count=round(count))
 
 

@@ -13,10 +13,10 @@ import effnets
 from effnets.data import open_data
 from effnets.data.augmentation import Augmentation
 from effnets.inference.transform import create_transform
-from effnets.train.account import Account
-from effnets.train.conclusion import measure
-from effnets.train.network import build_network
+from effnets.train.model import build_model
 from effnets.train.recipe import read_recipe
+from effnets.train.run import evaluate_best
+from effnets.train.run_state import RunState
 from tests.support.drawn_classes import CLASSES
 from tests.support.interrupting import Interrupting
 
@@ -42,23 +42,25 @@ def test_the_temperature_is_fitted_on_validation_and_judged_on_test(folder, trai
     for source in (splits.val, splits.test):
         source.labels = source.labels.copy()
         source.labels[::4] = (source.labels[::4] + 1) % 3  # where every answer is right, no temperature is best
-    account = Account(recipe=recipe, data="data", command=None, class_names=CLASSES, images={})
+    state = RunState(recipe=recipe, data="data", command=None, class_names=CLASSES, images={})
     validated = effnets.evaluate(network, splits.val, batch_size=12).calibration
-    found = measure(network, splits, account, lambda *_: None, strict=False)
+    found = evaluate_best(network, splits, state, lambda *_: None, strict=False)
     assert (found.split, found.calibration.fitted_here) == ("test", False)
     assert found.calibration.temperature == validated.temperature
-    assert account.calibration == {
+    assert state.calibration == {
         "temperature": validated.temperature,
         "temperature_fitted_on": "val",
         "judged_on": "test",
         "ece": found.calibration.error,
         "scaled_ece": found.calibration.scaled_error,
     }
-    alone = measure(network, replace(splits, test=None), account, lambda *_: None, strict=False)
+    alone = evaluate_best(network, replace(splits, test=None), state, lambda *_: None, strict=False)
     assert (alone.split, alone.calibration.fitted_here) == ("val", True)
-    assert (account.calibration["temperature_fitted_on"], account.calibration["judged_on"]) == ("val", "val")
-    assert measure(network, replace(splits, val=None), account, lambda *_: None, strict=False).calibration.fitted_here
-    assert account.calibration["temperature_fitted_on"] == "test"
+    assert (state.calibration["temperature_fitted_on"], state.calibration["judged_on"]) == ("val", "val")
+    assert evaluate_best(
+        network, replace(splits, val=None), state, lambda *_: None, strict=False
+    ).calibration.fitted_here
+    assert state.calibration["temperature_fitted_on"] == "test"
 
 
 def test_metrics_tell_the_training(trained, recipe):
@@ -138,7 +140,7 @@ def test_a_resumed_probe_ends_with_the_same_backbone(folder, trained, recipe, tm
     probe = replace(recipe, weights=str(trained.folder), freeze="backbone")
     undisturbed = effnets.finetune(probe, folder / "data", tmp_path / "undisturbed")
     with pytest.raises(KeyboardInterrupt):
-        effnets.finetune(probe, folder / "data", tmp_path / "run", listener=Interrupting())
+        effnets.finetune(probe, folder / "data", tmp_path / "run", callbacks=[Interrupting()])
     if lost:
         (tmp_path / "run" / "last" / "features.safetensors").unlink()
     resumed = effnets.finetune(probe, folder / "data", tmp_path / "run", resume=True)
@@ -149,10 +151,10 @@ def test_a_resumed_probe_ends_with_the_same_backbone(folder, trained, recipe, tm
 def test_a_classifier_of_other_classes_is_no_beginning(trained, recipe):
     recipe = replace(recipe, weights=str(trained.folder))
     kept = trained.load().classifier.weight
-    network, known = build_network(recipe, CLASSES)
+    network, known = build_model(recipe, CLASSES)
     assert known
     assert torch.equal(network.classifier.weight, kept)
-    others, known = build_network(recipe, ("other", *CLASSES[1:]))
+    others, known = build_model(recipe, ("other", *CLASSES[1:]))
     assert not known
     assert others.class_names == ("other", *CLASSES[1:])
     assert not torch.equal(others.classifier.weight, kept)

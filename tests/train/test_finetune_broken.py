@@ -8,8 +8,8 @@ import pytest
 
 import effnets
 from effnets.data import open_data
+from effnets.train.callbacks import Callback
 from tests.support.drawn_classes import CLASSES, draw_data, spoil
-from tests.support.interrupting import Interrupting
 
 
 def test_a_probe_leaves_out_pictures_that_turn_out_broken(trained, recipe, tmp_path):
@@ -48,16 +48,16 @@ def test_broken_test_pictures_are_told_of_and_counted(recipe, tmp_path):
     short, told = replace(recipe, epochs=1), []
     spoil(open_data(data).test, 2)
 
-    class Listening(Interrupting):
-        def note(self, text):
+    class Listening(Callback):
+        def on_message(self, text):
             told.append(text)
 
-    run = effnets.finetune(short, data, tmp_path / "run", listener=Listening())
+    run = effnets.finetune(short, data, tmp_path / "run", callbacks=[Listening()])
     assert run.metrics["notes"] == told
     assert "left out of test: 2 that cannot be read, first" in told[-1]
     with pytest.raises(effnets.ImageError, match="strict is on: mend or remove the picture"):
         effnets.finetune(short, data, tmp_path / "strict", strict=True)
     spoil(open_data(data).test, 4)
-    message = r"4 of the 24 pictures of test cannot be read, and 3 may be left out; mend or remove them, and resume"
+    message = r"4 of the 24 images of test cannot be read, and 3 may be left out; fix or remove them, and resume"
     with pytest.raises(effnets.DataError, match=message):
         effnets.finetune(short, data, tmp_path / "many")

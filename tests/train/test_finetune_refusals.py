@@ -12,10 +12,13 @@ import pytest
 from accelerate import Accelerator
 
 import effnets
-from effnets.data import open_data
-from effnets.train.material import gather
+from effnets.data.open import DataConfig
+from effnets.train.callbacks import Callback
+from effnets.train.checkpoint import Checkpointer
+from effnets.train.run import Run
+from effnets.train.shutdown import GracefulShutdown
+from effnets.train.trainer import TrainContext
 from tests.support.drawn_classes import draw_data
-from tests.support.interrupting import Interrupting
 
 
 def test_no_process_begins_before_all_have_looked_at_the_folder(folder, recipe, tmp_path, monkeypatch):
@@ -28,14 +31,14 @@ def test_no_process_begins_before_all_have_looked_at_the_folder(folder, recipe, 
 def test_a_request_to_end_is_heeded_while_pictures_are_looked_at(folder, recipe, tmp_path):
     told = []
 
-    class Asking(Interrupting):
-        def step(self, what, share):
+    class Asking(Callback):
+        def on_progress(self, what, share):
             told.append((what.rpartition(" ")[0], share == 0))
             if len(told) == 3:
                 os.kill(os.getpid(), signal.SIGTERM)
 
     with pytest.raises(effnets.TrainingInterruptedError) as caught:
-        effnets.finetune(recipe, folder / "data", tmp_path / "run", listener=Asking())
+        effnets.finetune(recipe, folder / "data", tmp_path / "run", callbacks=[Asking()])
     assert caught.value.signal == signal.SIGTERM
     assert told == [("looking at the pictures of", first) for first in (True, False, False)]
     assert not (tmp_path / "run").exists()
@@ -50,11 +53,13 @@ def test_a_teacher_of_no_known_network_is_refused(folder, trained, recipe, tmp_p
 
 def test_one_picture_is_no_batch_to_normalise_by(folder, recipe, tmp_path):
     single = replace(recipe, model="rexnet_100", batch_size=1, image_size=32)
-    with pytest.raises(effnets.TrainingError, match=r"rexnet_100 has layers that cannot normalise by one: raise batch"):
+    with pytest.raises(effnets.TrainingError, match=r"rexnet_100 has layers that cannot normalize by one: raise batch"):
         effnets.finetune(single, folder / "data", tmp_path / "run")
     assert not (tmp_path / "run").exists()
-    splits = open_data(folder / "data")
-    assert gather(replace(single, bn="eval"), splits, "data").recipe.batch_size == 1
+    single = replace(single, bn="eval")
+    context = TrainContext(accelerator=Accelerator(), shutdown=GracefulShutdown())
+    run = Run.setup(single, DataConfig(folder / "data"), Checkpointer(tmp_path / "run", single), context)
+    assert run.recipe.batch_size == 1
 
 
 def test_other_trainings_folders_are_refused(folder, trained, recipe, tmp_path):
@@ -63,7 +68,7 @@ def test_other_trainings_folders_are_refused(folder, trained, recipe, tmp_path):
     shutil.copytree(trained.folder / "last", output / "last")
     shutil.copy(trained.folder / "recipe.yaml", output)
     with pytest.raises(
-        effnets.TrainingError, match=r"begun with other settings \(epochs 4 → 7\); resume it with the same"
+        effnets.TrainingError, match=r"started with other settings \(epochs 4 → 7\); resume it with the same"
     ):
         effnets.finetune(replace(recipe, epochs=7), folder / "data", output, resume=True)
     draw_data(tmp_path / "less", train=20, val=8, test=8)
@@ -72,20 +77,20 @@ def test_other_trainings_folders_are_refused(folder, trained, recipe, tmp_path):
     draw_data(tmp_path / "others", train=24, val=8, test=8)
     picture = next((tmp_path / "others" / "train").rglob("*.png"))
     picture.rename(picture.with_name("zzz.png"))
-    with pytest.raises(effnets.TrainingError, match="as many pictures as then are in train, but not the same"):
+    with pytest.raises(effnets.TrainingError, match="as many images as then, but their names or labels differ"):
         effnets.finetune(recipe, tmp_path / "others", output, resume=True)
     inside = folder / "data" / "train" / "run"
-    with pytest.raises(effnets.TrainingError, match=r"run: lies inside of the data, .*data, where it would be"):
+    with pytest.raises(effnets.TrainingError, match=r"run: is inside of the data, .*data, where it would be"):
         effnets.finetune(recipe, folder / "data", inside)
     assert not inside.exists()
     mine = tmp_path / "mine"
     mine.mkdir()
     (mine / "report.html").write_text("mine")
-    with pytest.raises(effnets.TrainingError, match=r"mine: holds report.html, which no training here wrote"):
+    with pytest.raises(effnets.TrainingError, match=r"mine: holds report.html, not of a training here"):
         effnets.finetune(recipe, folder / "data", mine)
     saved = tmp_path / "saved"
     effnets.save_pretrained(trained.load(), saved)
-    with pytest.raises(effnets.TrainingError, match="saved: holds a network that no training here made"):
+    with pytest.raises(effnets.TrainingError, match="saved: holds a network that is not of a training here"):
         effnets.finetune(recipe, folder / "data", saved)
 
 
@@ -94,7 +99,7 @@ def test_other_trainings_folders_are_refused(folder, trained, recipe, tmp_path):
     [
         ({"optimizer": "adamww"}, "optimizer is 'adamww', which timm does not have"),
         ({"teacher": "mixnet_nope"}, "no model named 'mixnet_nope'"),
-        ({"accumulate": 100}, "accumulate is 100, and .* has 72 training pictures.*lower accumulate to 72 or less"),
+        ({"accumulate": 100}, "accumulate is 100, and .* has 72 training images.*lower accumulate to 72 or less"),
         ({"freeze": "99"}, "freeze is '99'"),
     ],
 )
@@ -107,7 +112,7 @@ def test_what_cannot_be_leaves_no_folder_behind(folder, recipe, tmp_path, change
 def test_a_training_that_is_over_is_not_taken_for_another(folder, trained, recipe):
     again = effnets.finetune(recipe, folder / "data", trained.folder, resume=True)
     assert again.metrics == json.loads((trained.folder / "metrics.json").read_text())
-    with pytest.raises(effnets.TrainingError, match=r"begun with other settings \(epochs 4 → 50\)"):
+    with pytest.raises(effnets.TrainingError, match=r"started with other settings \(epochs 4 → 50\)"):
         effnets.finetune(replace(recipe, epochs=50), folder / "data", trained.folder, resume=True)
 
 

@@ -80,11 +80,11 @@ def test_a_finished_training_is_left_alone(material, undisturbed, tmp_path):
     before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.rglob("*") if path.is_file()}
     log = tmp_path / "log"
     assert run(arguments(material, folder, "--resume"), log) == 0
-    assert "this training is over; nothing to do" in log.read_text()
+    assert "this training is finished; nothing to do" in log.read_text()
     after = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.rglob("*") if path.is_file()}
     assert after == before
     assert run(arguments(material, folder), log) == 1
-    assert "holds a training that is over; name another folder" in log.read_text()
+    assert "holds a finished training; name another folder" in log.read_text()
 
 
 def test_sigterm_saves_and_ends_with_143(material, undisturbed, tmp_path):
@@ -95,10 +95,10 @@ def test_sigterm_saves_and_ends_with_143(material, undisturbed, tmp_path):
     process.terminate()
     process.join()
     assert process.exitcode == 128 + signal.SIGTERM, log.read_text()
-    assert "goes on with --resume" in log.read_text()
+    assert "continue with --resume" in log.read_text()
     assert load_state(folder / "last")["progress"]["step"] > 0
     assert run(arguments(material, folder), log) == 1
-    assert "a training was begun here; go on with it by --resume" in log.read_text()
+    assert "holds an unfinished training; continue it with --resume" in log.read_text()
     assert run(arguments(material, folder, "--resume"), log) == 0, log.read_text()
     require_equal(folder, undisturbed[0])
 
@@ -137,7 +137,7 @@ def test_sigterm_in_a_validation_ends_soon_and_it_is_done_again(material, tmp_pa
     process.terminate()
     process.join()
     assert process.exitcode == 128 + signal.SIGTERM, log.read_text()
-    assert "asked to end while it was validated; it goes on with --resume" in " ".join(log.read_text().split())
+    assert "interrupted during validation; continue with --resume" in " ".join(log.read_text().split())
     progress = load_state(folder / "last")["progress"]
     assert [progress[name] for name in ("epoch", "batch", "step")] == [0, steps, steps]
     assert [row["epoch"] for row in progress["rows"]] == ([0] if steps else [])
@@ -177,7 +177,7 @@ def test_a_diverging_loss_ends_with_the_last_checkpoint(material, tmp_path):
     ]
     assert run(arguments(material, folder, *wild), log) == 1
     text = " ".join(log.read_text().split())
-    assert "the loss is no number any more at epoch" in text
+    assert "the loss became NaN or infinite at epoch" in text
     assert "Lower learning_rate (now 100)" in text
     state = load_state(folder / "last")
     assert all(value.isfinite().all() for value in state["network"].values())
@@ -202,7 +202,7 @@ def test_sigterm_while_features_are_computed_ends_soon(material, tmp_path, more)
     process.join(30)
     assert process.exitcode == 128 + signal.SIGTERM, log.read_text()
     told = " ".join(log.read_text().split())
-    assert re.search("asked to end while (features were computed|batch statistics were measured); it goes on", told)
+    assert re.search("interrupted while (features were computed|batch statistics were measured); continue", told)
     assert load_state(folder / "last") is None
     assert run([*arguments, "--output", folder, "--resume"], log) == 0, log.read_text()
     assert run([*arguments, "--output", tmp_path / "undisturbed"], log) == 0, log.read_text()

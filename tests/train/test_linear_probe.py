@@ -18,20 +18,22 @@ from effnets.data.transforms import TrainTransform
 from effnets.errors import TrainingInterruptedError
 from effnets.inference.transform import create_transform
 from effnets.train.linear_probe import (
-    FeatureBatches,
+    FeatureLoader,
     Features,
-    Probe,
-    ProbeTask,
+    LinearProbe,
     compute_augmented_features,
     compute_features,
     features_key,
     fold_probe,
+    probe_features,
+    probe_trainer,
     read_features,
     write_features,
 )
+from effnets.train.loss import Loss
 from effnets.train.recipe import Recipe
-from effnets.train.shutdown import StopSignals
-from effnets.train.surroundings import Surroundings
+from effnets.train.shutdown import GracefulShutdown
+from effnets.train.trainer import TrainContext
 from tests.support import shake
 from tests.support.drawn_classes import draw_data, write_table
 
@@ -91,13 +93,13 @@ def test_pictures_that_turn_out_broken_are_left_out(pictures):
         list(Pictures(pictures.source, transform, 5, [7]))
 
 
-@pytest.mark.parametrize("standardised", [True, False])
-def test_a_folded_probe_gives_the_probes_answers(network, pictures, standardised):
+@pytest.mark.parametrize("standardized", [True, False])
+def test_a_folded_probe_gives_the_probes_answers(network, pictures, standardized):
     network.train()
-    features = compute_features(network, pictures, CPU, StopSignals(), mirrored=True)
+    features = compute_features(network, pictures, CPU, GracefulShutdown(), mirrored=True)
     assert network.training
     assert features.values.shape == (2, 24, 24)
-    probe = Probe(features, 3, standardised=standardised)
+    probe = LinearProbe(features, 3, standardized=standardized)
     torch.nn.init.normal_(probe.classifier.weight)
     torch.nn.init.normal_(probe.classifier.bias)
     with torch.no_grad():
@@ -106,19 +108,18 @@ def test_a_folded_probe_gives_the_probes_answers(network, pictures, standardised
         images = torch.cat([images for images, _ in pictures])
         assert torch.allclose(network(images), probe(features.values[0]), atol=1e-4)
         assert torch.allclose(network(images.flip(3)), probe(features.values[1]), atol=1e-4)
-    if standardised:
+    if standardized:
         seen = (features.values.flatten(0, 1) - probe.mean) / probe.deviation
         assert torch.allclose(seen.mean(0), torch.zeros(24), atol=1e-4)
 
 
 def test_a_process_without_validation_pictures_takes_part(network, pictures, tmp_path):
     recipe = Recipe(model="drawn", freeze="backbone", epochs=2, probe_views=1, workers=0)
-    accelerator = Accelerator(cpu=True)
-    task = ProbeTask(network, recipe, accelerator, tmp_path, strict=False)
+    context = TrainContext(accelerator=Accelerator(cpu=True), shutdown=GracefulShutdown())
     none = Pictures(pictures.source, pictures.transform, 5, [])
-    around = Surroundings(accelerator=accelerator, stop=StopSignals())
-    trainer = task.trainer(pictures.source, none, None, around)
-    trainer.run()
+    features = probe_features(network, pictures.source, recipe, context, tmp_path)
+    trainer = probe_trainer(network, features, none, Loss(), recipe, context)
+    trainer.fit()
     assert [row.epoch for row in trainer.progress.rows] == [0, 1, 2]
 
 
@@ -127,12 +128,12 @@ def test_augmented_features_are_a_view_for_each_epoch(network, pictures):
     transform = TrainTransform(preprocess, 32, Augmentation())
     loader = EpochLoader(pictures.source, transform, batch_size=5, order="sequential", drop_last=False)
     network.train()
-    features = compute_augmented_features(network, loader, 2, StopSignals())
+    features = compute_augmented_features(network, loader, 2, GracefulShutdown())
     assert network.training
     assert features.values.shape == (2, 24, 24)
     assert not torch.equal(features.values[0], features.values[1])
     assert features.labels.tolist() == pictures.source.labels.tolist()
-    again = compute_augmented_features(network, loader, 1, StopSignals())
+    again = compute_augmented_features(network, loader, 1, GracefulShutdown())
     assert torch.equal(again.values[0], features.values[0])
 
 
@@ -146,23 +147,23 @@ def test_a_request_to_end_is_heeded_after_the_batch(network, pictures):
                 stop.received = signal.SIGTERM
             yield batch
 
-    stop = StopSignals()
+    stop = GracefulShutdown()
     network.train()
-    with pytest.raises(TrainingInterruptedError, match="asked to end while features were computed; it goes on with"):
+    with pytest.raises(TrainingInterruptedError, match="interrupted while features were computed; continue with"):
         compute_features(network, asked_to_end(), CPU, stop, mirrored=False)
     assert seen == [0, 1]
     assert network.training
 
 
 def test_constant_features_do_not_blow_up():
-    probe = Probe(Features(values=torch.ones(1, 4, 3), labels=torch.zeros(4)), 2, standardised=True)
+    probe = LinearProbe(Features(values=torch.ones(1, 4, 3), labels=torch.zeros(4)), 2, standardized=True)
     assert probe(torch.ones(4, 3)).isfinite().all()
 
 
 def test_kept_features_are_those_of_the_same_network_and_pictures(network, pictures, tmp_path):
     path = tmp_path / "kept" / "features.safetensors"
     key = features_key(network, pictures.source, "mirrored")
-    features = compute_features(network, pictures, CPU, StopSignals(), mirrored=True)
+    features = compute_features(network, pictures, CPU, GracefulShutdown(), mirrored=True)
     assert read_features(path, key) is None
     write_features(path, key, features)
     found = read_features(path, key)
@@ -181,19 +182,19 @@ def test_kept_features_are_those_of_the_same_network_and_pictures(network, pictu
 def test_batches_of_features_go_by_turns_to_processes():
     values = torch.arange(22.0).view(1, 22, 1).repeat(2, 1, 1)
     features = Features(values=values, labels=torch.arange(22) % 2)
-    whole = list(FeatureBatches(features, every_view=False, batch_size=4, seed=1, multiple=2).batches(3))
+    whole = list(FeatureLoader(features, every_view=False, batch_size=4, seed=1, multiple=2).batches(3))
     assert [batch.number for batch in whole] == [0, 1, 2, 3]
     assert len(torch.cat([batch.indices for batch in whole]).unique()) == 16
     assert all(torch.equal(batch.images[:, 0].long(), batch.indices) for batch in whole)
     for rank in (0, 1):
-        part = FeatureBatches(features, every_view=False, batch_size=4, seed=1, multiple=2, rank=rank, world=2)
+        part = FeatureLoader(features, every_view=False, batch_size=4, seed=1, multiple=2, rank=rank, world=2)
         mine = list(part.batches(3, start=2))
         assert [batch.number for batch in mine] == [2 + rank]
         assert torch.equal(mine[0].indices, whole[2 + rank].indices)
     assert not torch.equal(
-        next(FeatureBatches(features, every_view=False, batch_size=4, seed=1).batches(4)).indices, whole[0].indices
+        next(FeatureLoader(features, every_view=False, batch_size=4, seed=1).batches(4)).indices, whole[0].indices
     )
-    small = FeatureBatches(features, every_view=False, batch_size=100, seed=1, multiple=2)
+    small = FeatureLoader(features, every_view=False, batch_size=100, seed=1, multiple=2)
     assert (len(small), small.batch_size) == (2, 11)
 
 
@@ -201,7 +202,7 @@ def test_batches_of_features_go_by_turns_to_processes():
 def test_an_epoch_of_a_probe_has_every_view_of_every_picture(balanced):
     values = torch.arange(3 * 8.0).view(3, 8, 1)  # of view v and picture p: 8 v + p
     features = Features(values=values, labels=torch.arange(8) // 4)
-    batches = FeatureBatches(features, every_view=True, batch_size=4, seed=1, balanced=balanced)
+    batches = FeatureLoader(features, every_view=True, batch_size=4, seed=1, balanced=balanced)
     assert len(batches) == 6
     first, second = (list(batches.batches(epoch)) for epoch in (0, 1))
     seen = torch.cat([batch.images for batch in first]).flatten()

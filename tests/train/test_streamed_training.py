@@ -14,12 +14,14 @@ from accelerate import Accelerator
 from safetensors.torch import load_file
 
 import effnets
+from effnets.data.open import DataConfig
 from effnets.errors import TrainingError, TrainingInterruptedError
-from effnets.train.checkpoint import RunFolder, load_state
-from effnets.train.progress import SILENT
+from effnets.train.callbacks import Callback
+from effnets.train.checkpoint import Checkpointer, load_state
 from effnets.train.recipe import Recipe, find_recipe, read_recipe
-from effnets.train.session import Session
-from effnets.train.shutdown import StopSignals
+from effnets.train.run import Run
+from effnets.train.shutdown import GracefulShutdown
+from effnets.train.trainer import TrainContext
 from tests.support.data_hub import COMMIT, NEXT_COMMIT, make_the_hub, serving_hub, table
 from tests.support.drawn_classes import CLASSES, draw_data, write_table
 
@@ -49,31 +51,28 @@ def hub(tmp_path, monkeypatch):
         yield hub
 
 
-class BreakingOff:
-    """A listener by whose fault a training ends in its first epoch, as if it had been killed between two steps."""
+class BreakingOff(Callback):
+    """A callback by whose fault a training ends in its first epoch, as if it had been killed between two steps."""
 
-    note = row = staticmethod(lambda _told: None)
-
-    def step(self, what, share):
+    def on_progress(self, what, share):
         if what.startswith("epoch 1/") and share >= 0.3:
             raise EOFError
 
 
-def test_a_request_to_end_is_heeded_between_two_files(tmp_path):
-    stop, told = StopSignals(), []
+def test_a_request_to_end_is_heeded_between_two_files(tmp_path, monkeypatch):
+    stop, told = GracefulShutdown(), []
 
-    def looking_into(progress):
+    def looking_into(_config, progress, **_seed):
         for number in range(3):
             told.append(number)
             stop.received = signal.SIGTERM if number == 1 else None
             progress(f"looking into shard {number + 1} of 3", number / 3)
 
-    session = Session(
-        recipe=Recipe(model="mixnet_s"), data="shards", folder=RunFolder(tmp_path / "run"), resume=False, strict=False,
-        open_splits=looking_into, command=None, accelerator=Accelerator(), stop=stop, listener=SILENT,
-    )  # fmt: skip
-    with pytest.raises(TrainingInterruptedError, match="asked to end while its data were opened; it goes on with"):
-        session.run()
+    monkeypatch.setattr("effnets.train.run.open_data", looking_into)
+    recipe = Recipe(model="mixnet_s")
+    context = TrainContext(accelerator=Accelerator(), shutdown=stop)
+    with pytest.raises(TrainingInterruptedError, match="interrupted while the data were opened; continue with"):
+        Run.setup(recipe, DataConfig("shards"), Checkpointer(tmp_path / "run", recipe), context)
     assert told == [0, 1]
     assert not (tmp_path / "run").exists()
 
@@ -85,20 +84,20 @@ def test_a_broken_off_training_ends_the_same_with_an_empty_cache(hub, tmp_path):
         precision="float32", checkpoint_minutes=0,
     )  # fmt: skip
 
-    def train(output, *, data="hf-stream:org/set", listener=SILENT, resume=False):
-        return effnets.finetune(recipe, data, tmp_path / output, listener=listener, resume=resume)
+    def train(output, *, data="hf-stream:org/set", callbacks=(), resume=False):
+        return effnets.finetune(recipe, data, tmp_path / output, callbacks=callbacks, resume=resume)
 
     whole = train("whole")
     assert whole.metrics["data_revision"] == COMMIT
     assert hub.whole.total() > FILES + 1  # what had to make room was fetched again
     with pytest.raises(EOFError):
-        train("run", listener=BreakingOff())
+        train("run", callbacks=[BreakingOff()])
     assert 0 < load_state(tmp_path / "run" / "last")["progress"]["step"] < 12
     shutil.rmtree(tmp_path / "home")
     hub.commit = NEXT_COMMIT
     with pytest.raises(
         TrainingError,
-        match=rf"is at {NEXT_COMMIT} by now, and was at {COMMIT} when this .*; go on with hf-stream:org/set@{COMMIT}",
+        match=rf"is at {NEXT_COMMIT} now, and was at {COMMIT} when this .*; continue with hf-stream:org/set@{COMMIT}",
     ):
         train("run", resume=True)
     resumed = train("run", data=f"hf-stream:org/set@{COMMIT}", resume=True)

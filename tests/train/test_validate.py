@@ -12,7 +12,7 @@ from torch import nn
 
 from effnets.errors import TrainingInterruptedError
 from effnets.train import validate
-from effnets.train.shutdown import StopSignals
+from effnets.train.shutdown import GracefulShutdown
 from effnets.train.validate import Score
 
 
@@ -41,7 +41,7 @@ def test_as_good_as_is_to_within_a_standard_error_of_so_many_pictures():
 
 @pytest.mark.parametrize("asked_at", [0, 2, 3])
 def test_a_request_to_end_is_heeded_after_the_batch(asked_at):
-    stop, seen = StopSignals(), []
+    stop, seen = GracefulShutdown(), []
 
     def batches():
         for number in range(4):
@@ -51,9 +51,7 @@ def test_a_request_to_end_is_heeded_after_the_batch(asked_at):
             yield torch.zeros(2, 3), torch.tensor([0, 1])
 
     network = nn.Linear(3, 2).train()
-    with pytest.raises(
-        TrainingInterruptedError, match="asked to end while it was validated; it goes on with"
-    ) as caught:
+    with pytest.raises(TrainingInterruptedError, match="interrupted during validation; continue with") as caught:
         validate.score(network, batches(), Accelerator(), stop)
     assert caught.value.signal == signal.SIGTERM
     assert seen == list(range(asked_at + 1))
@@ -70,7 +68,7 @@ def test_a_process_that_was_not_asked_ends_with_the_one_that_was():
             assert reduction == "sum"
             return sums + torch.tensor([3.0, 1.0, 4.0, 1.0])
 
-    stop = StopSignals()
+    stop = GracefulShutdown()
     with pytest.raises(TrainingInterruptedError) as caught:
         validate.score(nn.Linear(3, 2), [(torch.zeros(2, 3), torch.tensor([0, 1]))], Pair(), stop)
     assert caught.value.signal == signal.SIGTERM

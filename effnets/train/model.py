@@ -1,0 +1,133 @@
+"""The model that a training starts with, and its teacher."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from effnets.errors import ArgumentError, TrainingError
+from effnets.factory import create_model
+from effnets.nn.classifier import Classifier
+from effnets.nn.freeze import freeze, hold_statistics, parse_until
+from effnets.train.loss import Teacher
+from effnets.train.recipe import Recipe
+from effnets.utils.machine import describe_machine
+
+
+def build_model(recipe: Recipe, class_names: Sequence[str]) -> tuple[Classifier, bool]:
+    """Build a recipe's model with a classifier for these classes, load its weights, and freeze what the recipe says.
+
+    Draws from torch's global generator. The recipe's image size becomes the model's own.
+
+    Returns:
+        The model, and whether its weights have a classifier for these classes, as those of an earlier training do.
+
+    Raises:
+        TrainingError: if the model has fewer stages than `freeze`.
+        as `effnets.create_model`.
+    """
+    pretrained, random = recipe.weights == "pretrained", recipe.weights == "random"
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*newly initialised")  # that is the plan
+        model = create_model(
+            recipe.model,
+            pretrained=pretrained,
+            weights=None if pretrained or random else recipe.weights,
+            num_classes=len(class_names),
+            drop_rate=recipe.drop_rate,
+            drop_path_rate=recipe.drop_path_rate,
+        )
+    has_class_head = not random and model.class_names == tuple(class_names)
+    if not pretrained and not random and not has_class_head:
+        # As many classes, but others: what the classifier knows is not about these.
+        model.reset_classifier(len(class_names))
+    model.class_names = tuple(class_names)
+    if recipe.image_size is not None:
+        preprocess = replace(
+            model.spec.preprocess, input_size=recipe.image_size, test_input_size=None, test_crop_pct=None
+        )
+        model.spec = replace(model.spec, preprocess=preprocess)
+    try:
+        freeze(model, parse_until(recipe.freeze))
+    except ArgumentError as error:
+        raise TrainingError(f"freeze is {recipe.freeze!r}, for {recipe.model}: {error}") from None
+    if recipe.bn == "eval":
+        hold_statistics(model)
+    return model, has_class_head
+
+
+def require_batch_of_one(model: Classifier, recipe: Recipe) -> None:
+    """Raise a TrainingError if a batch of one image leaves a normalization with a single value of some channel."""
+    size = model.spec.input_size
+    trial = copy.deepcopy(model).train()
+    try:
+        with torch.no_grad():
+            trial(torch.zeros(1, model.in_chans, size, size))
+    except ValueError:
+        raise TrainingError(
+            f"forward passes are of 1 image (batch_size {recipe.batch_size}, accumulate {recipe.accumulate}), and "
+            f"{recipe.model} has layers that cannot normalize by one: raise batch_size, lower accumulate, or set bn to "
+            "eval"
+        ) from None
+
+
+def to_device(model: Classifier, device: torch.device) -> None:
+    """Move a model to a device, in the channels_last memory format."""
+    model.to(device)
+    model.to(memory_format=torch.channels_last)
+
+
+_NATIVE_BFLOAT16 = {"avx512_bf16", "amx_bf16", "bf16"}
+
+
+def choose_precision(device: torch.device) -> str:
+    """Return ``bfloat16`` where `device` computes in it natively, else ``float32``.
+
+    GPUs do from compute capability 8.0 (Ampere) on, CPUs with the AVX512-BF16, AMX or Arm BF16 instructions.
+    """
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        native = device.type == "cpu" and not _NATIVE_BFLOAT16.isdisjoint(describe_machine().features)
+    return "bfloat16" if native else "float32"
+
+
+def load_teacher(recipe: Recipe, student: Classifier) -> Teacher | None:
+    """Load the recipe's teacher, if it has one.
+
+    Raises:
+        TrainingError: if the teacher lacks some of the classes, or is a file.
+        as `effnets.create_model`.
+    """
+    if recipe.teacher is None:
+        return None
+    if Path(recipe.teacher).is_file() and Path(recipe.teacher).suffix not in (".yaml", ".yml"):
+        raise TrainingError(
+            f"teacher {recipe.teacher} is a file, which does not say of which network; name the folder of a training, "
+            "or one that save_pretrained wrote"
+        )
+    network = create_model(recipe.teacher, pretrained=True)
+    return Teacher(network, student, _teacher_outputs(recipe.teacher, network, student))
+
+
+def _teacher_outputs(name: str, teacher: Classifier, student: Classifier) -> Tensor | None:
+    """The teacher's output for each class of the student; None if they are the same."""
+    fix = "fine-tune it on these classes first, and name its folder"
+    ours, theirs = student.class_names, teacher.class_names
+    if ours is None or theirs is None:
+        if teacher.num_classes == student.num_classes:
+            return None
+        raise TrainingError(
+            f"teacher {name} has {teacher.num_classes} outputs without names for {student.num_classes} classes; {fix}"
+        )
+    missing = [label for label in ours if label not in theirs]
+    if missing:
+        shown = ", ".join(missing[:5]) + (", …" if len(missing) > 5 else "")
+        raise TrainingError(f"teacher {name} lacks {len(missing)} of {len(ours)} classes ({shown}); {fix}")
+    return None if ours == theirs else torch.tensor([theirs.index(label) for label in ours])

@@ -1,0 +1,534 @@
+"""A training run: `finetune`, and its steps `setup`, `fit` and `finish`."""
+
+from __future__ import annotations
+
+import copy
+import math
+import os
+from collections.abc import Callable, Sequence
+from contextlib import closing, nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from effnets.data.cache import CACHE_BYTES, CachedDataset, cache_all
+from effnets.data.corrupt import allowed_corrupt, reasons
+from effnets.data.eval_loader import Pictures, default_workers
+from effnets.data.open import DataConfig, open_data
+from effnets.data.sampling import class_weights
+from effnets.errors import DataError, TrainingError
+from effnets.evaluation import Evaluation, evaluate
+from effnets.inference.transform import create_transform
+from effnets.report import write_report
+from effnets.train.bn_calibration import adapts_backbone, restore_if_identity
+from effnets.train.callbacks import Callback, CallbackList, ExperimentLogger, check_loggers
+from effnets.train.checkpoint import Checkpointer, finished_metrics
+from effnets.train.loss import Loss, Teacher
+from effnets.train.model import build_model, choose_precision, load_teacher, require_batch_of_one, to_device
+from effnets.train.optim import learning_rate, make_optimizer
+from effnets.train.recipe import Recipe, find_recipe, read_recipe
+from effnets.train.run_state import RunState
+from effnets.train.shutdown import GracefulShutdown
+from effnets.train.trainer import TrainContext, Trainer
+
+if TYPE_CHECKING:
+    from effnets.data.checks import Check
+    from effnets.data.dataset import ImageDataset
+    from effnets.data.loader import EpochLoader
+    from effnets.data.splits import Splits
+    from effnets.nn.classifier import Classifier
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainedModel:
+    """The result of a training.
+
+    Attributes:
+        folder: with ``model.safetensors`` and all that `effnets.create_model` needs, ``metrics.json``, the recipe.
+        metrics: the content of ``metrics.json``.
+    """
+
+    folder: Path
+    metrics: dict[str, Any]
+
+    @property
+    def best_top1(self) -> float | None:
+        """Top-1 on validation of the best weights, in per cent; None without validation images."""
+        value: float | None = self.metrics["best_top1"]
+        return value
+
+    @property
+    def test_top1(self) -> float | None:
+        """Top-1 on test/, in per cent, measured once at the end; None without test images."""
+        value: float | None = self.metrics["test_top1"]
+        return value
+
+    def load(self) -> Classifier:
+        """Load the best model, in evaluation mode."""
+        from effnets.factory import create_model
+
+        return create_model(self.folder, pretrained=True).eval()
+
+
+def finetune(
+    recipe: Recipe | str | os.PathLike[str],
+    data: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    *,
+    resume: bool = False,
+    strict: bool = False,
+    check: Check = "quick",
+    image_column: str | None = None,
+    label_column: str | None = None,
+    class_names: Sequence[str] | None = None,
+    callbacks: Sequence[Callback] = (),
+    log_with: str | Sequence[str] = (),
+    command: str | None = None,
+) -> TrainedModel:
+    """Train a network on labelled images, and keep the best of it in a folder.
+
+    The weights that are best on validation are kept, either those of a step or their moving average; test/ is measured
+    once, with these, and selects nothing. Under ``torchrun`` or ``accelerate launch``, all processes train together.
+    Torch's generators are left as they were.
+
+    On a CPU with glibc, the environment variables ``MALLOC_TRIM_THRESHOLD_=1000000000`` and
+    ``MALLOC_MMAP_THRESHOLD_=1000000000`` keep freed memory in the process, which saves about a tenth of a step's time.
+
+    Args:
+        recipe: every setting; or the name or file of a recipe.
+        data: what `effnets.data.open_data` takes: a folder by class, a CSV file, an archive, …
+        output: the folder of the run; made if missing.
+        resume: continue from the last checkpoint in `output`, to the tensors that an undisturbed training ends with on
+            this machine. Starts if there is no checkpoint; does nothing if the training is over.
+        strict: raise if an image cannot be read, instead of leaving some out with a message.
+        check: of the images before training: "quick" (headers), "full" (decoded) or "none".
+        image_column, label_column: of tables that do not have the usual names.
+        class_names: of the classes 0, 1, …, if labels are numbers; or instead of the data's own.
+        callbacks: invoked during training.
+        log_with: "tensorboard", "wandb" or both: log every epoch into the folder of the run.
+        command: recorded in the metrics and the report.
+
+    Raises:
+        ReportError: if the report cannot be written. The model is saved; `resume` measures it and writes the report.
+        TrainingError: if the folder holds another training, the loss becomes NaN or infinite, a process is lost, or the
+            disk refuses. Earlier checkpoints are intact.
+        TrainingInterruptedError: if SIGTERM or SIGINT was received; everything is saved.
+        DataError, MissingFileError, ConfigError, WeightsError, …: as `open_data`, `read_recipe`, `create_model`.
+    """
+    if not isinstance(recipe, Recipe):
+        recipe = read_recipe(find_recipe(recipe))
+    loggers = check_loggers(log_with)
+    config = DataConfig(
+        data,
+        image_column=image_column,
+        label_column=label_column,
+        class_names=class_names,
+        val_share=recipe.val_share,
+        check=check,
+        strict=strict,
+    )
+    checkpointer = Checkpointer(output, recipe)
+    callback = CallbackList(callbacks)
+    metrics = finished_metrics(checkpointer.folder)
+    if metrics is not None:
+        if not resume:
+            raise TrainingError(f"{checkpointer.folder}: holds a finished training; name another folder")
+        checkpointer.check(os.fspath(data), resume=True)
+        callback.on_message(
+            f"{checkpointer.folder}: this training is finished; nothing to do (its data: {metrics.get('data')})"
+        )
+        return TrainedModel(folder=checkpointer.folder, metrics=metrics)
+
+    from accelerate import Accelerator
+    from accelerate.utils import ProjectConfiguration
+
+    project = ProjectConfiguration(logging_dir=str(checkpointer.folder / "logs"))
+    accelerator = Accelerator(log_with=loggers or None, project_config=project)
+    if recipe.accumulate % accelerator.num_processes:
+        raise TrainingError(
+            f"accumulate is {recipe.accumulate} and there are {accelerator.num_processes} processes, which share the "
+            f"batches of a step: set accumulate to a multiple of {accelerator.num_processes} (a step then sees "
+            f"batch_size × accumulate images, {recipe.batch_size} × {accelerator.num_processes} at least)"
+        )
+    devices = [accelerator.device] if accelerator.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices), GracefulShutdown() as shutdown:
+        context = TrainContext(accelerator=accelerator, shutdown=shutdown, callback=callback, strict=strict)
+        try:
+            run = Run.setup(recipe, config, checkpointer, context, resume=resume, command=command)
+            opened = checkpointer.open(run.state.data, resume=resume)
+            with opened if accelerator.is_main_process else nullcontext():
+                accelerator.wait_for_everyone()
+                if loggers:
+                    callback.callbacks.append(ExperimentLogger(accelerator, run.recipe, checkpointer.folder))
+                metrics = run.finish(run.fit())
+        except RuntimeError as error:
+            if accelerator.num_processes == 1 or isinstance(error, TrainingError):
+                raise
+            reason = " ".join(str(error).split())[:200]
+            raise TrainingError(
+                f"a process of this training exited ({reason}); the last checkpoint is intact: see the output of that "
+                "process, and start all of them again with --resume"
+            ) from error
+    callback.on_end(metrics)
+    return TrainedModel(folder=checkpointer.folder, metrics=metrics)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """One training run. `setup` makes it, `fit` trains it, and `finish` measures the best model.
+
+    Attributes:
+        recipe: with a learning rate that suits the model, if none was stated.
+        splits: the data. train: of these the training images.
+        model: with its initial weights, frozen as far as it will be.
+        has_class_head: whether these weights have a classifier for the classes of the data.
+        optimizer: of the model. teacher: to learn from as well.
+        state: what is recorded of the run.
+        checkpointer: of the run's folder.
+        context: devices, signals, callbacks.
+    """
+
+    recipe: Recipe
+    splits: Splits
+    train: ImageDataset
+    model: Classifier
+    has_class_head: bool
+    optimizer: Optimizer
+    teacher: Teacher | None
+    state: RunState
+    checkpointer: Checkpointer
+    context: TrainContext
+
+    @classmethod
+    def setup(
+        cls,
+        recipe: Recipe,
+        config: DataConfig,
+        checkpointer: Checkpointer,
+        context: TrainContext,
+        *,
+        resume: bool = False,
+        command: str | None = None,
+    ) -> Run:
+        """Open the data and build the model: everything that can fail early; writes nothing.
+
+        Raises:
+            TrainingError: if the folder is refused, there are too few training images, the model cannot train on one
+                image at a time, or the teacher or what is to be frozen does not fit.
+            ArgumentError: if there is no such optimizer, or it does not take its settings.
+            as `open_data`, `effnets.create_model`.
+        """
+        data = os.fspath(config.path)
+        checkpointer.check(data, resume=resume)
+        context.accelerator.wait_for_everyone()  # or the main process might write before another one checks
+        splits = open_data(config, seed=recipe.seed, progress=_progress(context, "the data were opened"))
+        context.shutdown.check("the data were opened")
+        train = splits.train
+        if train is None:
+            raise TrainingError(f"{data}: has no training images; put them into train/")
+        if len(train) < recipe.accumulate:
+            raise TrainingError(
+                f"accumulate is {recipe.accumulate}, and {data} has {len(train)} training images, of which every "
+                f"forward pass of a step takes at least one; lower accumulate to {len(train)} or less"
+            )
+        torch.manual_seed(recipe.seed)
+        model, has_class_head = build_model(recipe, train.class_names)
+        if min(recipe.batch_size, len(train) // recipe.accumulate) == 1:
+            require_batch_of_one(model, recipe)
+        optimizer = make_optimizer(model, recipe)
+        teacher = load_teacher(recipe, model)
+        recipe = replace(recipe, learning_rate=learning_rate(recipe, model))
+        parts = {"train": train, "val": splits.val, "test": splits.test}
+        state = RunState(
+            recipe=recipe,
+            data=data,
+            command=command,
+            class_names=train.class_names,
+            images={split: 0 if part is None else len(part) for split, part in parts.items()},
+            digests={split: part.digest() for split, part in parts.items() if part is not None},
+            revision=splits.revision,
+            processes=context.accelerator.num_processes,
+            messages=list(splits.notes),
+        )
+        return cls(
+            recipe=recipe,
+            splits=splits,
+            train=train,
+            model=model,
+            has_class_head=has_class_head,
+            optimizer=optimizer,
+            teacher=teacher,
+            state=state,
+            checkpointer=checkpointer,
+            context=context,
+        )
+
+    def fit(self) -> Trainer:
+        """Train to the end, from the last checkpoint if there is one.
+
+        Raises:
+            TrainingError: if the data are not those of the checkpoint; or as `Trainer.fit`.
+            TrainingInterruptedError: if a signal was received; the state is saved.
+        """
+        saved = self.checkpointer.load()
+        if saved is None:
+            self._prepare()
+        else:
+            self.state.load_state_dict(saved["account"])
+        for message in self.state.messages:
+            self.context.callback.on_message(message)
+        cached = None if saved is None else self.state.cached
+        train = cache_decoded(self.train, self.recipe, self.model.spec.input_size, cached)
+        self.state.cached = isinstance(train, CachedDataset)
+        to_device(self.model, self.context.accelerator.device)
+        trainer = self._trainer(train)
+        if saved is not None:
+            trainer.load_state_dict(saved)
+        with closing(trainer.train_loader):
+            trainer.fit()
+        return trainer
+
+    def finish(self, trainer: Trainer) -> dict[str, Any]:
+        """Measure the best model, write the report, and mark the run as finished, in this order; return the metrics."""
+        metrics: dict[str, Any] = {}
+        accelerator = self.context.accelerator
+        if accelerator.is_main_process:
+            metrics = self._finish(trainer)
+        if accelerator.num_processes > 1:
+            from accelerate.utils import broadcast_object_list
+
+            metrics = broadcast_object_list([metrics], from_process=0)[0]
+        return metrics
+
+    def _prepare(self) -> None:
+        """Do what comes before the first checkpoint: statistics, precision, and the classifier's head start."""
+        recipe, model, state, context = self.recipe, self.model, self.state, self.context
+        probe = recipe.freeze == "backbone"
+        if probe:  # normalizes by no batch, and computes its features in float32
+            from effnets.train.linear_probe import unused_by_probes
+
+            if adapts_backbone(model, recipe):
+                state.messages.append(_ADAPTED)
+            if unused := unused_by_probes(recipe):
+                state.messages.append(f"without effect with freeze: backbone: {', '.join(unused)}")
+        else:
+            if message := restore_if_identity(model, recipe, self.train, context):
+                state.messages.append(message)
+            to_device(model, context.accelerator.device)
+            auto = recipe.precision == "auto"
+            state.precision = choose_precision(context.accelerator.device) if auto else recipe.precision
+        self._share_start()
+        if not probe and recipe.head_epochs and recipe.weights != "random" and not self.has_class_head:
+            from effnets.train.linear_probe import train_head
+
+            context.callback.on_progress("computing features for the classifier's head start", 0.0)
+            state.head_rows = train_head(model, self.train, recipe, context)
+
+    def _share_start(self) -> None:
+        """Give all processes the main one's model and precision: machines may round differently."""
+        if self.context.accelerator.num_processes == 1:
+            return
+        from accelerate.utils import broadcast, broadcast_object_list
+
+        self.state.precision = broadcast_object_list([self.state.precision], from_process=0)[0]
+        with torch.no_grad():
+            for tensor in self.model.state_dict().values():
+                tensor.copy_(broadcast(tensor.contiguous(), from_process=0))
+
+    def _trainer(self, train: ImageDataset) -> Trainer:
+        recipe, model, state, context = self.recipe, self.model, self.state, self.context
+        weights = None
+        if recipe.balance == "weights":
+            weights = torch.from_numpy(class_weights(train.labels, len(train.class_names)))
+        loss = Loss(
+            label_smoothing=recipe.label_smoothing,
+            class_weights=weights,
+            teacher=self.teacher,
+            teacher_share=recipe.teacher_share,
+            temperature=recipe.temperature,
+        )
+        val_loader = None
+        if self.splits.val is not None:
+            val_loader = make_val_loader(self.splits.val, model, recipe, context)
+            state.track_broken("val", val_loader.broken.messages)
+        if recipe.freeze == "backbone":
+            from effnets.train.linear_probe import fold_probe, probe_features, probe_trainer
+
+            context.callback.on_progress("computing features", 0.0)
+            features = probe_features(model, train, recipe, context, self.checkpointer.states)
+            state.track_broken("train", features.broken)
+            trainer = probe_trainer(model, features, val_loader, loss, recipe, context, self.checkpointer)
+        else:
+            train_loader = make_train_loader(train, model, recipe, context)
+            state.track_broken("train", train_loader.corrupt.messages)
+            trainer = Trainer(
+                network=model,
+                loss=loss.to(context.accelerator.device),
+                optimizer=self.optimizer,
+                train_loader=train_loader,
+                val_loader=val_loader,
+                recipe=recipe,
+                phase="all",
+                context=context,
+                precision=state.precision,
+                checkpointer=self.checkpointer,
+            )
+        best = copy.deepcopy(model).cpu().eval()
+
+        def assemble(weights: dict[str, Tensor]) -> Classifier:
+            if recipe.freeze == "backbone":
+                fold_probe(weights, best)
+            else:
+                best.load_state_dict(weights)
+            return best
+
+        self.checkpointer.attach(state, assemble)
+        return trainer
+
+    def _finish(self, trainer: Trainer) -> dict[str, Any]:
+        state, callback = self.state, self.context.callback
+        assert trainer.best.weights is not None, "training is over"
+        model = self.checkpointer.assemble(trainer.best.weights)
+        to_device(model, self.context.accelerator.device)
+        known = len(state.messages)
+        progress = _progress(self.context, "the result was measured")  # the model is saved; this is done again
+        evaluation = evaluate_best(model, self.splits, state, progress, strict=self.context.strict)
+        if evaluation is None:
+            state.messages.append(_NO_REPORT)
+        for message in state.messages[known:]:
+            callback.on_message(message)
+        test = None
+        if evaluation is not None:
+            if evaluation.split == "test":
+                test = (evaluation.top1, evaluation.loss)
+            callback.on_progress("writing the report", 1.0)
+            write_report(self.checkpointer.folder, state.summary(model.cpu(), evaluation, trainer.progress))
+        metrics = state.metrics(trainer.progress, finished=True, test=test)
+        self.checkpointer.save_metrics(metrics)
+        return metrics
+
+
+_ADAPTED = (
+    "the backbone's batch statistics were moved towards those of the training images; set bn to eval to keep the "
+    "weights' own"
+)
+_NO_REPORT = "there are no images for validation and none in test/, so nothing was measured, and there is no report"
+# Below, the smallest crops would be enlarged to the input's size, and blurred.
+_MOST_SPARE = 2.0
+
+
+def _progress(context: TrainContext, doing: str) -> Callable[[str, float], None]:
+    """Return a progress function that stops on a signal."""
+
+    def progress(what: str, fraction: float) -> None:
+        context.callback.on_progress(what, fraction)
+        context.shutdown.check(doing)
+
+    return progress
+
+
+def cache_decoded(
+    train: ImageDataset, recipe: Recipe, size: int, cached: bool | None, *, limit: int = CACHE_BYTES
+) -> ImageDataset:
+    """Return the training images, shrunk and kept in memory if the recipe allows it and all of them fit.
+
+    Crops of shrunk images differ a little from those of whole ones, so a resumed run does what it did before.
+
+    Args:
+        train: the images.
+        recipe: of the run.
+        size: of the model's input in pixels.
+        cached: whether they were in a run that is resumed; None decides.
+        limit: bytes of memory for all of them, in each training process.
+    """
+    spare = min(1 / math.sqrt(recipe.augmentation.scale[0]), _MOST_SPARE)
+    side = math.ceil(spare * size)
+    if cached is None:
+        # Reading all headers of shards on a server would fetch everything.
+        allowed = recipe.cache == "auto" and recipe.augmentation.crop == "resized" and train.shards is None
+        return (cache_all(train, side, limit) if allowed else None) or train
+    return CachedDataset(train, side, limit) if cached else train
+
+
+def make_train_loader(train: ImageDataset, model: Classifier, recipe: Recipe, context: TrainContext) -> EpochLoader:
+    """Return the loader of this process's batches of the training images, augmented."""
+    from effnets.data.loader import EpochLoader
+    from effnets.data.transforms import TrainTransform
+
+    preprocess = model.spec.preprocess
+    return EpochLoader(
+        train,
+        TrainTransform(preprocess, preprocess.input_size, recipe.augmentation),
+        batch_size=max(min(recipe.batch_size, len(train) // recipe.accumulate), 1),
+        order="balanced" if recipe.balance == "sampler" else "shuffled",
+        seed=recipe.seed,
+        multiple=recipe.accumulate,
+        workers=default_workers() if recipe.workers is None else recipe.workers,
+        corrupt_limit=0 if context.strict else None,
+        rank=context.accelerator.process_index,
+        world_size=context.accelerator.num_processes,
+        device=context.accelerator.device,
+        channels_last=recipe.channels_last,
+    )
+
+
+def make_val_loader(val: ImageDataset, model: Classifier, recipe: Recipe, context: TrainContext) -> Pictures:
+    """Return the loader of this process's share of the validation images."""
+    indices = range(context.accelerator.process_index, len(val), context.accelerator.num_processes)
+    return Pictures(val, create_transform(model), recipe.batch_size, indices, strict=context.strict)
+
+
+def evaluate_best(
+    model: Classifier, splits: Splits, state: RunState, progress: Callable[[str, float], object], *, strict: bool
+) -> Evaluation | None:
+    """Measure a model on test/ or, without it, on validation.
+
+    With both, the temperature is fitted on validation and its calibration measured on test/; with one of them, the
+    temperature is fitted on the images that measure it, and the evaluation says so.
+
+    Args:
+        model: on the device that computes.
+        splits: the images.
+        state: receives the calibration, and messages about images that cannot be read.
+        progress: called with what is being done and the fraction that is done, 0 to 1.
+        strict: raise if an image cannot be read.
+
+    Raises:
+        ImageError: if an image cannot be read, with `strict`.
+        DataError: if more than 5 % and more than 3 images cannot be read.
+    """
+
+    def measure(source: ImageDataset, split: str, temperature: float | None = None) -> Evaluation:
+        evaluation = evaluate(
+            model,
+            source,
+            batch_size=state.recipe.batch_size,
+            temperature=temperature,
+            strict=strict,
+            progress=lambda fraction: progress(f"measuring on {split}", fraction),
+        )
+        if evaluation.broken:
+            count, allowed = len(evaluation.broken), allowed_corrupt(len(source))
+            if count > allowed:
+                raise DataError(
+                    f"{state.data}: {count} of the {len(source)} images of {split} cannot be read, and {allowed} "
+                    "may be left out; fix or remove them, and resume: the training itself is over"
+                    + reasons(broken.reason for broken in evaluation.broken)
+                )
+            state.messages.append(
+                f"left out of {split}: {count} that cannot be read, first {evaluation.broken[0].reason}"
+            )
+        return replace(evaluation, data=state.data, split=split)
+
+    validated = None if splits.val is None else measure(splits.val, "val")
+    tested = None
+    if splits.test is not None:
+        tested = measure(splits.test, "test", None if validated is None else validated.calibration.temperature)
+    evaluation = tested or validated
+    if evaluation is not None:
+        state.record_calibration(evaluation)
+    return evaluation
