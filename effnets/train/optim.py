@@ -1,4 +1,4 @@
-"""Parameter groups: how fast each layer learns, and which weights are held small."""
+"""The optimizer: parameter groups by layer, learning rates and their schedule."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from effnets.train.recipe import Recipe
 
 
 class ParameterGroup(TypedDict):
-    """What torch's optimisers take, with the names of the parameters for people."""
+    """A parameter group of torch's optimizers, with the names of its parameters."""
 
     params: list[nn.Parameter]
     names: list[str]
@@ -26,18 +26,18 @@ class ParameterGroup(TypedDict):
 def parameter_groups(
     model: nn.Module, *, learning_rate: float, weight_decay: float, layer_decay: float = 1.0
 ) -> list[ParameterGroup]:
-    """The parameters of `model` that learn, by layer, from the input on, each layer's in up to two groups.
+    """Return the trainable parameters of `model` by layer, from the input on, in up to two groups a layer.
 
-    The learning rate falls by `layer_decay` with every block from the classifier down, for what lies near the input is
-    general and what lies near the output is not (arXiv:1801.06146, section 3.2). There is no weight decay on
-    depthwise kernels (MobileNet, arXiv:1704.04861, section 3), which have few weights and lose accuracy by it, nor on
-    normalisation and biases, which it does not regularise.
+    The learning rate falls by `layer_decay` with every block from the classifier down, because layers near the input
+    are general and those near the output are not (arXiv:1801.06146, section 3.2). Weight decay leaves out depthwise
+    kernels (MobileNet, arXiv:1704.04861, section 3), which have few weights and lose accuracy by it, and normalization
+    and biases, which it does not regularize.
 
     Args:
-        model: a classifier; or any other module, which counts as one layer.
+        model: a classifier; any other module counts as one layer.
         learning_rate: of the last layer.
-        weight_decay: of the weights that have any.
-        layer_decay: factor from one layer to the one below, above 0 and up to 1.
+        weight_decay: of the weights that decay.
+        layer_decay: factor from each layer to the one below it, above 0 and up to 1.
     """
     depths = layer_depths(model)
     last = max(depths.values(), default=0)
@@ -60,7 +60,7 @@ def parameter_groups(
 
 
 def layer_depths(model: nn.Module) -> dict[str, int]:
-    """The layer of each parameter by its name: 0 the stem, then each block, the head, and last the classifier."""
+    """Return the layer of each parameter by its name: 0 the stem, then each block, the head, and last the classifier."""
     layers: list[tuple[str, nn.Module]] = [("", model)]
     if isinstance(model, Classifier):
         layers = [("stem.", model.stem)]
@@ -87,13 +87,13 @@ _PROBE_RATE = 1e-2
 
 
 def learning_rate(recipe: Recipe, network: nn.Module) -> float:
-    """The recipe's, or one that suits the width of `network`.
+    """Return the recipe's learning rate, or one that suits the width of `network`.
 
-    A step of Adam's moves every weight about as far, however many of them add up to an output; so the wider a network
-    is, the more its outputs move. In proportion to 1 / √features, 0.002 at 256: on training pictures that were held out
-    by their looks, MobileNetV1 x0.25, of 256 features, was as good at 0.002 as at 0.003, and MobileNetV2, of 1280,
-    named 79 % right at 0.001 and 74 % at 0.002 (one seed). Between and beyond, the root is a guess. A linear probe's
-    features all have one scale, and its rate is one for all.
+    A step of Adam moves every weight about as far, however many of them add up to an output, so the outputs of a wider
+    network move more. The rate is proportional to 1 / √features, 0.002 at 256. On training images held out by their
+    looks, MobileNetV1 x0.25, with 256 features, was as good at 0.002 as at 0.003, and MobileNetV2, with 1280, reached
+    79 % at 0.001 and 74 % at 0.002 (one seed). Between and beyond, the root is a guess. A linear probe's features have
+    one scale, and one rate.
     """
     if recipe.learning_rate is not None:
         return recipe.learning_rate
@@ -104,15 +104,15 @@ def learning_rate(recipe: Recipe, network: nn.Module) -> float:
 
 
 def warmup_epochs(recipe: Recipe, epochs: int) -> float:
-    """The recipe's, or one epoch, where that leaves the rate the time to fall again."""
+    """Return the recipe's warm-up, or one epoch, but at most a quarter of all."""
     return min(1.0, epochs / 4) if recipe.warmup_epochs is None else recipe.warmup_epochs
 
 
 def make_optimizer(network: nn.Module, recipe: Recipe) -> Optimizer:
-    """The optimiser of all parameters that learn, in the groups of `parameter_groups`.
+    """Return the optimizer of all trainable parameters, in the groups of `parameter_groups`.
 
     Raises:
-        ArgumentError: timm has no such optimiser, it does not take what the recipe states, or nothing learns.
+        ArgumentError: if timm has no such optimizer, it does not take the recipe's settings, or everything is frozen.
     """
     from timm.optim import create_optimizer_v2, list_optimizers
 
@@ -128,7 +128,7 @@ def make_optimizer(network: nn.Module, recipe: Recipe) -> Optimizer:
         layer_decay=recipe.layer_decay,
     )
     if not groups:
-        raise ArgumentError("nothing is left to learn; freeze less")
+        raise ArgumentError("every layer is frozen; freeze less")
     stated = {name: getattr(recipe, name) for name in ("eps", "alpha") if getattr(recipe, name) is not None}
     try:
         optimizer: Optimizer = create_optimizer_v2(
@@ -144,13 +144,13 @@ def make_optimizer(network: nn.Module, recipe: Recipe) -> Optimizer:
 
 
 class RateSchedule:
-    """Learning rates as a function of the step alone, so that there is no state to lose.
+    """Learning rates as a function of the step alone, without state to lose.
 
     Args:
-        optimizer: whose groups' rates, as they are now, are the highest.
-        recipe: what schedule.
-        steps_per_epoch: of the optimiser.
-        epochs: after which a cosine has come to its end.
+        optimizer: its groups' rates are now the highest.
+        recipe: has the schedule.
+        steps_per_epoch: of the optimizer.
+        epochs: at whose end a cosine ends.
     """
 
     def __init__(self, optimizer: Optimizer, recipe: Recipe, steps_per_epoch: int, epochs: int) -> None:
@@ -163,7 +163,7 @@ class RateSchedule:
         if recipe.schedule == "cosine":
             self._scheduler = CosineLRScheduler(
                 optimizer,
-                t_initial=max(total - warmup, 2),  # of a single step timm would say that it has no effect
+                t_initial=max(total - warmup, 2),  # timm warns of a single step
                 lr_min=recipe.min_learning_rate,
                 warmup_t=warmup,
                 warmup_prefix=True,
@@ -176,12 +176,12 @@ class RateSchedule:
                 decay_t=total + warmup + 1 if constant else max(round(recipe.decay_epochs * steps_per_epoch), 1),
                 decay_rate=1.0 if constant else recipe.decay_rate,
                 warmup_t=warmup,
-                warmup_prefix=False,  # the papers' decay is counted from the first step on, the warm-up's included
+                warmup_prefix=False,  # the papers count the decay from the first step on, with the warm-up
                 t_in_epochs=False,
             )
         self._warmup = warmup
 
     def set(self, step: int) -> None:
-        """Set the rates for the step that follows after `step` of them."""
-        # Counted from 1 while they rise: a first step at rate 0 would be none.
+        """Set the rates of step `step`, counted from 0."""
+        # From 1 while the rates rise: a first step at rate 0 would change nothing.
         self._scheduler.step_update(step + 1 if step < self._warmup else step)

@@ -82,7 +82,7 @@ def test_the_rates_of_layers_act(optimizer):
     assert len(make_optimizer(network, recipe(optimizer=optimizer)).param_groups) == 2
 
 
-def test_errors_of_optimisers_name_the_setting():
+def test_errors_of_optimizers_name_the_setting():
     model = effnets.create_model("mobilenetv1_025", num_classes=5)
     with pytest.raises(effnets.ArgumentError, match="optimizer is 'adamm', which timm does not have"):
         make_optimizer(model, recipe(optimizer="adamm"))
@@ -90,7 +90,7 @@ def test_errors_of_optimisers_name_the_setting():
         make_optimizer(model, recipe(optimizer="adamw", alpha=0.9))
     effnets.freeze(model, "backbone")
     model.classifier.requires_grad_(False)
-    with pytest.raises(effnets.ArgumentError, match="nothing is left to learn; freeze less"):
+    with pytest.raises(effnets.ArgumentError, match="every layer is frozen; freeze less"):
         make_optimizer(model, recipe())
 
 
