@@ -60,7 +60,7 @@ def parameter_groups(
 
 
 def layer_depths(model: nn.Module) -> dict[str, int]:
-    """Return the layer of each parameter by its name: 0 the stem, then each block, the head, and last the classifier."""
+    """Return the layer of each parameter by name: 0 the stem, then each block, the head, and last the classifier."""
     layers: list[tuple[str, nn.Module]] = [("", model)]
     if isinstance(model, Classifier):
         layers = [("stem.", model.stem)]
