@@ -11,12 +11,12 @@ from effnets.cli.training import RunOptions, run_options, train
 
 @click.command(name="finetune")
 @click.argument("data")
-@click.option("--model", required=True, help="A model of the zoo, or a YAML file.")
+@click.option("--model", required=True, help="A model's name, or a YAML file.")
 @click.option("--weights", help="A file, a folder, a tag, or random [default: the published weights].")
 @click.option("--output", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder of the run.")
 @click.option("--recipe", default="finetune", show_default=True, help="A recipe's name or YAML file.")
-@click.option("--epochs", type=click.IntRange(1), help="Passes over the pictures [default: the recipe's].")
-@click.option("--batch-size", type=click.IntRange(1), help="Pictures in a forward pass [default: the recipe's].")
+@click.option("--epochs", type=click.IntRange(1), help="Passes over the images [default: the recipe's].")
+@click.option("--batch-size", type=click.IntRange(1), help="Images in a forward pass [default: the recipe's].")
 @click.option("--image-size", type=click.IntRange(8, 8192), help="Side of the input in pixels [default: the weights'].")
 @click.option(
     "--lr",
@@ -27,11 +27,15 @@ from effnets.cli.training import RunOptions, run_options, train
 @click.option(
     "--freeze", help="stem, a number of stages, stages, or backbone: a linear probe on cached features [default: none]."
 )
-@click.option("--teacher", help="A network to learn from as well: a name, or a folder of an earlier run.")
-@click.option("--balance", type=click.Choice(["none", "weights", "sampler"]), help="Of classes of unlike size.")
-@click.option("--precision", type=click.Choice(["auto", "float32", "bfloat16"]), help="[default: by measuring]")
-@click.option("--seed", type=click.IntRange(0), help="Of everything drawn [default: 0].")
-@click.option("--workers", type=click.IntRange(0), help="Processes that load pictures [default: by the cores].")
+@click.option("--teacher", help="A network to learn from as well: a name, or the folder of a run.")
+@click.option("--balance", type=click.Choice(["none", "weights", "sampler"]), help="Of classes of different sizes.")
+@click.option(
+    "--precision",
+    type=click.Choice(["auto", "float32", "bfloat16"]),
+    help="[default: bfloat16 if the device computes in it natively]",
+)
+@click.option("--seed", type=click.IntRange(0), help="Of all random numbers [default: 0].")
+@click.option("--workers", type=click.IntRange(0), help="Processes that load images [default: by the cores].")
 @run_options
 def command(
     data: str,
@@ -51,12 +55,12 @@ def command(
     workers: int | None,
     options: RunOptions,
 ) -> None:
-    """Fine-tune a pretrained network on the photographs in DATA: a folder by class, a manifest, an archive, ….
+    """Fine-tune a pretrained network on the images in DATA: a folder by class, a CSV file, an archive, ….
 
-    OUTPUT then holds model.safetensors, which create_model loads, metrics.json, and last/, from which --resume goes on
-    after whatever happened. SIGTERM and Ctrl-C save and end with status 143 and 130.
+    OUTPUT then holds model.safetensors, which create_model loads, metrics.json, and last/, from which --resume
+    continues after any interruption. SIGTERM and Ctrl-C save everything and exit with status 143 and 130.
     """
-    stated = {
+    overrides = {
         "model": model,
         "weights": weights,
         "epochs": epochs,
@@ -70,4 +74,4 @@ def command(
         "seed": seed,
         "workers": workers,
     }
-    train(recipe, stated, data, output, options)
+    train(recipe, overrides, data, output, options)

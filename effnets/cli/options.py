@@ -1,4 +1,4 @@
-"""How the pictures and classes of a data set are called, where effnets cannot know: options of several commands."""
+"""Options of several commands: the columns and classes of a data set."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ def _read_names(_context: click.Context, _parameter: click.Parameter, file: str 
     return read_names(Path(file))
 
 
-image_column_option = click.option("--image-column", metavar="NAME", help="Of a table: where the pictures are.")
+image_column_option = click.option("--image-column", metavar="NAME", help="Of a table: the column of the images.")
 label_column_option = click.option(
-    "--label-column", metavar="NAME", help="Of a table: where the classes are. Of tar shards: their key in the JSON."
+    "--label-column", metavar="NAME", help="Of a table: the column of the classes. Of shards: their key in the JSON."
 )
 class_names_option = click.option(
     "--class-names",
     metavar="FILE",
     callback=_read_names,
-    help="Names of the classes 0, 1, …, one a line, where DATA has but numbers; or instead of its own.",
+    help="Names of the classes 0, 1, …, one a line, if DATA has numbers only; or instead of its own.",
 )

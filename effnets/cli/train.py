@@ -13,10 +13,10 @@ from effnets.cli.training import RunOptions, run_options, train
 @click.argument("recipe")
 @click.argument("data")
 @click.option("--output", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder of the run.")
-@click.option("--model", help="Another model than the recipe's.")
-@click.option("--epochs", type=click.IntRange(1), help="Passes over the pictures [default: the recipe's].")
-@click.option("--seed", type=click.IntRange(0), help="Of everything drawn [default: the recipe's].")
-@click.option("--workers", type=click.IntRange(0), help="Processes that load pictures [default: by the cores].")
+@click.option("--model", help="Instead of the recipe's model.")
+@click.option("--epochs", type=click.IntRange(1), help="Passes over the images [default: the recipe's].")
+@click.option("--seed", type=click.IntRange(0), help="Of all random numbers [default: the recipe's].")
+@click.option("--workers", type=click.IntRange(0), help="Processes that load images [default: by the cores].")
 @run_options
 def command(
     recipe: str,
@@ -28,6 +28,6 @@ def command(
     workers: int | None,
     options: RunOptions,
 ) -> None:
-    """Train a network by RECIPE, a name of configs/recipes or a YAML file, on DATA; from scratch where it says so."""
-    stated = {"model": model, "epochs": epochs, "seed": seed, "workers": workers}
-    train(recipe, stated, data, output, options)
+    """Train a network on DATA by RECIPE: a name in configs/recipes, or a YAML file."""
+    overrides = {"model": model, "epochs": epochs, "seed": seed, "workers": workers}
+    train(recipe, overrides, data, output, options)

@@ -1,4 +1,4 @@
-"""What ``effnets finetune`` and ``effnets train`` share: their common options, and the training itself."""
+"""Shared by ``effnets finetune`` and ``effnets train``: their options, and the training."""
 
 from __future__ import annotations
 
@@ -18,8 +18,7 @@ from effnets.cli.callbacks import ConsoleCallback
 from effnets.cli.format import printable, progress_bar
 from effnets.cli.options import class_names_option, image_column_option, label_column_option
 from effnets.errors import TrainingInterruptedError
-
-__all__ = ["RunOptions", "run_options", "train"]
+from effnets.train.callbacks import LOGGERS
 
 
 def _settings(_context: click.Context, _parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, Any]:
@@ -29,16 +28,16 @@ def _settings(_context: click.Context, _parameter: click.Parameter, values: tupl
     for value in values:
         key, separator, text = value.partition("=")
         if not separator or not key:
-            raise click.BadParameter(f"{value!r} is no setting; write it like ema_decay=0 or augmentation.mixup=0.2")
+            raise click.BadParameter(f"{value!r} is not a setting; write it like ema_decay=0 or augmentation.mixup=0.2")
         try:
             settings[key] = _with_numbers(yaml.safe_load(text))
-        except (yaml.YAMLError, ValueError):  # the latter of a date that is none
-            raise click.BadParameter(f"{value!r}: {text!r} is no YAML value") from None
+        except (yaml.YAMLError, ValueError):  # the latter of an impossible date
+            raise click.BadParameter(f"{value!r}: {text!r} is not a YAML value") from None
     return settings
 
 
 def _with_numbers(value: Any) -> Any:
-    """YAML 1.1 reads 1e-3 as text."""
+    """Turn texts into numbers where possible: YAML 1.1 reads 1e-3 as text."""
     if isinstance(value, list):
         return [_with_numbers(item) for item in value]
     if isinstance(value, dict):
@@ -57,13 +56,13 @@ _settings_option = click.option(
     multiple=True,
     metavar="KEY=VALUE",
     callback=_settings,
-    help="Any other setting of the recipe; again for several.",
+    help="Any other setting of the recipe; may be repeated.",
 )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunOptions:
-    """What `run_options` asks for: settings of the recipe by hand, and the arguments of `effnets.finetune`."""
+    """The values of `run_options`: settings of the recipe, and arguments of `effnets.finetune`."""
 
     settings: dict[str, Any]
     strict: bool
@@ -76,27 +75,27 @@ class RunOptions:
 
 
 def run_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the options that every training has; it receives them together, as `options`."""
+    """Add the options of every training to a command, which receives them together as `options`."""
 
     @_settings_option
-    @click.option("--strict", is_flag=True, help="Let a picture that cannot be read be an error.")
+    @click.option("--strict", is_flag=True, help="Stop at an image that cannot be read, instead of leaving it out.")
     @click.option(
         "--check",
         type=click.Choice(["quick", "full", "none"]),
         default="quick",
         show_default=True,
-        help="Look at the pictures beforehand: at their headers, whole, or not.",
+        help="Check the images before training: their headers, whole, or not at all.",
     )
     @image_column_option
     @label_column_option
     @class_names_option
     @click.option(
         "--log-with",
-        type=click.Choice(["tensorboard", "wandb"]),
+        type=click.Choice(LOGGERS),
         multiple=True,
-        help="Log every epoch into the folder of the run; again for both.",
+        help="Log every epoch into the folder of the run; may be repeated.",
     )
-    @click.option("--resume", is_flag=True, help="Go on from the last checkpoint; start where there is none.")
+    @click.option("--resume", is_flag=True, help="Continue from the last checkpoint, if there is one.")
     @functools.wraps(command)
     def gathered(**values: Any) -> None:
         shared = {field.name: values.pop(field.name) for field in fields(RunOptions)}
@@ -105,15 +104,15 @@ def run_options(command: Callable[..., None]) -> Callable[..., None]:
     return gathered
 
 
-def train(recipe: str, stated: dict[str, Any], data: str, output: Path, options: RunOptions) -> None:
-    """Train, say how it goes, and end with status 143 after SIGTERM and 130 after Ctrl-C, saved.
+def train(recipe: str, overrides: dict[str, Any], data: str, output: Path, options: RunOptions) -> None:
+    """Train, report progress, and exit with status 143 after SIGTERM and 130 after Ctrl-C, with everything saved.
 
-    What is `stated` by options of the command itself goes before ``--set``, and None leaves the recipe's.
+    The `overrides` by options of the command precede ``--set``; None leaves the recipe's value.
     """
     from effnets.train.recipe import find_recipe, read_recipe
     from effnets.train.run import finetune
 
-    changes = options.settings | {key: value for key, value in stated.items() if value is not None}
+    changes = options.settings | {key: value for key, value in overrides.items() if value is not None}
     settings = read_recipe(find_recipe(recipe), changes)
     first = os.environ.get("RANK", "0") == "0"
     warnings.showwarning = _show_warning
@@ -138,15 +137,15 @@ def train(recipe: str, stated: dict[str, Any], data: str, output: Path, options:
         click.echo(str(interruption), err=True)
         sys.exit(128 + interruption.signal)
     if first:
-        _conclude(trained.metrics, output)
+        _print_result(trained.metrics, output)
 
 
 def _show_warning(message: Warning | str, *_where: object, **_how: object) -> None:
-    """As a note: where in this library it comes from tells a user nothing."""
+    """Print a warning without the place in this library that it comes from."""
     click.echo(f"warning: {printable(str(message))}", err=True)
 
 
-def _conclude(metrics: dict[str, Any], output: Path) -> None:
+def _print_result(metrics: dict[str, Any], output: Path) -> None:
     shown = {"validation": metrics["best_top1"], "test": metrics["test_top1"]}
     figures = [f"{name} top-1 {value:.2f} %" for name, value in shown.items() if value is not None]
     click.echo(f"{printable(str(output))}: {', '.join(figures) or 'trained'}, after {metrics['seconds']:.0f} s")

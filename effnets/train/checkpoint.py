@@ -28,6 +28,7 @@ from effnets.weights.save import save_weights
 
 METRICS, RECIPE = "metrics.json", "recipe.yaml"
 _STATES, _STATE = "last", "state.pt"
+RUN_STATE = "account"  # the key of `RunState` in a checkpoint, as version 0.1.0 named it
 _FORMAT = 1
 # What a resumed run may change: it makes no difference to what is learned.
 _FREE = frozenset({"workers", "checkpoint_minutes"})
@@ -204,7 +205,7 @@ class Checkpointer:
         Raises:
             TrainingError: if the disk refuses; the earlier checkpoint is still there.
         """
-        state = {"format": _FORMAT, **trainer_state, "account": self.run_state.state_dict()}
+        state = {"format": _FORMAT, **trainer_state, RUN_STATE: self.run_state.state_dict()}
         buffer = io.BytesIO()  # torch's own writer hides the reason of a failure
         torch.save(state, buffer)
         write_file(self.states / _STATE, buffer.getbuffer())

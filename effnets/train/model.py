@@ -34,7 +34,7 @@ def build_model(recipe: Recipe, class_names: Sequence[str]) -> tuple[Classifier,
     """
     pretrained, random = recipe.weights == "pretrained", recipe.weights == "random"
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*newly initialised")  # that is the plan
+        warnings.filterwarnings("ignore", message=".*newly initiali[sz]ed")  # as intended
         model = create_model(
             recipe.model,
             pretrained=pretrained,

@@ -26,7 +26,7 @@ from effnets.inference.transform import create_transform
 from effnets.report import write_report
 from effnets.train.bn_calibration import adapts_backbone, restore_if_identity
 from effnets.train.callbacks import Callback, CallbackList, ExperimentLogger, check_loggers
-from effnets.train.checkpoint import Checkpointer, finished_metrics
+from effnets.train.checkpoint import RUN_STATE, Checkpointer, finished_metrics
 from effnets.train.loss import Loss, Teacher
 from effnets.train.model import build_model, choose_precision, load_teacher, require_batch_of_one, to_device
 from effnets.train.optim import learning_rate, make_optimizer
@@ -89,7 +89,7 @@ def finetune(
     log_with: str | Sequence[str] = (),
     command: str | None = None,
 ) -> TrainedModel:
-    """Train a network on labelled images, and keep the best of it in a folder.
+    """Train a network on labeled images, and keep the best of it in a folder.
 
     The weights that are best on validation are kept, either those of a step or their moving average; test/ is measured
     once, with these, and selects nothing. Under ``torchrun`` or ``accelerate launch``, all processes train together.
@@ -103,7 +103,7 @@ def finetune(
         data: what `effnets.data.open_data` takes: a folder by class, a CSV file, an archive, …
         output: the folder of the run; made if missing.
         resume: continue from the last checkpoint in `output`, to the tensors that an undisturbed training ends with on
-            this machine. Starts if there is no checkpoint; does nothing if the training is over.
+            this machine. Starts if there is no checkpoint; does nothing if the training is finished.
         strict: raise if an image cannot be read, instead of leaving some out with a message.
         check: of the images before training: "quick" (headers), "full" (decoded) or "none".
         image_column, label_column: of tables that do not have the usual names.
@@ -278,7 +278,7 @@ class Run:
         if saved is None:
             self._prepare()
         else:
-            self.state.load_state_dict(saved["account"])
+            self.state.load_state_dict(saved[RUN_STATE])
         for message in self.state.messages:
             self.context.callback.on_message(message)
         cached = None if saved is None else self.state.cached

@@ -97,9 +97,9 @@ def test_train_takes_a_recipe_by_its_file(material):
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [
-        (["--set", "epochs"], 2, "'epochs' is no setting; write it like ema_decay=0"),
-        (["--set", "epochs=[1"], 2, "'[1' is no YAML value"),
-        (["--set", "seed=2020-13-45"], 2, "'2020-13-45' is no YAML value"),
+        (["--set", "epochs"], 2, "'epochs' is not a setting; write it like ema_decay=0"),
+        (["--set", "epochs=[1"], 2, "'[1' is not a YAML value"),
+        (["--set", "seed=2020-13-45"], 2, "'2020-13-45' is not a YAML value"),
         (["--set", "augmentation={mixup: 1e2}"], 1, "mixup is 100"),
         (["--set", "augmentation={mixupp: 0.2}"], 1, "unknown key 'mixupp'; did you mean 'mixup'?"),
         (["--set", "epocs=3"], 1, "unknown key 'epocs'; did you mean 'epochs'?"),
