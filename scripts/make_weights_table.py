@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 
 from demo_section import make_section
-from weights_plot import Point, draw
 
+from effnets.bench.plots import Point, draw_weights
 from effnets.spec.catalogue import model_names
 from effnets.spec.cost import count
 from effnets.spec.models import load_spec
@@ -45,7 +45,8 @@ VERIFIED = {
     "torchvision": (
         "network, names, entry",
         "the network's logits with the same random weights in both, both ways "
-        "(tests/weights/dialects/test_torchvision.py); all of the entry but the licence (tests/spec/test_weights_peers.py)",
+        "(tests/weights/dialects/test_torchvision.py); all of the entry but the license "
+        "(tests/spec/test_weights_peers.py)",
     ),
     "transformers": (
         "network, names, preprocessing",
@@ -214,7 +215,7 @@ def make_plot(weights: list[WeightsSpec], kind: str) -> str:
     order = list(FAMILIES.values())
     points.sort(key=lambda point: order.index(point.family))
     against = "multiply-adds" if kind == "madds" else "parameters"
-    return draw(
+    return draw_weights(
         points,
         title=f"ImageNet top-1 accuracy against {against}, as published",
         x_label=f"{against} (millions)" + (", at the size of the measurement" if kind == "madds" else ""),

@@ -92,7 +92,7 @@ def command(
     else:
         _print(report)
     if svg is not None:
-        from effnets.bench.chart import draw_bars
+        from effnets.bench.plots import draw_bars
 
         write_file(svg, draw_bars(report).encode())
     context = click.get_current_context()

@@ -185,7 +185,7 @@ def _few(names: Sequence[str]) -> str:
 
 
 def _draw(path: Path, outcome: Outcome, limits: Limits, recommendation: Recommendation | None, meter: Meter) -> None:
-    from effnets.bench.choose_plot import draw_choice
+    from effnets.bench.plots import draw_choice
     from effnets.deploy.export.onnx import write_file
     from effnets.utils.machine import describe_machine
 

@@ -13,12 +13,22 @@ import click
 
 from effnets.cli.callbacks import ProgressBarCallback
 from effnets.cli.demo_model import load_demonstration
+from effnets.cli.demo_steps import (
+    MODEL,
+    PLAIN,
+    SETTINGS,
+    Answer,
+    classify,
+    compare_engines,
+    extract_images,
+    make_folder,
+    missing,
+    writing,
+)
 from effnets.cli.format import printable, progress_bar, short
-from effnets.demo.folder import make_folder, writing
 from effnets.errors import TrainingInterruptedError
 
 if TYPE_CHECKING:
-    from effnets.demo.steps import Answer
     from effnets.deploy.export.onnx import ExportReport
     from effnets.nn.classifier import Classifier
     from effnets.train.run import TrainedModel
@@ -38,10 +48,10 @@ _DATA = "drawn-objects"  # what the report is called
     help="Folder for what is made; where that holds something, a number is added.",
 )
 def command(photos: tuple[str, ...], output: Path) -> None:
-    """See it work, without network, in under a minute: classify, fine-tune, export, compare engines, report.
+    """See it work, offline, in under a minute: classify, fine-tune, export, compare engines, report.
 
-    Pictures are drawn for it; PHOTO, or those in FOLDER, are classified instead, if given. Each step says what to type
-    to do it oneself.
+    It classifies drawings that come with the package; PHOTO, or those in FOLDER, instead, if given. Each step shows the
+    command to type to do it yourself.
     """
     begin = time.monotonic()
     folder = make_folder(output)
@@ -68,14 +78,13 @@ def _load() -> Classifier:
     with progress_bar() as progress:
         if progress:
             progress("loading torch", 0.0)
-        from effnets.demo.steps import MODEL
         from effnets.spec.cost import count
 
         network = load_demonstration().eval()
     names = network.class_names or ()
     _heading("1. Classify, with the network in this package")
     click.echo(
-        f"{MODEL} has {short(count(MODEL).params)} parameters and learned from the 32-pixel pictures of CIFAR-10.\n"
+        f"{MODEL} has {short(count(MODEL).params)} parameters and learned from the 32-pixel images of CIFAR-10.\n"
         f"It knows {', '.join(names)},\nand answers with one of these whatever it is shown."
     )
     return network
@@ -83,16 +92,15 @@ def _load() -> Classifier:
 
 def _classify(network: Classifier, folder: Path, photos: tuple[str, ...]) -> list[Answer]:
     from effnets.cli.tables import make_table, print_table
-    from effnets.demo.steps import classify
 
     answers = []
     with progress_bar() as progress:
-        pictures = list(_pictures(folder, photos))
-        for number, (path, meant, error) in enumerate(pictures):
+        images = list(_images(folder, photos))
+        for number, (path, meant, error) in enumerate(images):
             if progress:
-                progress("classifying", number / len(pictures))
+                progress("classifying", number / len(images))
             answers.append(error or classify(network, path, meant))
-    columns = ["picture", *([] if photos else ["meant"]), "answer", "probability"]
+    columns = ["image", *([] if photos else ["meant"]), "answer", "probability"]
     table = make_table(columns, right=["probability"])
     for answer in answers:
         if answer.prediction is not None:
@@ -108,29 +116,24 @@ def _classify(network: Classifier, folder: Path, photos: tuple[str, ...]) -> lis
     if not photos:
         right = sum(answer.right for answer in answers)
         click.echo(f"{right} of these {len(answers)} drawings are named as they were meant.")
-    _typed("predict", *(photos or (str(folder / "pictures"),)))
+    _typed("predict", *(photos or (str(folder / "drawings"),)))
     return answers
 
 
-def _pictures(folder: Path, photos: tuple[str, ...]) -> Iterator[tuple[str, str | None, Answer | None]]:
-    """Path and what is meant, for each picture; or the answer where there is nothing to look at."""
-    from effnets.demo.pictures import write_pictures
-    from effnets.demo.steps import Answer
+def _images(folder: Path, photos: tuple[str, ...]) -> Iterator[tuple[str, str | None, Answer | None]]:
+    """Yield path and class for each image, or an answer with the error if it was not found."""
     from effnets.inference.image import find_photos
 
     if not photos:
         with writing(folder):
-            files = write_pictures(folder / "pictures")
-        yield from ((str(path), meant, None) for meant, path in files.items())
+            images = extract_images(folder, "drawings")
+        yield from ((str(path), path.stem, None) for path in images)
         return
     for result in find_photos(photos, lambda text: click.echo(printable(text), err=True)):
         yield result.path, None, Answer(path=result.path, error=result.error) if result.error else None
 
 
 def _finetune(folder: Path) -> TrainedModel | None:
-    from effnets.demo.objects import OBJECTS, write_data
-    from effnets.demo.steps import COUNTS, SETTINGS, finetune_head
-
     _heading("2. Fine-tune it, for classes that it has never seen")
     if not _installed("train", "fine-tune, and report on it"):
         return None
@@ -138,24 +141,26 @@ def _finetune(folder: Path) -> TrainedModel | None:
     words = ["finetune", str(folder / _DATA), *options, "--output"]
     with progress_bar() as progress, writing(folder):
         callback = ProgressBarCallback(progress)
-        callback.on_progress("drawing pictures", 0.0)
-        write_data(folder / _DATA, COUNTS)
+        extract_images(folder, _DATA)
         callback.on_progress("loading what trains", 0.0)
+        from effnets.train.run import finetune
+        from effnets.train.recipe import find_recipe, read_recipe
+
+        recipe = read_recipe(find_recipe("finetune"), SETTINGS)
         command = _line(*words, str(folder / "run"))
-        trained = finetune_head(folder / _DATA, folder / "run", callbacks=[callback], command=command)
+        trained = finetune(recipe, folder / _DATA, folder / "run", callbacks=[callback], command=command)
+    images, classes = trained.metrics["images"], trained.metrics["classes"]
     click.echo(
-        f"{sum(COUNTS.values()) * len(OBJECTS)} pictures of {', '.join(OBJECTS)} were drawn, no two alike, and a new "
-        f"last layer learned from {COUNTS['train'] * len(OBJECTS)} of them.\n"
-        f"It names {trained.best_top1:.1f} % of {COUNTS['val'] * len(OBJECTS)} others right (validation), and "
-        f"{trained.test_top1:.1f} % of {COUNTS['test'] * len(OBJECTS)} that chose nothing (test)."
+        f"There are {sum(images.values())} images of {', '.join(classes)}, no two alike, and a new last layer learned "
+        f"from {images['train']} of them.\n"
+        f"It names {trained.best_top1:.1f} % of {images['val']} others right (validation), and "
+        f"{trained.test_top1:.1f} % of {images['test']} that chose nothing (test)."
     )
-    _typed(*words, str(folder / "run-2"))  # a training that is over is not begun again
+    _typed(*words, str(folder / "run-2"))  # a finished training is not repeated
     return trained
 
 
 def _export(network: Classifier, folder: Path, trained: TrainedModel | None) -> ExportReport | None:
-    from effnets.demo.steps import MODEL
-
     _heading("3. Export it: one file to ship")
     if not _installed("export", "export to ONNX, and compare its engines"):
         return None
@@ -177,20 +182,17 @@ def _export(network: Classifier, folder: Path, trained: TrainedModel | None) -> 
 
 def _compare(network: Classifier, exported: ExportReport | None) -> None:
     from effnets.cli.tables import make_table, print_table
-    from effnets.demo.speed import PLAIN, compare_engines
-    from effnets.demo.steps import MODEL
 
     _heading("4. Compare engines, on this machine")
     with progress_bar() as progress:
         found = compare_engines(network, exported.path if exported else None, progress=progress)
-    plain = next(speed for speed in found if speed.engine == PLAIN)
-    columns = [column for batch in plain.milliseconds for column in (f"ms/image by {batch}", "×")]
+    columns = [column for batch in found[PLAIN] for column in (f"ms/image by {batch}", "×")]
     table = make_table(["engine", *columns], right=columns, whole=["engine"])
-    for speed in found:
+    for engine, milliseconds in found.items():
         cells = []
-        for batch, milliseconds in speed.milliseconds.items():
-            cells += [f"{milliseconds:.2f}", f"{plain.milliseconds[batch] / milliseconds:.2f}"]
-        table.add_row(speed.engine, *cells)
+        for batch, value in milliseconds.items():
+            cells += [f"{value:.2f}", f"{found[PLAIN][batch] / value:.2f}"]
+        table.add_row(engine, *cells)
     print_table(table)
     click.echo("\nMedians, measured in turns; × is times as fast as the first line. For longer, and against timm:")
     _typed("bench", MODEL)
@@ -208,8 +210,6 @@ def _conclude(folder: Path, trained: TrainedModel | None, exported: ExportReport
 
 
 def _installed(extra: str, purpose: str) -> bool:
-    from effnets.demo.steps import missing
-
     if packages := missing(extra):
         verb = "is" if len(packages) == 1 else "are"
         click.echo(f"{', '.join(packages)} {verb} not installed. To {purpose}: pip install 'effnets[{extra}]'")
@@ -221,11 +221,11 @@ def _heading(text: str) -> None:
 
 
 def _typed(*words: str, note: str = "") -> None:
-    """A command that does the same, or more."""
+    """Print a command that does the same, or more."""
     click.echo(click.style(printable(f"  $ {_line(*words)}"), fg="cyan") + (f"   # {note}" if note else ""))
 
 
 def _line(*words: str) -> str:
-    # In a checkout nothing is on the path: what began with uv run goes on with it.
+    # In a checkout nothing is on the path: what began with uv run continues with it.
     program = ["uv", "run", "effnets"] if "UV_RUN_RECURSION_DEPTH" in os.environ else ["effnets"]
     return shlex.join([*program, *words])

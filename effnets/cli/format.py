@@ -8,6 +8,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from decimal import Decimal
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -95,4 +96,6 @@ class SvgFile(click.Path):
             self.fail(f"{str(path)!r} is no name of an SVG file; let it end in .svg", param, ctx)
         if not path.parent.is_dir():
             self.fail(f"{path.parent} is no folder; make it first", param, ctx)
+        if not find_spec("matplotlib"):
+            self.fail("matplotlib, which draws it, is not installed: pip install 'effnets[train]'", param, ctx)
         return path

@@ -7,7 +7,7 @@ import xml.etree.ElementTree as ElementTree
 import pytest
 
 from effnets.bench import bench as measure
-from effnets.bench.chart import draw_bars
+from effnets.bench.plots import draw_bars
 from effnets.deploy.export import graph
 from effnets.deploy.optimize import optimize as rewrite
 from effnets.errors import ArgumentError, ConfigError, EngineError, ExportError, MissingFileError, UnknownModelError

@@ -58,8 +58,8 @@ def test_the_whole_of_it(tmp_path):
     output, errors = run((sys.executable, "-m", "effnets", "demo"), folder=tmp_path)
     assert errors == ""
     home = tmp_path / "effnets-demo"
-    assert {path.name for path in home.iterdir()} == {"pictures", "drawn-objects", "run", "model.onnx"}
-    rows = re.findall(r"^effnets-demo/pictures/(\w+)\.png +(\w+) +(\w+) +[\d.]+ %$", output, re.MULTILINE)
+    assert {path.name for path in home.iterdir()} == {"drawings", "drawn-objects", "run", "model.onnx"}
+    rows = re.findall(r"^effnets-demo/drawings/(\w+)\.webp +(\w+) +(\w+) +[\d.]+ %$", output, re.MULTILINE)
     assert len(rows) == 8
     assert all(file == meant for file, meant, _ in rows)
     assert f"{sum(meant == answer for _, meant, answer in rows)} of these 8 drawings" in output
@@ -87,7 +87,7 @@ def test_the_core_alone_does_what_it_can_and_says_what_is_missing(tmp_path):
     assert "To export to ONNX, and compare its engines: pip install 'effnets[export]'" in output
     assert "PyTorch, effnets.optimize" in output
     assert "effnets-demo is there already, so this goes into effnets-demo-2." in output
-    assert [path.name for path in (tmp_path / "effnets-demo-2").iterdir()] == ["pictures"]
+    assert [path.name for path in (tmp_path / "effnets-demo-2").iterdir()] == ["drawings"]
     assert [path.name for path in mine.parent.iterdir()] == ["mine.txt"]
 
 
