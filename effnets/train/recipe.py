@@ -1,4 +1,4 @@
-"""Every setting of a training. Free of torch."""
+"""Recipes: every setting of a training, read from YAML and written as YAML. Free of torch."""
 
 from __future__ import annotations
 
@@ -9,138 +9,134 @@ from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import yaml
 
 from effnets.data.augmentation import Augmentation
 from effnets.errors import ArgumentError, ConfigError
 from effnets.spec.yaml import Node, read_yaml
-from effnets.utils.arguments import require, require_choice, require_range
+from effnets.utils.arguments import Range, check_fields, require
 from effnets.utils.paths import configs_dir
 
-Schedule = Literal["cosine", "exponential", "constant"]
-Precision = Literal["auto", "float32", "bfloat16"]
-Statistics = Literal["train", "eval"]
-Balance = Literal["none", "weights", "sampler"]
-Cache = Literal["auto", "none"]
 
-
-def _for_photographs() -> Augmentation:
-    """Light differs from photograph to photograph, and a part of a thing is as good a sign of it as another."""
+def _photo_augmentation() -> Augmentation:
+    """Light differs from photo to photo, and a part of a thing shows its class as well as another part."""
     return Augmentation(brightness=0.2, contrast=0.2, saturation=0.2, random_erasing=0.3)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """How a network is trained. The defaults fine-tune a pretrained one on a few hundred to many thousand photographs.
+    """How a network is trained. The defaults fine-tune a pretrained one on a few hundred to many thousand images.
 
     Attributes:
-        model: a name of the zoo, or a YAML file.
-        weights: what to begin with: ``pretrained`` (the published ones), ``random``, a tag, a file or a folder.
-        image_size: side of the square input in pixels; None takes the weights'.
-        epochs: passes over the training pictures, of the whole network (or of what is not frozen).
-        head_epochs: passes over the cached features before, in which the new classifier alone learns; 0 for none.
-            probe_penalty: with `freeze` backbone, half of it times the sum of the classifier's squared weights is added
-            to the loss, since a thousand features of a few hundred pictures separate anything. probe_views: how often
-            its pictures are augmented, once for all epochs, each of which has all of these views.
-        freeze: what keeps its weights, as of `effnets.freeze`: none, stem, a number of stages, stages, backbone. With
-            backbone, the classifier learns on features, by Adam and a cosine, and a note names what has no effect then.
-        bn: batch statistics of what is not frozen: ``train`` by the batch, ``eval`` as they are in the weights. With
-            `freeze` backbone, ``train`` moves the backbone's once towards those of the training pictures.
-        batch_size: pictures in one forward pass. accumulate: forward passes, of all processes together, in one step of
-            the optimiser: a step sees batch_size · accumulate pictures however many processes there are.
-        optimizer: a name of timm's. learning_rate: of the last layer, the highest; None takes 0.002 for a classifier of
-            256 features, and less the more it has, or 0.01 with `freeze` backbone, on features of deviation 1.
-            momentum: where the optimiser has one. eps, alpha: of the optimiser (alpha is RMSProp's decay); None takes
-            its own.
-        weight_decay: of all weights save depthwise kernels, normalisation and biases.
+        model: a model's name, or a YAML file.
+        weights: to start from: ``pretrained`` (the published ones), ``random``, a tag, a file or a folder.
+        image_size: side of the square input in pixels; None takes the weights' own.
+        epochs: passes over the training images, of the whole network or what is not frozen.
+        head_epochs: passes over cached features before, in which the new classifier alone learns; 0 for none.
+        probe_penalty: with `freeze` backbone, half of it times the sum of the classifier's squared weights is added to
+            the loss, since a thousand features of a few hundred images separate anything.
+        probe_views: with `freeze` backbone, how often every image is augmented, once for all epochs, each of which has
+            all of these views.
+        freeze: layers that keep their weights, as of `effnets.freeze`: none, stem, a number of stages, stages, or
+            backbone: then the classifier learns on features, by Adam and a cosine, and a message names settings without
+            effect.
+        bn: batch statistics of what is not frozen: ``train`` by the batch, ``eval`` as in the weights. With `freeze`
+            backbone, ``train`` moves the backbone's once towards those of the training images.
+        batch_size: images in a forward pass.
+        accumulate: forward passes, of all processes together, in a step of the optimizer: a step sees batch_size ·
+            accumulate images, whatever the number of processes.
+        optimizer: a name of timm's.
+        learning_rate: of the last layer, the highest; None takes 0.002 for a classifier of 256 features, and less the
+            more it has, or 0.01 with `freeze` backbone, on features of deviation 1.
+        momentum: of optimizers that have one. eps, alpha: of the optimizer (alpha is RMSProp's decay); None takes its
+            own.
+        weight_decay: of all weights except depthwise kernels, normalization and biases.
         layer_decay: factor of the learning rate from each block to the one before it.
-        clip_grad: largest norm of the gradient; 0 leaves it.
+        clip_grad: largest norm of the gradient; 0 for no limit.
         schedule: of the learning rate: ``cosine``, ``exponential`` (times `decay_rate` every `decay_epochs`), or
-            ``constant``. warmup_epochs: over which it rises from 0 first; None takes one, but no more than a quarter of
-            all. min_learning_rate: where the cosine ends.
+            ``constant``.
+        warmup_epochs: over which the rate rises from 0 first; None takes one, but at most a quarter of all.
+        min_learning_rate: at the end of the cosine.
         label_smoothing: share of the target that is spread over all classes.
         drop_rate: dropout before the classifier; None takes the model's. drop_path_rate: stochastic depth at the last
             block.
         ema_decay: of the moving average of the weights, which rises to this; 0 for no average.
         patience: epochs without a better validation after which training ends; 0 for never.
-        precision: ``auto`` takes bfloat16 where a measurement on this machine says it is faster.
-        channels_last: keep the channels innermost in memory, which is faster nearly everywhere.
-        balance: of classes of unlike size: ``weights`` in the loss, a ``sampler`` that draws all alike, or ``none``.
+        precision: ``auto`` takes bfloat16 where the device computes in it natively.
+        channels_last: memory format of the images, faster nearly everywhere.
+        balance: of classes of different sizes: ``weights`` in the loss, a ``sampler`` that draws all equally often, or
+            ``none``.
         teacher: a network to learn from as well: a name, with published weights, or a folder. teacher_share: of its
-            answers in the loss, the rest being the labels'. temperature: that both networks' answers are softened by.
-        val_share: of the training pictures, to validate by where the data has none for it; None takes a tenth, or a
-            twentieth where the data has test pictures to measure by.
-        cache: ``auto`` decodes the training pictures once, shrunk until the smallest crops have the pixels of the input
-            (or the whole twice its side), and keeps them in memory where all of them fit into 1 GiB for each training
-            process and crops are ``resized``; crops then differ a little from those of the whole pictures. ``none``
+            outputs in the loss, the rest being the labels'. temperature: that softens both networks' outputs.
+        val_share: of the training images, to validate with if the data has no validation images; None takes a tenth,
+            or a twentieth if the data has test images.
+        cache: ``auto`` decodes the training images once, shrunk until the smallest crops have the pixels of the input
+            (or the whole twice its side), and keeps them in memory if all of them fit into 1 GiB for each training
+            process and crops are ``resized``; crops then differ a little from those of the whole images. ``none``
             decodes them in every epoch.
-        seed: of everything drawn. workers: processes that load pictures, for each training process; None chooses.
-        checkpoint_minutes: how often a checkpoint is written within an epoch.
-        augmentation: of the training pictures; a recipe that states any of it states all of it.
+        seed: of all random numbers. workers: processes that load images, for each training process; None chooses.
+        checkpoint_minutes: between two checkpoints within an epoch.
+        augmentation: of the training images; a recipe that states any of it states all of it.
+
+    Raises:
+        ConfigError: if a setting has a value it cannot take, or two contradict each other.
     """
 
     model: str
     weights: str = "pretrained"
-    image_size: int | None = None
-    epochs: int = 10
-    head_epochs: int = 1
-    probe_penalty: float = 1e-2
-    probe_views: int = 6
+    image_size: Annotated[int | None, Range(8, 8192)] = None
+    epochs: Annotated[int, Range(1, 100_000)] = 10
+    head_epochs: Annotated[int, Range(0, 100_000)] = 1
+    probe_penalty: Annotated[float, Range(0, 10)] = 1e-2
+    probe_views: Annotated[int, Range(1, 1000)] = 6
     freeze: str = "none"
-    bn: Statistics = "train"
-    batch_size: int = 32
-    accumulate: int = 1
+    bn: Literal["train", "eval"] = "train"
+    batch_size: Annotated[int, Range(1, 1 << 20)] = 32
+    accumulate: Annotated[int, Range(1, 1 << 20)] = 1
     optimizer: str = "adamw"
-    learning_rate: float | None = None
-    momentum: float = 0.9
-    eps: float | None = None
-    alpha: float | None = None
-    weight_decay: float = 0.05
-    layer_decay: float = 0.98
-    clip_grad: float = 0.0
-    schedule: Schedule = "cosine"
-    warmup_epochs: float | None = None
-    min_learning_rate: float = 0.0
-    decay_rate: float = 0.97
-    decay_epochs: float = 1.0
-    label_smoothing: float = 0.1
-    drop_rate: float | None = None
-    drop_path_rate: float = 0.0
-    ema_decay: float = 0.999
-    patience: int = 0
-    precision: Precision = "auto"
+    learning_rate: Annotated[float | None, Range(0, 100)] = None
+    momentum: Annotated[float, Range(0, 1)] = 0.9
+    eps: Annotated[float | None, Range(0, 10)] = None
+    alpha: Annotated[float | None, Range(0, 1)] = None
+    weight_decay: Annotated[float, Range(0, 10)] = 0.05
+    layer_decay: Annotated[float, Range(0.01, 1)] = 0.98
+    clip_grad: Annotated[float, Range(0, 1e6)] = 0.0
+    schedule: Literal["cosine", "exponential", "constant"] = "cosine"
+    warmup_epochs: Annotated[float | None, Range(0, 100_000)] = None
+    min_learning_rate: Annotated[float, Range(0, 100)] = 0.0
+    decay_rate: Annotated[float, Range(0.001, 1)] = 0.97
+    decay_epochs: Annotated[float, Range(0.001, 100_000)] = 1.0
+    label_smoothing: Annotated[float, Range(0, 0.99)] = 0.1
+    drop_rate: Annotated[float | None, Range(0, 0.99)] = None
+    drop_path_rate: Annotated[float, Range(0, 0.99)] = 0.0
+    ema_decay: Annotated[float, Range(0, 0.999999)] = 0.999
+    patience: Annotated[int, Range(0, 100_000)] = 0
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
     channels_last: bool = True
-    balance: Balance = "none"
+    balance: Literal["none", "weights", "sampler"] = "none"
     teacher: str | None = None
-    teacher_share: float = 0.5
-    temperature: float = 2.0
-    val_share: float | None = None
-    cache: Cache = "auto"
-    seed: int = 0
-    workers: int | None = None
-    checkpoint_minutes: float = 10.0
-    augmentation: Augmentation = field(default_factory=_for_photographs)
+    teacher_share: Annotated[float, Range(0, 1)] = 0.5
+    temperature: Annotated[float, Range(0.01, 100)] = 2.0
+    val_share: Annotated[float | None, Range(0, 0.9)] = None
+    cache: Literal["auto", "none"] = "auto"
+    seed: Annotated[int, Range(0, 2**31 - 1)] = 0
+    workers: Annotated[int | None, Range(0, 1024)] = None
+    checkpoint_minutes: Annotated[float, Range(0, 1e6)] = 10.0
+    augmentation: Augmentation = field(default_factory=_photo_augmentation)
 
     def __post_init__(self) -> None:
-        require(bool(self.model), "model is empty; name a model of the zoo or a YAML file")
-        require(bool(self.weights), "weights is empty; say pretrained, random, a tag, a file or a folder")
+        require(bool(self.model), "model is empty; give a model's name or a YAML file")
+        require(bool(self.weights), "weights is empty; give pretrained, random, a tag, a file or a folder")
         known = ("none", "stem", "stages", "backbone")
         require(
             self.freeze in known or (self.freeze.isdecimal() and self.freeze.isascii() and int(self.freeze) > 0),
             f"freeze is {self.freeze!r}; choose none, stem, a number of stages, stages, or backbone",
         )
-        if self.image_size is not None:
-            require_range("image_size", self.image_size, 8, 8192)
-        for name, low, high in _RANGES:
-            value = getattr(self, name)
-            if value is not None:
-                require_range(name, value, low, high)
-        for name, choices in _CHOICES:
-            require_choice(name, getattr(self, name), choices)
+        check_fields(self)
         if self.learning_rate is not None:
-            require(self.learning_rate > 0, f"learning_rate is {self.learning_rate:g}; it must lie above 0")
+            require(self.learning_rate > 0, f"learning_rate is {self.learning_rate:g}; it must be above 0")
             require(
                 self.min_learning_rate <= self.learning_rate,
                 f"min_learning_rate is {self.min_learning_rate:g}, above learning_rate {self.learning_rate:g}; "
@@ -148,51 +144,12 @@ class Recipe:
             )
         require(
             self.freeze != "backbone" or self.teacher is None,
-            "teacher is for a network that learns: with freeze: backbone only the classifier does; leave one out",
+            "teacher is for a network that learns, with freeze: backbone only the classifier does; omit one of them",
         )
         require(
             self.freeze != "backbone" or self.weights != "random",
-            "freeze is backbone, and weights are random: there would be nothing to classify by; give weights",
+            "freeze is backbone, and weights are random: their features have no use; give weights",
         )
-
-
-_RANGES: tuple[tuple[str, float, float], ...] = (
-    ("epochs", 1, 100_000),
-    ("head_epochs", 0, 100_000),
-    ("probe_penalty", 0, 10),
-    ("probe_views", 1, 1000),
-    ("batch_size", 1, 1 << 20),
-    ("accumulate", 1, 1 << 20),
-    ("learning_rate", 0, 100),
-    ("momentum", 0, 1),
-    ("eps", 0, 10),
-    ("alpha", 0, 1),
-    ("weight_decay", 0, 10),
-    ("layer_decay", 0.01, 1),
-    ("clip_grad", 0, 1e6),
-    ("warmup_epochs", 0, 100_000),
-    ("min_learning_rate", 0, 100),
-    ("decay_rate", 0.001, 1),
-    ("decay_epochs", 0.001, 100_000),
-    ("label_smoothing", 0, 0.99),
-    ("drop_rate", 0, 0.99),
-    ("drop_path_rate", 0, 0.99),
-    ("ema_decay", 0, 0.999999),
-    ("patience", 0, 100_000),
-    ("teacher_share", 0, 1),
-    ("temperature", 0.01, 100),
-    ("val_share", 0, 0.9),
-    ("seed", 0, 2**31 - 1),
-    ("workers", 0, 1024),
-    ("checkpoint_minutes", 0, 1e6),
-)
-_CHOICES: tuple[tuple[str, tuple[str, ...]], ...] = (
-    ("bn", get_args(Statistics)),
-    ("schedule", get_args(Schedule)),
-    ("precision", get_args(Precision)),
-    ("balance", get_args(Balance)),
-    ("cache", get_args(Cache)),
-)
 
 
 _PLAIN_TEXT = re.compile(r"[a-z]\w*[a-z0-9]", re.ASCII)
@@ -200,15 +157,15 @@ _Settings = TypeVar("_Settings")
 
 
 def list_recipes() -> list[str]:
-    """Names of the recipes that come along."""
+    """Return the names of the included recipes."""
     return sorted(path.stem for path in (configs_dir() / "recipes").glob("*.yaml"))
 
 
 def find_recipe(name: str | os.PathLike[str]) -> Path:
-    """The file of a recipe: a path, or the name of one that comes along.
+    """Return the file of a recipe, given its path or the name of an included one.
 
     Raises:
-        ConfigError: there is none; the message has near names.
+        ConfigError: if there is no such recipe; the message has similar names.
     """
     path = Path(name)
     if path.suffix in (".yaml", ".yml"):
@@ -222,12 +179,12 @@ def find_recipe(name: str | os.PathLike[str]) -> Path:
 
 
 def read_recipe(path: str | os.PathLike[str], changes: Mapping[str, Any] | None = None) -> Recipe:
-    """Read a recipe; `changes`, by the keys' names (``augmentation.mixup``), go before what the file says.
+    """Read a recipe; `changes`, by key (``augmentation.mixup``), override the file.
 
     Raises:
-        MissingFileError: no such file.
-        ConfigError: not YAML, an unknown key or a value that cannot be; the message has the file, the line where the
-            key stands, and the fix.
+        MissingFileError: if the file does not exist.
+        ConfigError: if it is not YAML, or has an unknown key or an invalid value; the message has the file, the line of
+            the key, and the fix.
     """
     path = Path(path)
     node = read_yaml(path)
@@ -237,7 +194,7 @@ def read_recipe(path: str | os.PathLike[str], changes: Mapping[str, Any] | None 
 
 
 def _changed(node: Node, keys: Sequence[str], value: Any, path: Path) -> Node:
-    """`node` with one value put in place."""
+    """Return `node` with one value changed."""
     if not keys:
         return _given(value)
     mapping = {} if node.value is None else node.value
@@ -248,7 +205,7 @@ def _changed(node: Node, keys: Sequence[str], value: Any, path: Path) -> Node:
 
 
 def _default(name: str) -> Node:
-    """The settings under `name` where a file states none of them: one that is changed leaves the others as they are."""
+    """The default settings under `name`, for a change of one of them if the file states none."""
     for each in fields(Recipe):
         if each.name == name and each.default_factory is not MISSING:
             return _given(asdict(each.default_factory()))
@@ -256,7 +213,7 @@ def _default(name: str) -> Node:
 
 
 def _given(value: Any) -> Node:
-    """Plain data as if it were read; line 0 says that no file has it."""
+    """Return plain data as if it were read from line 0, which stands for no file."""
     if isinstance(value, list | tuple):
         return Node([_given(item) for item in value], 0, 0)
     if isinstance(value, Mapping):
@@ -265,12 +222,12 @@ def _given(value: Any) -> Node:
 
 
 def encode_recipe(recipe: Recipe) -> str:
-    """A recipe as YAML, from which `read_recipe` makes the same again; every setting is written out."""
+    """Return a recipe as YAML with every setting, the inverse of `read_recipe`."""
     return yaml.dump(_plain(asdict(recipe)), Dumper=_Dumper, sort_keys=False, width=120, allow_unicode=True)
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes every text that might be read as something else, by whatever version of YAML."""
+    """Quotes every text that some version of YAML might read as something else."""
 
 
 def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
@@ -303,7 +260,7 @@ def _decode(kind: type[_Settings], node: Node, path: Path) -> _Settings:
     try:
         return kind(**values)
     except (ArgumentError, ConfigError) as error:
-        # The checks begin with the name of the setting.
+        # Messages start with the name of the setting.
         name = str(error).partition(" ")[0]
         raise ConfigError(f"{_place(path, node.value.get(name, node))}{error}") from None
     except TypeError:
@@ -312,7 +269,7 @@ def _decode(kind: type[_Settings], node: Node, path: Path) -> _Settings:
 
 
 def _value(hint: Any, node: Node, path: Path, key: str) -> Any:
-    """The value of one setting, of the type that its field is declared with."""
+    """Decode one setting by the type of its field."""
     value = node.value
     options = get_args(hint) if get_origin(hint) is UnionType else (hint,)
     for option in options:
@@ -335,7 +292,7 @@ def _value(hint: Any, node: Node, path: Path, key: str) -> Any:
 
 
 def _place(path: Path, node: Node) -> str:
-    """Where a setting stands, to begin a message with; nothing of one that was given by hand."""
+    """The start of a message: the file and line of a setting, or nothing for a change by hand."""
     return f"{path}:{node.line}: " if node.line else ""
 
 

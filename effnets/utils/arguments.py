@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 from effnets.errors import ArgumentError, ConfigError
 
@@ -68,6 +69,28 @@ def require_range(name: str, value: float, low: float, high: float) -> None:
         except OverflowError:
             shown = "too large for a float"
         raise ConfigError(f"{name} is {shown}; it must lie in {low:g}..{high:g}")
+
+
+class Range(NamedTuple):
+    """Annotation of a dataclass field that holds a number from `low` to `high`, both included."""
+
+    low: float
+    high: float
+
+
+def check_fields(settings: object) -> None:
+    """Check the fields of a dataclass that are annotated with a `Range` or a Literal; None passes.
+
+    Raises:
+        ConfigError: if a value is out of range, or not among the choices.
+    """
+    for name, hint in get_type_hints(type(settings), include_extras=True).items():
+        value = getattr(settings, name)
+        if get_origin(hint) is Literal:
+            require_choice(name, value, get_args(hint))
+        for limits in getattr(hint, "__metadata__", ()):
+            if isinstance(limits, Range) and value is not None:
+                require_range(name, value, *limits)
 
 
 def check_integer(argument: str, value: object, low: int, hint: str) -> int:

@@ -6,6 +6,8 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -92,6 +94,28 @@ def test_other_trainings_folders_are_refused(folder, trained, recipe, tmp_path):
     effnets.save_pretrained(trained.load(), saved)
     with pytest.raises(effnets.TrainingError, match="saved: holds a network that is not of a training here"):
         effnets.finetune(recipe, folder / "data", saved)
+
+
+def test_argument_errors_come_before_heavy_imports(tmp_path):
+    code = (
+        "import sys, effnets\n"
+        "for arguments in ({'recipe': 'finetun'}, {'log_with': 'mlflow'}, {'check': 'some'}):\n"
+        "    try:\n"
+        "        effnets.finetune(**{'recipe': 'cifar10_demo', 'data': 'data', 'output': 'run', **arguments})\n"
+        "    except effnets.EffnetsError as error:\n"
+        "        print(error)\n"
+        "heavy = {'torchvision', 'timm', 'accelerate', 'matplotlib', 'datasets'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    output = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path
+    ).stdout
+    assert [line.split(";")[0] for line in run.stdout.splitlines()] == [
+        "no recipe 'finetun'",
+        "log_with is 'mlflow'",
+        "check is 'some'",
+    ]
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,7 @@ def test_every_setting_is_written_out():
         ("model: x\nepochs: 2.5\n", r"r.yaml:2: epochs is 2.5; it must be a whole number"),
         ("model: x\nepochs: true\n", r"r.yaml:2: epochs is True; it must be a whole number"),
         ("model: x\nlearning_rate: fast\n", r"r.yaml:2: learning_rate is 'fast'; it must be a number"),
-        ("model: x\nlearning_rate: 0\n", r"r.yaml:2: learning_rate is 0; it must lie above 0"),
+        ("model: x\nlearning_rate: 0\n", r"r.yaml:2: learning_rate is 0; it must be above 0"),
         (
             "model: x\nschedule: cosin\n",
             r"r.yaml:2: schedule is 'cosin'; it must be one of cosine, exponential, constant",
