@@ -107,9 +107,7 @@ def test_argument_errors_come_before_heavy_imports(tmp_path):
         "heavy = {'torchvision', 'timm', 'accelerate', 'matplotlib', 'datasets'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
     )
-    output = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path
-    ).stdout
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
     assert [line.split(";")[0] for line in run.stdout.splitlines()] == [
         "no recipe 'finetun'",
         "log_with is 'mlflow'",
