@@ -45,16 +45,15 @@ if TYPE_CHECKING:
     from effnets.nn.classifier import Classifier
     from effnets.nn.features import FeaturePyramid
     from effnets.nn.freeze import freeze
-    from effnets.nn.load_report import LoadReport
+    from effnets.nn.utils import LoadReport
     from effnets.spec.cost import Cost, count
     from effnets.spec.models import list_models, load_spec
     from effnets.spec.specs import BlockSpec, ModelSpec, PreprocessSpec, WeightsSpec
     from effnets.spec.weights import list_weights
-    from effnets.train.run import TrainedModel, finetune
     from effnets.train.recipe import Recipe
+    from effnets.train.run import TrainedModel, finetune
     from effnets.weights.load import load_weights
-    from effnets.weights.pretrained import push_to_hub, save_pretrained
-    from effnets.weights.save import save_weights
+    from effnets.weights.save import push_to_hub, save_pretrained, save_weights
 
 
 _HOMES = {
@@ -73,7 +72,7 @@ _HOMES = {
     "ExportReport": "effnets.deploy.export.onnx",
     "FeaturePyramid": "effnets.nn.features",
     "ImageError": "effnets.errors",
-    "LoadReport": "effnets.nn.load_report",
+    "LoadReport": "effnets.nn.utils",
     "MissingFileError": "effnets.errors",
     "ModelSpec": "effnets.spec.specs",
     "Prediction": "effnets.inference.labels",
@@ -105,9 +104,9 @@ _HOMES = {
     "load_weights": "effnets.weights.load",
     "optimize": "effnets.deploy.optimize.optimize",
     "predict": "effnets.inference.predictor",
-    "push_to_hub": "effnets.weights.pretrained",
+    "push_to_hub": "effnets.weights.save",
     "quantize": "effnets.deploy.quantize.quantize",
-    "save_pretrained": "effnets.weights.pretrained",
+    "save_pretrained": "effnets.weights.save",
     "save_weights": "effnets.weights.save",
 }
 

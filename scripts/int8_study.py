@@ -33,8 +33,7 @@ from effnets.deploy.quantize.qdq_graph import Values, session_of
 from effnets.deploy.quantize.quantize import time_pair
 from effnets.engines.base import load_onnx
 from effnets.engines.metadata import ModelMetadata
-from effnets.inference.image import load_rgb
-from effnets.inference.pixels import image_to_array
+from effnets.inference.image import image_to_array, load_rgb
 from effnets.nn.classifier import Classifier
 
 WEIGHTS = Path(__file__).resolve().parent.parent.parent / "shared" / "weights"

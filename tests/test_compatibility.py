@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 
 import effnets
 from effnets.train.checkpoint import load_state
-from effnets.utils.measurement_cache import Store
+from effnets.utils.timing import Store
 from tests.support.clients import Machine
 
 COMMAND = [

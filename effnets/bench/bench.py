@@ -9,11 +9,10 @@ from functools import partial
 
 import torch
 
-from effnets.bench.baselines import check_peers
 from effnets.bench.comparison import UNKNOWN_PEAK, Contest, tells_peak
 from effnets.bench.report import BenchReport, Row
 from effnets.bench.roofline import Ceiling, measure_ceiling
-from effnets.bench.variants import Unmeasured, check_engines, make_programs, shake
+from effnets.bench.variants import Unmeasured, check_engines, check_peers, make_programs, shake
 from effnets.engines.base import Precision
 from effnets.errors import ArgumentError, EffnetsError, EngineError
 from effnets.factory import create_model

@@ -15,10 +15,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from effnets.bench.baselines import PEERS
 from effnets.bench.report import Row
 from effnets.bench.roofline import Ceiling, bound, layers_of
-from effnets.bench.variants import OURS, Program, Unmeasured
+from effnets.bench.variants import OURS, PEERS, Program, Unmeasured
 from effnets.engines.base import Precision
 from effnets.errors import EffnetsError, EngineError, VerificationError
 from effnets.nn.classifier import Classifier

@@ -24,8 +24,7 @@ from effnets.engines.base import ENGINES, Engine, available_engines, load_onnx
 from effnets.errors import ArgumentError, EngineError
 from effnets.utils.arguments import check_integer
 from effnets.utils.machine import describe_machine, version_of
-from effnets.utils.measurement_cache import Store
-from effnets.utils.timing import Timing, interleave
+from effnets.utils.timing import Store, Timing, interleave
 
 # Latency as a power of multiply-adds: as it is on average, and at least, going up.
 _TYPICAL, _LEAST = 0.85, 0.6

@@ -102,7 +102,7 @@ def command(
 
 
 def _print(report: BenchReport) -> None:
-    from effnets.cli.tables import make_table, print_table
+    from effnets.cli.format import make_table, print_table
 
     columns = report.columns()
     names = ["model", "engine", "program"]

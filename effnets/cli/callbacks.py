@@ -11,7 +11,7 @@ from effnets.cli.format import printable
 from effnets.train.callbacks import Callback
 
 if TYPE_CHECKING:
-    from effnets.report.summary import EpochRow
+    from effnets.report.write import EpochRow
 
 
 class ProgressBarCallback(Callback):

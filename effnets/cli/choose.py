@@ -100,7 +100,7 @@ def _progress(budget: float) -> Iterator[Callable[[str, float], None] | None]:
 
 def _print(outcome: Outcome, recommendation: Recommendation | None, missed: Sequence[Nearest], meter: Meter) -> None:
     from effnets.bench.choose import pareto_front
-    from effnets.cli.tables import make_table, print_table
+    from effnets.cli.format import make_table, print_table
 
     front = pareto_front(outcome.candidates)
     if front:

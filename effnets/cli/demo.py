@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 import click
 
 from effnets.cli.callbacks import ProgressBarCallback
-from effnets.cli.demo_model import load_demonstration
 from effnets.cli.demo_steps import (
     MODEL,
     PLAIN,
@@ -25,6 +24,7 @@ from effnets.cli.demo_steps import (
     missing,
     writing,
 )
+from effnets.cli.eval_targets import load_demonstration
 from effnets.cli.format import printable, progress_bar, short
 from effnets.errors import TrainingInterruptedError
 
@@ -91,7 +91,7 @@ def _load() -> Classifier:
 
 
 def _classify(network: Classifier, folder: Path, photos: tuple[str, ...]) -> list[Answer]:
-    from effnets.cli.tables import make_table, print_table
+    from effnets.cli.format import make_table, print_table
 
     answers = []
     with progress_bar() as progress:
@@ -143,8 +143,8 @@ def _finetune(folder: Path) -> TrainedModel | None:
         callback = ProgressBarCallback(progress)
         extract_images(folder, _DATA)
         callback.on_progress("loading what trains", 0.0)
-        from effnets.train.run import finetune
         from effnets.train.recipe import find_recipe, read_recipe
+        from effnets.train.run import finetune
 
         recipe = read_recipe(find_recipe("finetune"), SETTINGS)
         command = _line(*words, str(folder / "run"))
@@ -181,7 +181,7 @@ def _export(network: Classifier, folder: Path, trained: TrainedModel | None) -> 
 
 
 def _compare(network: Classifier, exported: ExportReport | None) -> None:
-    from effnets.cli.tables import make_table, print_table
+    from effnets.cli.format import make_table, print_table
 
     _heading("4. Compare engines, on this machine")
     with progress_bar() as progress:

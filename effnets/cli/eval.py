@@ -185,7 +185,7 @@ def _as_json(
 
 
 def _print(names: list[str], evaluations: list[Evaluation], comparisons: list[Comparison], per_class: bool) -> None:
-    from effnets.cli.tables import class_table, comparison_table, print_table, result_table
+    from effnets.cli.format import class_table, comparison_table, print_table, result_table
 
     first = evaluations[0]
     pictures = {"given": "pictures", "all": "pictures"}.get(first.split, f"{first.split} pictures")

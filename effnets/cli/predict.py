@@ -104,7 +104,7 @@ def _load(model: str | None, weights: str | None) -> Classifier | Engine:
         return _load_network(weights, None)
     if weights is not None:
         raise click.UsageError(f"--weights {weights}: which network are they of? Add --model (FILE.onnx needs none)")
-    from effnets.cli.demo_model import load_demonstration, notice
+    from effnets.cli.eval_targets import load_demonstration, notice
 
     network = load_demonstration()
     click.echo(notice(network), err=True)
@@ -175,7 +175,7 @@ def _print_table(results: Sequence[PhotoResult]) -> None:
     if not results:
         return
 
-    from effnets.cli.tables import make_table, print_table
+    from effnets.cli.format import make_table, print_table
 
     table = make_table(["photo", "class", "probability"], right=["probability"])
     for result in results:

@@ -9,7 +9,7 @@ import click
 from effnets.cli.format import printable
 from effnets.errors import EffnetsError
 from effnets.spec.models import list_models
-from effnets.spec.remote import HUB_SCHEME
+from effnets.spec.specs import HUB_SCHEME
 from effnets.spec.weights import find_source, find_weights
 
 

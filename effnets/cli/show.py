@@ -37,7 +37,7 @@ def command(model: str, image_size: int | None, as_json: bool) -> None:
         click.echo(json.dumps(summary | {"params": total.params, "madds": total.madds, "stages": parts}, indent=1))
         return
 
-    from effnets.cli.tables import make_table, print_table
+    from effnets.cli.format import make_table, print_table
 
     right = ["output", "parameters", "multiply-adds"]
     table = make_table(

@@ -92,7 +92,7 @@ def _load(model: str, weights: str | None) -> Classifier:
 
 def print_report(found: TuneReport) -> None:
     """The candidates, fastest first, and the choice."""
-    from effnets.cli.tables import make_table, print_table
+    from effnets.cli.format import make_table, print_table
 
     numbers = ["ms/image", "quartiles", "rounds", "difference"]
     table = make_table(["program", *numbers, "note"], right=numbers, whole=["program"])

@@ -16,9 +16,8 @@ from effnets.data.dataset import ImageDataset
 from effnets.data.open import DataConfig, open_evaluation_data
 from effnets.engines.base import Engine
 from effnets.errors import ArgumentError, DataError, ImageError, MissingFileError, WeightsError
-from effnets.evaluation.classes import match_classes
+from effnets.evaluation.labels import RealLabels, match_classes
 from effnets.evaluation.metrics import CalibrationTally
-from effnets.evaluation.real_labels import RealLabels
 from effnets.evaluation.result import Broken, Evaluation
 from effnets.evaluation.scorers import Scorer, scorer_of
 from effnets.utils.arguments import check_integer

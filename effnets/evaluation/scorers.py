@@ -13,9 +13,8 @@ from torch import Tensor, nn
 
 from effnets.engines.base import Engine
 from effnets.errors import ArgumentError
-from effnets.inference.image import color_mode, load_rgb
+from effnets.inference.image import color_mode, image_to_array, load_rgb
 from effnets.inference.labels import class_names
-from effnets.inference.pixels import image_to_array
 from effnets.inference.transform import create_transform
 from effnets.nn.classifier import network_of, require_values
 from effnets.nn.features import FeaturePyramid

@@ -13,9 +13,8 @@ from PIL import Image
 
 from effnets.engines.base import Engine
 from effnets.errors import ArgumentError
-from effnets.inference.image import ImageSource, color_mode, load_rgb
+from effnets.inference.image import ImageSource, color_mode, image_to_array, load_rgb
 from effnets.inference.labels import Prediction, rank
-from effnets.inference.pixels import image_to_array
 from effnets.utils.arguments import check_integer, check_size
 
 if TYPE_CHECKING:

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from effnets.errors import ArgumentError, ConfigError
-from effnets.inference.image import ImageSource, color_mode, load_rgb
-from effnets.inference.pixels import image_to_array
+from effnets.inference.image import ImageSource, color_mode, image_to_array, load_rgb
 from effnets.spec.specs import Interpolation, ModelSpec, PreprocessSpec
 from effnets.utils.arguments import check_size
 
@@ -33,7 +32,7 @@ class Transform:
     """From a path, PIL image or array to a model's input, a contiguous float32 tensor of shape [C, H, W].
 
     Equal, bit for bit, to timm's evaluation transform. Which images are taken, and which errors the others
-    raise, is said at `effnets.inference.image.load_rgb` and `effnets.inference.pixels.image_to_array`.
+    raise, is said at `effnets.inference.image.load_rgb` and `effnets.inference.image.image_to_array`.
 
     Attributes:
         preprocess: crop share, interpolation, mean and std; its input size is that of the weights.

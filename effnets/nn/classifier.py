@@ -16,7 +16,7 @@ from effnets.spec.specs import ModelSpec
 from effnets.utils.arguments import check_integer
 
 if TYPE_CHECKING:
-    from effnets.nn.load_report import LoadReport
+    from effnets.nn.utils import LoadReport
 
 
 def check_global_pool(kind: str) -> str:

@@ -14,7 +14,7 @@ from effnets.spec.plan import FeaturePlan, NetworkPlan
 from effnets.spec.specs import ModelSpec
 
 if TYPE_CHECKING:
-    from effnets.nn.load_report import LoadReport
+    from effnets.nn.utils import LoadReport
 
 __all__ = ["FeatureInfo", "FeaturePyramid", "select_levels"]
 

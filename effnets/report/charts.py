@@ -20,7 +20,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from effnets.evaluation.metrics import BINS, Calibration
-from effnets.report.summary import EpochRow
+from effnets.report.write import EpochRow
 
 # What charts are drawn in. In the SVG each becomes the variable of the page's style sheet that has its meaning.
 INK, MUTED, LINE, PANEL = "#1a2029", "#667080", "#dfe3e9", "#f3f5f8"

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from effnets.errors import ArgumentError, EffnetsError
 from effnets.evaluation.result import Evaluation
-from effnets.inference.pixels import cover_size
+from effnets.inference.image import cover_size
 from effnets.inference.transform import create_transform
 from effnets.nn.classifier import Classifier
 from effnets.nn.utils import evaluating

@@ -16,7 +16,7 @@ from effnets._version import __version__
 from effnets.evaluation.result import Evaluation
 from effnets.report.charts import LARGEST, Drawing, confusion_matrix, learning_curves, reliability_diagram
 from effnets.report.images import Attention, Shown, attention, mistakes, picture_sheet, probability, to_data_uri
-from effnets.report.summary import RunSummary
+from effnets.report.write import RunSummary
 from effnets.spec.cost import count
 from effnets.utils.machine import describe_machine
 

@@ -16,11 +16,11 @@ from typing import Any
 
 from effnets.errors import ArgumentError, ConfigError, UnknownModelError
 from effnets.spec import weights as registry
-from effnets.spec.catalogue import Entry, catalogue, find_entry, model_names, nearest, read_entries, split_tag
 from effnets.spec.decode import decode_entry, make_spec
 from effnets.spec.plan import make_plan
 from effnets.spec.specs import ModelSpec
 from effnets.spec.weights import apply_weights, find_weights, list_weights
+from effnets.spec.yaml import Entry, catalogue, find_entry, model_names, nearest, read_entries, split_tag
 
 _YAML_SUFFIXES = (".yaml", ".yml")
 _MAX_CHAIN = 16

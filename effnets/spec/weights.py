@@ -19,7 +19,6 @@ from types import MappingProxyType
 from typing import Any, get_args
 
 from effnets.errors import ConfigError, MissingFileError, UnknownModelError
-from effnets.spec.catalogue import catalogue, find_entry, model_names, split_tag
 from effnets.spec.decode import EntryKey, decode_mapping
 from effnets.spec.specs import (
     ACTIVATIONS,
@@ -30,7 +29,7 @@ from effnets.spec.specs import (
     PreprocessSpec,
     WeightsSpec,
 )
-from effnets.spec.yaml import Node, read_yaml
+from effnets.spec.yaml import Node, catalogue, find_entry, model_names, read_yaml, split_tag
 from effnets.utils.arguments import RANGES
 from effnets.utils.paths import configs_dir
 

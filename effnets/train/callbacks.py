@@ -14,7 +14,7 @@ from effnets.errors import ArgumentError
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-    from effnets.report.summary import EpochRow
+    from effnets.report.write import EpochRow
     from effnets.train.recipe import Recipe
 
 LOGGERS = ("tensorboard", "wandb")

@@ -23,8 +23,7 @@ from effnets.train.recipe import Recipe, encode_recipe, read_recipe
 from effnets.train.run_state import Progress, RunState
 from effnets.utils.atomic_file import write_whole
 from effnets.weights.folder import CONFIG, WEIGHTS
-from effnets.weights.pretrained import save_pretrained
-from effnets.weights.save import save_weights
+from effnets.weights.save import save_pretrained, save_weights
 
 METRICS, RECIPE = "metrics.json", "recipe.yaml"
 _STATES, _STATE = "last", "state.pt"

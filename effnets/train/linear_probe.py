@@ -25,7 +25,7 @@ from effnets.deploy.optimize.optimize import optimize
 from effnets.inference.transform import create_transform
 from effnets.nn.classifier import Classifier
 from effnets.nn.utils import evaluating
-from effnets.report.summary import EpochRow
+from effnets.report.write import EpochRow
 from effnets.train.bn_calibration import adapt_backbone, adapts_backbone
 from effnets.train.checkpoint import Checkpointer, write_file
 from effnets.train.loss import Loss

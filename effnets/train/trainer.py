@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from effnets.errors import TrainingError, TrainingInterruptedError
-from effnets.report.summary import EpochRow
+from effnets.report.write import EpochRow
 from effnets.train.callbacks import Callback
 from effnets.train.checkpoint import Checkpointer
 from effnets.train.loss import Loss

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from effnets.errors import DownloadError, EffnetsError, MissingFileError, WeightsError
-from effnets.spec.remote import RemoteFile
-from effnets.spec.specs import WeightsSpec
+from effnets.spec.specs import RemoteFile, WeightsSpec
 from effnets.utils.paths import packaged_weights_dir
 from effnets.weights.hashing import find_problem, hash_file
 

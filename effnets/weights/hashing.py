@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from effnets.errors import WeightsError
-from effnets.spec.remote import RemoteFile
+from effnets.spec.specs import RemoteFile
 from effnets.utils.paths import home_dir
 
 # A younger file may be another process's that is still fetching: locks do not hold on every filesystem of a cluster.

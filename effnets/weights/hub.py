@@ -17,7 +17,7 @@ from huggingface_hub import (
 from huggingface_hub.errors import RemoteEntryNotFoundError
 
 from effnets.errors import WeightsError
-from effnets.spec.remote import RemoteFile
+from effnets.spec.specs import RemoteFile
 from effnets.weights.hashing import GIT_SHA1, find_problem, hash_file, note, recall, sweep
 from effnets.weights.retry import Patience
 

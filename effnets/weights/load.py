@@ -10,7 +10,7 @@ from torch import nn
 from effnets.errors import ArgumentError, WeightsError
 from effnets.nn.build import build_classifier
 from effnets.nn.classifier import network_of
-from effnets.nn.load_report import LoadReport
+from effnets.nn.utils import LoadReport
 from effnets.spec.models import load_spec
 from effnets.spec.specs import ModelSpec
 from effnets.weights.merge import merge_weights

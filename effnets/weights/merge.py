@@ -15,8 +15,7 @@ from torch import Tensor
 from effnets.errors import ArgumentError, WeightsError
 from effnets.nn.classifier import Classifier, require_values
 from effnets.nn.features import FeaturePyramid
-from effnets.nn.load_report import LoadReport
-from effnets.nn.utils import hash_of_values, initialise
+from effnets.nn.utils import LoadReport, hash_of_values, initialise
 from effnets.spec.plan import make_plan
 from effnets.spec.specs import ModelSpec
 from effnets.weights.remap import NativeWeights

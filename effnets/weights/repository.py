@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from effnets.errors import DownloadError, MissingFileError
-from effnets.spec.remote import HUB_SCHEME, RemoteFile, split_repository
+from effnets.spec.specs import HUB_SCHEME, RemoteFile, split_repository
 from effnets.weights.fetch import fetch_remote, folder_of_files
 from effnets.weights.folder import CONFIG, TABLE, WEIGHTS, SavedModel, files_beside, read_folder
 from effnets.weights.hub import commit_of, is_cached, is_known_absent

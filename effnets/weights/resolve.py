@@ -8,16 +8,14 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeGuard, TypeVar
 
 from effnets.errors import ArgumentError, WeightsError
-from effnets.spec.catalogue import model_names, split_tag
 from effnets.spec.models import is_tagged, load_spec
-from effnets.spec.remote import HUB_SCHEME
-from effnets.spec.specs import ModelSpec, WeightsSpec
+from effnets.spec.specs import HUB_SCHEME, ModelSpec, WeightsSpec
 from effnets.spec.weights import apply_weights, find_source, find_weights, is_registered, list_weights
+from effnets.spec.yaml import model_names, split_tag
 from effnets.weights.dialects import DIALECTS
 from effnets.weights.fetch import fetch
 from effnets.weights.folder import SavedModel, read_folder
-from effnets.weights.header import apply_header, make_header
-from effnets.weights.remap import NativeWeights, prepare_weights
+from effnets.weights.remap import NativeWeights, apply_header, make_header, prepare_weights
 
 
 def prepare_published(weights: WeightsSpec, spec: ModelSpec, num_classes: int | None = None) -> NativeWeights:

@@ -25,7 +25,7 @@ from huggingface_hub.errors import (  # type: ignore[attr-defined]
 from huggingface_hub.utils import get_session  # type: ignore[attr-defined]
 
 from effnets.errors import DownloadError
-from effnets.spec.remote import RemoteFile
+from effnets.spec.specs import RemoteFile
 
 T = TypeVar("T")
 

@@ -1,20 +1,30 @@
-"""A network's weights as a file, for this library or for another framework."""
+"""Save weights and whole models: one file, a folder, or a repository of the Hub."""
 
 from __future__ import annotations
 
 import json
 import os
+import tempfile
+import uuid
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
+import yaml
 from torch import nn
 
-from effnets.errors import WeightsError
-from effnets.nn.classifier import Classifier, network_of, require_values
+from effnets.errors import ArgumentError, UploadError, WeightsError
+from effnets.nn.classifier import Classifier, network_of, require_values, unwrap
+from effnets.spec.decode import encode_entry
+from effnets.spec.models import load_spec
+from effnets.spec.plan import make_plan
+from effnets.spec.specs import HUB_SCHEME, split_repository
+from effnets.spec.yaml import is_model_name
+from effnets.utils.atomic_file import write_whole
 from effnets.weights.dialects import get_dialect
 from effnets.weights.files import write_checkpoint
-from effnets.weights.header import make_header
-
-__all__ = ["save_weights"]
+from effnets.weights.folder import CONFIG, TABLE, TABLE_KEY, WEIGHTS
+from effnets.weights.remap import make_header
 
 
 def save_weights(model: nn.Module, path: str | os.PathLike[str], *, dialect: str = "effnets") -> None:
@@ -50,3 +60,192 @@ def save_weights(model: nn.Module, path: str | os.PathLike[str], *, dialect: str
         if network.class_names:
             header["class_names"] = json.dumps(network.class_names, ensure_ascii=False)
     write_checkpoint(path, tensors, header | make_header(network.spec))
+
+
+_CARD = "README.md"
+_SIGNATURE = "saved by effnets"
+
+
+def save_pretrained(model: nn.Module, folder: str | os.PathLike[str], *, dialect: str = "effnets") -> None:
+    """Write a classifier into a folder, from which `create_model(folder, pretrained=True)` makes it again.
+
+    Args:
+        model: the classifier, also inside of torch.compile or DataParallel.
+        folder: made if it is not there; files of the same names in it are replaced.
+        dialect: names of the weights; with ``timm``, timm loads the folder too (``local-dir:``) where it has the model.
+
+    Raises:
+        ArgumentError: `model` is no classifier of this library. WeightsError: the folder cannot be written.
+    """
+    _save(model, Path(folder), dialect, "<this folder>")
+
+
+def push_to_hub(
+    model: nn.Module,
+    repo_id: str,
+    *,
+    dialect: str = "effnets",
+    private: bool | None = None,
+    commit_message: str = "Add the model",
+    token: str | None = None,
+) -> str:
+    """Upload what `save_pretrained` writes to the Hub, from where `create_model("hf-hub:" + repo_id)` makes it again.
+
+    Args:
+        model, dialect: as of `save_pretrained`.
+        repo_id: ``user/repository``; made if it is not there.
+        private: whether a new repository is private; None: as the account is set.
+        commit_message: of the upload.
+        token: with the right to write; None: ``HF_TOKEN``, or that of ``hf auth login``.
+
+    Returns:
+        The commit, by which these very weights are had: ``hf-hub:user/repository@commit``.
+
+    Raises:
+        ArgumentError: `repo_id` is none, or `model` no classifier of this library.
+        UploadError: the Hub cannot be reached, or refuses; nothing of a refused upload shows there.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabled  # type: ignore[attr-defined]
+
+    name, revision = split_repository(f"{HUB_SCHEME}{repo_id}")
+    if revision is not None:
+        raise ArgumentError(f"repo_id is {repo_id!r}; uploads have no revision, write {repo_id.partition('@')[0]}")
+    with tempfile.TemporaryDirectory() as folder:
+        _save(model, Path(folder), dialect, name)
+        api = HfApi(token=token)
+        try:
+            api.create_repo(repo_id, private=private, exist_ok=True)
+            commit = api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=commit_message)
+        except (HTTPError, OfflineModeIsEnabled, OSError) as error:
+            reason = " ".join(str(error).split())
+            refused = isinstance(error, HfHubHTTPError) and error.response.status_code in (401, 403)
+            advice = "; set HF_TOKEN to a token that may write, or run 'hf auth login'" if refused else ""
+            raise UploadError(f"{name}: not uploaded: {reason}{advice}") from None
+    return str(commit.oid)
+
+
+def _save(model: nn.Module, folder: Path, dialect: str, name: str) -> None:
+    network = unwrap(model)
+    if not isinstance(network, Classifier):
+        raise ArgumentError(f"model is a {type(network).__name__}; give a classifier that create_model built")
+    _check_names(network)
+    texts = {
+        TABLE: yaml.safe_dump({network.spec.name: encode_entry(network.spec)}, sort_keys=False, width=120),
+        CONFIG: json.dumps(_timm_config(network), indent=1, ensure_ascii=False) + "\n",
+    }
+    card = folder / _CARD
+    if not card.exists() or _SIGNATURE in card.read_text(encoding="utf-8", errors="replace"):
+        texts[_CARD] = _model_card(network, name)  # not over what somebody wrote by hand
+    is_new = not folder.exists()
+    # All under other names first, then quickly to their own: a full disk or a killed process leaves what was there.
+    mark = uuid.uuid4().hex
+    written = {file: folder / f".{mark}.{file}" for file in (WEIGHTS[0], *texts)}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        save_weights(network, written[WEIGHTS[0]], dialect=dialect)
+        for file, text in texts.items():
+            write_whole(written[file], text.encode())
+        if load_spec(written[TABLE]) != network.spec:
+            raise WeightsError(f"{folder}: the table of {network.spec.name} does not give its network again; not saved")
+        # While there is no config there is no network: never the config of one with the weights of another.
+        (folder / CONFIG).unlink(missing_ok=True)
+        (folder / TABLE).unlink(missing_ok=True)
+        for file in (WEIGHTS[0], *(file for file in texts if file != CONFIG), CONFIG):
+            written[file].replace(folder / file)
+    except OSError as error:
+        raise WeightsError(f"{folder}: cannot be written ({error.strerror or error})") from None
+    finally:
+        with suppress(OSError):
+            for path in written.values():
+                path.unlink(missing_ok=True)
+            if is_new:
+                folder.rmdir()  # fails where something is in it, as it should
+
+
+def _check_names(network: Classifier) -> None:
+    """What could be written, and not be read again.
+
+    Raises:
+        ArgumentError: says which.
+    """
+    if not is_model_name(network.spec.name):
+        raise ArgumentError(
+            f"model.spec.name is {network.spec.name!r}; a name that is to be saved has letters, digits, '_' and '-', "
+            "and no '_' in front"
+        )
+    names, outputs = network.class_names, network.num_classes
+    if names is not None and len(names) != outputs:
+        raise ArgumentError(f"model.class_names has {len(names)} names for {outputs} outputs; give one for each")
+
+
+def _build_arguments(model: Classifier) -> dict[str, Any]:
+    """What `create_model` was given beside the spec and the classes, where it was not the default; in timm's words."""
+    strides = (
+        stride
+        for stride in (32, 16, 8)
+        if make_plan(model.spec, in_chans=model.in_chans, num_classes=model.num_classes, output_stride=stride)
+        == model.plan
+    )
+    given = {
+        "in_chans": model.in_chans,
+        "global_pool": "" if model.pool.kind == "none" else model.pool.kind,
+        "drop_rate": model.dropout.p,
+        "output_stride": next(strides, 32),
+    }
+    usual = {"in_chans": 3, "global_pool": "avg", "drop_rate": model.spec.drop_rate, "output_stride": 32}
+    return {name: value for name, value in given.items() if value != usual[name]}
+
+
+def _timm_config(model: Classifier) -> dict[str, Any]:
+    preprocess = model.spec.preprocess
+    size, test_size = preprocess.input_size, preprocess.test_input_size
+    pretrained: dict[str, Any] = {
+        "num_classes": model.num_classes,
+        "input_size": [model.in_chans, size, size],
+        "crop_pct": preprocess.crop_pct,
+        "interpolation": preprocess.interpolation,
+        "mean": list(preprocess.mean),
+        "std": list(preprocess.std),
+    }
+    if test_size is not None:
+        pretrained["test_input_size"] = [model.in_chans, test_size, test_size]
+    if preprocess.test_crop_pct is not None:
+        pretrained["test_crop_pct"] = preprocess.test_crop_pct
+    config: dict[str, Any] = {"architecture": model.spec.name, "num_classes": model.num_classes}
+    config[TABLE_KEY] = TABLE
+    if arguments := _build_arguments(model):
+        config["model_args"] = arguments
+    config |= {"num_features": model.num_features, "pretrained_cfg": pretrained}
+    if model.class_names:
+        config["label_names"] = list(model.class_names)
+    return config
+
+
+def _model_card(model: Classifier, name: str) -> str:
+    spec, preprocess = model.spec, model.spec.preprocess
+    size, names = preprocess.input_size, model.class_names or ()
+    classes = f"\nClasses: {', '.join(names[:20])}{', …' if len(names) > 20 else ''}\n" if names else ""
+    facts = {
+        "library_name": "effnets",
+        "pipeline_tag": "image-classification",
+        "tags": ["image-classification", spec.family],
+    }
+    return f"""---
+{yaml.safe_dump(facts, sort_keys=False)}---
+
+# {spec.name}
+
+An image classifier of {model.num_classes} classes, {_SIGNATURE}.
+
+| input | crop share | interpolation | mean | std |
+|---|---|---|---|---|
+| {size}×{size} | {preprocess.crop_pct:g} | {preprocess.interpolation} | {preprocess.mean} | {preprocess.std} |
+{classes}
+```python
+import effnets
+
+model = effnets.create_model("{name}", pretrained=True)
+effnets.predict(model, "photo.jpg")
+```
+"""

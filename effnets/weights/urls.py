@@ -13,7 +13,7 @@ from huggingface_hub.file_download import http_get
 from huggingface_hub.utils import WeakFileLock  # type: ignore[attr-defined]
 
 from effnets.errors import WeightsError
-from effnets.spec.remote import RemoteFile
+from effnets.spec.specs import RemoteFile
 from effnets.utils.paths import home_dir
 from effnets.weights.hashing import find_problem, hash_file, is_intact, remember, sweep
 from effnets.weights.retry import Patience

@@ -12,8 +12,7 @@ from effnets.bench.choose import Limits, Network, list_candidates
 from effnets.bench.latency import Meter, measure_candidates, pick_engine
 from effnets.deploy.optimize.rewrites import preset
 from effnets.errors import ArgumentError, EngineError
-from effnets.utils.measurement_cache import Store
-from effnets.utils.timing import Timing
+from effnets.utils.timing import Store, Timing
 
 
 class CountingMeter(Meter):

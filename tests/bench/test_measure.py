@@ -11,9 +11,9 @@ import torch
 from click.testing import CliRunner
 
 import effnets
-from effnets.bench import baselines as peers
 from effnets.bench import bench as measure
 from effnets.bench import comparison as contest
+from effnets.bench import variants as peers
 from effnets.bench.plots import draw_bars
 from effnets.bench.roofline import Ceiling, bound, layers_of, measure_ceiling
 from effnets.bench.variants import Program

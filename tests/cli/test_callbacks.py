@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from effnets.cli.callbacks import ConsoleCallback
-from effnets.report.summary import EpochRow
+from effnets.report.write import EpochRow
 
 
 def test_a_line_for_each_epoch_also_without_validation(capsys):

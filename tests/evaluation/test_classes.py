@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from effnets.errors import ArgumentError
-from effnets.evaluation.classes import match_classes
+from effnets.evaluation.labels import match_classes
 from effnets.inference.labels import class_names, imagenet1k, imagenet1k_lemmas, imagenet1k_wordnet_ids
 
 MODEL = ("cat", "dog", "owl")

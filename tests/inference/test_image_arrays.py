@@ -7,8 +7,7 @@ import pytest
 from PIL import Image
 
 from effnets.errors import ArgumentError, ImageError
-from effnets.inference.image import color_mode, load_rgb
-from effnets.inference.pixels import image_to_array
+from effnets.inference.image import color_mode, image_to_array, load_rgb
 from effnets.spec.specs import PreprocessSpec
 from effnets.utils.arguments import check_size
 from tests.support.image_bytes import pixels, random_array

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from effnets.errors import ConfigError, MissingFileError, UnknownModelError
-from effnets.spec import catalogue
+from effnets.spec import yaml as catalogue
 from effnets.spec.models import load_spec
 
 NET = "net: {stem: 16, blocks: [ds_r1_k3_s1_c16]}\n"

@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 import effnets
 from effnets.errors import ConfigError
 from effnets.spec.models import load_spec
-from effnets.spec.plan import NetworkPlan, make_plan
-from effnets.spec.scaling import round_channels
+from effnets.spec.plan import NetworkPlan, make_plan, round_channels
 from tests.support.plans import plan_of
 
 

@@ -14,9 +14,9 @@ import yaml
 import effnets
 from effnets.errors import ArgumentError, ConfigError, MissingFileError, WeightsError
 from effnets.spec.decode import encode_entry
-from effnets.weights import pretrained
+from effnets.weights import save as pretrained
 from effnets.weights.folder import read_folder
-from effnets.weights.pretrained import save_pretrained
+from effnets.weights.save import save_pretrained
 from tests.support import images, shake
 
 

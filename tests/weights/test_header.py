@@ -8,7 +8,7 @@ import pytest
 
 from effnets import load_spec
 from effnets.errors import WeightsError
-from effnets.weights.header import apply_header, make_header, read_class_names
+from effnets.weights.remap import apply_header, make_header, read_class_names
 
 
 def test_statements_override_the_model_and_are_noted():

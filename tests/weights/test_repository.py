@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save_file
 
 import effnets
 from effnets.errors import ArgumentError
-from effnets.spec.remote import split_repository
-from effnets.weights.pretrained import save_pretrained
+from effnets.spec.specs import split_repository
+from effnets.weights.save import save_pretrained
 from tests.support import images, shake
 from tests.support.clients import Machine
 from tests.support.faulty_hub import COMMIT, TOKEN, Fault, serve

@@ -1,4 +1,4 @@
-"""A network as an ONNX graph, on request with the preprocessing of `effnets.inference.pixels` in front of it.
+"""A network as an ONNX graph, on request with the preprocessing of `effnets.inference.image` in front of it.
 
 ONNX has Resize, but OpenVINO ignores its `antialias`, and no engine rounds between the two directions as Pillow does.
 A resize is two matrix products, so here the graph computes the matrices from the image's own size, only for the rows
@@ -33,7 +33,7 @@ from effnets.deploy.optimize.optimize import optimize
 from effnets.deploy.optimize.rewrites import Rewrites
 from effnets.engines.metadata import ModelMetadata
 from effnets.errors import ExportError
-from effnets.inference.pixels import cover_size
+from effnets.inference.image import cover_size
 from effnets.nn.classifier import Classifier
 from effnets.utils.arguments import check_size
 

@@ -20,7 +20,7 @@ from effnets.deploy.export.node_check import Float64Interpreter, find_divergence
 from effnets.engines.base import Engine, load_onnx
 from effnets.engines.metadata import ModelMetadata
 from effnets.errors import EffnetsError, VerificationError
-from effnets.inference.pixels import center_crop, cover_size, normalise_pixels, resized_size
+from effnets.inference.image import center_crop, cover_size, normalise_pixels, resized_size
 from effnets.spec.specs import PreprocessSpec
 
 _TOLERANCE = 1e-4  # of the largest logit's magnitude

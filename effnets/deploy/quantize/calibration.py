@@ -18,9 +18,8 @@ from numpy.typing import NDArray
 from effnets.deploy.quantize.qdq_graph import Ranges, Values, session_of
 from effnets.engines.metadata import ModelMetadata
 from effnets.errors import ArgumentError, ImageError, MissingFileError
-from effnets.inference.image import color_mode, find_photos, load_rgb
+from effnets.inference.image import color_mode, find_photos, image_to_array, load_rgb, normalise_pixels
 from effnets.inference.labels import find_outputs
-from effnets.inference.pixels import image_to_array, normalise_pixels
 from effnets.spec.specs import PreprocessSpec
 
 _BATCH = 8

@@ -11,8 +11,15 @@ from torch import Tensor
 
 from effnets.spec.plan import NetworkPlan
 from effnets.weights.dialects.effnets import block_modules
-from effnets.weights.dialects.interface import Dialect, block_places, rename_from_native, rename_to_native
-from effnets.weights.dialects.structure import is_rexnet, is_rexnet_lite, no_such_network
+from effnets.weights.dialects.interface import (
+    Dialect,
+    block_places,
+    is_rexnet,
+    is_rexnet_lite,
+    no_such_network,
+    rename_from_native,
+    rename_to_native,
+)
 
 __all__ = ["DIALECT"]
 

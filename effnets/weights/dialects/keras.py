@@ -1,4 +1,4 @@
-"""The names of Keras Applications' MobileNet and MobileNetV2, as `effnets.weights.hdf5` reads and writes them.
+"""The names of Keras Applications' MobileNet and MobileNetV2, as `effnets.weights.files` reads and writes them.
 
 A name is the layer's and the weight's, ``conv_dw_1/depthwise_kernel``. Kernels lie as height, width, input, output;
 depthwise ones as height, width, channel, 1. MobileNet's classifier is a 1×1 convolution, MobileNetV2's a dense layer.
@@ -19,8 +19,14 @@ from torch import Tensor
 
 from effnets.spec.plan import NetworkPlan
 from effnets.weights.dialects.effnets import block_modules
-from effnets.weights.dialects.interface import Dialect, block_places, collect
-from effnets.weights.dialects.structure import is_mobilenet_v1, is_mobilenet_v2, no_such_network
+from effnets.weights.dialects.interface import (
+    Dialect,
+    block_places,
+    collect,
+    is_mobilenet_v1,
+    is_mobilenet_v2,
+    no_such_network,
+)
 
 __all__ = ["DIALECT"]
 

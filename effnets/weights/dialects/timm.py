@@ -7,8 +7,7 @@ from collections.abc import Collection, Mapping
 from effnets.spec.plan import NetworkPlan
 from effnets.spec.specs import BlockType
 from effnets.weights.dialects.effnets import block_modules
-from effnets.weights.dialects.interface import Dialect, block_places, by_renaming
-from effnets.weights.dialects.structure import no_such_network
+from effnets.weights.dialects.interface import Dialect, block_places, by_renaming, no_such_network
 
 __all__ = ["DIALECT"]
 

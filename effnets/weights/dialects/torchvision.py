@@ -6,8 +6,7 @@ from collections.abc import Collection, Mapping
 
 from effnets.spec.plan import NetworkPlan
 from effnets.weights.dialects.effnets import block_modules
-from effnets.weights.dialects.interface import Dialect, block_places, by_renaming
-from effnets.weights.dialects.structure import is_mobilenet_v2, no_such_network
+from effnets.weights.dialects.interface import Dialect, block_places, by_renaming, is_mobilenet_v2, no_such_network
 
 __all__ = ["DIALECT"]
 

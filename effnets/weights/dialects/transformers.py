@@ -14,8 +14,16 @@ from torch import Tensor
 
 from effnets.spec.plan import NetworkPlan
 from effnets.weights.dialects.effnets import block_modules
-from effnets.weights.dialects.interface import Dialect, block_places, collect, rename_from_native, rename_to_native
-from effnets.weights.dialects.structure import is_mobilenet_v1, is_mobilenet_v2, no_such_network
+from effnets.weights.dialects.interface import (
+    Dialect,
+    block_places,
+    collect,
+    is_mobilenet_v1,
+    is_mobilenet_v2,
+    no_such_network,
+    rename_from_native,
+    rename_to_native,
+)
 
 __all__ = ["DIALECT"]
 

@@ -20,7 +20,7 @@ from effnets.deploy.export.verify import compare_pixels, normalized, probe_image
 from effnets.engines.base import load_onnx
 from effnets.engines.metadata import ModelMetadata
 from effnets.errors import VerificationError
-from effnets.inference.pixels import image_to_array
+from effnets.inference.image import image_to_array
 from tests.support.graph_faults import FAULTS, PREPROCESSING_FAULTS, nodes, set_attribute
 from tests.support.tiny_network import REXNET_TABLE, TABLE, tiny
 

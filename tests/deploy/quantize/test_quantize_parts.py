@@ -21,7 +21,7 @@ from effnets.deploy.quantize.qdq_graph import bias_errors, layers_of, quantised
 from effnets.deploy.quantize.search import Search, logits_of
 from effnets.engines.base import load_onnx
 from effnets.engines.metadata import ModelMetadata
-from effnets.evaluation.classes import match_classes
+from effnets.evaluation.labels import match_classes
 from effnets.inference.labels import imagenet1k
 from effnets.spec.specs import PreprocessSpec
 from tests.support.small_graphs import small_graph
@@ -201,7 +201,7 @@ def test_pixels_are_those_of_a_prediction(tmp_path):
     images = np.concatenate(list(found.held_out.batches()))
     for path, image in zip(found.held_out.paths, images, strict=True):
         loaded = effnets.inference.image.load_rgb(path)
-        assert np.array_equal(image, effnets.inference.pixels.image_to_array(loaded, PREPROCESS))
+        assert np.array_equal(image, effnets.inference.image.image_to_array(loaded, PREPROCESS))
 
 
 def test_too_few_photographs(tmp_path):
