@@ -117,6 +117,8 @@ def test_merge_key_is_a_key_like_any_other(read):
 
 LAUGHS = "a0: &a0 [ha, ha]\n" + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 12))
 PLACE = r"table\.yaml:{}:{}: "
+# libyaml looks ahead, and has a limit of its own in some versions.
+DEEP = PLACE.format(1, r"\d+") + "(nested deeper than 16 levels|not valid YAML: exceeded maximum nesting depth)"
 
 
 @pytest.mark.parametrize(
@@ -153,8 +155,8 @@ PLACE = r"table\.yaml:{}:{}: "
         pytest.param(b"a: \0\n", r"table\.yaml: not valid YAML: .*character.* position 3", id="NUL"),
         pytest.param(b"a: \x1b[31m\n", r"table\.yaml: not valid YAML: .*character", id="escape sequence"),
         pytest.param(b"# " + b"x" * 10_000_000, r"table\.yaml: too long .* limit is 1,048,576 bytes", id="10 MB"),
-        pytest.param("a: " + "[" * 100_000, PLACE.format(1, 20) + "nested deeper than 16 levels", id="deep lists"),
-        pytest.param("a: " + "[" * 100_000 + "]" * 100_000, PLACE.format(1, 20) + "nested deeper", id="deep closed"),
+        pytest.param("a: " + "[" * 100_000, DEEP, id="deep lists"),
+        pytest.param("a: " + "[" * 100_000 + "]" * 100_000, DEEP, id="deep closed"),
         pytest.param("{a: " * 100_000, PLACE.format(1, 69) + "nested deeper than 16 levels", id="deep mappings"),
         pytest.param("- " * 100_000, PLACE.format(1, 35) + "nested deeper than 16 levels", id="deep block lists"),
     ],
