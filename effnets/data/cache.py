@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 import mmap
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from effnets.data.augmentation import Augmentation
 from effnets.data.dataset import ImageDataset, Picture
 from effnets.errors import ImageError
 
@@ -92,6 +94,39 @@ def cache_all(source: ImageDataset, side: int, limit: int = CACHE_BYTES) -> Cach
         if room < 0:
             return None
     return CachedDataset(source, side, limit, shapes)
+
+
+# Below, the smallest crops would be enlarged to the input's size, and blurred.
+_MAX_SPARE = 2.0
+
+
+def cache_decoded(
+    train: ImageDataset,
+    augmentation: Augmentation,
+    size: int,
+    *,
+    mode: Literal["auto", "none"] = "auto",
+    cached: bool | None = None,
+    limit: int = CACHE_BYTES,
+) -> ImageDataset:
+    """Return the training images, shrunk and kept in memory if that is allowed and all of them fit.
+
+    Crops of shrunk images differ a little from those of whole ones, so a resumed run does what it did before.
+
+    Args:
+        train: the images.
+        augmentation: of the images; crops must be ``resized``.
+        size: of the model's input in pixels.
+        mode: of the recipe: ``none`` forbids it.
+        cached: whether they were in a run that is resumed, whatever the mode; None decides.
+        limit: bytes of memory for all of them, in each training process.
+    """
+    side = math.ceil(min(1 / math.sqrt(augmentation.scale[0]), _MAX_SPARE) * size)
+    if cached is None:
+        # Reading all headers of shards on a server would fetch everything.
+        allowed = mode == "auto" and augmentation.crop == "resized" and train.shards is None
+        return (cache_all(train, side, limit) if allowed else None) or train
+    return CachedDataset(train, side, limit) if cached else train
 
 
 @dataclass(frozen=True, slots=True)

@@ -196,10 +196,7 @@ def adapt_backbone(model: Classifier, recipe: Recipe, train: ImageDataset, conte
         DataError: if an image cannot be read, with `strict`; without, if more than 5 % and more than 3 cannot.
         TrainingInterruptedError: if a signal was received.
     """
-    device = next(model.parameters()).device
-    images = _some_images(model, recipe, train, context)
-    placed = (batch.to(device, memory_format=torch.channels_last) for batch in images)
-    adapt_statistics(model, placed, own=_MEASURED_IMAGES)
+    adapt_statistics(model, _some_images(model, recipe, train, context), own=_MEASURED_IMAGES)
     state = model.state_dict()
     return {name: state[name].cpu() for name in state if name.endswith(("running_mean", "running_var"))}
 
@@ -207,4 +204,6 @@ def adapt_backbone(model: Classifier, recipe: Recipe, train: ImageDataset, conte
 def _some_images(model: Classifier, recipe: Recipe, train: ImageDataset, context: TrainContext) -> Iterator[Tensor]:
     chosen = some_images(train, recipe.seed, _MEASURED_IMAGES)
     loader = Pictures(train, create_transform(model), recipe.batch_size, chosen.tolist(), strict=context.strict)
-    return (images for images, _ in context.shutdown.guard(loader, "batch statistics were measured"))
+    device = next(model.parameters()).device
+    for images, _ in context.shutdown.guard(loader, "batch statistics were measured"):
+        yield images.to(device, memory_format=torch.channels_last)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 import os
 from collections.abc import Callable, Sequence
 from contextlib import closing, nullcontext
@@ -15,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from effnets.data.cache import CACHE_BYTES, CachedDataset, cache_all
+from effnets.data.cache import CachedDataset, cache_decoded
 from effnets.data.corrupt import allowed_corrupt, reasons
 from effnets.data.eval_loader import Pictures, default_workers
 from effnets.data.open import DataConfig, open_data
@@ -274,6 +273,7 @@ class Run:
             TrainingError: if the data are not those of the checkpoint; or as `Trainer.fit`.
             TrainingInterruptedError: if a signal was received; the state is saved.
         """
+        to_device(self.model, self.context.accelerator.device)
         saved = self.checkpointer.load()
         if saved is None:
             self._prepare()
@@ -281,10 +281,14 @@ class Run:
             self.state.load_state_dict(saved[RUN_STATE])
         for message in self.state.messages:
             self.context.callback.on_message(message)
-        cached = None if saved is None else self.state.cached
-        train = cache_decoded(self.train, self.recipe, self.model.spec.input_size, cached)
+        train = cache_decoded(
+            self.train,
+            self.recipe.augmentation,
+            self.model.spec.input_size,
+            mode=self.recipe.cache,
+            cached=None if saved is None else self.state.cached,
+        )
         self.state.cached = isinstance(train, CachedDataset)
-        to_device(self.model, self.context.accelerator.device)
         trainer = self._trainer(train)
         if saved is not None:
             trainer.load_state_dict(saved)
@@ -318,7 +322,6 @@ class Run:
         else:
             if message := restore_if_identity(model, recipe, self.train, context):
                 state.messages.append(message)
-            to_device(model, context.accelerator.device)
             auto = recipe.precision == "auto"
             state.precision = choose_precision(context.accelerator.device) if auto else recipe.precision
         self._share_start()
@@ -417,8 +420,6 @@ _ADAPTED = (
     "weights' own"
 )
 _NO_REPORT = "there are no images for validation and none in test/, so nothing was measured, and there is no report"
-# Below, the smallest crops would be enlarged to the input's size, and blurred.
-_MOST_SPARE = 2.0
 
 
 def _progress(context: TrainContext, doing: str) -> Callable[[str, float], None]:
@@ -429,29 +430,6 @@ def _progress(context: TrainContext, doing: str) -> Callable[[str, float], None]
         context.shutdown.check(doing)
 
     return progress
-
-
-def cache_decoded(
-    train: ImageDataset, recipe: Recipe, size: int, cached: bool | None, *, limit: int = CACHE_BYTES
-) -> ImageDataset:
-    """Return the training images, shrunk and kept in memory if the recipe allows it and all of them fit.
-
-    Crops of shrunk images differ a little from those of whole ones, so a resumed run does what it did before.
-
-    Args:
-        train: the images.
-        recipe: of the run.
-        size: of the model's input in pixels.
-        cached: whether they were in a run that is resumed; None decides.
-        limit: bytes of memory for all of them, in each training process.
-    """
-    spare = min(1 / math.sqrt(recipe.augmentation.scale[0]), _MOST_SPARE)
-    side = math.ceil(spare * size)
-    if cached is None:
-        # Reading all headers of shards on a server would fetch everything.
-        allowed = recipe.cache == "auto" and recipe.augmentation.crop == "resized" and train.shards is None
-        return (cache_all(train, side, limit) if allowed else None) or train
-    return CachedDataset(train, side, limit) if cached else train
 
 
 def make_train_loader(train: ImageDataset, model: Classifier, recipe: Recipe, context: TrainContext) -> EpochLoader:

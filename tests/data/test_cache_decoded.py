@@ -7,8 +7,7 @@ import pytest
 import effnets
 from effnets.data import open_data
 from effnets.data.augmentation import Augmentation
-from effnets.data.cache import CachedDataset
-from effnets.train.run import cache_decoded
+from effnets.data.cache import CachedDataset, cache_decoded
 from tests.support.drawn_classes import draw_data
 
 
@@ -20,7 +19,7 @@ def train(tmp_path):
 @pytest.mark.parametrize(("least", "side"), [(0.35, 41), (0.5, 34), (1.0, 24), (0.08, 48)])
 def test_pictures_that_fit_are_kept_as_large_as_their_smallest_crops_need(train, least, side):
     recipe = effnets.Recipe(model="any", augmentation=Augmentation(scale=(least, 1.0)))
-    kept = cache_decoded(train, recipe, 24, None)
+    kept = cache_decoded(train, recipe.augmentation, 24)
     assert isinstance(kept, CachedDataset)
     assert (kept.side, kept.kept, kept.image(0).size) == (side, 12, (side, side))
 
@@ -30,19 +29,20 @@ def test_pictures_that_fit_are_kept_as_large_as_their_smallest_crops_need(train,
     [{"cache": "none"}, {"augmentation": Augmentation(crop="padded")}, {"augmentation": Augmentation(crop="center")}],
 )
 def test_not_where_the_recipe_forbids_or_sees_whole_pictures(train, changes):
-    assert cache_decoded(train, effnets.Recipe(model="any", **changes), 24, None) is train
+    recipe = effnets.Recipe(model="any", **changes)
+    assert cache_decoded(train, recipe.augmentation, 24, mode=recipe.cache) is train
 
 
 def test_not_where_they_do_not_all_fit(train):
     recipe = effnets.Recipe(model="any")
-    assert cache_decoded(train, recipe, 24, None, limit=3 * 41 * 41 * 12 - 1) is train
-    assert cache_decoded(train, recipe, 24, None, limit=3 * 41 * 41 * 12) is not train
+    assert cache_decoded(train, recipe.augmentation, 24, limit=3 * 41 * 41 * 12 - 1) is train
+    assert cache_decoded(train, recipe.augmentation, 24, limit=3 * 41 * 41 * 12) is not train
 
 
 def test_a_resumed_training_does_what_it_did(train):
-    forbidding = effnets.Recipe(model="any", cache="none")
-    assert isinstance(cache_decoded(train, forbidding, 24, True), CachedDataset)
-    assert cache_decoded(train, effnets.Recipe(model="any"), 24, False) is train
+    augmentation = effnets.Recipe(model="any").augmentation
+    assert isinstance(cache_decoded(train, augmentation, 24, mode="none", cached=True), CachedDataset)
+    assert cache_decoded(train, augmentation, 24, cached=False) is train
 
 
 def test_unknown_choices_are_refused():
