@@ -22,6 +22,7 @@ from effnets.data.loader import Batch, EpochLoader
 from effnets.data.sampling import balanced_order, class_weights, shuffled_order, some_images
 from effnets.data.transforms import TrainTransform
 from effnets.deploy.optimize.optimize import optimize
+from effnets.evaluation.validate import ValidationBatches
 from effnets.inference.transform import create_transform
 from effnets.nn.classifier import Classifier
 from effnets.nn.utils import evaluating
@@ -31,8 +32,8 @@ from effnets.train.checkpoint import Checkpointer, write_file
 from effnets.train.loss import Loss
 from effnets.train.optim import make_optimizer
 from effnets.train.recipe import Recipe
-from effnets.train.shutdown import GracefulShutdown
-from effnets.train.trainer import TrainContext, Trainer, ValidationBatches
+from effnets.train.trainer import TrainContext, Trainer
+from effnets.utils.shutdown import GracefulShutdown
 
 _DOING = "features were computed"
 

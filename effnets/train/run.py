@@ -31,8 +31,8 @@ from effnets.train.model import build_model, choose_precision, load_teacher, req
 from effnets.train.optim import learning_rate, make_optimizer
 from effnets.train.recipe import Recipe, find_recipe, read_recipe
 from effnets.train.run_state import RunState
-from effnets.train.shutdown import GracefulShutdown
 from effnets.train.trainer import TrainContext, Trainer
+from effnets.utils.shutdown import GracefulShutdown
 
 if TYPE_CHECKING:
     from effnets.data.checks import Check

@@ -11,10 +11,10 @@ from typing import Any
 from effnets._version import __version__
 from effnets.errors import TrainingError
 from effnets.evaluation import Evaluation
+from effnets.evaluation.validate import Score
 from effnets.nn.classifier import Classifier
 from effnets.report.write import EpochRow, RunSummary
 from effnets.train.recipe import Recipe
-from effnets.train.validate import Score
 from effnets.utils.machine import describe_machine
 
 

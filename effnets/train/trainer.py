@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from effnets.errors import TrainingError, TrainingInterruptedError
+from effnets.evaluation.validate import Score, ValidationBatches, validate
 from effnets.report.write import EpochRow
 from effnets.train.callbacks import Callback
 from effnets.train.checkpoint import Checkpointer
@@ -22,15 +23,12 @@ from effnets.train.loss import Loss
 from effnets.train.optim import RateSchedule, learning_rate, warmup_epochs
 from effnets.train.recipe import Recipe
 from effnets.train.run_state import Best, Progress
-from effnets.train.shutdown import GracefulShutdown
-from effnets.train.validate import Score, score
+from effnets.utils.shutdown import GracefulShutdown
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
     from effnets.data.loader import Batch
-
-ValidationBatches = Iterable[tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,7 +102,7 @@ class BestModelTracker:
             candidates.append((self.average, True))
         scores: list[Score | None] = [None] * len(candidates)
         if self.val_loader is not None:
-            scores = [score(network, self.val_loader, accelerator, shutdown) for network, _ in candidates]
+            scores = [validate(network, self.val_loader, accelerator, shutdown) for network, _ in candidates]
         earlier_peak, found = progress.peak, False
         for result in scores:
             if result is not None and result.better_than(progress.peak):

@@ -18,8 +18,8 @@ from effnets.data.open import DataConfig
 from effnets.train.callbacks import Callback
 from effnets.train.checkpoint import Checkpointer
 from effnets.train.run import Run
-from effnets.train.shutdown import GracefulShutdown
 from effnets.train.trainer import TrainContext
+from effnets.utils.shutdown import GracefulShutdown
 from tests.support.drawn_classes import draw_data
 
 

@@ -32,8 +32,8 @@ from effnets.train.linear_probe import (
 )
 from effnets.train.loss import Loss
 from effnets.train.recipe import Recipe
-from effnets.train.shutdown import GracefulShutdown
 from effnets.train.trainer import TrainContext
+from effnets.utils.shutdown import GracefulShutdown
 from tests.support import shake
 from tests.support.drawn_classes import draw_data, write_table
 

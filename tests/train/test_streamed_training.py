@@ -20,8 +20,8 @@ from effnets.train.callbacks import Callback
 from effnets.train.checkpoint import Checkpointer, load_state
 from effnets.train.recipe import Recipe, find_recipe, read_recipe
 from effnets.train.run import Run
-from effnets.train.shutdown import GracefulShutdown
 from effnets.train.trainer import TrainContext
+from effnets.utils.shutdown import GracefulShutdown
 from tests.support.data_hub import COMMIT, NEXT_COMMIT, make_the_hub, serving_hub, table
 from tests.support.drawn_classes import CLASSES, draw_data, write_table
 

@@ -11,9 +11,8 @@ from accelerate import Accelerator
 from torch import nn
 
 from effnets.errors import TrainingInterruptedError
-from effnets.train import validate
-from effnets.train.shutdown import GracefulShutdown
-from effnets.train.validate import Score
+from effnets.evaluation.validate import Score, validate
+from effnets.utils.shutdown import GracefulShutdown
 
 
 def score(top1: float, loss: float = 1.0, count: int = 100) -> Score:
@@ -52,7 +51,7 @@ def test_a_request_to_end_is_heeded_after_the_batch(asked_at):
 
     network = nn.Linear(3, 2).train()
     with pytest.raises(TrainingInterruptedError, match="interrupted during validation; continue with") as caught:
-        validate.score(network, batches(), Accelerator(), stop)
+        validate(network, batches(), Accelerator(), stop)
     assert caught.value.signal == signal.SIGTERM
     assert seen == list(range(asked_at + 1))
     assert network.training
@@ -70,5 +69,5 @@ def test_a_process_that_was_not_asked_ends_with_the_one_that_was():
 
     stop = GracefulShutdown()
     with pytest.raises(TrainingInterruptedError) as caught:
-        validate.score(nn.Linear(3, 2), [(torch.zeros(2, 3), torch.tensor([0, 1]))], Pair(), stop)
+        validate(nn.Linear(3, 2), [(torch.zeros(2, 3), torch.tensor([0, 1]))], Pair(), stop)
     assert caught.value.signal == signal.SIGTERM
