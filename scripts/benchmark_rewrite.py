@@ -1,11 +1,11 @@
-"""Measure effnets.optimize against timm's eager model and our own, interleaved in one process.
+"""Measure effnets.optimize against timm's eager model and effnets' own, interleaved in one process.
 
 uv run scripts/benchmark_rewrite.py [--models mixnet_m,rexnet_100] [--batches 1,16] [--rounds 15] [--threads 2]
     [--size 224] [--compile] [--cpu-time]
 
-Every round runs each program once, so that what else the machine does falls on all of them. With ``--compile`` timm's
-and the optimised network also go through torch.compile. ``--cpu-time`` counts the process's processor time instead of
-the clock's, which a busy machine disturbs less; it says nothing about how well threads share the work.
+Every round runs each program once, so that other load on the machine affects all of them. With ``--compile`` timm's
+and the optimized network are also compiled by torch.compile. ``--cpu-time`` measures the process's processor time
+instead of the clock's: a busy machine disturbs it less, but it does not show how well threads share the work.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def make_programs(name: str, compiled: bool) -> dict[str, nn.Module]:
 def measure(
     programs: dict[str, nn.Module], x: Tensor, rounds: int, clock: Callable[[], float]
 ) -> dict[str, list[float]]:
-    """Seconds of every program in every round."""
+    """Return the seconds of every program in every round."""
     seconds: dict[str, list[float]] = {program: [] for program in programs}
     for _ in range(2):
         for model in programs.values():

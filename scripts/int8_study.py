@@ -4,8 +4,8 @@
         [--held-out-images 1000] [--write PAGE]
 
 GROCERY holds ``train`` and ``test`` of grocery20, CIFAR10 the parquet files, RUNS what scripts/cifar10_study.py keeps.
-Exports and results are kept in the cache, so that a study goes on where it stopped. With --write, all speeds are
-measured anew, one after another.
+Exports and results are kept in the cache, so that an interrupted study continues. With --write, all speeds are measured
+again, one after another.
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ PUBLISHED = {
     "mobilenetv1_025": "tf_mobilenetv1_025_128",
     "mobilenetv2_100": "tf_mobilenetv2_100_224",
 }
-# By the names of the study's runs: 4 epochs, seed 0.
+# Names of the study's runs: 4 epochs, seed 0.
 TRAINED = {"mixnet_s": "mixnet_s-4-0", "rexnet": "rexnet-4-0"}
-# Pictures to calibrate and to judge by: some from each row group, since all of them would take minutes to write.
-CIFAR_PICTURES = 1500
+# Images for calibration and the gate: some from each row group, since writing all of them would take minutes.
+CIFAR_IMAGES = 1500
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,8 +55,10 @@ class Row:
     """One network of the table.
 
     Attributes:
-        name: of the row, and of its files in the cache. export: writes the float export to a path.
-        photos: to calibrate and to judge by. test: pictures with labels for the accuracy; None where there are none.
+        name: of the row, and of its files in the cache.
+        export: writes the float export to a path.
+        photos: for calibration and the gate.
+        test: labeled images for the accuracy; None without any.
     """
 
     name: str
@@ -98,7 +100,7 @@ def main() -> None:
 
 
 def make_rows(grocery: Path, cifar10: Path, runs: Path, cache: Path) -> dict[str, Row]:
-    """All rows of the table, by name, in its order."""
+    """Return all rows of the table by name, in order."""
 
     def published(name: str) -> Row:
         def export(path: Path) -> None:
@@ -114,7 +116,7 @@ def make_rows(grocery: Path, cifar10: Path, runs: Path, cache: Path) -> dict[str
         return Row(name=f"{name}+head", export=export, photos=grocery / "train", test=grocery)
 
     def trained(name: str, model: Callable[[], Classifier]) -> Row:
-        photos = take_pictures(cifar10, cache / "cifar10")
+        photos = take_images(cifar10, cache / "cifar10")
         return Row(
             name=f"{name}+cifar10", export=lambda p: effnets.export_onnx(model(), p), photos=photos, test=cifar10
         )
@@ -126,11 +128,11 @@ def make_rows(grocery: Path, cifar10: Path, runs: Path, cache: Path) -> dict[str
     return {row.name: row for row in rows}
 
 
-def take_pictures(cifar10: Path, folder: Path) -> Path:
-    """Every so many-th training picture as a file, by class."""
+def take_images(cifar10: Path, folder: Path) -> Path:
+    """Write evenly spaced training images as files, by class."""
     if not folder.exists():
         source = open_data(DataConfig(cifar10, val_share=0, check="none")).train
-        for index in range(0, len(source), len(source) // CIFAR_PICTURES):
+        for index in range(0, len(source), len(source) // CIFAR_IMAGES):
             place = folder / source.class_names[source.labels[index]]
             place.mkdir(parents=True, exist_ok=True)
             (place / f"{index}.png").write_bytes(source.read(index))
@@ -138,7 +140,7 @@ def take_pictures(cifar10: Path, folder: Path) -> Path:
 
 
 def measure(row: Row, cache: Path, held_out_images: int) -> dict[str, Any]:
-    """Quantise a row's network, and judge what came of it by its test pictures."""
+    """Quantize a row's network, and measure its accuracy on the test images."""
     source, target = float_export(row, cache), cache / f"{row.name}.int8.onnx"
     try:
         report = effnets.quantize(
@@ -158,7 +160,7 @@ def measure(row: Row, cache: Path, held_out_images: int) -> dict[str, Any]:
 
 
 def float_export(row: Row, cache: Path) -> Path:
-    """The row's network in float, exported once."""
+    """Return the row's network in float, exported once."""
     path = cache / f"{row.name}.onnx"
     if not path.exists():
         row.export(path)
@@ -166,26 +168,26 @@ def float_export(row: Row, cache: Path) -> Path:
 
 
 def retime(name: str, result: dict[str, Any], cache: Path) -> None:
-    """A row's speeds anew."""
+    """Measure the speeds of a row again."""
     before, after = cache / f"{name}.onnx", cache / f"{name}.int8.onnx"
-    description = ModelMetadata.from_file(before)
-    times = time_pair(before.read_bytes(), after.read_bytes(), description, list(result["agreement"]), 6.0)
+    metadata = ModelMetadata.from_file(before)
+    times = time_pair(before.read_bytes(), after.read_bytes(), metadata, list(result["agreement"]), 6.0)
     result["milliseconds"] = times
     result["speed_ratios"] = {engine: pair["float32"] / pair["int8"] for engine, pair in times.items()}
 
 
 def load(folder: Path, source: Path) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """The photographs of a folder by class as the exported network's input, and their classes."""
-    description = ModelMetadata.from_file(source)
+    """Return the photographs of a folder by class as the exported network's input, and their classes."""
+    metadata = ModelMetadata.from_file(source)
     classes = sorted(path.name for path in folder.iterdir())
     paths = [(path, index) for index, name in enumerate(classes) for path in sorted((folder / name).iterdir())]
-    size = description.image_size
-    images = [image_to_array(load_rgb(path), description.preprocess, size) for path, _ in paths]
+    size = metadata.image_size
+    images = [image_to_array(load_rgb(path), metadata.preprocess, size) for path, _ in paths]
     return np.stack(images), np.array([index for _, index in paths])
 
 
 def with_probe(source: Path, folder: Path, target: Path) -> None:
-    """The float export with a linear classifier of the folder's classes, trained on its frozen features."""
+    """Write the float export with a linear classifier of the folder's classes, trained on its frozen features."""
     model = onnx.load(source)
     gemm = next(node for node in model.graph.node if node.op_type == "Gemm")
     session = session_of(model, [gemm.input[0]])
@@ -200,33 +202,33 @@ def with_probe(source: Path, folder: Path, target: Path) -> None:
         tensor.CopyFrom(numpy_helper.from_array(array.astype(values.get(name).dtype), name))
     model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = len(classes)
     del model.graph.value_info[:]
-    description = ModelMetadata.from_file(source)
-    stated = dataclasses.replace(description, labels=tuple(classes), accuracy={})
+    metadata = ModelMetadata.from_file(source)
+    metadata = dataclasses.replace(metadata, labels=tuple(classes), accuracy={})
     del model.metadata_props[:]
-    for key, value in stated.to_properties().items():
+    for key, value in metadata.to_properties().items():
         model.metadata_props.add(key=key, value=value)
     data = model.SerializeToString()
-    load_onnx(data, stated)(images[:1])
+    load_onnx(data, metadata)(images[:1])
     target.write_bytes(data)
 
 
 def probe(
     features: torch.Tensor, labels: torch.Tensor, classes: int
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Weight and bias of a logistic regression on standardised features, which are folded into it."""
+    """Return weight and bias of a logistic regression on standardized features, with the standardization folded in."""
     mean, std = features.mean(0), features.std(0) + 1e-3
     inputs = (features - mean) / std
     layer = nn.Linear(inputs.shape[1], classes)
     nn.init.zeros_(layer.weight)
-    optimiser = torch.optim.LBFGS(layer.parameters(), max_iter=60, line_search_fn="strong_wolfe")
+    optimizer = torch.optim.LBFGS(layer.parameters(), max_iter=60, line_search_fn="strong_wolfe")
 
     def loss() -> torch.Tensor:
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         value = nn.functional.cross_entropy(layer(inputs), labels) + 1e-2 * layer.weight.square().sum() / 2
         value.backward()
         return value
 
-    optimiser.step(loss)
+    optimizer.step(loss)
     with torch.no_grad():
         weight = layer.weight / std
         return weight.numpy(), (layer.bias - weight @ mean).numpy()

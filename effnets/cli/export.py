@@ -15,7 +15,7 @@ from effnets.cli.format import printable
 
 if TYPE_CHECKING:
     from effnets.deploy.optimize.rewrites import Rewrites
-    from effnets.deploy.tune.report import TuneReport
+    from effnets.deploy.tune import TuneReport
     from effnets.nn.classifier import Classifier
 
 
@@ -80,7 +80,7 @@ def command(
     # Imported here: torch takes seconds, and neither --help nor a mistyped option should wait for it.
     from effnets.deploy.export.onnx import check_path, export_onnx
     from effnets.deploy.quantize.quantize import quantize, report_place
-    from effnets.deploy.tune.report import report_path
+    from effnets.deploy.tune import report_path
     from effnets.factory import create_model
 
     check_path(target)
@@ -144,8 +144,7 @@ def _tune(network: Classifier, target: Path, image_size: int | None, batch: int,
     """What is fastest on this machine, by an earlier report beside the file if it holds."""
     from effnets.cli.format import progress_bar
     from effnets.cli.tune import print_report
-    from effnets.deploy.tune.report import report_path
-    from effnets.deploy.tune.tune import tune
+    from effnets.deploy.tune import report_path, tune
 
     with progress_bar() as progress:
         found = tune(

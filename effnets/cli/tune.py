@@ -12,7 +12,7 @@ import click
 from effnets.cli.format import printable, progress_bar, split_names
 
 if TYPE_CHECKING:
-    from effnets.deploy.tune.report import TuneReport
+    from effnets.deploy.tune import TuneReport
     from effnets.nn.classifier import Classifier
 
 
@@ -52,7 +52,7 @@ def command(
     Programs take turns, and slower ones drop out. What is chosen beats the default by 3 % or is the default.
     """
     # Imported here: torch takes seconds, and neither --help nor a mistyped option should wait for it.
-    from effnets.deploy.tune.tune import tune
+    from effnets.deploy.tune import tune
 
     network = _load(model, weights)
     with progress_bar() as progress:

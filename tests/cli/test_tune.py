@@ -10,11 +10,11 @@ from click.testing import CliRunner
 
 import effnets
 from effnets.cli import main
+from effnets.deploy import tune
 from effnets.deploy.export import onnx
 from effnets.deploy.optimize.rewrites import preset
 from effnets.deploy.quantize import quantize
-from effnets.deploy.tune import tune
-from effnets.deploy.tune.report import Candidate, Measured, TuneReport
+from effnets.deploy.tune import Measured, TuneCandidate, TuneReport
 from effnets.weights.save import save_weights
 from tests.support import shake
 
@@ -97,7 +97,7 @@ def test_a_tuned_int8_file_states_the_engine(files, tmp_path, monkeypatch):
 
 
 def report_of(engine):
-    candidate = Candidate(name=f"{engine}, preset", engine=engine, precision="float32", rewrites=preset(engine))
+    candidate = TuneCandidate(name=f"{engine}, preset", engine=engine, precision="float32", rewrites=preset(engine))
     measured = (Measured(candidate=candidate, milliseconds=1.0, quartiles=(1.0, 1.0), rounds=3),)
     return TuneReport(conditions={"margin": 0.03}, candidates=measured, choice=0, load=(0.0, 0.0), seconds=1.0)
 

@@ -1,4 +1,4 @@
-"""A model in an ONNX file, made by hand in no time: mean colours, times a matrix."""
+"""A small ONNX model without an exporter: mean colors, times a matrix."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def describe(**changes: Any) -> ModelMetadata:
 
 
 def write(path: Path, description: ModelMetadata | None = None) -> Path:
-    """The file, with no metadata if `description` is None."""
+    """Write the file, without metadata if `description` is None."""
     sides: list[Any] = ["N", 3, *(description.size if description and description.size else ("H", "W"))]
     graph = helper.make_graph(
         [

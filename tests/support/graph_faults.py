@@ -46,7 +46,7 @@ def edit(graph: onnx.GraphProto, name: str, change: Callable[[np.ndarray], objec
 def edit_apart(
     graph: onnx.GraphProto, node: onnx.NodeProto, index: int, change: Callable[[np.ndarray], object]
 ) -> None:
-    """Change an input of one node alone, where others may share the constant."""
+    """Change an input of one node alone; others may share the constant."""
     name = f"{node.input[index]}_apart"
     array = numpy_helper.to_array(initializer(graph, node.input[index])).copy()
     changed = change(array)
@@ -65,7 +65,7 @@ def convolution(graph: onnx.GraphProto, kernel: int, number: int = 0) -> onnx.No
 
 
 def biased(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
-    """Convolutions with a bias that is more than zeros."""
+    """Return convolutions with a bias that is not zero."""
     return [
         node
         for node in nodes(graph, "Conv")
@@ -289,7 +289,7 @@ def batch_fixed(graph):
 
 
 def preprocessing_constant(graph: onnx.GraphProto, shape: tuple[int, ...], value: float, number: int = 0) -> str:
-    """The name of a constant of the preprocessing, by its first value."""
+    """Return the name of a constant of the preprocessing, by its first value."""
     found = [
         tensor.name
         for tensor in graph.initializer
@@ -301,7 +301,7 @@ def preprocessing_constant(graph: onnx.GraphProto, shape: tuple[int, ...], value
 
 
 def exchange(graph: onnx.GraphProto, operator: str, other: str, number: int = 0) -> None:
-    """Another operator in the preprocessing."""
+    """Replace an operator of the preprocessing."""
     [node for node in nodes(graph, operator) if node.name.startswith("preprocess")][number].op_type = other
 
 

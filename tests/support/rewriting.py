@@ -1,4 +1,4 @@
-"""What the tests of rewrites share: shaken networks in float64, inputs that show errors, and the comparison."""
+"""Shared by the tests of rewrites: shaken networks in float64, inputs that show errors, and the comparison."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ FAMILIES = (
 )
 SHAPES = ((1, 3, 64, 64), (3, 3, 65, 65), (1, 3, 96, 80))
 EXACT = 1e-9
-# What a wrong rewrite must exceed in the same comparison.
+# A wrong rewrite must exceed this error in the same comparison.
 SEEN = 1e-4
 
 
 @cache
 def shaken(name: str, **arguments) -> nn.Module:
-    """The same network for every test of a process: rewriting must not touch it."""
+    """Return the same network to every test of a process: rewriting must not change it."""
     torch.manual_seed(0)
     return shake(effnets.create_model(name, **arguments), size=64).double()
 
@@ -40,7 +40,7 @@ def expected(name: str, shape: tuple[int, ...], **arguments) -> list[Tensor]:
 
 
 def worst_error(model: nn.Module, name: str, **arguments) -> float:
-    """The largest error of a rewritten network over all inputs, relative to the largest output."""
+    """Return the largest error of a rewritten network over all inputs, relative to the largest output."""
     found = []
     for shape in SHAPES:
         reference = expected(name, shape, **arguments)

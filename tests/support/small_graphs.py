@@ -1,4 +1,4 @@
-"""A small graph of convolutions, with every path that equalisation has to respect."""
+"""A small graph of convolutions, with every path that equalization has to respect."""
 
 from __future__ import annotations
 

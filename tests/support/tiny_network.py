@@ -24,7 +24,7 @@ tiny:
     - ir_r2_k3.5.7_p1.1_s1_e2_c16_se0.5_nsw
     - ir_r1_k3_s2_e2_c24_nhs
 """
-# ReXNet's blocks: partial shortcuts, batch normalisation inside of squeeze-and-excite, odd channels.
+# ReXNet's blocks: partial shortcuts, batch normalization within squeeze-and-excite, odd channels.
 REXNET_TABLE = """
 tiny:
   stem: 8
@@ -41,12 +41,12 @@ tiny:
 
 
 def tiny(folder: Path, *, seed: int = 0, fresh: bool = False, table: str = TABLE) -> effnets.Classifier:
-    """The network, shaken unless it is to be `fresh`."""
+    """Return the network, shaken unless `fresh`."""
     path = folder / "tiny.yaml"
     path.write_text(table)
     torch.manual_seed(seed)
     model = effnets.create_model(path)
     for module in model.modules():
         if isinstance(module, nn.Conv2d | nn.Linear) and module.bias is not None:
-            nn.init.normal_(module.bias, 0.0, 0.1)  # of zeros nobody would miss any
+            nn.init.normal_(module.bias, 0.0, 0.1)  # zeros would not be missed
     return model.eval() if fresh else shake(model, size=64)

@@ -1,27 +1,36 @@
-"""Verification: an export is compared with the network it was made from, before it is handed over."""
+"""Verification: an export is compared with the network it was made from, before it is handed over.
+
+Each node of the graph is also checked by itself: it reads random arrays instead of the outputs of other nodes, so that
+no layer hides the faults of another.
+"""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
+from torch.export import ExportedProgram
+from torch.export.graph_signature import InputKind
 
 from effnets.deploy.export.graph import LOGITS, NORMALIZED, PROBABILITIES, TOP_INDICES, TOP_PROBABILITIES, NetworkGraph
-from effnets.deploy.export.node_check import Float64Interpreter, find_divergence, find_faulty_node
 from effnets.engines.base import Engine, load_onnx
 from effnets.engines.metadata import ModelMetadata
 from effnets.errors import EffnetsError, VerificationError
 from effnets.inference.image import center_crop, cover_size, normalise_pixels, resized_size
 from effnets.spec.specs import PreprocessSpec
+
+# Called with the name and value of each tensor operator; later operators receive its result.
+Watch = Callable[[str, Tensor], Tensor]
 
 _TOLERANCE = 1e-4  # of the largest logit's magnitude
 _ROUNDING = 2e-7  # of a channel's largest value: float32's error on each value, in any order of summation
@@ -32,106 +41,16 @@ _PROBABILITY_TOLERANCE = 1e-5
 _MAX_STRAY_PIXELS = 0.01  # that differ by one level of 255
 _MAX_FAR_PIXELS = 1e-4  # that differ by two
 _BATCHES = (1, 3)
-_OTHER_SIZES = ((256, 320), (32, 45))  # besides the usual one and one pixel more; the last not a multiple of the stride
+_OTHER_SIZES = ((256, 320), (32, 45))  # besides the usual one and one pixel more; the last has tiny final maps
 _PHOTO_SIZES = ((300, 400), (333, 250), (96, 96), (600, 200))
 
-
-def probe_images(count: int, height: int, width: int, channels: int, *, seed: int) -> NDArray[np.uint8]:
-    """`count` images, uint8 ``[N, H, W, channels]``: clouds, then clouds over a gradient, over a checkerboard, …
-
-    No image is smooth or periodic throughout: where channels are constant, networks amplify rounding errors hugely.
-    """
-    generator = np.random.default_rng(seed)
-    backgrounds = (_nothing, _gradient, _checkerboard)
-    images = []
-    for index in range(count):
-        background = backgrounds[index % len(backgrounds)](generator, height, width, channels)
-        images.append(np.clip(background + _clouds(generator, height, width, channels), 0, 255))
-    return np.stack(images).astype(np.uint8)
-
-
-def normalized(images: NDArray[np.uint8], preprocess: PreprocessSpec) -> NDArray[np.float32]:
-    """Return the images as a network's input, float32 ``[N, channels, H, W]``, without resizing."""
-    if images.shape[3] not in (1, len(preprocess.mean)):
-        preprocess = PreprocessSpec(mean=(0.5,) * images.shape[3], std=(0.25,) * images.shape[3])
-    return np.stack([normalise_pixels(image, preprocess) for image in images])
-
-
-def _clouds(generator: np.random.Generator, height: int, width: int, channels: int) -> NDArray[np.float64]:
-    """As in photographs, coarse structure is strong and fine structure weak, and the colors correlate."""
-    total = np.zeros((height, width, channels))
-    cells = 1
-    while cells < max(height, width):
-        gray = generator.normal(size=(min(cells, height), min(cells, width), 1))
-        coarse = gray + 0.4 * generator.normal(size=(*gray.shape[:2], channels))
-        total += np.stack([_enlarge(coarse[..., c], height, width) for c in range(channels)], -1) / cells**0.5
-        cells *= 2
-    return 128 + 50 * total / total.std().clip(1e-6)
-
-
-def _nothing(_: np.random.Generator, height: int, width: int, channels: int) -> NDArray[np.float64]:
-    return np.zeros((height, width, channels))
-
-
-def _enlarge(plane: NDArray[np.float64], height: int, width: int) -> NDArray[np.float32]:
-    image = Image.fromarray(plane.astype(np.float32))
-    return np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
-
-
-def _gradient(generator: np.random.Generator, height: int, width: int, channels: int) -> NDArray[np.float64]:
-    down, across = np.linspace(0, 1, height)[:, None, None], np.linspace(0, 1, width)[None, :, None]
-    slant = generator.uniform(size=channels)
-    return 255 * (slant * down + (1 - slant) * across) - 128
-
-
-def _checkerboard(_: np.random.Generator, height: int, width: int, channels: int) -> NDArray[np.float64]:
-    """Squares that no stride divides, with enough contrast to clip to black and white."""
-    squares = (np.arange(height)[:, None] // 3 + np.arange(width)[None, :] // 5) % 2
-    return np.broadcast_to(300.0 * squares[..., None] - 150, (height, width, channels))
-
-
-def compare_pixels(images: NDArray[np.uint8], inputs: NDArray[np.float32], metadata: ModelMetadata, name: str) -> None:
-    """Check that preprocessing in the graph gives the pixels of `inference.pixels`.
-
-    Some may differ by one level, where sums end near a half, and few by two, where those of both directions do.
-
-    Args:
-        images: uint8 ``[N, H, W, C]``.
-        inputs: the graph's result, ``[N, C, *image_size]``.
-        metadata: of the graph.
-        name: the engine's, for the message.
-
-    Raises:
-        VerificationError: if more pixels differ, or by more.
-    """
-    squeezed = images[..., 0] if metadata.channels == 1 else images
-    expected = np.stack([_resized_across_first(Image.fromarray(image), metadata) for image in squeezed])
-    # In units of one level of 255, whatever the channel's std.
-    levels = np.abs(inputs - expected) * 255 * np.reshape(_stds(metadata), (1, -1, 1, 1))
-    stray, far = float((levels > 0.01).mean()), int((levels > 1.01).sum())
-    if not (levels.max() < 2.01 and stray < _MAX_STRAY_PIXELS and far <= max(1, _MAX_FAR_PIXELS * levels.size)):
-        raise VerificationError(
-            f"{name}: preprocessing of images {list(images.shape)} is wrong: {100 * stray:.1f} % of the pixels differ, "
-            f"by up to {levels.max():.1f} of 255"
-        )
-
-
-def _resized_across_first(image: Image.Image, metadata: ModelMetadata) -> NDArray[np.float32]:
-    """Resize as `image_to_array`, but always across before down, as the graph does and Pillow did before version 13.
-
-    Since then Pillow resizes images that are much higher than wide in the other order, which rounds differently.
-    """
-    (height, width), preprocess = metadata.image_size, metadata.preprocess
-    new_width, new_height = resized_size(image, height, width, preprocess)
-    for size in ((new_width, image.height), (new_width, new_height)):
-        image = image.resize(size, Image.Resampling[preprocess.interpolation.upper()])
-    cropped = np.asarray(center_crop(image, height, width))
-    return normalise_pixels(cropped.reshape(height, width, metadata.channels), preprocess)
-
-
-def _stds(metadata: ModelMetadata) -> NDArray[np.float64]:
-    std = np.array(metadata.preprocess.std)
-    return std.mean(keepdims=True) if metadata.channels == 1 else std
+_NODE_TOLERANCE = 3e-5  # float32 is off by some 1e-6 of a channel's values; real faults are larger
+_DIVERGENCE = 1e-3  # of values in a whole network, where rounding adds up
+_ENOUGH_PLACES = 16
+_CUT = "/cut"
+_NOISE_MEAN, _NOISE_SPREAD = 1.0, 3.0
+_ANY_SIZE = (65, 97)  # odd, where paddings and roundings differ
+_ERRORS_ONLY = 4
 
 
 @torch.inference_mode()
@@ -153,7 +72,7 @@ def verify(
 ) -> dict[str, float]:
     """Compare a graph with the network it was made from, in evaluation mode, in four ways:
 
-    - each node by itself with torch's operator (`node_check`), so that no layer hides the faults of another;
+    - each node by itself with torch's operator (`find_faulty_node`), so that no layer hides the faults of another;
     - torch's program with the module it was traced from, both in float64, where they must agree closely;
     - logits on each of `engines` with the float64 network's, for several batches, sizes and kinds of images;
     - preprocessing in the graph with that of `inference.pixels`.
@@ -255,6 +174,41 @@ class _Rounding:
         return value + _ROUNDING * scale * noise
 
 
+def _compare_probabilities(outputs: Mapping[str, NDArray[Any]], name: str) -> None:
+    if PROBABILITIES not in outputs:
+        return
+    logits = outputs[LOGITS].astype(np.float64)
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    expected = powers / powers.sum(axis=1, keepdims=True)
+    if not np.abs(outputs[PROBABILITIES] - expected).max() <= _PROBABILITY_TOLERANCE:
+        raise VerificationError(f"{name}: probabilities are not the softmax of the logits")
+    if TOP_INDICES in outputs:
+        indices, top = outputs[TOP_INDICES], outputs[TOP_PROBABILITIES]
+        ranked = -np.sort(-outputs[PROBABILITIES], axis=1)[:, : top.shape[1]]
+        picked = np.take_along_axis(outputs[PROBABILITIES], indices, axis=1)
+        if not (np.array_equal(top, ranked) and np.array_equal(top, picked)):
+            raise VerificationError(f"{name}: the top {top.shape[1]} are not the largest probabilities")
+
+
+def _with_normalized(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a copy with the preprocessed images as a further output."""
+    tapped = onnx.ModelProto()
+    tapped.CopyFrom(model)
+    tapped.graph.output.append(helper.make_tensor_value_info(NORMALIZED, TensorProto.FLOAT, None))
+    return tapped
+
+
+def _relative_error(found: NDArray[Any], expected: NDArray[np.float64]) -> float:
+    """Return the largest error as a share of the largest value (of 1 if all are 0); NaN if a value is not finite."""
+    if found.shape != expected.shape:
+        return float("inf")
+    return float(np.abs(found - expected).max() / (np.abs(expected).max() or 1.0))
+
+
+def _off(error: float, images: NDArray[Any]) -> str:
+    return f"logits of images {list(images.shape)} are off by {error:.1e} of the largest"
+
+
 def _inputs(metadata: ModelMetadata) -> Iterator[NDArray[np.float32]]:
     height, width = metadata.image_size
     shapes = [(batch, height, width) for batch in _BATCHES]
@@ -277,36 +231,256 @@ def _tie(metadata: ModelMetadata) -> Iterator[tuple[int, int]]:
         yield 2 * height, 2 * (width + width % 2) + 1
 
 
-def _relative_error(found: NDArray[Any], expected: NDArray[np.float64]) -> float:
-    """Return the largest error as a share of the largest value (of 1 if all are 0); NaN if a value is not finite."""
-    if found.shape != expected.shape:
-        return float("inf")
-    return float(np.abs(found - expected).max() / (np.abs(expected).max() or 1.0))
+def compare_pixels(images: NDArray[np.uint8], inputs: NDArray[np.float32], metadata: ModelMetadata, name: str) -> None:
+    """Check that preprocessing in the graph gives the pixels of `inference.pixels`.
+
+    Some may differ by one level, where sums end near a half, and few by two, where those of both directions do.
+
+    Args:
+        images: uint8 ``[N, H, W, C]``.
+        inputs: the graph's result, ``[N, C, *image_size]``.
+        metadata: of the graph.
+        name: the engine's, for the message.
+
+    Raises:
+        VerificationError: if more pixels differ, or by more.
+    """
+    squeezed = images[..., 0] if metadata.channels == 1 else images
+    expected = np.stack([_resized_across_first(Image.fromarray(image), metadata) for image in squeezed])
+    # In units of one level of 255, whatever the channel's std.
+    levels = np.abs(inputs - expected) * 255 * np.reshape(_stds(metadata), (1, -1, 1, 1))
+    stray, far = float((levels > 0.01).mean()), int((levels > 1.01).sum())
+    if not (levels.max() < 2.01 and stray < _MAX_STRAY_PIXELS and far <= max(1, _MAX_FAR_PIXELS * levels.size)):
+        raise VerificationError(
+            f"{name}: preprocessing of images {list(images.shape)} is wrong: {100 * stray:.1f} % of the pixels differ, "
+            f"by up to {levels.max():.1f} of 255"
+        )
 
 
-def _off(error: float, images: NDArray[Any]) -> str:
-    return f"logits of images {list(images.shape)} are off by {error:.1e} of the largest"
+def _resized_across_first(image: Image.Image, metadata: ModelMetadata) -> NDArray[np.float32]:
+    """Resize as `image_to_array`, but always across before down, as the graph does and Pillow did before version 13.
+
+    Since then Pillow resizes images that are much higher than wide in the other order, which rounds differently.
+    """
+    (height, width), preprocess = metadata.image_size, metadata.preprocess
+    new_width, new_height = resized_size(image, height, width, preprocess)
+    for size in ((new_width, image.height), (new_width, new_height)):
+        image = image.resize(size, Image.Resampling[preprocess.interpolation.upper()])
+    cropped = np.asarray(center_crop(image, height, width))
+    return normalise_pixels(cropped.reshape(height, width, metadata.channels), preprocess)
 
 
-def _with_normalized(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return a copy with the preprocessed images as a further output."""
-    tapped = onnx.ModelProto()
-    tapped.CopyFrom(model)
-    tapped.graph.output.append(helper.make_tensor_value_info(NORMALIZED, TensorProto.FLOAT, None))
-    return tapped
+def _stds(metadata: ModelMetadata) -> NDArray[np.float64]:
+    std = np.array(metadata.preprocess.std)
+    return std.mean(keepdims=True) if metadata.channels == 1 else std
 
 
-def _compare_probabilities(outputs: Mapping[str, NDArray[Any]], name: str) -> None:
-    if PROBABILITIES not in outputs:
-        return
-    logits = outputs[LOGITS].astype(np.float64)
-    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-    expected = powers / powers.sum(axis=1, keepdims=True)
-    if not np.abs(outputs[PROBABILITIES] - expected).max() <= _PROBABILITY_TOLERANCE:
-        raise VerificationError(f"{name}: probabilities are not the softmax of the logits")
-    if TOP_INDICES in outputs:
-        indices, top = outputs[TOP_INDICES], outputs[TOP_PROBABILITIES]
-        ranked = -np.sort(-outputs[PROBABILITIES], axis=1)[:, : top.shape[1]]
-        picked = np.take_along_axis(outputs[PROBABILITIES], indices, axis=1)
-        if not (np.array_equal(top, ranked) and np.array_equal(top, picked)):
-            raise VerificationError(f"{name}: the top {top.shape[1]} are not the largest probabilities")
+def probe_images(count: int, height: int, width: int, channels: int, *, seed: int) -> NDArray[np.uint8]:
+    """`count` images, uint8 ``[N, H, W, channels]``: clouds, then clouds over a gradient, over a checkerboard, …
+
+    No image is smooth or periodic throughout: where channels are constant, networks amplify rounding errors hugely.
+    """
+    generator = np.random.default_rng(seed)
+    backgrounds = (_nothing, _gradient, _checkerboard)
+    images = []
+    for index in range(count):
+        background = backgrounds[index % len(backgrounds)](generator, height, width, channels)
+        images.append(np.clip(background + _clouds(generator, height, width, channels), 0, 255))
+    return np.stack(images).astype(np.uint8)
+
+
+def normalized(images: NDArray[np.uint8], preprocess: PreprocessSpec) -> NDArray[np.float32]:
+    """Return the images as a network's input, float32 ``[N, channels, H, W]``, without resizing."""
+    if images.shape[3] not in (1, len(preprocess.mean)):
+        preprocess = PreprocessSpec(mean=(0.5,) * images.shape[3], std=(0.25,) * images.shape[3])
+    return np.stack([normalise_pixels(image, preprocess) for image in images])
+
+
+def _clouds(generator: np.random.Generator, height: int, width: int, channels: int) -> NDArray[np.float64]:
+    """As in photographs, coarse structure is strong and fine structure weak, and the colors correlate."""
+    total = np.zeros((height, width, channels))
+    cells = 1
+    while cells < max(height, width):
+        gray = generator.normal(size=(min(cells, height), min(cells, width), 1))
+        coarse = gray + 0.4 * generator.normal(size=(*gray.shape[:2], channels))
+        total += np.stack([_enlarge(coarse[..., c], height, width) for c in range(channels)], -1) / cells**0.5
+        cells *= 2
+    return 128 + 50 * total / total.std().clip(1e-6)
+
+
+def _enlarge(plane: NDArray[np.float64], height: int, width: int) -> NDArray[np.float32]:
+    image = Image.fromarray(plane.astype(np.float32))
+    return np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
+
+
+def _nothing(_: np.random.Generator, height: int, width: int, channels: int) -> NDArray[np.float64]:
+    return np.zeros((height, width, channels))
+
+
+def _gradient(generator: np.random.Generator, height: int, width: int, channels: int) -> NDArray[np.float64]:
+    down, across = np.linspace(0, 1, height)[:, None, None], np.linspace(0, 1, width)[None, :, None]
+    slant = generator.uniform(size=channels)
+    return 255 * (slant * down + (1 - slant) * across) - 128
+
+
+def _checkerboard(_: np.random.Generator, height: int, width: int, channels: int) -> NDArray[np.float64]:
+    """Squares that no stride divides, with enough contrast to clip to black and white."""
+    squares = (np.arange(height)[:, None] // 3 + np.arange(width)[None, :] // 5) % 2
+    return np.broadcast_to(300.0 * squares[..., None] - 150, (height, width, channels))
+
+
+class Float64Interpreter(fx.Interpreter):
+    """Runs an exported program in float64; `watch` sees, and may replace, the value of every operator."""
+
+    def __init__(self, program: ExportedProgram, watch: Watch | None = None) -> None:
+        super().__init__(program.graph_module)
+        self._watch = watch
+        self._state: list[Tensor] = []
+        values: Mapping[str, Any] = {**program.state_dict, **program.constants}
+        self._images = ""
+        for spec in program.graph_signature.input_specs:
+            if spec.kind is InputKind.USER_INPUT:
+                self._images = spec.arg.name
+            else:
+                value = values[str(spec.target)].detach()
+                self._state.append(value.double() if value.is_floating_point() else value)
+        self.output_name = program.graph_signature.user_outputs[0]
+
+    @property
+    def input_name(self) -> str:
+        """The program's name of its images."""
+        return self._images
+
+    @torch.inference_mode()
+    def __call__(self, images: Tensor) -> Tensor:
+        """Return the logits ``[N, C]`` in float64."""
+        # The images are the last input, after all parameters and buffers.
+        output: tuple[Tensor, ...] = self.run(*self._state, images.double())
+        return output[0]
+
+    def run_node(self, n: fx.Node) -> Any:
+        """Run one operator."""
+        value = super().run_node(n)
+        watched = n.op == "call_function" or n.name == self._images
+        if self._watch and watched and isinstance(value, Tensor) and value.is_floating_point():
+            return self._watch(n.name, value)
+        return value
+
+
+@dataclass(frozen=True, slots=True)
+class NodeFault:
+    """A node whose output is not what torch computes from the same inputs."""
+
+    node: str
+    operator: str
+    value: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"node {self.node} ({self.operator}, output {self.value}): {self.reason}"
+
+
+def find_faulty_node(graph: NetworkGraph, metadata: ModelMetadata, *, seed: int = 0) -> NodeFault | None:
+    """Compare all nodes of the network itself; return the first that differs from torch, None if none does."""
+    height, width = metadata.size or _ANY_SIZE
+    replay = Float64Interpreter(graph.program)
+    # The program has its own names for its input and output.
+    names = {replay.input_name: graph.network_input, replay.output_name: LOGITS}
+    order = {name: node for node in graph.model.graph.node for name in node.output}
+    cut: dict[str, NDArray[np.float32]] = {}
+    expected: dict[str, NDArray[np.float64]] = {}
+    generator = np.random.default_rng(seed)
+
+    def watch(name: str, value: Tensor) -> Tensor:
+        name = names.get(name, name)
+        if name not in order and name != graph.network_input:
+            return value
+        if name != graph.network_input:
+            expected[name] = value.numpy()
+        if name == LOGITS:
+            return value
+        noise = generator.standard_normal(tuple(value.shape), np.float32)
+        cut[name] = noise * np.float32(_NOISE_SPREAD) + np.float32(_NOISE_MEAN)
+        return torch.from_numpy(cut[name]).double()
+
+    Float64Interpreter(graph.program, watch)(torch.zeros(1, metadata.channels, height, width))
+    try:
+        found = _run_cut(graph, cut, list(expected))
+    except Exception as error:  # of a graph that does not run; the engine names the node
+        return NodeFault("unknown", "-", "-", " ".join(str(error).split())[:300])
+    for name, node in order.items():
+        if name in expected and (reason := _difference(expected[name], found[name])):
+            return NodeFault(node.name, node.op_type, name, reason)
+    return None
+
+
+def find_divergence(
+    graph: NetworkGraph, engine: str, images: NDArray[Any], inputs: NDArray[np.float32], metadata: ModelMetadata
+) -> str:
+    """Say where an engine first differs from torch though every node by itself is right, for the error message.
+
+    `inputs` are the images as the network receives them, after preprocessing in the graph if it has any.
+    """
+    expected: dict[str, NDArray[np.float64]] = {}
+
+    def watch(name: str, value: Tensor) -> Tensor:
+        expected[name] = value.numpy()
+        return value
+
+    Float64Interpreter(graph.program, watch)(torch.from_numpy(inputs))
+    model = onnx.ModelProto()
+    model.CopyFrom(graph.model)
+    order = {name: node for node in model.graph.node for name in node.output if name in expected}
+    outputs = [name for name in order if name != LOGITS]
+    model.graph.output.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs)
+    found = load_onnx(model.SerializeToString(), metadata, engine).run(images)
+    for name, node in order.items():
+        if name in found and (reason := _difference(expected[name], found[name], _DIVERGENCE)):
+            return f"first at {NodeFault(node.name, node.op_type, name, reason)}"
+    return "every node by itself is right, so the engine's own fusing must be wrong"
+
+
+def _run_cut(
+    graph: NetworkGraph, cut: dict[str, NDArray[np.float32]], wanted: list[str]
+) -> dict[str, NDArray[np.float32]]:
+    """Return the `wanted` values of the graph, whose nodes read the arrays of `cut` instead of those values."""
+    model = onnx.ModelProto()
+    model.CopyFrom(graph.model)
+    for node in model.graph.node:
+        node.input[:] = [name + _CUT if name in cut else name for name in node.input]
+    read = {name for node in model.graph.node for name in node.input}
+    feeds = {name + _CUT: array for name, array in cut.items() if name + _CUT in read}
+    del model.graph.output[:]
+    kept = [entry for entry in model.graph.input if entry.name in read]
+    del model.graph.input[:]
+    model.graph.input.extend(kept)
+    model.graph.input.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in feeds)
+    model.graph.output.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in wanted)
+    for entry in kept:
+        shape = [side.dim_value or 1 for side in entry.type.tensor_type.shape.dim]
+        feeds[entry.name] = np.zeros(shape, helper.tensor_dtype_to_np_dtype(entry.type.tensor_type.elem_type))
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = _ERRORS_ONLY
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, ["CPUExecutionProvider"])
+    return dict(zip(wanted, session.run(wanted, feeds), strict=True))
+
+
+def _difference(
+    expected: NDArray[np.float64], found: NDArray[np.float32], tolerance: float = _NODE_TOLERANCE
+) -> str | None:
+    """Say what is wrong with `found`; None if it is right."""
+    if expected.shape != found.shape:
+        return f"has shape {list(found.shape)}, where torch has {list(expected.shape)}"
+    if not np.isfinite(found).all():
+        return "is not finite"
+    error, scale = np.abs(found - expected), np.abs(expected)
+    if expected.ndim > 2 and expected[0, 0].size >= _ENOUGH_PLACES:
+        places = (0, *range(2, expected.ndim))
+        # Channels differ in scale; those of zeros alone are compared at a hundredth of the largest scale.
+        error, scale = error.max(places), np.maximum(scale.max(places), 0.01 * scale.max())
+    else:
+        # A few values do not show their channel's scale: they may happen to be near zero.
+        scale = scale.max()
+    share = float(np.max(error / np.maximum(scale, np.finfo(np.float32).tiny)))
+    return f"differs from torch by {share:.1e} of its scale" if share > tolerance else None

@@ -1,4 +1,4 @@
-"""The accuracy gate, and the report of a quantization that faced it."""
+"""The accuracy gate: whether a network in int8 still answers as in float32, and the report of a quantization."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from effnets.errors import ArgumentError
 from effnets.evaluation.metrics import mcnemar
 
-_CHANCE = 0.05  # what happens by chance less often than this is taken for real
-_IMAGES_IN_A_LOSS = 3  # that `max_loss` is made of, where it can be told from chance by counting
+_CHANCE = 0.05  # a loss less probable than this is not chance
+_IMAGES_IN_A_LOSS = 3  # if `max_loss` is at least so many images, a loss counts without a test
 _ROUNDING = 1e-9  # of shares in floating point, in points
 
 
@@ -22,18 +22,17 @@ _ROUNDING = 1e-9  # of shares in floating point, in points
 class Gate:
     """What a network in int8 must reach on held-out images.
 
-    A loss of accuracy above `max_loss` counts where the labelled images are enough to tell: where one of them weighs no
-    more than a third of `max_loss` (300, of one point). Of fewer, it counts if the verdicts that changed speak for it:
-    by the exact one-sided test of McNemar (`effnets.evaluation.metrics.mcnemar`), at 5 %. Rounding flips verdicts in both
-    directions where float wavers; of 132 images two lost are 1.5 points and no evidence, but five lost and none gained
-    are beyond chance however few there are.
+    A loss of accuracy above `max_loss` counts if there are enough labeled images: if one image is at most a third of
+    `max_loss` (300 images for one point). With fewer, it counts if it is significant by the exact one-sided test of
+    McNemar (`effnets.evaluation.metrics.mcnemar`) at 5 %. Rounding changes uncertain answers in both directions; two of
+    132 images lost are 1.5 points and no evidence, but five lost and none gained are significant among any number.
 
     Attributes:
-        lead: by how much of probability the first class must lead the second for an image to be a clear one.
+        lead: an image is clear if the first class leads the second by this much probability.
         min_agreement: the share of clear images with the same first class.
         min_in_top5: the share of all images whose first class in float is among int8's first five.
-        max_loss: points of accuracy that may be lost where labels are known; of few images more, if chance explains it.
-        min_clear, min_images: with fewer nothing could be said, so that the gate stays shut.
+        max_loss: points of accuracy that labeled images may lose; few images may lose more, if chance explains it.
+        min_clear, min_images: with fewer images the gate stays shut, because they are no evidence.
     """
 
     lead: float = 0.3
@@ -48,7 +47,7 @@ class Gate:
             if not 0 <= getattr(self, name) <= 1:
                 raise ArgumentError(f"gate.{name} is {getattr(self, name)!r}; give a share, from 0 to 1")
         if self.min_clear < 1 or self.min_images < 1 or self.max_loss < 0:
-            raise ArgumentError("gate: at least one image must be asked for, and no gain of accuracy")
+            raise ArgumentError("gate: min_clear and min_images must be at least 1, and max_loss at least 0")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,11 +55,12 @@ class Agreement:
     """How a network in int8 compares with itself in float, on one engine.
 
     Attributes:
-        images, clear: held-out images, and those of them where float's first class leads clearly.
-        agreement: share of the clear images with the same first class. overall: of all images.
+        images, clear: number of held-out images, and of those whose first class in float leads clearly.
+        agreement, overall: share of the clear images, and of all images, with the same first class.
         in_top5: share of all images whose first class in float is among int8's first five.
-        labelled: images whose class is known. top1_float, top1: accuracy on these in per cent; None without any.
-        lost, gained: images of these that float alone, or int8 alone, has right.
+        labelled: number of images whose class is known.
+        top1_float, top1: accuracy on the labeled images in percent; None without any.
+        lost, gained: number of labeled images that only float, or only int8, classifies correctly.
     """
 
     images: int
@@ -81,14 +81,14 @@ class Agreement:
 
     @property
     def chance(self) -> float:
-        """How probable it is, 0..1, to lose so many more than are gained by chance alone; 1 if no more are lost."""
-        # Of two equal sides, so that one of them has half.
+        """The probability, 0..1, of losing so many more than are gained by chance; 1 if no more are lost."""
+        # Half of the two-sided p-value, which is symmetric.
         return mcnemar(self.gained, self.lost) / 2 if self.lost > self.gained else 1.0
 
     def accuracy_verdict(self, gate: Gate) -> str:
-        """What the labels say of the accuracy, in a few words."""
+        """Describe the change of accuracy in a few words."""
         if not self.labelled:
-            return "accuracy not judged: no image has a known label"
+            return "accuracy not measured: no image has a known label"
         verdict = f"{self.lost} lost, {self.gained} gained"
         if self.loss <= gate.max_loss + _ROUNDING:
             return f"{verdict}: no loss above {gate.max_loss:.1f} points"
@@ -102,17 +102,17 @@ class Agreement:
         return not gate.max_loss or self.labelled * gate.max_loss >= 100 * _IMAGES_IN_A_LOSS
 
     def to_dict(self, gate: Gate) -> dict[str, Any]:
-        """As plain values that JSON can hold, with what follows from them."""
+        """Return plain values that JSON can hold, derived ones included."""
         chance = self.chance if self.labelled else None
         return asdict(self) | {"chance": chance, "accuracy_verdict": self.accuracy_verdict(gate)}
 
     def failures(self, gate: Gate) -> list[str]:
-        """What the gate demands and is not so; empty if it opens."""
+        """Return the conditions that are not met; empty if the gate opens."""
         found = []
         if self.clear < gate.min_clear:
             found.append(
-                f"float has a clear first class on {self.clear} of {self.images} held-out images, and {gate.min_clear} "
-                "are needed to judge: give more photographs, of what the model knows"
+                f"float has a clear first class on {self.clear} of {self.images} held-out images, and the gate needs "
+                f"{gate.min_clear}: give more photographs, of classes that the model knows"
             )
         elif self.agreement < gate.min_agreement:
             found.append(
@@ -124,7 +124,7 @@ class Agreement:
             )
         if self.loss > gate.max_loss + _ROUNDING and (self._enough(gate) or self.chance < _CHANCE):
             found.append(
-                f"accuracy falls by {self.loss:.2f} points on {self.labelled} labelled images "
+                f"accuracy falls by {self.loss:.2f} points on {self.labelled} labeled images "
                 f"({self.accuracy_verdict(gate)})"
             )
         return found
@@ -136,7 +136,8 @@ def compare(
     """Compare logits ``[N, C]`` in float and in int8.
 
     Args:
-        labels: the class of each image, -1 where unknown.
+        expected, found: in float and in int8.
+        labels: the class of each image, -1 if unknown.
         lead: as of `Gate`.
     """
     finite = np.isfinite(found).all(1)
@@ -168,23 +169,29 @@ _BLAMED = 5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QuantizeReport:
-    """A quantisation, written or refused.
+    """A quantization, written or refused. Field names are the keys of the JSON report.
 
     Attributes:
-        model: its name. path, sha256: of the file; None and empty if it was refused.
-        gate: what was demanded. agreement: what was reached on held-out images, by engine.
-        failures: what of the gate's demands is not met; empty for a file that was written.
-        left: layers left in float, those to blame first. layers: how many there are.
-        sensitivity: by how much the error of the logits falls if this layer alone is left in float, largest first;
-            empty if int8 passed throughout, and nothing had to be searched.
-        error: of the logits of calibration images, its root mean square over the spread of float's logits.
-        trials: that error for each setting that was tried. method, equalised, bias_corrected: the one chosen: how
-            ranges were calibrated, how many channels were equalised, whether biases were corrected.
-        attempts: how often the gate was asked; each time more layers were left in float.
-        calibration_images: that were used. broken: why files could not be read. duplicates: files left out as such.
-        unknown_folders: folders of photographs whose names are no classes of the model, so that these have no label.
+        model: its name.
+        path, sha256: of the file; None and empty if it was refused.
+        gate: the conditions.
+        agreement: the results on held-out images, by engine.
+        failures: the conditions that are not met; empty for a file that was written.
+        left: layers left in float, most sensitive first.
+        layers: number of all layers.
+        sensitivity: by how much the error of the logits falls if only this layer is left in float, largest first; empty
+            if int8 passed in all layers, without a search.
+        error: of the logits of calibration images: its root mean square over the standard deviation of float's logits.
+        trials: that error for each setting that was tried.
+        method, equalised, bias_corrected: the chosen setting: how ranges were calibrated, how many channels were
+            equalized, whether biases were corrected.
+        attempts: number of times the gate was tried, each time with more layers left in float.
+        calibration_images: number of images used for calibration.
+        broken: why files could not be read.
+        duplicates: number of files left out because their content is that of another.
+        unknown_folders: folders of images whose names are not classes of the model, so that the images have no label.
         size, float_size: of the files, in bytes.
-        milliseconds: median time for one image on one thread by engine, in float and in int8, in turns.
+        milliseconds: median time for one image on one thread by engine, in float and in int8, timed in turns.
     """
 
     model: str
@@ -212,20 +219,20 @@ class QuantizeReport:
 
     @property
     def size_ratio(self) -> float:
-        """By what the file is smaller than in float."""
+        """How many times smaller than in float the file is."""
         return self.float_size / self.size
 
     @property
     def speed_ratios(self) -> dict[str, float]:
-        """How many times faster int8 is than float, by engine; below 1 it is slower."""
+        """How many times as fast as float int8 is, by engine; below 1 it is slower."""
         return {engine: times["float32"] / times["int8"] for engine, times in self.milliseconds.items()}
 
     def summary(self) -> dict[str, Any]:
-        """What stands in the file's own metadata."""
+        """Return the part that is in the file's own metadata."""
         return {"agreement": self._agreement(), "gate": asdict(self.gate), "left_in_float": list(self.left)}
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values that JSON can hold."""
+        """Return plain values that JSON can hold."""
         values = asdict(self) | {"agreement": self._agreement(), "path": self.path.name if self.path else None}
         return values | {"size_ratio": self.size_ratio, "speed_ratios": self.speed_ratios}
 
@@ -233,7 +240,7 @@ class QuantizeReport:
         return {engine: found.to_dict(self.gate) for engine, found in self.agreement.items()}
 
     def refusal(self) -> str:
-        """Why nothing was written, and the layers to blame."""
+        """Say why nothing was written, and which layers are to blame."""
         text = (
             f"{self.model}: not written in int8, with {len(self.left)} of {self.layers} layers in float: "
             f"{'; '.join(self.failures)}"
@@ -245,7 +252,7 @@ class QuantizeReport:
         )
 
     def blame(self) -> str:
-        """The layers that matter most, in a few words."""
+        """Name the most sensitive layers, in a few words."""
         worst = list(self.sensitivity.items())[:_BLAMED]
         return ", ".join(f"{layer} ({fall:+.1%})" for layer, fall in worst) or "no layer in particular"
 
@@ -253,7 +260,7 @@ class QuantizeReport:
         return "\n  ".join(self.lines())
 
     def lines(self) -> list[str]:
-        """What a person wants to know of it, line by line."""
+        """Return the report as lines of text."""
         lines = [f"{self.path or self.model}: int8, {self.size / 1e6:.1f} MB, {self.size_ratio:.1f} times smaller"]
         for engine, found in self.agreement.items():
             line = (
@@ -262,7 +269,7 @@ class QuantizeReport:
             )
             if found.top1 is not None:
                 line += (
-                    f"; accuracy {found.top1_float:.1f} % → {found.top1:.1f} % on {found.labelled} labelled "
+                    f"; accuracy {found.top1_float:.1f} % → {found.top1:.1f} % on {found.labelled} labeled "
                     f"({found.accuracy_verdict(self.gate)})"
                 )
             elif not self.unknown_folders:
@@ -272,8 +279,8 @@ class QuantizeReport:
             before, after = (self.milliseconds[engine][precision] for precision in ("float32", "int8"))
             lines.append(f"{engine}: {before:.2f} → {after:.2f} ms an image on one thread, {ratio:.2f} times as fast")
         lines.append(
-            f"ranges by {self.method} of {self.calibration_images} images, {self.equalised} channels equalised, biases "
-            + ("corrected" if self.bias_corrected else "as they were")
+            f"ranges by {self.method} of {self.calibration_images} images, {self.equalised} channels equalized, biases "
+            + ("corrected" if self.bias_corrected else "unchanged")
         )
         if self.left:
             shown = ", ".join(f"{layer} ({self.sensitivity.get(layer, 0):+.1%})" for layer in self.left)
@@ -284,7 +291,7 @@ class QuantizeReport:
             lines.append(f"{len(self.broken)} photographs could not be read: {'; '.join(self.broken[:3])}")
         if self.unknown_folders:
             shown = ", ".join(self.unknown_folders[:3]) + (", …" if len(self.unknown_folders) > 3 else "")
-            judged = any(found.labelled for found in self.agreement.values())
-            what = f"{len(self.unknown_folders)} folders give no label" if judged else "accuracy not judged"
-            lines.append(f"{what}: the folders' names ({shown}) are no classes of the model")
+            measured = any(found.labelled for found in self.agreement.values())
+            what = f"{len(self.unknown_folders)} folders give no label" if measured else "accuracy not measured"
+            lines.append(f"{what}: the folders' names ({shown}) are not classes of the model")
         return lines

@@ -1,4 +1,4 @@
-"""CAL"""
+"""Calibration: images from a folder, and the range of each value that they give a network."""
 
 from __future__ import annotations
 
@@ -23,17 +23,22 @@ from effnets.inference.labels import find_outputs
 from effnets.spec.specs import PreprocessSpec
 
 _BATCH = 8
+_BINS = 2048
+_LEVELS = 256
+_STEP, _LARGE = 7, 20_000  # from that many values on, every seventh is counted
+_SHARES = np.linspace(0.2, 1.0, 41)  # of the whole range, to try
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Photos:
-    """Prepared photographs.
+class CalibrationImages:
+    """Resized and cropped images, kept in 8 bits, a quarter of the memory of a network's input.
 
     Attributes:
-        paths: of the files. pixels: uint8 ``[N, H, W, C]``, resized and cropped.
-        labels: the class of each by its folder's name (`effnets.inference.labels.find_outputs`), int64 ``[N]``, -1 where
-            that is no class of the model.
-        preprocess: with which `batches` normalises.
+        paths: of the files.
+        pixels: uint8 ``[N, H, W, C]``.
+        labels: the class of each image by its folder's name (`effnets.inference.labels.find_outputs`), int64 ``[N]``;
+            -1 if that is not a class of the model.
+        preprocess: with which `batches` normalizes.
     """
 
     paths: tuple[str, ...]
@@ -44,49 +49,50 @@ class Photos:
     def __len__(self) -> int:
         return len(self.paths)
 
-    def first(self, count: int) -> Photos:
-        """No more than `count` of them."""
+    def first(self, count: int) -> CalibrationImages:
+        """Return at most `count` of them."""
         return replace(self, paths=self.paths[:count], pixels=self.pixels[:count], labels=self.labels[:count])
 
     def batches(self) -> Iterator[NDArray[np.float32]]:
-        """The network's inputs, float32 ``[N, C, H, W]``, a few at a time."""
+        """Yield the network's inputs, float32 ``[N, C, H, W]``, a few at a time."""
         for start in range(0, len(self), _BATCH):
             yield np.stack([normalise_pixels(image, self.preprocess) for image in self.pixels[start : start + _BATCH]])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Split:
-    """Photographs that calibrate, others that judge, and what became of the rest.
+class CalibrationSplit:
+    """Images for calibration, others for the accuracy gate, and the files that were left out.
 
     Attributes:
         calibration, held_out: with no file and no content in common.
-        broken: why each unusable file could not be read. duplicates: files with the content of another.
-        unknown_folders: names of folders by which photographs are sorted, and which are no classes of the model.
+        broken: why each unusable file could not be read.
+        duplicates: number of files with the content of another.
+        unknown_folders: names of folders that sort the images, and are not classes of the model.
     """
 
-    calibration: Photos
-    held_out: Photos
+    calibration: CalibrationImages
+    held_out: CalibrationImages
     broken: tuple[str, ...] = ()
     duplicates: int = 0
     unknown_folders: tuple[str, ...] = ()
 
 
-def split_photos(
+def split_images(
     source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
-    description: ModelMetadata,
+    metadata: ModelMetadata,
     *,
     calibration_images: int,
     held_out_images: int,
     min_held_out: int,
     seed: int,
-) -> Split:
-    """Read the photographs of a folder, or those listed, split at random: at most half of them calibrate.
+) -> CalibrationSplit:
+    """Read the images of a folder, or those listed, and split them at random; at most half calibrate.
 
     Raises:
-        MissingFileError: no such folder.
-        ArgumentError: too few readable photographs, or a network that takes no images.
+        MissingFileError: if the folder does not exist.
+        ArgumentError: if too few images are readable, or the network does not take images.
     """
-    color_mode(description.channels)
+    color_mode(metadata.channels)
     paths, broken = _find(source)
     order = np.random.default_rng(seed).permutation(len(paths))
     wanted = calibration_images + held_out_images
@@ -102,7 +108,7 @@ def split_photos(
             if digest in seen:
                 duplicates += 1
                 continue
-            loaded.append((path, _pixels(path, description)))
+            loaded.append((path, _pixels(path, metadata)))
             seen.add(digest)
         except (ImageError, MissingFileError) as error:
             broken.append(str(error))
@@ -113,16 +119,16 @@ def split_photos(
         unusable = f" ({len(broken)} could not be read, the first: {broken[0]})" if broken else ""
         raise ArgumentError(
             f"calibration has {len(loaded)} different photographs{unusable}; give at least {2 * min_held_out}: half "
-            "calibrate, the others judge the result"
+            "calibrate, the others test the result"
         )
     folders = {_folder(path) for path in paths}
-    outputs = find_outputs(folders, description.labels)
-    return Split(
-        calibration=_photos(loaded[:count], description, outputs),
-        held_out=_photos(loaded[count:], description, outputs),
+    outputs = find_outputs(folders, metadata.labels)
+    return CalibrationSplit(
+        calibration=_photos(loaded[:count], metadata, outputs),
+        held_out=_photos(loaded[count:], metadata, outputs),
         broken=tuple(broken),
         duplicates=duplicates,
-        # One folder alone sorts nothing.
+        # A single folder sorts nothing.
         unknown_folders=tuple(sorted(folders - outputs.keys())) if len(folders) > 1 else (),
     )
 
@@ -141,21 +147,21 @@ def _find(source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> 
     return found, [result.error for result in results if result.error]
 
 
-def _pixels(path: str, description: ModelMetadata) -> NDArray[np.uint8]:
-    """Kept in 8 bits, a quarter of the memory: the same pixels as in `image_to_array`, before they are normalised."""
-    plain = replace(description.preprocess, mean=(0.0,), std=(1.0,))
-    array = image_to_array(load_rgb(path, description.channels), plain, description.image_size)
+def _pixels(path: str, metadata: ModelMetadata) -> NDArray[np.uint8]:
+    """Return the pixels of `image_to_array` before they are normalized."""
+    plain = replace(metadata.preprocess, mean=(0.0,), std=(1.0,))
+    array = image_to_array(load_rgb(path, metadata.channels), plain, metadata.image_size)
     return np.round(array * 255).astype(np.uint8).transpose(1, 2, 0)
 
 
 def _photos(
-    loaded: Sequence[tuple[str, NDArray[np.uint8]]], description: ModelMetadata, outputs: Mapping[str, int]
-) -> Photos:
-    return Photos(
+    loaded: Sequence[tuple[str, NDArray[np.uint8]]], metadata: ModelMetadata, outputs: Mapping[str, int]
+) -> CalibrationImages:
+    return CalibrationImages(
         paths=tuple(path for path, _ in loaded),
         pixels=np.stack([pixels for _, pixels in loaded]),
         labels=np.array([outputs.get(_folder(path), -1) for path, _ in loaded], np.int64),
-        preprocess=description.preprocess,
+        preprocess=metadata.preprocess,
     )
 
 
@@ -163,33 +169,27 @@ def _mention(text: str) -> None:
     warnings.warn(text, stacklevel=2)
 
 
-_BINS = 2048
-_LEVELS = 256
-_STEP, _LARGE = 7, 20_000  # of many values every seventh is counted
-_SHARES = np.linspace(0.2, 1.0, 41)  # of the whole range that are tried
-
-
 @dataclass(frozen=True, slots=True)
 class Histogram:
-    """How often which values came, in 2048 equal bins between `low` and `high`."""
+    """Counts of values in 2048 equal bins between `low` and `high`."""
 
     low: float
     high: float
     counts: NDArray[np.float64]
 
     @property
-    def centres(self) -> NDArray[np.float64]:
+    def centers(self) -> NDArray[np.float64]:
         """The middle of each bin."""
         width = (self.high - self.low) / len(self.counts)
         return np.asarray(self.low + width * (np.arange(len(self.counts)) + 0.5), np.float64)
 
 
 def collect(model: onnx.ModelProto, batches: Callable[[], Iterable[NDArray[np.float32]]]) -> dict[str, Histogram]:
-    """A histogram of every value that the network computes, its input included.
+    """Return a histogram of every value that the network computes, its input included.
 
     Args:
         model: in float32.
-        batches: gives the calibration images, float32 ``[N, C, H, W]``, and is called twice.
+        batches: returns the calibration images, float32 ``[N, C, H, W]``; called twice.
     """
     source = model.graph.input[0].name
     clipped = _clipped(model)
@@ -205,7 +205,7 @@ def collect(model: onnx.ModelProto, batches: Callable[[], Iterable[NDArray[np.fl
     for images in batches():
         for name, value in _values(session, names, source, images):
             low, high = bounds[name]
-            # A prime step, so that no column of the map is always passed over.
+            # A prime step, so that no column of the map is skipped throughout.
             sample = value.flatten()[:: _STEP if value.numel() > _LARGE else 1]
             counts[name] += torch.histc(sample, _BINS, low, max(high, low + 1e-9))
     histograms = {name: Histogram(*bounds[name], counts[name].numpy()) for name in bounds}
@@ -213,7 +213,7 @@ def collect(model: onnx.ModelProto, batches: Callable[[], Iterable[NDArray[np.fl
 
 
 def _clipped(model: onnx.ModelProto) -> dict[str, str]:
-    """Values that nothing reads but an activation that only clips, and what it makes of them: they are never stored."""
+    """Return values that only a clipping activation reads, each with its output: int8 never stores them."""
     values = Values(model)
     found = {}
     for node in model.graph.node:
@@ -232,7 +232,7 @@ def _values(
 
 
 def ranges_by(method: str, histograms: dict[str, Histogram]) -> Ranges:
-    """The range of each value that `method`, of `METHODS`, keeps; what lies outside is clipped to it."""
+    """Return the range that `method`, one of `METHODS`, keeps of each value; values outside are clipped to it."""
     return {name: METHODS[method](histogram) for name, histogram in histograms.items()}
 
 
@@ -242,7 +242,7 @@ def _whole(histogram: Histogram) -> tuple[float, float]:
 
 def _percentile(share: float) -> Callable[[Histogram], tuple[float, float]]:
     def cut(histogram: Histogram) -> tuple[float, float]:
-        """All but (1 - share) of the values, at each end."""
+        """Drop (1 - share) of the values at each end."""
         below = np.cumsum(histogram.counts) / histogram.counts.sum()
         edges = np.linspace(histogram.low, histogram.high, len(below) + 1)
         low = edges[int(np.searchsorted(below, 1 - share))]
@@ -254,7 +254,7 @@ def _percentile(share: float) -> Callable[[Histogram], tuple[float, float]]:
 
 def _best(loss: Callable[[Histogram, float, float], float]) -> Callable[[Histogram], tuple[float, float]]:
     def search(histogram: Histogram) -> tuple[float, float]:
-        """The share of the range, shrunk towards zero, at the least loss."""
+        """Shrink the range towards zero to the share with the least loss."""
         tried = [(float(share * min(histogram.low, 0)), float(share * max(histogram.high, 0))) for share in _SHARES]
         return min(tried, key=lambda bounds: loss(histogram, *bounds))
 
@@ -262,25 +262,25 @@ def _best(loss: Callable[[Histogram, float, float], float]) -> Callable[[Histogr
 
 
 def _squared_error(histogram: Histogram, low: float, high: float) -> float:
-    centres = histogram.centres
+    centers = histogram.centers
     step = max((high - low) / (_LEVELS - 1), 1e-12)
-    rounded = np.clip(np.round(centres / step), np.round(low / step), np.round(high / step)) * step
-    return float((histogram.counts * (centres - rounded) ** 2).sum())
+    rounded = np.clip(np.round(centers / step), np.round(low / step), np.round(high / step)) * step
+    return float((histogram.counts * (centers - rounded) ** 2).sum())
 
 
 def _divergence(histogram: Histogram, low: float, high: float) -> float:
-    """Kullback and Leibler's, of the clipped values from the same in 256 levels.
+    """Return the Kullback-Leibler divergence of the clipped values from the same in 256 levels.
 
-    Zeros do not count: every quantisation has them exactly, and after a ReLU they would outweigh all else.
+    Zeros do not count: every quantization represents them exactly, and after a ReLU they would outweigh all else.
     """
-    centres = histogram.centres
-    counts = np.where(np.abs(centres) == np.abs(centres).min(), 0.0, histogram.counts)
-    inside = (centres >= low) & (centres <= high)
+    centers = histogram.centers
+    counts = np.where(np.abs(centers) == np.abs(centers).min(), 0.0, histogram.counts)
+    inside = (centers >= low) & (centers <= high)
     if not inside.any():
         return np.inf
     clipped = counts[inside].copy()
-    clipped[0] += counts[centres < low].sum()
-    clipped[-1] += counts[centres > high].sum()
+    clipped[0] += counts[centers < low].sum()
+    clipped[-1] += counts[centers > high].sum()
     levels = np.minimum(np.arange(len(clipped)) * _LEVELS // len(clipped), _LEVELS - 1)
     held = counts[inside] > 0
     sums = np.bincount(levels, counts[inside], _LEVELS)

@@ -1,11 +1,11 @@
-"""Cross-layer equalisation (Nagel et al. 2019, arXiv:1906.04721, section 4.1) of an ONNX graph, exactly.
+"""Cross-layer equalization (Nagel et al. 2019, arXiv:1906.04721, section 4.1) of an ONNX graph, exactly.
 
-A channel may be multiplied by s > 0 where it is written and divided by s where it is read, as long as what lies between
-is positively homogeneous: nothing, ReLU, an addition whose other operand is scaled alike. Small channels then use the
-256 levels that they share with large ones.
+A channel may be multiplied by s > 0 where it is written and divided by s where it is read, if all operations between
+are positively homogeneous: ReLU, or an addition whose other operand is scaled alike. Small channels then use more of
+the 256 levels that they share with large ones.
 
-ReLU6 is not: min(s x, 6) is s min(x, 6) only for x ≤ 6 and x ≤ 6 / s. The paper replaces it by ReLU; here it stays, and
-a channel before it is scaled only if it provably never reaches the clip (a bound by interval arithmetic over all
+ReLU6 is not homogeneous: min(s x, 6) is s min(x, 6) only for x ≤ 6 and x ≤ 6 / s. The paper replaces it by ReLU; here
+it stays, and a channel before it is scaled only if it provably never reaches the clip (by interval arithmetic over all
 possible images), and by no more than that bound permits. So the function stays the same for every image.
 """
 
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from effnets.deploy.quantize.qdq_graph import Values, copy_of
 
-_LARGEST_FACTOR = 16.0  # beyond it a channel is nothing but rounding
+_LARGEST_FACTOR = 16.0  # beyond it only rounding is left of a channel
 _HOMOGENEOUS = ("Relu", "Clip", "Add")
 
 Interval = tuple[NDArray[np.float64], NDArray[np.float64]]
@@ -38,11 +38,11 @@ class _Stream:
 
 
 def equalize(model: onnx.ModelProto, pixels: tuple[float, float]) -> tuple[onnx.ModelProto, int]:
-    """A copy that computes the same with equalised channels, and how many channels were scaled.
+    """Return a copy that computes the same with equalized channels, and the number of scaled channels.
 
     Args:
-        model: float32, batch normalisation folded.
-        pixels: between which values the network's input lies.
+        model: in float32, batch normalization folded.
+        pixels: lower and upper bound of the network's input.
     """
     model = copy_of(model)
     values = Values(model)
@@ -61,7 +61,7 @@ def equalize(model: onnx.ModelProto, pixels: tuple[float, float]) -> tuple[onnx.
 
 
 def _streams(model: onnx.ModelProto, values: Values) -> Iterator[_Stream]:
-    """The streams that can be scaled; a value that anything else touches keeps its whole stream as it is."""
+    """Yield the streams that can be scaled; a stream with a value that any other operator touches is left out."""
     parents: dict[str, str] = {}
 
     def find(name: str) -> str:
@@ -71,7 +71,7 @@ def _streams(model: onnx.ModelProto, values: Values) -> Iterator[_Stream]:
 
     for node in model.graph.node:
         if node.op_type in _HOMOGENEOUS:
-            # The bounds of a Clip are constants, and no values of the stream.
+            # The bounds of a Clip are constants, not values of the stream.
             for name in node.input[: 2 if node.op_type == "Add" else 1]:
                 parents[find(name)] = find(node.output[0])
         else:
@@ -105,13 +105,13 @@ def _whole(stream: _Stream, values: Values) -> _Stream | None:
 
 
 def _factors(stream: _Stream, values: Values, bounds: dict[str, Interval]) -> NDArray[np.float64]:
-    """By what to multiply each channel: √(range of its readers' weights / range of its writers')."""
+    """Return the factor of each channel: √(range of its readers' weights / range of its writers')."""
     written = np.max([np.abs(_rows(conv, values)).max(1) for conv in stream.writers], axis=0)
     read = np.max([np.abs(_columns(conv, values)).max((0, 2)) for conv in stream.readers], axis=0)
     alive = (written > 0) & (read > 0)
     factors = np.ones(len(written))
     factors[alive] = np.sqrt(read[alive] / written[alive])
-    # One factor for all channels changes nothing but the clip's place; only differences between channels count.
+    # A factor common to all channels only moves the clip; differences between channels count.
     if alive.any() and not stream.clips:
         factors[alive] /= np.exp(np.log(factors[alive]).mean())
     factors = np.clip(factors, 1 / _LARGEST_FACTOR, _LARGEST_FACTOR)
@@ -135,13 +135,13 @@ def _rows(conv: onnx.NodeProto, values: Values) -> NDArray[np.float64]:
 
 
 def _grouped(conv: onnx.NodeProto, weight: NDArray[np.float64]) -> NDArray[np.float64]:
-    """``[groups, outputs of a group, inputs of a group, kernel]``."""
+    """Return ``[groups, outputs of a group, inputs of a group, kernel]``."""
     groups = next((attribute.i for attribute in conv.attribute if attribute.name == "group"), 1)
     return weight.reshape(groups, len(weight) // groups, weight.shape[1], -1)
 
 
 def _columns(conv: onnx.NodeProto, values: Values) -> NDArray[np.float64]:
-    """``[outputs of a group, channels, kernel]``, by input channel."""
+    """Return ``[outputs of a group, channels, kernel]``, by input channel."""
     grouped = _grouped(conv, values.get(conv.input[1]).astype(np.float64))
     return grouped.transpose(1, 0, 2, 3).reshape(grouped.shape[1], -1, grouped.shape[3])
 
@@ -161,13 +161,13 @@ def _scale_columns(conv: onnx.NodeProto, values: Values, factors: NDArray[np.flo
 
 
 def _intervals(model: onnx.ModelProto, values: Values, pixels: tuple[float, float]) -> dict[str, Interval]:
-    """Between which bounds each channel of each value lies, whatever the image; infinite where nothing is known."""
+    """Return the bounds of each channel of each value over all images; infinite where they are unknown."""
     low, high = (np.array([bound], np.float64) for bound in pixels)
     known: dict[str, Interval] = {model.graph.input[0].name: (low, high)}
-    endless = (np.array([-np.inf]), np.array([np.inf]))
+    unbounded = (np.array([-np.inf]), np.array([np.inf]))
     for node in model.graph.node:
-        bounds = [known.get(name, endless) for name in node.input]
-        result = endless
+        bounds = [known.get(name, unbounded) for name in node.input]
+        result = unbounded
         if node.op_type == "Conv":
             result = _through_conv(node, values, bounds[0])
         elif node.op_type == "Relu":
@@ -187,7 +187,7 @@ def _through_conv(conv: onnx.NodeProto, values: Values, bounds: Interval) -> Int
     bias = values.get(conv.input[2]).astype(np.float64) if len(conv.input) > 2 else np.zeros(len(weight))
     grouped = _grouped(conv, weight)
     groups, _, inputs, _ = grouped.shape
-    # Padding puts zeros among the inputs.
+    # Padding adds zeros to the inputs.
     low, high = (np.broadcast_to(side, (groups * inputs,)) for side in bounds)
     low, high = np.minimum(low, 0).reshape(groups, 1, inputs), np.maximum(high, 0).reshape(groups, 1, inputs)
     if not (np.isfinite(low).all() and np.isfinite(high).all()):

@@ -1,4 +1,4 @@
-"""QDQ"""
+"""An ONNX graph in int8, written as QDQ nodes by ONNX Runtime's quantizer; and access to a graph's values."""
 
 from __future__ import annotations
 
@@ -14,12 +14,14 @@ from onnx import TensorProto, helper, numpy_helper
 
 Ranges = dict[str, tuple[float, float]]
 
+_QUANTIZED = ("Conv", "Gemm", "Clip", "Relu", "Add", "Mul", "Sigmoid", "GlobalAveragePool", "Flatten", "HardSwish")
+_WITH_WEIGHTS = ("Conv", "Gemm")
 _ERRORS_ONLY = 4
 _SQUEEZE_EXCITE = re.compile(r"(.*\.se)(\..*)?")
 
 
 class Values:
-    """The values of a graph by name. Weights that are set go into the graph."""
+    """Access to the values of a graph by name; `put` changes the graph."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
         graph = model.graph
@@ -32,29 +34,29 @@ class Values:
         self.outputs = {output.name for output in graph.output}
 
     def has(self, name: str) -> bool:
-        """Whether it is a constant of the graph."""
+        """Return whether it is a constant of the graph."""
         return name in self._tensors
 
     def get(self, name: str) -> NDArray[Any]:
-        """A constant's array, a copy."""
+        """Return a copy of a constant's array."""
         return np.array(numpy_helper.to_array(self._tensors[name]))
 
     def put(self, name: str, array: NDArray[Any]) -> None:
-        """Replace a constant, which keeps its type."""
+        """Replace a constant, keeping its type."""
         old = self._tensors[name]
         dtype = helper.tensor_dtype_to_np_dtype(old.data_type)
         old.CopyFrom(numpy_helper.from_array(array.astype(dtype), name))
 
 
 def copy_of(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A model that can be changed without changing this one."""
+    """Return a copy of a model."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     return copy
 
 
 def session_of(model: onnx.ModelProto, outputs: Iterable[str] = ()) -> onnxruntime.InferenceSession:
-    """A session that also gives the values `outputs`."""
+    """Return a session with the values `outputs` as further outputs."""
     tapped = copy_of(model)
     present = {output.name for output in tapped.graph.output}
     tapped.graph.output.extend(
@@ -66,7 +68,7 @@ def session_of(model: onnx.ModelProto, outputs: Iterable[str] = ()) -> onnxrunti
 
 
 def layer_of(node: onnx.NodeProto) -> str:
-    """The layer a node belongs to: ``stages.1.0.expand``; squeeze-and-excite is one layer, as are conv and ReLU."""
+    """Return the layer of a node: ``stages.1.0.expand``; squeeze-and-excite is one layer, so are conv and ReLU."""
     name = node.name.split("/")[0]
     if match := _SQUEEZE_EXCITE.fullmatch(name):
         return match[1]
@@ -74,7 +76,7 @@ def layer_of(node: onnx.NodeProto) -> str:
 
 
 def prepare(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy that engines execute better in int8: padding inside of convolutions."""
+    """Return a copy whose convolutions pad by themselves, which engines execute better in int8."""
     model = copy_of(model)
     values = Values(model)
     gone = []
@@ -90,7 +92,7 @@ def prepare(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _fold_padding(pad: onnx.NodeProto, values: Values) -> bool:
-    """Zeros around the map, read by convolutions alone."""
+    """Move padding into the convolutions that read it; False unless it is zeros around a map for convolutions alone."""
     readers = values.readers.get(pad.output[0], [])
     constant = values.has(pad.input[1]) and (len(pad.input) < 3 or not pad.input[2] or values.has(pad.input[2]))
     if not constant or not readers or any(node.op_type != "Conv" for node in readers):
@@ -111,33 +113,29 @@ def _fold_padding(pad: onnx.NodeProto, values: Values) -> bool:
     return True
 
 
-_QUANTISED = ("Conv", "Gemm", "Clip", "Relu", "Add", "Mul", "Sigmoid", "GlobalAveragePool", "Flatten", "HardSwish")
-_WITH_WEIGHTS = ("Conv", "Gemm")
-
-
 def layers_of(model: onnx.ModelProto) -> list[str]:
-    """The layers that can be quantised, or left in float, each by itself, in the graph's order."""
-    kinds = [kind for kind in _QUANTISED if kind not in ("Clip", "Relu", "Flatten")]
+    """Return the layers that can be quantized or left in float, in the graph's order."""
+    kinds = [kind for kind in _QUANTIZED if kind not in ("Clip", "Relu", "Flatten")]
     return list(dict.fromkeys(layer_of(node) for node in model.graph.node if node.op_type in kinds))
 
 
-def quantised(
+def quantize_graph(
     model: onnx.ModelProto,
     ranges: Ranges,
     *,
-    left: Collection[str] = (),
+    float_layers: Collection[str] = (),
     biases: Mapping[str, NDArray[np.float32]] | None = None,
 ) -> onnx.ModelProto:
-    """A copy in int8, as QuantizeLinear and DequantizeLinear around its operators.
+    """Return a copy in int8, with QuantizeLinear and DequantizeLinear around its operators.
 
     Weights are signed, symmetric and scaled for each output channel; activations are unsigned, with a scale and a zero
-    point for all channels. The logits stay in float: in 256 levels their order would be lost.
+    point for all channels. The logits stay in float: 256 levels would lose their order.
 
     Args:
-        model: in float32, as `onnx_values.prepare` leaves it.
+        model: in float32, as `prepare` returns it.
         ranges: of every value.
-        left: layers, of `layers_of`, that stay in float.
-        biases: what to add to the bias of convolutions in int8, by name of the node.
+        float_layers: of `layers_of`, to leave in float.
+        biases: to add to the biases of convolutions in int8, by the node's name.
     """
     from onnxruntime.quantization import QuantType
     from onnxruntime.quantization.calibrate import CalibrationMethod, TensorData, TensorsData
@@ -145,12 +143,12 @@ def quantised(
 
     corrected = copy_of(model)
     values = Values(corrected)
-    excluded = [node.name for node in corrected.graph.node if layer_of(node) in left]
+    excluded = [node.name for node in corrected.graph.node if layer_of(node) in float_layers]
     for node in corrected.graph.node:
         if biases and node.name in biases and node.name not in excluded:
             values.put(node.input[2], values.get(node.input[2]) + biases[node.name])
     data = {name: TensorData(lowest=np.float32(low), highest=np.float32(high)) for name, (low, high) in ranges.items()}
-    quantiser = QDQQuantizer(
+    quantizer = QDQQuantizer(
         onnx.shape_inference.infer_shapes(corrected),
         True,  # a scale for each channel of the weights
         False,
@@ -159,20 +157,20 @@ def quantised(
         TensorsData(CalibrationMethod.MinMax, data),
         [],
         excluded,
-        list(_QUANTISED),
+        list(_QUANTIZED),
         {"OpTypesToExcludeOutputQuantization": ["Gemm"]},
     )
-    result = quantiser.quantize_model()
+    result = quantizer.quantize_model()
     del result.graph.value_info[:]
     _pad_in_float(result)
     return result
 
 
 def _pad_in_float(model: onnx.ModelProto) -> None:
-    """Let each Pad read what was not rounded; what it gives is rounded by whoever reads that.
+    """Let each Pad read unrounded values; the readers of its output round that.
 
-    OpenVINO (2026.4) moves a DequantizeLinear behind the Pad, which then puts 0 where the zero point belongs: ReXNet's
-    partial shortcuts were spoilt.
+    OpenVINO (2026.4) moves a DequantizeLinear behind the Pad, which then pads with 0 instead of the zero point and
+    breaks ReXNet's partial shortcuts.
     """
     values = Values(model)
     for node in model.graph.node:
@@ -185,12 +183,12 @@ def _pad_in_float(model: onnx.ModelProto) -> None:
 def bias_errors(
     model: onnx.ModelProto, ranges: Ranges, batches: Iterable[NDArray[np.float32]]
 ) -> dict[str, NDArray[np.float32]]:
-    """What rounding adds to each channel of each convolution on average, negated (Nagel et al. 2019, section 4.2).
+    """Return minus the mean error by rounding of each channel of each convolution (Nagel et al. 2019, section 4.2).
 
-    Every layer is measured on its float inputs, rounded, so that its correction does not depend on which others are in
-    int8. The means are over the calibration images (the paper derives them from batch normalisation).
+    Every layer is measured on its rounded float inputs, so that its correction does not depend on which others are in
+    int8. The means are over the calibration images (the paper derives them from batch normalization).
     """
-    rounded = _beside(model, quantised(model, ranges))
+    rounded = _beside(model, quantize_graph(model, ranges))
     names = [name for name, _ in rounded[1]]
     session = session_of(rounded[0], names)
     source, sums, count = model.graph.input[0].name, [0.0] * len(names), 0
@@ -205,9 +203,9 @@ def bias_errors(
 
 
 def _beside(model: onnx.ModelProto, rounded: onnx.ModelProto) -> tuple[onnx.ModelProto, list[tuple[str, str]]]:
-    """The float graph with, beside each convolution, one of rounded weights on rounded inputs.
+    """Return the float graph with, beside each convolution, one of rounded weights on rounded inputs.
 
-    Also the names of the values that hold the differences ``[N, channels, …]``, each with its node's name.
+    Also return the names of the values that hold the differences ``[N, channels, …]``, each with its node's name.
     """
     graph, int8 = copy_of(model), Values(rounded)
     twins = {node.name: node for node in rounded.graph.node if node.op_type in _WITH_WEIGHTS}
@@ -221,7 +219,7 @@ def _beside(model: onnx.ModelProto, rounded: onnx.ModelProto) -> tuple[onnx.Mode
         if activation is None or weight is None or activation.op_type != "DequantizeLinear":
             continue
         scale, zero = (int8.get(name) for name in activation.input[1:3])
-        for name, array in (("scale", scale), ("zero", zero), ("weight", _dequantised(weight, int8))):
+        for name, array in (("scale", scale), ("zero", zero), ("weight", _dequantize_graph(weight, int8))):
             graph.graph.initializer.append(numpy_helper.from_array(array, f"{prefix}/{name}"))
         inputs = [node.input[0], f"{prefix}/scale", f"{prefix}/zero"]
         graph.graph.node.append(helper.make_node("QuantizeLinear", inputs, [f"{prefix}/q"]))
@@ -239,7 +237,7 @@ def _beside(model: onnx.ModelProto, rounded: onnx.ModelProto) -> tuple[onnx.Mode
     return graph, differences
 
 
-def _dequantised(node: onnx.NodeProto, values: Values) -> NDArray[np.float32]:
+def _dequantize_graph(node: onnx.NodeProto, values: Values) -> NDArray[np.float32]:
     weight, scale = values.get(node.input[0]).astype(np.float32), values.get(node.input[1])
     axis = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 0)
     shape = [1] * weight.ndim

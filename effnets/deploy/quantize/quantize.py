@@ -1,4 +1,4 @@
-"""The two files of a quantisation, the model and its report: both, or what was there before."""
+"""`quantize`: a classifier in int8 as one ONNX file with a report, behind an accuracy gate."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -14,39 +14,161 @@ from typing import Any
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from torch import nn
 
+from effnets.deploy.export.graph import LOGITS
 from effnets.deploy.export.onnx import check_engine, check_engines, check_path, check_writable, export_onnx, write_file
 from effnets.deploy.optimize.rewrites import Rewrites
 from effnets.deploy.quantize.accuracy_gate import Agreement, Gate, QuantizeReport, compare
-from effnets.deploy.quantize.calibration import Photos, Split, split_photos
-from effnets.deploy.quantize.search import Search
+from effnets.deploy.quantize.calibration import (
+    METHODS,
+    CalibrationImages,
+    collect,
+    ranges_by,
+    split_images,
+)
+from effnets.deploy.quantize.cross_layer_equalization import equalize
+from effnets.deploy.quantize.qdq_graph import Ranges, bias_errors, layers_of, prepare, quantize_graph, session_of
 from effnets.engines.base import load_onnx
 from effnets.engines.metadata import ModelMetadata
-from effnets.errors import ArgumentError, ExportError, QuantizationError
+from effnets.errors import ArgumentError, ExportError, QuantizationError, VerificationError
 from effnets.utils.arguments import check_integer
 from effnets.utils.atomic_file import find_target
 from effnets.utils.machine import version_of
 from effnets.utils.timing import interleave
 
-# By these a report is known, of whatever version; all have had them.
-_KEYS = {"model", "sha256", "gate", "agreement", "failures", "left", "layers", "calibration_images", "float_size"}
+_TRIAL_IMAGES = 32  # at most, to measure errors
+_EXACT = 1e-4
+# Keys of the reports of every version, by which one is recognized.
+_REPORT_KEYS = {
+    "model",
+    "sha256",
+    "gate",
+    "agreement",
+    "failures",
+    "left",
+    "layers",
+    "calibration_images",
+    "float_size",
+}
+_DEFAULTS = {"image_size": None, "optimize": True, "topk": None}
+
+PhotoSource = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
+
+
+def logits_of(model: onnx.ModelProto, batches: Iterable[NDArray[np.float32]]) -> NDArray[np.float32]:
+    """Return logits ``[N, C]``, computed by ONNX Runtime."""
+    session, source = session_of(model), model.graph.input[0].name
+    return np.concatenate([session.run([LOGITS], {source: images})[0] for images in batches])
+
+
+class QuantSearch:
+    """Searches the quantization with the least error on calibration images; it does not see held-out images.
+
+    Args:
+        model: the float export.
+        images: for calibration.
+        methods: of `calibration.METHODS`, to try.
+        progress: called with the current step, in a few words.
+
+    Attributes:
+        trials: the error of each setting, in the order of trying; the setting with the least error is chosen.
+        error: of the chosen setting, with all layers in int8.
+        method, equalized, bias_corrected: the chosen setting, as of `QuantizeReport`.
+        sensitivity: filled by `rank`.
+    """
+
+    def __init__(
+        self,
+        model: onnx.ModelProto,
+        images: CalibrationImages,
+        methods: Sequence[str] = tuple(METHODS),
+        progress: Callable[[str], object] = lambda _: None,
+    ) -> None:
+        self._images, self._progress = images, progress
+        self._model = prepare(model)
+        self._batches = list(images.first(_TRIAL_IMAGES).batches())
+        self._expected = logits_of(model, self._batches)
+        self._ranges: Ranges = {}
+        self._biases: dict[str, NDArray[np.float32]] = {}
+        self.trials: dict[str, float] = {}
+        self.sensitivity: dict[str, float] = {}
+        self.method, self.equalized, self.bias_corrected = "", 0, False
+        self._choose(methods)
+        self.layers = layers_of(self._model)
+        self.error = min(self.trials.values())
+
+    def build(self, float_layers: Sequence[str] = ()) -> onnx.ModelProto:
+        """Return the network in int8 by the chosen setting, with these layers in float."""
+        return quantize_graph(self._model, self._ranges, float_layers=float_layers, biases=self._biases)
+
+    def rank(self) -> list[str]:
+        """Return all layers, most sensitive first: each in turn is left in float, the others in int8."""
+        falls = {}
+        for index, layer in enumerate(self.layers):
+            self._progress(f"sensitivity of layer {index + 1} of {len(self.layers)}")
+            falls[layer] = 1 - self.error_of(self.build([layer])) / self.error
+        self.sensitivity = dict(sorted(falls.items(), key=lambda item: -item[1]))
+        return list(self.sensitivity)
+
+    def error_of(self, model: onnx.ModelProto) -> float:
+        """Return the root mean square of the difference of logits, over the standard deviation of float's logits."""
+        found = logits_of(model, self._batches)
+        error = float(np.sqrt(np.mean((found - self._expected) ** 2)) / self._expected.std())
+        return error if np.isfinite(error) else float("inf")
+
+    def _choose(self, methods: Sequence[str]) -> None:
+        self._progress("ranges")
+        histograms = collect(self._model, self._images.batches)
+        for method in methods:
+            self._progress(f"ranges by {method}")
+            self._try(method, self._model, ranges_by(method, histograms), {}, 0)
+        method = self.method
+        preprocess = self._images.preprocess
+        pixels = [(bound - m) / s for bound in (0, 1) for m, s in zip(preprocess.mean, preprocess.std, strict=True)]
+        equalized, channels = equalize(self._model, (min(pixels), max(pixels)))
+        if channels:
+            self._progress("equalization")
+            if not self.error_of(equalized) < _EXACT:
+                raise VerificationError("equalization changed the network; nothing was written")
+            histograms = collect(equalized, self._images.batches)
+            self._try(f"{method}, equalized", equalized, ranges_by(method, histograms), {}, channels)
+        self._progress("biases")
+        biases = bias_errors(self._model, self._ranges, self._images.batches())
+        name = f"{method}{', equalized' if self.equalized else ''}, biases corrected"
+        self._try(name, self._model, self._ranges, biases, self.equalized)
+
+    def _try(
+        self,
+        name: str,
+        model: onnx.ModelProto,
+        ranges: Ranges,
+        biases: dict[str, NDArray[np.float32]],
+        equalized: int,
+    ) -> None:
+        """Take this setting if its error is the least so far."""
+        error = self.error_of(quantize_graph(model, ranges, biases=biases))
+        if error < min(self.trials.values(), default=float("inf")) or not self._ranges:
+            self._model, self._ranges, self._biases = model, ranges, biases
+            self.method, self.equalized, self.bias_corrected = name.partition(",")[0], equalized, bool(biases)
+        self.trials[name] = error
 
 
 def report_place(target: Path) -> Path:
-    """Where the report of the model `target` goes, if it can be written there: beside it, with the suffix .json.
+    """Return the report's path, beside the model `target` with the suffix .json, if it can be written there.
 
-    An earlier report is replaced, and no other JSON: programs keep their settings under such names.
+    It may replace an earlier report, but not other JSON files: programs keep their settings under such names.
 
     Raises:
-        ExportError: it cannot be written there, or another file has the name.
+        ExportError: if it cannot be written there, or another file has the name.
     """
     path = target.with_suffix(".json")
     check_writable(path)
     if path.exists() and not _is_report(path):
         raise ExportError(
-            f"{path}: is there already, and is no report of int8, whose place it takes; move it away, or give the "
-            f"model another name than {target.name}"
+            f"{path}: exists, and is not a report of int8, which would replace it; move it away, or give the model "
+            f"another name than {target.name}"
         )
     return path
 
@@ -55,7 +177,7 @@ def write_both(target: Path, data: bytes, report: QuantizeReport) -> None:
     """Write the report and then the model, so that no model is without its report.
 
     Raises:
-        ExportError: one of them cannot be written; what was there before is there again.
+        ExportError: if one cannot be written; earlier files are restored.
     """
     path = report_place(target)
     before = path.read_bytes() if path.exists() else None
@@ -63,7 +185,7 @@ def write_both(target: Path, data: bytes, report: QuantizeReport) -> None:
     try:
         write_file(target, data)
     except BaseException:
-        # What hinders this as well is told already.
+        # The first failure is reported.
         with suppress(ExportError, OSError):
             if before is None:
                 find_target(path).unlink()
@@ -77,12 +199,7 @@ def _is_report(path: Path) -> bool:
         values = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError):
         return False
-    return isinstance(values, dict) and values.keys() >= _KEYS
-
-
-_DEFAULTS = {"image_size": None, "optimize": True, "topk": None}
-
-PhotoSource = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
+    return isinstance(values, dict) and values.keys() >= _REPORT_KEYS
 
 
 def quantize(
@@ -105,32 +222,32 @@ def quantize(
 ) -> QuantizeReport:
     """Write a classifier in int8 as one ONNX file, and its report as JSON beside it, if the accuracy gate opens.
 
-    Ranges are calibrated in several ways, channels equalised, biases corrected; whichever gives the least error of the
-    logits is taken. While the gate stays shut, more and more layers are left in float, those first whose rounding costs
-    most. The file takes and gives what the float export does. The gate speaks for processors like this one: some
-    without VNNI saturate sums of 8-bit products.
+    Ranges are calibrated by several methods, channels equalized, biases corrected; the setting with the least error of
+    the logits is used. While the gate stays shut, more and more layers are left in float, most sensitive first. The
+    file has the inputs and outputs of the float export. The gate is valid for processors like this one: some without
+    VNNI saturate sums of 8-bit products.
 
     Args:
-        model: from `effnets.create_model`; or a float ``.onnx`` file that `effnets.export_onnx` wrote, which then has
-            the size, rewrites and outputs it has.
+        model: from `effnets.create_model`; or a float ``.onnx`` file that `effnets.export_onnx` wrote, whose size,
+            rewrites and outputs are kept.
         path: of the file, ending in ``.onnx``; the report has the same name, ending in ``.json``.
-        calibration: a folder of photographs, or paths of files. Some calibrate; the others judge, chosen by `seed`.
-            Labels are the names of their folders, as `effnets.evaluate` understands them, if they are the model's
+        calibration: a folder of photographs, or paths of files; `seed` decides which calibrate, the others are held
+            out for the gate. Labels are the names of their folders, as of `effnets.evaluate`, if they are the model's
             classes.
         image_size, optimize, topk: as of `effnets.export_onnx`; not for a float file.
-        gate: what is demanded; None: the defaults of `Gate`.
+        gate: the conditions; None: the defaults of `Gate`.
         calibration_images, held_out_images: how many to use at most; no more than half of all calibrate.
         max_left: the share of layers that may be left in float.
         engine: as of `effnets.export_onnx`; empty: that of a float file.
         engines: on which the gate must open; None: on ONNX Runtime, and on OpenVINO if that is installed.
-        timing_seconds: how long float and int8 are timed against each other, on one thread; 0 leaves it out.
-        progress: called with what is being done, in a few words.
+        timing_seconds: how long float and int8 are timed in turns, on one thread; 0 skips it.
+        progress: called with the current step, in a few words.
 
     Raises:
-        QuantizationError: the gate stays shut; nothing was written. It has the report, which blames layers.
-        ArgumentError: too few photographs, or an argument has a value it cannot take.
-        MissingFileError: no such folder or file.
-        ExportError: a file cannot be written, or a JSON file that is no such report has its name; or as of
+        QuantizationError: if the gate stays shut; nothing was written. It has the report, which names sensitive layers.
+        ArgumentError: if there are too few photographs, or an argument is out of range.
+        MissingFileError: if the folder or file does not exist.
+        ExportError: if a file cannot be written, or a JSON file that is not such a report has its name; or as of
             `effnets.export_onnx`.
         VerificationError, EngineError: as of `effnets.export_onnx`.
     """
@@ -140,41 +257,68 @@ def quantize(
     names = check_engines(engines)
     gate = gate or Gate()
     check_integer("calibration_images", calibration_images, 1, "at least one image must calibrate")
-    check_integer("held_out_images", held_out_images, gate.min_images, "the gate asks for so many at least")
+    check_integer("held_out_images", held_out_images, gate.min_images, f"the gate needs at least {gate.min_images}")
     if not 0 <= max_left <= 1:
         raise ArgumentError(f"max_left is {max_left!r}; give a share, from 0 to 1")
     progress("the float export")
-    data, description = _float_export(model, engine, image_size=image_size, optimize=optimize, topk=topk)
+    data, metadata = _float_export(model, engine, image_size=image_size, optimize=optimize, topk=topk)
     progress("photographs")
-    split = split_photos(
+    split = split_images(
         calibration,
-        description,
+        metadata,
         calibration_images=calibration_images,
         held_out_images=held_out_images,
         min_held_out=gate.min_images,
         seed=seed,
     )
-    search = Search(onnx.load_from_string(data), split.calibration, progress=progress)
-    judge = _Judge(data, description, split.held_out, gate, names)
-    allowed = int(max_left * len(search.layers))
-    for attempt, count in enumerate(_counts(allowed), start=1):
+    held_out = split.held_out
+    search = QuantSearch(onnx.load_from_string(data), split.calibration, progress=progress)
+    expected = _logits(data, metadata, held_out, "onnxruntime")
+    attempts = 0
+    for count in _counts(int(max_left * len(search.layers))):
+        attempts += 1
         ranked = list(search.sensitivity) or (search.rank() if count else [])
-        left = ranked[:count]
+        float_layers = ranked[:count]
         progress(f"the gate, with {count} of {len(search.layers)} layers in float")
-        built = search.build(left)
-        agreement, failures = judge(built)
-        report = _report(description, search, split, gate, agreement, failures, left, attempt, built, data)
-        # Too few clear images are no layer's fault.
+        built = search.build(float_layers)
+        int8 = built.SerializeToString()
+        agreement: dict[str, Agreement] = {}
+        failures: tuple[str, ...] = ()
+        for name in names:
+            found = compare(expected, _logits(int8, metadata, held_out, name), held_out.labels, gate.lead)
+            agreement[name] = found
+            if failures := tuple(f"{name}: {failure}" for failure in found.failures(gate)):
+                break
+        # Too few clear images are not due to a layer.
         if not failures or any(found.clear < gate.min_clear for found in agreement.values()):
             break
-    if report.failures:
+    report = QuantizeReport(
+        model=metadata.model,
+        gate=gate,
+        agreement=agreement,
+        failures=failures,
+        left=tuple(float_layers),
+        layers=len(search.layers),
+        sensitivity=search.sensitivity,
+        error=search.error,
+        trials=search.trials,
+        method=search.method,
+        equalised=search.equalized,
+        bias_corrected=search.bias_corrected,
+        attempts=attempts,
+        calibration_images=len(split.calibration),
+        broken=split.broken,
+        unknown_folders=split.unknown_folders,
+        duplicates=split.duplicates,
+        size=len(int8),
+        float_size=len(data),
+    )
+    if failures:
         raise QuantizationError(report.refusal(), report)
     if timing_seconds:
         progress("timing")
-        report = replace(
-            report, milliseconds=time_pair(data, built.SerializeToString(), description, names, timing_seconds)
-        )
-    return _finish(target, built, description, report)
+        report = replace(report, milliseconds=time_pair(data, int8, metadata, names, timing_seconds))
+    return _finish(target, built, metadata, report)
 
 
 def _float_export(
@@ -185,24 +329,24 @@ def _float_export(
         if given := [name for name, value in options.items() if value is not _DEFAULTS[name]]:
             raise ArgumentError(
                 f"{path}: has the size, rewrites and outputs it was exported with; leave {', '.join(given)} out, or "
-                "export it anew with them"
+                "export it again with them"
             )
-        description = ModelMetadata.from_file(path)
-        description = replace(description, engine=engine or description.engine)
+        metadata = ModelMetadata.from_file(path)
+        metadata = replace(metadata, engine=engine or metadata.engine)
         data = path.read_bytes()
     else:
         with tempfile.TemporaryDirectory() as folder:
             exported = export_onnx(model, Path(folder) / "float.onnx", engine=engine, **options)
-            data, description = exported.path.read_bytes(), exported.description
-    if description.precision != "float32":
-        raise ArgumentError(f"{model}: is in {description.precision} already; give the float export")
-    if description.input_kind != "normalised" or description.size is None:
+            data, metadata = exported.path.read_bytes(), exported.description
+    if metadata.precision != "float32":
+        raise ArgumentError(f"{model}: is in {metadata.precision} already; give the float export")
+    if metadata.input_kind != "normalised" or metadata.size is None:
         raise ArgumentError(f"{model}: takes images of any size; for int8 export it for one size, without preprocess")
-    return data, description
+    return data, metadata
 
 
 def _counts(allowed: int) -> Iterator[int]:
-    """How many layers to leave in float, attempt by attempt: first few, then in larger steps."""
+    """Yield how many layers to leave in float at each attempt: none, a few, then in larger steps."""
     count = 0
     while count < allowed:
         yield count
@@ -210,86 +354,33 @@ def _counts(allowed: int) -> Iterator[int]:
     yield allowed
 
 
-class _Judge:
-    """Asks the gate, engine by engine; the first to fail ends it."""
-
-    def __init__(
-        self, data: bytes, description: ModelMetadata, photos: Photos, gate: Gate, engines: Sequence[str]
-    ) -> None:
-        self._description, self._photos, self._gate, self._engines = description, photos, gate, engines
-        self._expected = self._run(data, "onnxruntime")
-
-    def __call__(self, model: onnx.ModelProto) -> tuple[dict[str, Agreement], list[str]]:
-        agreement: dict[str, Agreement] = {}
-        for name in self._engines:
-            found = self._run(model.SerializeToString(), name)
-            agreement[name] = compare(self._expected, found, self._photos.labels, self._gate.lead)
-            if failures := agreement[name].failures(self._gate):
-                return agreement, [f"{name}: {failure}" for failure in failures]
-        return agreement, []
-
-    def _run(self, model: bytes, name: str) -> np.ndarray[Any, np.dtype[np.float32]]:
-        engine = load_onnx(model, self._description, name)
-        return np.concatenate([engine(images) for images in self._photos.batches()])
-
-
-def _report(
-    description: ModelMetadata,
-    search: Search,
-    split: Split,
-    gate: Gate,
-    agreement: dict[str, Agreement],
-    failures: Sequence[str],
-    left: Sequence[str],
-    attempts: int,
-    built: onnx.ModelProto,
-    data: bytes,
-) -> QuantizeReport:
-    return QuantizeReport(
-        model=description.model,
-        gate=gate,
-        agreement=agreement,
-        failures=tuple(failures),
-        left=tuple(left),
-        layers=len(search.layers),
-        sensitivity=search.sensitivity,
-        error=search.error,
-        trials=search.trials,
-        method=search.method,
-        equalised=search.equalised,
-        bias_corrected=search.bias_corrected,
-        attempts=attempts,
-        calibration_images=len(split.calibration),
-        broken=split.broken,
-        unknown_folders=split.unknown_folders,
-        duplicates=split.duplicates,
-        size=len(built.SerializeToString()),
-        float_size=len(data),
-    )
+def _logits(model: bytes, metadata: ModelMetadata, images: CalibrationImages, engine: str) -> NDArray[np.float32]:
+    loaded = load_onnx(model, metadata, engine)
+    return np.concatenate([loaded(batch) for batch in images.batches()])
 
 
 def time_pair(
-    before: bytes, after: bytes, description: ModelMetadata, engines: Sequence[str], seconds: float
+    before: bytes, after: bytes, metadata: ModelMetadata, engines: Sequence[str], seconds: float
 ) -> dict[str, dict[str, float]]:
-    """Median milliseconds for one image in float32 and in int8 by engine, in turns on one thread.
+    """Return the median milliseconds for one image in float32 and in int8 by engine, in turns on one thread.
 
-    Engines' threads spin for a while when they are done, and would slow down whoever's turn is next.
+    With several threads, those of one engine spin for a while after its turn and slow down the next.
     """
-    image = np.random.default_rng(0).normal(size=(1, description.channels, *description.image_size)).astype(np.float32)
+    image = np.random.default_rng(0).normal(size=(1, metadata.channels, *metadata.image_size)).astype(np.float32)
     medians = {}
     for name in engines:
-        float32, int8 = (load_onnx(model, description, name, threads=1) for model in (before, after))
+        float32, int8 = (load_onnx(model, metadata, name, threads=1) for model in (before, after))
         subjects = {"float32": lambda run=float32: run(image), "int8": lambda run=int8: run(image)}
         timings = interleave(subjects, rounds=50, seconds=seconds / len(engines))
         medians[name] = {kind: timing.median for kind, timing in timings.items()}
     return medians
 
 
-def _finish(target: Path, built: onnx.ModelProto, description: ModelMetadata, report: QuantizeReport) -> QuantizeReport:
-    versions = {**description.versions, "onnxruntime": version_of("onnxruntime")}
-    stated = replace(description, precision="int8", versions=versions, quantisation=report.summary())
+def _finish(target: Path, built: onnx.ModelProto, metadata: ModelMetadata, report: QuantizeReport) -> QuantizeReport:
+    versions = {**metadata.versions, "onnxruntime": version_of("onnxruntime")}
+    metadata = replace(metadata, precision="int8", versions=versions, quantisation=report.summary())
     del built.metadata_props[:]
-    for key, value in stated.to_properties().items():
+    for key, value in metadata.to_properties().items():
         built.metadata_props.add(key=key, value=value)
     built.producer_name = "effnets"
     data = built.SerializeToString()

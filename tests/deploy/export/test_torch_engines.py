@@ -10,7 +10,7 @@ import effnets
 from effnets.deploy.export.torch_package import export_package
 from effnets.deploy.optimize.rewrites import preset
 from effnets.deploy.optimize.torch_layers import OneDNNConv, can_fuse
-from effnets.deploy.tune.tune import tune
+from effnets.deploy.tune import tune
 from effnets.errors import ArgumentError, EngineError, ExportError, MissingFileError
 from tests.support import images
 from tests.support.tiny_network import tiny

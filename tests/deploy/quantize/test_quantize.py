@@ -16,8 +16,7 @@ from effnets.cli import main
 from effnets.deploy.export.onnx import write_file
 from effnets.deploy.export.verify import probe_images
 from effnets.deploy.optimize.rewrites import Rewrites
-from effnets.deploy.quantize import quantize as quantize_files
-from effnets.deploy.quantize import search as quantize_search
+from effnets.deploy.quantize import quantize as quantize_module
 from effnets.deploy.quantize.accuracy_gate import Gate
 from effnets.engines.metadata import ModelMetadata
 from effnets.spec.specs import PreprocessSpec
@@ -65,7 +64,7 @@ def test_from_float_to_int8(exported, folder, tmp_path):
     said = json.loads(target.with_suffix(".json").read_text())
     assert said["path"] == "small.int8.onnx"
     assert said["agreement"]["openvino"]["images"] == 20
-    assert said["agreement"]["openvino"]["accuracy_verdict"] == "accuracy not judged: no image has a known label"
+    assert said["agreement"]["openvino"]["accuracy_verdict"] == "accuracy not measured: no image has a known label"
     image = np.random.default_rng(0).normal(size=(2, 3, 16, 16)).astype(np.float32)
     before = effnets.load_engine(exported)
     for name in ("onnxruntime", "openvino"):
@@ -78,7 +77,7 @@ def test_from_float_to_int8(exported, folder, tmp_path):
     shown = CliRunner().invoke(main, ["predict", str(folder / "0.png"), "--weights", str(target)])
     assert shown.exit_code == 0, shown.output
     text = str(report)
-    assert text.count("; accuracy not judged: no image has a known label") == 2
+    assert text.count("; accuracy not measured: no image has a known label") == 2
     assert "times smaller" in text
     assert "times as fast" in text
     with pytest.raises(effnets.ArgumentError, match="is in int8 already"):
@@ -91,11 +90,11 @@ def test_the_engine_that_a_file_is_made_for_is_kept(exported, folder, tmp_path):
     assert effnets.load_engine(target).name == "openvino"
 
 
-def test_a_broken_quantisation_is_refused_and_nothing_written(exported, folder, tmp_path, monkeypatch):
+def test_a_broken_quantization_is_refused_and_nothing_written(exported, folder, tmp_path, monkeypatch):
     def broken(_, histograms):
         return dict.fromkeys(histograms, (0.0, 1e-3))
 
-    monkeypatch.setattr(quantize_search, "ranges_by", broken)
+    monkeypatch.setattr(quantize_module, "ranges_by", broken)
     with pytest.raises(effnets.QuantizationError, match=r"small: not written.*onnxruntime: .*Layers to blame.*\(") as e:
         quantize(exported, tmp_path / "small.int8.onnx", folder, max_left=0.3)
     assert list(tmp_path.iterdir()) == []
@@ -114,18 +113,22 @@ def test_too_few_clear_images_are_no_proof(exported, folder, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("names", "judged", "told"),
+    ("names", "measured", "message"),
     [
         (("a", "b"), True, None),
-        (("left", "right"), False, "accuracy not judged: the folders' names (left, right) are no classes of the model"),
+        (
+            ("left", "right"),
+            False,
+            "accuracy not measured: the folders' names (left, right) are not classes of the model",
+        ),
         (
             ("a", "b", "left", "right"),
             True,
-            "2 folders give no label: the folders' names (left, right) are no classes of the model",
+            "2 folders give no label: the folders' names (left, right) are not classes of the model",
         ),
     ],
 )
-def test_folders_of_no_class_are_named(exported, folder, tmp_path, names, judged, told):
+def test_folders_of_no_class_are_named(exported, folder, tmp_path, names, measured, message):
     for index, photo in enumerate(sorted(folder.iterdir())):
         place = tmp_path / names[index % len(names)] / photo.name
         place.parent.mkdir(exist_ok=True)
@@ -133,10 +136,10 @@ def test_folders_of_no_class_are_named(exported, folder, tmp_path, names, judged
     gate = Gate(lead=0.0, min_agreement=0.6, min_in_top5=0.8, min_images=16, max_loss=100)
     report = quantize(exported, tmp_path / "out.onnx", tmp_path, gate=gate)
     assert all("\n" not in line for line in report.lines())
-    assert [line for line in report.lines() if "no classes" in line] == ([told] if told else [])
-    assert (report.agreement["onnxruntime"].labelled > 0) is judged
-    assert all(("labelled (" in line) is judged for line in report.lines() if "held-out images" in line)
-    assert ("no loss above 100.0 points)" in str(report)) is judged
+    assert [line for line in report.lines() if "not classes" in line] == ([message] if message else [])
+    assert (report.agreement["onnxruntime"].labelled > 0) is measured
+    assert all(("labeled (" in line) is measured for line in report.lines() if "held-out images" in line)
+    assert ("no loss above 100.0 points)" in str(report)) is measured
 
 
 def test_a_report_is_replaced_and_what_is_no_report_is_not(exported, folder, tmp_path, monkeypatch):
@@ -146,10 +149,10 @@ def test_a_report_is_replaced_and_what_is_no_report_is_not(exported, folder, tmp
     quantize(exported, target, folder, seed=1)
     assert report.read_bytes() != first
     target.unlink()
-    monkeypatch.setattr(quantize_search.Search, "__init__", None)  # no work is done
+    monkeypatch.setattr(quantize_module.QuantSearch, "__init__", None)  # no work is done
     for content in (b'{"threshold": 0.5}', b"[]", b"", b"\xff", b"[" * 100_000):
         report.write_bytes(content)
-        with pytest.raises(effnets.ExportError, match=r"model\.json: is there already, and is no report.*model\.onnx"):
+        with pytest.raises(effnets.ExportError, match=r"model\.json: exists, and is not a report.*model\.onnx"):
             quantize(exported, target, folder)
         assert [entry.name for entry in tmp_path.iterdir()] == ["model.json"]
         assert report.read_bytes() == content
@@ -174,7 +177,7 @@ def test_a_model_that_cannot_be_written_leaves_no_report(exported, folder, tmp_p
             raise effnets.ExportError(f"{path}: cannot be written (No space left on device)")
         write_file(path, data)
 
-    monkeypatch.setattr(quantize_files, "write_file", full)
+    monkeypatch.setattr(quantize_module, "write_file", full)
     with pytest.raises(effnets.ExportError, match="No space left"):
         quantize(exported, target, folder, calibration_images=16)
     assert {entry.name: entry.read_bytes() for entry in tmp_path.iterdir()} == before

@@ -1,4 +1,4 @@
-"""The parts of quantisation, each by itself."""
+"""The parts of quantization, each by itself."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from PIL import Image
 
 import effnets
 from effnets.deploy.export.verify import probe_images
-from effnets.deploy.quantize import cross_layer_equalization as equalise_module
-from effnets.deploy.quantize import search as quantize_search
+from effnets.deploy.quantize import cross_layer_equalization as equalize_module
+from effnets.deploy.quantize import quantize as quantize_module
 from effnets.deploy.quantize.accuracy_gate import Gate, compare
-from effnets.deploy.quantize.calibration import METHODS, Histogram, Photos, collect, ranges_by, split_photos
+from effnets.deploy.quantize.calibration import METHODS, CalibrationImages, Histogram, collect, ranges_by, split_images
 from effnets.deploy.quantize.cross_layer_equalization import equalize
-from effnets.deploy.quantize.qdq_graph import bias_errors, layers_of, quantised
-from effnets.deploy.quantize.search import Search, logits_of
+from effnets.deploy.quantize.qdq_graph import bias_errors, layers_of, quantize_graph
+from effnets.deploy.quantize.quantize import QuantSearch, logits_of
 from effnets.engines.base import load_onnx
 from effnets.engines.metadata import ModelMetadata
 from effnets.evaluation.labels import match_classes
@@ -31,8 +31,8 @@ PREPROCESS = PreprocessSpec(input_size=16, mean=(0.5,) * 3, std=(0.5,) * 3)
 DESCRIPTION = ModelMetadata(model="small", family="none", labels=("a", "b", "c"), preprocess=PREPROCESS, size=(16, 16))
 
 
-def photos(count: int = 24, seed: int = 0) -> Photos:
-    return Photos(
+def photos(count: int = 24, seed: int = 0) -> CalibrationImages:
+    return CalibrationImages(
         paths=tuple(map(str, range(count))),
         pixels=probe_images(count, 16, 16, 3, seed=seed),
         labels=np.full(count, -1),
@@ -45,19 +45,19 @@ def relative(found, expected):
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_equalisation_computes_the_same_for_every_image(seed):
+def test_equalization_computes_the_same_for_every_image(seed):
     model = small_graph(seed, spread=1.5)
-    equalised, channels = equalize(model, (-1, 1))
+    equalized, channels = equalize(model, (-1, 1))
     assert channels > 12
     extremes = np.random.default_rng(seed).choice([-1.0, 1.0], (16, 3, 16, 16)).astype(np.float32)
     batches = [*photos(seed=seed).batches(), extremes]
     expected = logits_of(model, batches)
-    assert relative(logits_of(equalised, batches), expected) < 2e-5
+    assert relative(logits_of(equalized, batches), expected) < 2e-5
     assert model == small_graph(seed, spread=1.5), "the argument was changed"
 
 
-def test_equalisation_that_forgot_the_clip_would_be_seen(monkeypatch):
-    monkeypatch.setattr(equalise_module, "_clip_of", lambda *_: (0.0, np.inf))
+def test_equalization_that_forgot_the_clip_would_be_seen(monkeypatch):
+    monkeypatch.setattr(equalize_module, "_clip_of", lambda *_: (0.0, np.inf))
     model = small_graph(0, spread=1.5)
     batches = list(photos().batches())
     assert relative(logits_of(equalize(model, (-1, 1))[0], batches), logits_of(model, batches)) > 1e-3
@@ -69,7 +69,7 @@ def test_bias_correction_reduces_the_mean_error():
     expected = logits_of(model, images.batches())
 
     def mean_error(biases):
-        found = logits_of(quantised(model, ranges, biases=biases), images.batches())
+        found = logits_of(quantize_graph(model, ranges, biases=biases), images.batches())
         return np.abs((found - expected).mean(0)).mean()
 
     biases = bias_errors(model, ranges, images.batches())
@@ -81,7 +81,7 @@ def test_engines_agree_about_partial_shortcuts(tmp_path):
     path = tmp_path / "model.onnx"
     effnets.export_onnx(tiny(tmp_path, table=REXNET_TABLE), path, image_size=32, engines=["onnxruntime"])
     pictures = dataclasses.replace(photos(), pixels=probe_images(24, 32, 32, 3, seed=0))
-    built = Search(onnx.load(path), pictures).build([])
+    built = QuantSearch(onnx.load(path), pictures).build([])
     assert "Pad" in {node.op_type for node in built.graph.node}
     description = ModelMetadata.from_file(path)
     images = np.concatenate(list(pictures.batches()))
@@ -94,8 +94,8 @@ def test_engines_agree_about_partial_shortcuts(tmp_path):
 def test_a_layer_left_in_float_has_float_weights():
     model, images = small_graph(), photos()
     ranges = ranges_by("minmax", collect(model, images.batches))
-    everything = quantised(model, ranges)
-    partly = quantised(model, ranges, left=["expand"])
+    everything = quantize_graph(model, ranges)
+    partly = quantize_graph(model, ranges, float_layers=["expand"])
     names = {tensor.name for tensor in partly.graph.initializer}
     assert "expand.w" in names
     assert "expand.w" not in {tensor.name for tensor in everything.graph.initializer}
@@ -105,12 +105,12 @@ def test_a_layer_left_in_float_has_float_weights():
 
 
 def test_sensitivity_finds_the_sabotaged_layer(monkeypatch):
-    def sabotaged(model, ranges, *, left=(), biases=None):
-        ranges = dict(ranges) if "narrow" in left else {**ranges, "narrow": (-0.01, 0.01)}
-        return quantised(model, ranges, left=left, biases=biases)
+    def sabotaged(model, ranges, *, float_layers=(), biases=None):
+        ranges = dict(ranges) if "narrow" in float_layers else {**ranges, "narrow": (-0.01, 0.01)}
+        return quantize_graph(model, ranges, float_layers=float_layers, biases=biases)
 
-    monkeypatch.setattr(quantize_search, "quantised", sabotaged)
-    search = Search(small_graph(spread=0.3), photos(), ["minmax"])
+    monkeypatch.setattr(quantize_module, "quantize_graph", sabotaged)
+    search = QuantSearch(small_graph(spread=0.3), photos(), ["minmax"])
     assert search.layers == layers_of(small_graph())
     assert search.rank()[0] == "narrow"
     falls = list(search.sensitivity.values())
@@ -142,7 +142,7 @@ def folder_of(folder, count, name="a", seed=0):
 
 def split(folder, **changes):
     options = {"calibration_images": 8, "held_out_images": 100, "min_held_out": 6, "seed": 0, **changes}
-    return split_photos(folder, DESCRIPTION, **options)
+    return split_images(folder, DESCRIPTION, **options)
 
 
 def test_held_out_photographs_do_not_calibrate(tmp_path):
@@ -186,7 +186,7 @@ def test_labels_are_spelled_as_for_an_evaluation(labels, folders, outputs, tmp_p
     for index, name in enumerate(folders):
         folder_of(tmp_path, 6, name, seed=index)
     description = dataclasses.replace(DESCRIPTION, labels=labels)
-    found = split_photos(tmp_path, description, calibration_images=4, held_out_images=100, min_held_out=6, seed=0)
+    found = split_images(tmp_path, description, calibration_images=4, held_out_images=100, min_held_out=6, seed=0)
     wanted = dict(zip(folders, outputs, strict=True))
     for part in (found.calibration, found.held_out):
         assert part.labels.tolist() == [wanted[path.split("/")[-2]] for path in part.paths]
@@ -258,9 +258,9 @@ def test_accuracy_is_lost_if_chance_does_not_explain_it(images, lost, gained, p,
     assert ["accuracy falls" in text for text in failures] == [True] * refused
 
 
-def test_without_labels_accuracy_is_not_judged():
+def test_without_labels_accuracy_is_not_measured():
     logits = np.eye(6, dtype=np.float32)
     result = compare(logits, logits[::-1], np.full(6, -1), 0.0)
     assert (result.lost, result.gained, result.chance) == (0, 0, 1)
     said = result.to_dict(Gate())
-    assert (said["chance"], said["accuracy_verdict"]) == (None, "accuracy not judged: no image has a known label")
+    assert (said["chance"], said["accuracy_verdict"]) == (None, "accuracy not measured: no image has a known label")

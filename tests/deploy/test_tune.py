@@ -8,10 +8,9 @@ from itertools import count
 
 import pytest
 
+from effnets.deploy import tune as tune_module
 from effnets.deploy.optimize.rewrites import PRESETS
-from effnets.deploy.tune import tune as search
-from effnets.deploy.tune.report import Candidate, TuneReport, candidates, read_report, report_path
-from effnets.deploy.tune.tune import MARGIN, tune
+from effnets.deploy.tune import MARGIN, TuneCandidate, TuneReport, candidates, read_report, report_path, tune
 from effnets.errors import ArgumentError, ExportError, VerificationError
 from effnets.utils.timing import Timing
 from tests.support.tiny_network import tiny
@@ -30,10 +29,10 @@ def prices(monkeypatch):
     def interleave(subjects, *, rounds, **_others):
         return {name: Timing((told.get(int(name), 10.0),) * rounds) for name in subjects}
 
-    monkeypatch.setattr(search, "interleave", interleave)
+    monkeypatch.setattr(tune_module, "interleave", interleave)
     # An error of 1e-6 of the largest logit.
     exact = lambda one: lambda _images: one.expected * (1 + 1e-6)  # noqa: E731
-    monkeypatch.setattr(search.TuneSearch, "_load", lambda one, _candidate: exact(one))
+    monkeypatch.setattr(tune_module.TuneSearch, "_load", lambda one, _candidate: exact(one))
     return told
 
 
@@ -56,7 +55,7 @@ def test_the_default_comes_first_and_nothing_twice(network):
 
 def test_a_candidate_is_the_same_after_json(network):
     for one in candidates(network.plan, ["openvino"], ["float32"]):
-        assert Candidate.from_dict(json.loads(json.dumps(one.to_dict()))) == one
+        assert TuneCandidate.from_dict(json.loads(json.dumps(one.to_dict()))) == one
 
 
 def test_the_fastest_is_chosen(network, prices):
@@ -78,7 +77,7 @@ def differences(monkeypatch):
     """Each candidate's difference, by its index; others' is 0."""
     told: dict[int, float] = {}
     calls = count()
-    monkeypatch.setattr(search.TuneSearch, "_difference", lambda _search, _logits: told.get(next(calls), 0.0))
+    monkeypatch.setattr(tune_module.TuneSearch, "_difference", lambda _search, _logits: told.get(next(calls), 0.0))
     return told
 
 
@@ -158,7 +157,7 @@ def test_a_system_that_tells_no_load(network, tmp_path, monkeypatch):
 
 
 def test_a_report_that_cannot_be_written_is_told_before_measuring(network, tmp_path, monkeypatch):
-    monkeypatch.setattr(search.TuneSearch, "run", None)
+    monkeypatch.setattr(tune_module.TuneSearch, "run", None)
     with pytest.raises(ExportError, match=r"gone is not a folder; make it first"):
         quick(network, report=tmp_path / "gone" / "x.tune.json")
     with pytest.raises(ExportError, match=r"cannot be written there; choose another place"):

@@ -1,0 +1,488 @@
+"""`tune`: the fastest way to run a network on this machine, by measurement."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from effnets.deploy.engine import torch_engine
+from effnets.deploy.export.graph import export_bytes
+from effnets.deploy.export.metadata import fingerprint
+from effnets.deploy.export.onnx import check_writable
+from effnets.deploy.optimize.rewrites import Rewrites, preset
+from effnets.engines.base import Engine, Precision, available_engines, load_onnx
+from effnets.engines.metadata import ModelMetadata
+from effnets.errors import ArgumentError, ConfigError, EffnetsError, ExportError, VerificationError
+from effnets.nn.classifier import Classifier, require_classifier
+from effnets.spec.plan import NetworkPlan
+from effnets.utils.arguments import check_integer, check_size
+from effnets.utils.atomic_file import write_whole
+from effnets.utils.machine import Load, describe_machine, load_average, load_since
+from effnets.utils.timing import Timing, interleave
+
+TUNE_ENGINES = ("onnxruntime", "openvino", "torch", "torch-compile")
+# A candidate must beat the default by this share in the last turn: less may be chance, and the default is well tested.
+MARGIN = 0.03
+
+_FORMAT = 1  # of report files
+_RESULTS = ("milliseconds", "quartiles", "rounds", "difference", "note")
+# Rounds of each turn of the successive halving; after every turn but the last the slower half drops out.
+_ROUNDS = (3, 5, 9, 21)
+_PREPARING = 0.6  # the share of the budget for making candidates ready; the rest is for timing them
+
+Progress = Callable[[str, float], object]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TuneCandidate:
+    """Rewrites, an engine and a precision to try; `name` is for tables."""
+
+    name: str
+    engine: str
+    precision: Precision
+    rewrites: Rewrites
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values that JSON can hold."""
+        return {**asdict(self), "rewrites": self.rewrites.to_dict()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> TuneCandidate:
+        """Return what `to_dict` was called on."""
+        return cls(**{**values, "rewrites": Rewrites.from_dict(values["rewrites"])})
+
+
+def candidates(plan: NetworkPlan, engines: Sequence[str], precisions: Sequence[Precision]) -> list[TuneCandidate]:
+    """Return what is worth trying for a network, likely winners first; the first is the default.
+
+    Rewrites that would not change this network are left out.
+    """
+    found = []
+    for precision in precisions:
+        for engine in engines:
+            if engine == "onnxruntime" and precision != "float32":
+                continue
+            variants = _VARIANTS[engine](plan, preset(engine))
+            suffix = "" if precision == "float32" else f", {precision}"
+            found += [
+                TuneCandidate(name=f"{engine}, {name}{suffix}", engine=engine, precision=precision, rewrites=rewrites)
+                for name, rewrites in variants.items()
+            ]
+    # All engines' first variants come first, then their second ones, so that a short budget sees every engine.
+    order = {id(candidate): index for group in _by_engine(found) for index, candidate in enumerate(group)}
+    return sorted(found, key=lambda candidate: order[id(candidate)])
+
+
+def _by_engine(found: Sequence[TuneCandidate]) -> list[list[TuneCandidate]]:
+    groups: dict[tuple[str, Precision], list[TuneCandidate]] = {}
+    for candidate in found:
+        groups.setdefault((candidate.engine, candidate.precision), []).append(candidate)
+    return list(groups.values())
+
+
+def _onnx_variants(plan: NetworkPlan, base: Rewrites) -> dict[str, Rewrites]:
+    blocks = [block for stage in plan.stages for block in stage]
+    variants = {"preset": base}
+    if any(len(block.convolution) > 1 for block in blocks):
+        variants["depthwise merged"] = replace(base, depthwise="all")
+        for price in (9, 40):
+            variants[f"depthwise by cost, {price} a copy"] = replace(base, depthwise="cost", copy_taps=price)
+        variants["depthwise kept"] = replace(base, depthwise="keep")
+    if any(len(block.expand) > 1 or len(block.project) > 1 for block in blocks):
+        variants["pointwise dense"] = replace(base, equal_pointwise="dense", unequal_pointwise="dense")
+        variants["pointwise grouped"] = replace(base, equal_pointwise="group", unequal_pointwise="dense")
+        variants["pointwise kept"] = replace(base, equal_pointwise="keep", unequal_pointwise="keep")
+    for align in (1, 8, 16):
+        variants[f"aligned to {align}"] = replace(base, align=align)
+    return {name: rewrites for name, rewrites in variants.items() if name == "preset" or rewrites != base}
+
+
+def _torch_variants(_: NetworkPlan, base: Rewrites) -> dict[str, Rewrites]:
+    return {"preset": base, "NCHW": replace(base, channels_last=False), "not fused": replace(base, fuse=False)}
+
+
+def _compiled_variants(_: NetworkPlan, base: Rewrites) -> dict[str, Rewrites]:
+    """Return one variant, because a compilation takes minutes."""
+    return {"preset": base}
+
+
+_VARIANTS = {
+    "onnxruntime": _onnx_variants,
+    "openvino": _onnx_variants,
+    "torch": _torch_variants,
+    "torch-compile": _compiled_variants,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """A candidate and its results.
+
+    Attributes:
+        milliseconds, quartiles: for one image, of the last turn that it took part in; None if it was not timed.
+        rounds: number of rounds of that turn.
+        difference: of its logits from the network's in float64, as a share of the largest; None if it failed.
+        note: why it was not timed, or empty.
+    """
+
+    candidate: TuneCandidate
+    milliseconds: float | None = None
+    quartiles: tuple[float, float] | None = None
+    rounds: int = 0
+    difference: float | None = None
+    note: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values that JSON can hold."""
+        return {name: getattr(self, name) for name in _RESULTS} | {"candidate": self.candidate.to_dict()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Measured:
+        """Return what `to_dict` was called on."""
+        quartiles = values["quartiles"]
+        results = {name: values[name] for name in _RESULTS} | {"quartiles": tuple(quartiles) if quartiles else None}
+        return cls(candidate=TuneCandidate.from_dict(values["candidate"]), **results)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TuneReport:
+    """All candidates and the choice.
+
+    Attributes:
+        conditions: for which the measurement is valid: model and hash of its values, machine, versions, batch, image
+            size, threads, tolerance, margin. It is used again only if all are the same.
+        choice: index of the fastest candidate within tolerance that beat the default by the margin, else 0; of the
+            fastest within tolerance if the default is not.
+        load: running processes at the beginning and at the end, on average over a minute; None if the system does not
+            provide it.
+        seconds: duration of tuning.
+        reused: read from a file rather than measured.
+    """
+
+    conditions: Mapping[str, Any]
+    candidates: tuple[Measured, ...]
+    choice: int
+    load: Load
+    seconds: float
+    reused: bool = False
+
+    @property
+    def chosen(self) -> TuneCandidate:
+        """The chosen candidate."""
+        return self.candidates[self.choice].candidate
+
+    def __str__(self) -> str:
+        found, default = self.candidates[self.choice], self.candidates[0]
+        if found is default or found.milliseconds is None or default.milliseconds is None:
+            return f"{default.candidate.name}: nothing beat the default by {100 * self.conditions['margin']:.0f} %"
+        gain = default.milliseconds / found.milliseconds
+        times = f"{found.milliseconds:.2f} ms an image, {default.milliseconds:.2f} ms by default"
+        return f"{found.candidate.name}: {gain:.2f} times as fast as the default ({times})"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values that JSON can hold."""
+        return {
+            "format": _FORMAT,
+            "conditions": dict(self.conditions),
+            "choice": self.choice,
+            "chosen": self.chosen.name,
+            "candidates": [measured.to_dict() for measured in self.candidates],
+            "load": self.load and list(self.load),
+            "seconds": self.seconds,
+        }
+
+    def write(self, path: str | os.PathLike[str]) -> None:
+        """Write it as JSON.
+
+        Raises:
+            ExportError: if it cannot be written.
+        """
+        try:
+            write_whole(Path(path), (json.dumps(self.to_dict(), indent=1) + "\n").encode())
+        except OSError as error:
+            raise ExportError(f"{path}: cannot be written ({error.strerror or error})") from None
+
+
+def read_report(path: str | os.PathLike[str], conditions: Mapping[str, Any]) -> TuneReport | None:
+    """Read the report of an earlier run; None if it is missing, damaged, or for other conditions."""
+    try:
+        values = json.loads(Path(path).read_text(encoding="utf-8"))
+        if values["format"] != _FORMAT or values["conditions"] != json.loads(json.dumps(dict(conditions))):
+            return None
+        measured = tuple(Measured.from_dict(entry) for entry in values["candidates"])
+        choice, load = values["choice"], values["load"]
+        if not isinstance(choice, int) or not 0 <= choice < len(measured):
+            return None
+        if load is not None:
+            first, last = load
+            load = first, last
+        return TuneReport(
+            conditions=conditions,
+            candidates=measured,
+            choice=choice,
+            load=load,
+            seconds=values["seconds"],
+            reused=True,
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ConfigError):
+        return None
+
+
+def report_path(path: str | os.PathLike[str]) -> Path:
+    """Return the report file beside an exported model: ``model.onnx`` → ``model.tune.json``."""
+    return Path(path).with_suffix(".tune.json")
+
+
+class TuneSearch:
+    """One run of the search: candidates are made ready, compared with the network, and timed by successive halving.
+
+    Args:
+        network: a classifier.
+        size, batch: (height, width) and number of the images it is timed with.
+        tolerance: largest difference of logits.
+        threads: None leaves it to the engines.
+        budget: approximate seconds.
+        progress: called with the current step and the share that is done, 0 to 1.
+
+    Attributes:
+        results: of every candidate, in their order.
+    """
+
+    def __init__(
+        self,
+        network: Classifier,
+        size: tuple[int, int],
+        batch: int,
+        tolerance: float,
+        threads: int | None,
+        budget: float,
+        progress: Progress,
+    ) -> None:
+        self.network, self.size, self.batch, self.threads = network, size, batch, threads
+        self.tolerance, self.budget, self.progress = tolerance, budget, progress
+        self.begin = time.perf_counter()
+        self.results: list[Measured] = []
+        self.graphs: dict[Rewrites, tuple[bytes, ModelMetadata]] = {}
+        shape = (batch, network.in_chans, *size)
+        self.images = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+        with torch.inference_mode():
+            original = copy.deepcopy(network).cpu().double().eval()
+            self.expected = original(torch.from_numpy(self.images).double()).numpy()
+
+    def run(self, candidates: Sequence[TuneCandidate], conditions: Mapping[str, Any]) -> TuneReport:
+        """Find the fastest candidate; the first is the default. `conditions` go into the report.
+
+        Raises:
+            EngineError, ExportError: if the default fails.
+            VerificationError: if no candidate is within tolerance.
+        """
+        load, threads = load_average(), torch.get_num_threads()
+        try:
+            engines = self._prepare(candidates)
+            self._require_one_within()
+            choice = self._halve(engines)
+        finally:
+            torch.set_num_threads(threads)
+        return TuneReport(
+            conditions=conditions,
+            candidates=tuple(self.results),
+            choice=choice,
+            load=load_since(load),
+            seconds=self._elapsed(),
+        )
+
+    def _elapsed(self) -> float:
+        return time.perf_counter() - self.begin
+
+    def _prepare(self, candidates: Sequence[TuneCandidate]) -> dict[int, Engine]:
+        """Load candidates and compare their logits, until the time for that is up."""
+        engines: dict[int, Engine] = {}
+        for index, candidate in enumerate(candidates):
+            spent = self._elapsed() / self.budget
+            self.progress(f"preparing {candidate.name}", min(spent, _PREPARING))
+            # The default and one other are tried even without time.
+            if len(engines) >= 2 and spent > _PREPARING:
+                self.results.append(Measured(candidate=candidate, note="no time left"))
+                continue
+            try:
+                engine = self._load(candidate)
+                difference = self._difference(engine(self.images))
+            except EffnetsError as error:
+                if index == 0:
+                    raise
+                self.results.append(Measured(candidate=candidate, note=str(error)))
+                continue
+            within = difference <= self.tolerance
+            note = "" if within else f"differs by {difference:.1e}"
+            self.results.append(Measured(candidate=candidate, difference=difference, note=note))
+            # The default is always timed, because the others must beat it.
+            if within or index == 0:
+                engines[index] = engine
+        return engines
+
+    def _load(self, candidate: TuneCandidate) -> Engine:
+        if candidate.engine.startswith("torch"):
+            return torch_engine(
+                self.network,
+                compiled=candidate.engine == "torch-compile",
+                precision=candidate.precision,
+                threads=self.threads,
+                rewrites=candidate.rewrites,
+            )
+        if candidate.rewrites not in self.graphs:
+            self.graphs[candidate.rewrites] = export_bytes(self.network, candidate.rewrites, self.size)
+        graph, description = self.graphs[candidate.rewrites]
+        return load_onnx(graph, description, candidate.engine, threads=self.threads, precision=candidate.precision)
+
+    def _difference(self, logits: NDArray[np.float32]) -> float:
+        scale = max(1.0, float(np.abs(self.expected).max()))
+        difference = float(np.abs(logits - self.expected).max()) / scale
+        return difference if math.isfinite(difference) else math.inf
+
+    def _halve(self, engines: dict[int, Engine]) -> int:
+        """Time fewer and fewer candidates in more and more rounds; return the index of the winner."""
+        running = list(engines)
+        for turn, rounds in enumerate(_ROUNDS):
+            last = turn == len(_ROUNDS) - 1
+            if len(running) <= 3 and not last:
+                continue
+            timings = self._time({index: engines[index] for index in running}, rounds, len(_ROUNDS) - turn)
+            ranked = sorted(running, key=lambda index: timings[index].median)
+            if not last:
+                best = ranked[: max(2, (len(ranked) + 1) // 2)]
+                running = sorted({0, *best})
+        winner = next(index for index in ranked if self._within(index))
+        if not self._within(0):
+            return winner
+        return winner if timings[0].median / timings[winner].median >= 1 + MARGIN else 0
+
+    def _within(self, index: int) -> bool:
+        difference = self.results[index].difference
+        return difference is not None and difference <= self.tolerance
+
+    def _require_one_within(self) -> None:
+        compared = [one for one in self.results if one.difference is not None]
+        nearest = min(compared, key=lambda one: one.difference or 0.0)
+        if nearest.difference is not None and nearest.difference > self.tolerance:
+            raise VerificationError(
+                f"{self.network.spec.name}: no program stays within {self.tolerance:g} of the logits in float64; the "
+                f"nearest, {nearest.candidate.name}, differs by {nearest.difference:.1e}; raise tolerance"
+            )
+
+    def _time(self, engines: Mapping[int, Engine], rounds: int, turns_left: int) -> dict[int, Timing]:
+        subjects = {str(index): _bind(engine, self.images) for index, engine in engines.items()}
+        begin, left = self._elapsed(), max(0.0, self.budget - self._elapsed())
+        seconds = left / turns_left
+
+        def progress(share: float) -> None:
+            self.progress(f"timing {len(subjects)} programs", min(1.0, (begin + share * seconds) / self.budget))
+
+        timings = interleave(subjects, rounds=rounds, seconds=seconds, progress=progress)
+        found = {int(index): timing for index, timing in timings.items()}
+        for index, timing in found.items():
+            low, high = timing.quartiles
+            self.results[index] = replace(
+                self.results[index],
+                milliseconds=timing.median / self.batch,
+                quartiles=(low / self.batch, high / self.batch),
+                rounds=len(timing.samples),
+            )
+        return found
+
+
+def _bind(engine: Engine, images: NDArray[np.float32]) -> Callable[[], object]:
+    return lambda: engine(images)
+
+
+def tune(
+    model: nn.Module,
+    *,
+    batch: int = 1,
+    image_size: int | tuple[int, int] | None = None,
+    budget: float = 120.0,
+    tolerance: float = 1e-3,
+    threads: int | None = None,
+    engines: Sequence[str] | None = None,
+    precisions: Sequence[Precision] = ("float32", "bfloat16"),
+    report: str | os.PathLike[str] | None = None,
+    write_report: bool = True,
+    progress: Progress | None = None,
+) -> TuneReport:
+    """Measure rewrites, engines, precisions and layouts, and choose the fastest that computes the same.
+
+    The default is what `effnets.export_onnx` writes, on the first engine, in float32; the choice beat it in the same
+    rounds by 3 %, so that tuning never makes a model slower. Candidates are timed in turns, the slower half drops out
+    after each, and medians decide.
+
+    Args:
+        model: a classifier from `effnets.create_model`; it is not changed.
+        batch: images at a time.
+        image_size: side in pixels or (height, width); None for that of the weights.
+        budget: approximate seconds; a step that has begun is finished, and the default and one other always run.
+        tolerance: largest difference of logits from the network's in float64, as a share of the largest logit (or of
+            1). bfloat16 needs about 0.02.
+        threads: None leaves it to the engines.
+        engines: ``onnxruntime``, ``openvino``, ``torch`` and ``torch-compile``, in the order of trying; None: the
+            installed ones without ``torch-compile``, which compiles for minutes.
+        precisions: ``float32``, and ``bfloat16``, which only some engines and CPUs support.
+        report: a file, ``….tune.json``, which is used again if machine, versions, model and all arguments but the
+            budget are the same; else it is replaced, unless `write_report` is False.
+        progress: called with the current step and the share that is done, 0 to 1.
+
+    Raises:
+        ArgumentError: if `model` is not a classifier with outputs, or an argument is out of range.
+        EngineError, ExportError: if the default fails, or `report` cannot be written.
+        VerificationError: if no candidate is within tolerance.
+    """
+    network = require_classifier(model)
+    batch = check_integer("batch", batch, 1, "a batch has at least 1 image")
+    if threads is not None:
+        threads = check_integer("threads", threads, 1, "it must be at least 1")
+    if not (budget > 0 and tolerance > 0):
+        raise ArgumentError(f"budget is {budget} and tolerance {tolerance}; both must be above 0")
+    engines = _check_engines(engines)
+    if "float32" not in precisions or set(precisions) - {"float32", "bfloat16"}:
+        raise ArgumentError(f"precisions is {list(precisions)}; give float32, and bfloat16 beside it if you like")
+    size = check_size(network.spec.input_size if image_size is None else image_size, "image_size")
+    conditions = {
+        "model": network.spec.name,
+        "sha256": fingerprint(network),
+        "machine": describe_machine().to_dict(),
+        "batch": batch,
+        "image_size": list(size),
+        "threads": threads,
+        "tolerance": tolerance,
+        "margin": MARGIN,
+        "engines": list(engines),
+        "precisions": list(precisions),
+    }
+    if report is not None and (found := read_report(report, conditions)):
+        return found
+    if report is not None:
+        check_writable(Path(report))
+    search = TuneSearch(network, size, batch, tolerance, threads, budget, progress or (lambda _what, _share: None))
+    result = search.run(candidates(network.plan, engines, precisions), conditions)
+    if report is not None and write_report:
+        result.write(report)
+    return result
+
+
+def _check_engines(engines: Sequence[str] | None) -> list[str]:
+    installed = [engine for engine in TUNE_ENGINES if engine.removesuffix("-compile") in available_engines()]
+    if engines is None:
+        return [engine for engine in installed if engine != "torch-compile"]
+    if not engines or set(engines) - set(installed):
+        raise ArgumentError(f"engines is {list(engines)}; choose from those installed: {', '.join(installed)}")
+    return list(engines)

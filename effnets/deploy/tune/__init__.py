@@ -1,1 +1,0 @@
-"""The fastest way to run a model on this machine, chosen by measurement."""
