@@ -204,9 +204,7 @@ def with_probe(source: Path, folder: Path, target: Path) -> None:
     del model.graph.value_info[:]
     metadata = ModelMetadata.from_file(source)
     metadata = dataclasses.replace(metadata, labels=tuple(classes), accuracy={})
-    del model.metadata_props[:]
-    for key, value in metadata.to_properties().items():
-        model.metadata_props.add(key=key, value=value)
+    onnx.helper.set_model_props(model, metadata.to_properties())
     data = model.SerializeToString()
     load_onnx(data, metadata)(images[:1])
     target.write_bytes(data)

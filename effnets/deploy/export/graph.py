@@ -13,7 +13,7 @@ import io
 import json
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
@@ -132,6 +132,15 @@ def export_bytes(
     original = copy.deepcopy(network).cpu().double().eval().requires_grad_(False)
     module = optimize(original, rewrites) if rewrites else original
     return export_graph(module.float(), metadata).model.SerializeToString(), metadata
+
+
+def with_outputs(model: onnx.ModelProto, names: Iterable[str]) -> onnx.ModelProto:
+    """Return a copy of a model with further outputs: the float32 values of these names."""
+    model = copy.deepcopy(model)
+    present = {output.name for output in model.graph.output}
+    values = (helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names if name not in present)
+    model.graph.output.extend(values)
+    return model
 
 
 def _tidy(program: torch.onnx.ONNXProgram) -> None:

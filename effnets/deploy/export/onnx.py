@@ -111,6 +111,8 @@ def export_onnx(
     preset = PRESETS[engine or "onnxruntime"]
     rewrites = optimize if isinstance(optimize, Rewrites) else preset if optimize else None
 
+    from onnx.helper import set_model_props
+
     from effnets.deploy.export.graph import export_graph
     from effnets.deploy.export.verify import verify, verify_rewrites
 
@@ -129,8 +131,7 @@ def export_onnx(
     if rewrites:
         verify_rewrites(original, exported, metadata)
     graph = export_graph(exported.float(), metadata, softmax=softmax, topk=topk)
-    for key, value in metadata.to_properties().items():
-        graph.model.metadata_props.add(key=key, value=value)
+    set_model_props(graph.model, metadata.to_properties())
     errors = verify(graph, original, exported, metadata, engines)
     data = graph.model.SerializeToString()
     write_file(path, data)

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import onnx
 import onnxruntime
 import torch
 from numpy.typing import NDArray
@@ -22,7 +21,15 @@ from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 
-from effnets.deploy.export.graph import LOGITS, NORMALIZED, PROBABILITIES, TOP_INDICES, TOP_PROBABILITIES, NetworkGraph
+from effnets.deploy.export.graph import (
+    LOGITS,
+    NORMALIZED,
+    PROBABILITIES,
+    TOP_INDICES,
+    TOP_PROBABILITIES,
+    NetworkGraph,
+    with_outputs,
+)
 from effnets.engines.base import Engine, load_onnx
 from effnets.engines.metadata import ModelMetadata
 from effnets.errors import EffnetsError, VerificationError
@@ -129,7 +136,7 @@ class _Checks:
         engine = load_onnx(self._graph.model.SerializeToString(), self._metadata, name)
         if not self._raw:
             return max(self._compare(engine, expected.inputs, expected) for expected in self._expected)
-        tapped = load_onnx(_with_normalized(self._graph.model).SerializeToString(), self._metadata, name)
+        tapped = load_onnx(with_outputs(self._graph.model, [NORMALIZED]).SerializeToString(), self._metadata, name)
         errors = []
         for images in _photographs(self._metadata):
             inputs = tapped.run(images)[NORMALIZED]
@@ -188,14 +195,6 @@ def _compare_probabilities(outputs: Mapping[str, NDArray[Any]], name: str) -> No
         picked = np.take_along_axis(outputs[PROBABILITIES], indices, axis=1)
         if not (np.array_equal(top, ranked) and np.array_equal(top, picked)):
             raise VerificationError(f"{name}: the top {top.shape[1]} are not the largest probabilities")
-
-
-def _with_normalized(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return a copy with the preprocessed images as a further output."""
-    tapped = onnx.ModelProto()
-    tapped.CopyFrom(model)
-    tapped.graph.output.append(helper.make_tensor_value_info(NORMALIZED, TensorProto.FLOAT, None))
-    return tapped
 
 
 def _relative_error(found: NDArray[Any], expected: NDArray[np.float64]) -> float:
@@ -428,12 +427,8 @@ def find_divergence(
         return value
 
     Float64Interpreter(graph.program, watch)(torch.from_numpy(inputs))
-    model = onnx.ModelProto()
-    model.CopyFrom(graph.model)
-    order = {name: node for node in model.graph.node for name in node.output if name in expected}
-    outputs = [name for name in order if name != LOGITS]
-    model.graph.output.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs)
-    found = load_onnx(model.SerializeToString(), metadata, engine).run(images)
+    order = {name: node for node in graph.model.graph.node for name in node.output if name in expected}
+    found = load_onnx(with_outputs(graph.model, order).SerializeToString(), metadata, engine).run(images)
     for name, node in order.items():
         if name in found and (reason := _difference(expected[name], found[name], _DIVERGENCE)):
             return f"first at {NodeFault(node.name, node.op_type, name, reason)}"
@@ -444,19 +439,18 @@ def _run_cut(
     graph: NetworkGraph, cut: dict[str, NDArray[np.float32]], wanted: list[str]
 ) -> dict[str, NDArray[np.float32]]:
     """Return the `wanted` values of the graph, whose nodes read the arrays of `cut` instead of those values."""
-    model = onnx.ModelProto()
-    model.CopyFrom(graph.model)
+    model = copy.deepcopy(graph.model)
+    del model.graph.output[:]
+    model = with_outputs(model, wanted)
     for node in model.graph.node:
         node.input[:] = [name + _CUT if name in cut else name for name in node.input]
     read = {name for node in model.graph.node for name in node.input}
     feeds = {name + _CUT: array for name, array in cut.items() if name + _CUT in read}
-    del model.graph.output[:]
-    kept = [entry for entry in model.graph.input if entry.name in read]
+    inputs = [entry for entry in model.graph.input if entry.name in read]
     del model.graph.input[:]
-    model.graph.input.extend(kept)
+    model.graph.input.extend(inputs)
     model.graph.input.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in feeds)
-    model.graph.output.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in wanted)
-    for entry in kept:
+    for entry in inputs:
         shape = [side.dim_value or 1 for side in entry.type.tensor_type.shape.dim]
         feeds[entry.name] = np.zeros(shape, helper.tensor_dtype_to_np_dtype(entry.type.tensor_type.elem_type))
     options = onnxruntime.SessionOptions()

@@ -11,6 +11,7 @@ possible images), and by no more than that bound permits. So the function stays 
 
 from __future__ import annotations
 
+import copy
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from effnets.deploy.quantize.qdq_graph import Values, copy_of
+from effnets.deploy.quantize.qdq_graph import Values
 
 _LARGEST_FACTOR = 16.0  # beyond it only rounding is left of a channel
 _HOMOGENEOUS = ("Relu", "Clip", "Add")
@@ -44,7 +45,7 @@ def equalize(model: onnx.ModelProto, pixels: tuple[float, float]) -> tuple[onnx.
         model: in float32, batch normalization folded.
         pixels: lower and upper bound of the network's input.
     """
-    model = copy_of(model)
+    model = copy.deepcopy(model)
     values = Values(model)
     bounds = _intervals(model, values, pixels)
     scaled = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
@@ -10,7 +11,9 @@ import numpy as np
 import onnx
 import onnxruntime
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper, numpy_helper
+
+from effnets.deploy.export.graph import with_outputs
 
 Ranges = dict[str, tuple[float, float]]
 
@@ -48,23 +51,13 @@ class Values:
         old.CopyFrom(numpy_helper.from_array(array.astype(dtype), name))
 
 
-def copy_of(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return a copy of a model."""
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    return copy
-
-
 def session_of(model: onnx.ModelProto, outputs: Iterable[str] = ()) -> onnxruntime.InferenceSession:
     """Return a session with the values `outputs` as further outputs."""
-    tapped = copy_of(model)
-    present = {output.name for output in tapped.graph.output}
-    tapped.graph.output.extend(
-        helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs if name not in present
-    )
     options = onnxruntime.SessionOptions()
     options.log_severity_level = _ERRORS_ONLY
-    return onnxruntime.InferenceSession(tapped.SerializeToString(), options, ["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(
+        with_outputs(model, outputs).SerializeToString(), options, ["CPUExecutionProvider"]
+    )
 
 
 def layer_of(node: onnx.NodeProto) -> str:
@@ -77,7 +70,7 @@ def layer_of(node: onnx.NodeProto) -> str:
 
 def prepare(model: onnx.ModelProto) -> onnx.ModelProto:
     """Return a copy whose convolutions pad by themselves, which engines execute better in int8."""
-    model = copy_of(model)
+    model = copy.deepcopy(model)
     values = Values(model)
     gone = []
     for node in model.graph.node:
@@ -141,7 +134,7 @@ def quantize_graph(
     from onnxruntime.quantization.calibrate import CalibrationMethod, TensorData, TensorsData
     from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
-    corrected = copy_of(model)
+    corrected = copy.deepcopy(model)
     values = Values(corrected)
     excluded = [node.name for node in corrected.graph.node if layer_of(node) in float_layers]
     for node in corrected.graph.node:
@@ -207,7 +200,7 @@ def _beside(model: onnx.ModelProto, rounded: onnx.ModelProto) -> tuple[onnx.Mode
 
     Also return the names of the values that hold the differences ``[N, channels, …]``, each with its node's name.
     """
-    graph, int8 = copy_of(model), Values(rounded)
+    graph, int8 = copy.deepcopy(model), Values(rounded)
     twins = {node.name: node for node in rounded.graph.node if node.op_type in _WITH_WEIGHTS}
     differences = []
     for node in list(graph.graph.node):
@@ -225,14 +218,13 @@ def _beside(model: onnx.ModelProto, rounded: onnx.ModelProto) -> tuple[onnx.Mode
         graph.graph.node.append(helper.make_node("QuantizeLinear", inputs, [f"{prefix}/q"]))
         inputs[0] = f"{prefix}/q"
         graph.graph.node.append(helper.make_node("DequantizeLinear", inputs, [f"{prefix}/dq"]))
-        copy = onnx.NodeProto()
-        copy.CopyFrom(node)
-        copy.name, copy.output[0] = prefix, f"{prefix}/out"
-        copy.input[0], copy.input[1] = f"{prefix}/dq", f"{prefix}/weight"
+        beside = copy.deepcopy(node)
+        beside.name, beside.output[0] = prefix, f"{prefix}/out"
+        beside.input[0], beside.input[1] = f"{prefix}/dq", f"{prefix}/weight"
         difference = f"{prefix}/difference"
-        subtract = helper.make_node("Sub", [copy.output[0], node.output[0]], [f"{prefix}/sub"])
+        subtract = helper.make_node("Sub", [beside.output[0], node.output[0]], [f"{prefix}/sub"])
         pooling = "GlobalAveragePool" if node.op_type == "Conv" else "Identity"
-        graph.graph.node.extend([copy, subtract, helper.make_node(pooling, [f"{prefix}/sub"], [difference])])
+        graph.graph.node.extend([beside, subtract, helper.make_node(pooling, [f"{prefix}/sub"], [difference])])
         differences.append((difference, node.name))
     return graph, differences
 

@@ -379,9 +379,7 @@ def time_pair(
 def _finish(target: Path, built: onnx.ModelProto, metadata: ModelMetadata, report: QuantizeReport) -> QuantizeReport:
     versions = {**metadata.versions, "onnxruntime": version_of("onnxruntime")}
     metadata = replace(metadata, precision="int8", versions=versions, quantisation=report.summary())
-    del built.metadata_props[:]
-    for key, value in metadata.to_properties().items():
-        built.metadata_props.add(key=key, value=value)
+    onnx.helper.set_model_props(built, metadata.to_properties())
     built.producer_name = "effnets"
     data = built.SerializeToString()
     report = replace(report, path=target, sha256=hashlib.sha256(data).hexdigest(), size=len(data))
