@@ -9,6 +9,7 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +21,14 @@ from torch import nn
 from effnets.deploy.engine import torch_engine
 from effnets.deploy.export.graph import export_bytes
 from effnets.deploy.export.metadata import fingerprint
-from effnets.deploy.export.onnx import check_writable
+from effnets.deploy.export.onnx import check_writable, write_file
 from effnets.deploy.optimize.rewrites import Rewrites, preset
 from effnets.engines.base import Engine, Precision, available_engines, load_onnx
 from effnets.engines.metadata import ModelMetadata
-from effnets.errors import ArgumentError, ConfigError, EffnetsError, ExportError, VerificationError
+from effnets.errors import ArgumentError, ConfigError, EffnetsError, VerificationError
 from effnets.nn.classifier import Classifier, require_classifier
 from effnets.spec.plan import NetworkPlan
 from effnets.utils.arguments import check_integer, check_size
-from effnets.utils.atomic_file import write_whole
 from effnets.utils.machine import Load, describe_machine, load_average, load_since
 from effnets.utils.timing import Timing, interleave
 
@@ -37,7 +37,6 @@ TUNE_ENGINES = ("onnxruntime", "openvino", "torch", "torch-compile")
 MARGIN = 0.03
 
 _FORMAT = 1  # of report files
-_RESULTS = ("milliseconds", "quartiles", "rounds", "difference", "note")
 # Rounds of each turn of the successive halving; after every turn but the last the slower half drops out.
 _ROUNDS = (3, 5, 9, 21)
 _PREPARING = 0.6  # the share of the budget for making candidates ready; the rest is for timing them
@@ -69,32 +68,28 @@ def candidates(plan: NetworkPlan, engines: Sequence[str], precisions: Sequence[P
 
     Rewrites that would not change this network are left out.
     """
-    found = []
+    found: list[tuple[int, TuneCandidate]] = []
     for precision in precisions:
         for engine in engines:
             if engine == "onnxruntime" and precision != "float32":
                 continue
-            variants = _VARIANTS[engine](plan, preset(engine))
             suffix = "" if precision == "float32" else f", {precision}"
-            found += [
-                TuneCandidate(name=f"{engine}, {name}{suffix}", engine=engine, precision=precision, rewrites=rewrites)
-                for name, rewrites in variants.items()
-            ]
+            for index, (name, rewrites) in enumerate(_variants(engine, plan).items()):
+                name = f"{engine}, {name}{suffix}"
+                candidate = TuneCandidate(name=name, engine=engine, precision=precision, rewrites=rewrites)
+                found.append((index, candidate))
     # All engines' first variants come first, then their second ones, so that a short budget sees every engine.
-    order = {id(candidate): index for group in _by_engine(found) for index, candidate in enumerate(group)}
-    return sorted(found, key=lambda candidate: order[id(candidate)])
+    return [candidate for _, candidate in sorted(found, key=lambda pair: pair[0])]
 
 
-def _by_engine(found: Sequence[TuneCandidate]) -> list[list[TuneCandidate]]:
-    groups: dict[tuple[str, Precision], list[TuneCandidate]] = {}
-    for candidate in found:
-        groups.setdefault((candidate.engine, candidate.precision), []).append(candidate)
-    return list(groups.values())
-
-
-def _onnx_variants(plan: NetworkPlan, base: Rewrites) -> dict[str, Rewrites]:
-    blocks = [block for stage in plan.stages for block in stage]
+def _variants(engine: str, plan: NetworkPlan) -> dict[str, Rewrites]:
+    base = preset(engine)
     variants = {"preset": base}
+    if engine == "torch-compile":  # a compilation takes minutes
+        return variants
+    if engine == "torch":
+        return {**variants, "NCHW": replace(base, channels_last=False), "not fused": replace(base, fuse=False)}
+    blocks = [block for stage in plan.stages for block in stage]
     if any(len(block.convolution) > 1 for block in blocks):
         variants["depthwise merged"] = replace(base, depthwise="all")
         for price in (9, 40):
@@ -107,23 +102,6 @@ def _onnx_variants(plan: NetworkPlan, base: Rewrites) -> dict[str, Rewrites]:
     for align in (1, 8, 16):
         variants[f"aligned to {align}"] = replace(base, align=align)
     return {name: rewrites for name, rewrites in variants.items() if name == "preset" or rewrites != base}
-
-
-def _torch_variants(_: NetworkPlan, base: Rewrites) -> dict[str, Rewrites]:
-    return {"preset": base, "NCHW": replace(base, channels_last=False), "not fused": replace(base, fuse=False)}
-
-
-def _compiled_variants(_: NetworkPlan, base: Rewrites) -> dict[str, Rewrites]:
-    """Return one variant, because a compilation takes minutes."""
-    return {"preset": base}
-
-
-_VARIANTS = {
-    "onnxruntime": _onnx_variants,
-    "openvino": _onnx_variants,
-    "torch": _torch_variants,
-    "torch-compile": _compiled_variants,
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,14 +124,13 @@ class Measured:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values that JSON can hold."""
-        return {name: getattr(self, name) for name in _RESULTS} | {"candidate": self.candidate.to_dict()}
+        return {**asdict(self), "candidate": self.candidate.to_dict()}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Measured:
         """Return what `to_dict` was called on."""
-        quartiles = values["quartiles"]
-        results = {name: values[name] for name in _RESULTS} | {"quartiles": tuple(quartiles) if quartiles else None}
-        return cls(candidate=TuneCandidate.from_dict(values["candidate"]), **results)
+        quartiles = tuple(values["quartiles"]) if values["quartiles"] else None
+        return cls(**{**values, "quartiles": quartiles, "candidate": TuneCandidate.from_dict(values["candidate"])})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -204,15 +181,8 @@ class TuneReport:
         }
 
     def write(self, path: str | os.PathLike[str]) -> None:
-        """Write it as JSON.
-
-        Raises:
-            ExportError: if it cannot be written.
-        """
-        try:
-            write_whole(Path(path), (json.dumps(self.to_dict(), indent=1) + "\n").encode())
-        except OSError as error:
-            raise ExportError(f"{path}: cannot be written ({error.strerror or error})") from None
+        """Write it as JSON; raises ExportError if it cannot be written."""
+        write_file(Path(path), (json.dumps(self.to_dict(), indent=1) + "\n").encode())
 
 
 def read_report(path: str | os.PathLike[str], conditions: Mapping[str, Any]) -> TuneReport | None:
@@ -228,14 +198,8 @@ def read_report(path: str | os.PathLike[str], conditions: Mapping[str, Any]) -> 
         if load is not None:
             first, last = load
             load = first, last
-        return TuneReport(
-            conditions=conditions,
-            candidates=measured,
-            choice=choice,
-            load=load,
-            seconds=values["seconds"],
-            reused=True,
-        )
+        found = {"candidates": measured, "choice": choice, "load": load, "seconds": values["seconds"]}
+        return TuneReport(conditions=conditions, reused=True, **found)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, ConfigError):
         return None
 
@@ -343,8 +307,8 @@ class TuneSearch:
             )
         if candidate.rewrites not in self.graphs:
             self.graphs[candidate.rewrites] = export_bytes(self.network, candidate.rewrites, self.size)
-        graph, description = self.graphs[candidate.rewrites]
-        return load_onnx(graph, description, candidate.engine, threads=self.threads, precision=candidate.precision)
+        graph, metadata = self.graphs[candidate.rewrites]
+        return load_onnx(graph, metadata, candidate.engine, threads=self.threads, precision=candidate.precision)
 
     def _difference(self, logits: NDArray[np.float32]) -> float:
         scale = max(1.0, float(np.abs(self.expected).max()))
@@ -373,16 +337,17 @@ class TuneSearch:
         return difference is not None and difference <= self.tolerance
 
     def _require_one_within(self) -> None:
-        compared = [one for one in self.results if one.difference is not None]
-        nearest = min(compared, key=lambda one: one.difference or 0.0)
-        if nearest.difference is not None and nearest.difference > self.tolerance:
+        difference, name = min(
+            (one.difference, one.candidate.name) for one in self.results if one.difference is not None
+        )
+        if difference > self.tolerance:
             raise VerificationError(
                 f"{self.network.spec.name}: no program stays within {self.tolerance:g} of the logits in float64; the "
-                f"nearest, {nearest.candidate.name}, differs by {nearest.difference:.1e}; raise tolerance"
+                f"nearest, {name}, differs by {difference:.1e}; raise tolerance"
             )
 
     def _time(self, engines: Mapping[int, Engine], rounds: int, turns_left: int) -> dict[int, Timing]:
-        subjects = {str(index): _bind(engine, self.images) for index, engine in engines.items()}
+        subjects = {str(index): partial(engine, self.images) for index, engine in engines.items()}
         begin, left = self._elapsed(), max(0.0, self.budget - self._elapsed())
         seconds = left / turns_left
 
@@ -400,10 +365,6 @@ class TuneSearch:
                 rounds=len(timing.samples),
             )
         return found
-
-
-def _bind(engine: Engine, images: NDArray[np.float32]) -> Callable[[], object]:
-    return lambda: engine(images)
 
 
 def tune(

@@ -55,11 +55,11 @@ class OnnxRuntimeEngine(Engine):
         options.log_severity_level = _ERRORS_ONLY
         if threads is not None:
             options.intra_op_num_threads = threads
-        source = model if isinstance(model, bytes) else str(model)
+        source, shown = (model, "the model") if isinstance(model, bytes) else (str(model), str(model))
         try:
             self._session = onnxruntime.InferenceSession(source, options, [*providers, ("CPUExecutionProvider", {})])
         except Exception as error:  # each kind of failure has a class of its own
-            raise EngineError(f"{_name(model)}: onnxruntime cannot load it: {_first_line(error)}") from None
+            raise EngineError(f"{shown}: onnxruntime cannot load it: {_first_line(error)}") from None
         used = self._session.get_providers()
         if providers and used[0] != providers[0][0]:
             raise EngineError(
@@ -74,10 +74,6 @@ class OnnxRuntimeEngine(Engine):
         except Exception as error:
             raise EngineError(f"{self.name} failed: {_first_line(error)}") from None
         return dict(zip(self._outputs, values, strict=True))
-
-
-def _name(model: Path | bytes) -> str:
-    return "the model" if isinstance(model, bytes) else str(model)
 
 
 def _first_line(error: Exception) -> str:

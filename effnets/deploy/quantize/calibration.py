@@ -124,8 +124,8 @@ def split_images(
     folders = {_folder(path) for path in paths}
     outputs = find_outputs(folders, metadata.labels)
     return CalibrationSplit(
-        calibration=_photos(loaded[:count], metadata, outputs),
-        held_out=_photos(loaded[count:], metadata, outputs),
+        calibration=_images(loaded[:count], metadata, outputs),
+        held_out=_images(loaded[count:], metadata, outputs),
         broken=tuple(broken),
         duplicates=duplicates,
         # A single folder sorts nothing.
@@ -142,7 +142,7 @@ def _find(source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> 
         if not Path(source).is_dir():
             raise MissingFileError(f"{source}: no such folder; give a folder of photographs for calibration")
         source = [source]
-    results = list(find_photos((os.fspath(path) for path in source), _mention))
+    results = list(find_photos([os.fspath(path) for path in source], warnings.warn))
     found = [result.path for result in results if not result.error]
     return found, [result.error for result in results if result.error]
 
@@ -154,7 +154,7 @@ def _pixels(path: str, metadata: ModelMetadata) -> NDArray[np.uint8]:
     return np.round(array * 255).astype(np.uint8).transpose(1, 2, 0)
 
 
-def _photos(
+def _images(
     loaded: Sequence[tuple[str, NDArray[np.uint8]]], metadata: ModelMetadata, outputs: Mapping[str, int]
 ) -> CalibrationImages:
     return CalibrationImages(
@@ -163,10 +163,6 @@ def _photos(
         labels=np.array([outputs.get(_folder(path), -1) for path, _ in loaded], np.int64),
         preprocess=metadata.preprocess,
     )
-
-
-def _mention(text: str) -> None:
-    warnings.warn(text, stacklevel=2)
 
 
 @dataclass(frozen=True, slots=True)
