@@ -10,7 +10,7 @@ import click
 def _read_names(_context: click.Context, _parameter: click.Parameter, file: str | None) -> tuple[str, ...] | None:
     if file is None:
         return None
-    from effnets.data.classes import read_names
+    from effnets.data.splits import read_names
 
     return read_names(Path(file))
 

@@ -1,4 +1,4 @@
-"""Decoded pictures kept in memory, so that no epoch but the first decodes them. Free of torch."""
+"""Decoded images kept in memory, so that only the first epoch decodes them. Free of torch."""
 
 from __future__ import annotations
 
@@ -12,35 +12,52 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from effnets.data.augmentation import Augmentation
-from effnets.data.dataset import ImageDataset, Picture
+from effnets.data.dataset import ImageDataset, LazyImage
 from effnets.errors import ImageError
 
 CACHE_BYTES = 1 << 30
+# Below, the smallest crops would be enlarged to the input's size, and blurred.
+_MAX_SPARE = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class DecodedImage:
+    """An image in memory."""
+
+    image: Image.Image
+
+    def size(self) -> tuple[int, int]:
+        """Return (width, height) in pixels."""
+        return self.image.size
+
+    def decode(self, reduce: int = 1) -> Image.Image:  # noqa: ARG002 (nothing would be faster)
+        """Return the image as it is."""
+        return self.image
 
 
 class CachedDataset(ImageDataset):
-    """The pictures of another source, shrunk until their shorter side has `side` pixels, and kept once decoded.
+    """The images of another data set, shrunk until their shorter side has `side` pixels, and kept once decoded.
 
-    The memory is shared with worker processes that are forked later. Pictures that it has no room for are decoded and
-    shrunk anew each time, so that what comes does not depend on what is kept.
+    The memory is shared with worker processes that are forked later. Images that do not fit are decoded and shrunk
+    each time, so that results do not depend on what is kept.
 
     Args:
-        source: of the pictures.
-        side: in pixels; smaller pictures stay as they are. More than the network's input keeps details for crops.
+        origin: the other data set.
+        side: in pixels; smaller images stay as they are. More than the network's input keeps details for crops.
         limit: bytes of memory at most, 1 GiB by default; 0 keeps nothing.
-        shapes: [len, 2]; (height, width) of the shrunk pictures, where they are known.
+        shapes: [len, 2]; (height, width) of the shrunk images, if known.
 
     Attributes:
-        kept: how many pictures, from the first one on, there is room for.
+        kept: how many images fit, counted from the first one.
     """
 
     def __init__(
-        self, source: ImageDataset, side: int, limit: int = CACHE_BYTES, shapes: NDArray[np.int64] | None = None
+        self, origin: ImageDataset, side: int, limit: int = CACHE_BYTES, shapes: NDArray[np.int64] | None = None
     ) -> None:
-        self.source, self.side = source, side
-        self.labels, self.class_names = source.labels, source.class_names
+        self.origin, self.side = origin, side
+        self.labels, self.class_names = origin.labels, origin.class_names
         if shapes is None:
-            shapes = np.array([_shape(source, index, side) for index in range(len(source))], np.int64).reshape(-1, 2)
+            shapes = np.array([_shape(origin, index, side) for index in range(len(origin))], np.int64).reshape(-1, 2)
         self.shapes = shapes
         ends = np.cumsum(self.shapes.prod(axis=1) * 3)
         self._starts = np.concatenate([[0], ends])
@@ -51,53 +68,49 @@ class CachedDataset(ImageDataset):
         self._filled = np.frombuffer(self._memory, np.uint8, self.kept, int(self._starts[self.kept]))
 
     def name(self, index: int) -> str:
-        return self.source.name(index)
+        return self.origin.name(index)
 
     def read(self, index: int) -> bytes:
-        return self.source.read(index)
+        return self.origin.read(index)
 
     def sizes(self) -> NDArray[np.int64]:
-        return self.source.sizes()
+        return self.origin.sizes()
 
-    def picture(self, index: int) -> Picture:
+    def lazy_image(self, index: int) -> LazyImage:
         height, width = (int(side) for side in self.shapes[index])
-        if not height:  # its header is broken; decoding says how
-            return self.source.picture(index)
+        if not height:  # its header is corrupt; decoding raises the error
+            return self.origin.lazy_image(index)
         if index >= self.kept:
-            return DecodedPicture(self._shrunk(index, width, height))
+            return DecodedImage(self._shrunk(index, width, height))
         place = self._pixels[self._starts[index] : self._starts[index + 1]].reshape(height, width, 3)
         if not self._filled[index]:
             place[:] = np.asarray(self._shrunk(index, width, height))
             self._filled[index] = 1  # after the pixels: two processes may write the same ones, none reads half of them
-        return DecodedPicture(Image.fromarray(place))
+        return DecodedImage(Image.fromarray(place))
 
     def _shrunk(self, index: int, width: int, height: int) -> Image.Image:
-        picture = self.source.picture(index)
-        spare = min(picture.size()) / self.side
-        image = picture.decode(reduce=max(power for power in (1, 2, 4, 8) if power == 1 or power <= spare))
+        stored = self.origin.lazy_image(index)
+        spare = min(stored.size()) / self.side
+        image = stored.decode(reduce=max(power for power in (1, 2, 4, 8) if power == 1 or power <= spare))
         return image if image.size == (width, height) else image.resize((width, height), Image.Resampling.BICUBIC)
 
     def __reduce__(self) -> tuple[object, ...]:
-        # A worker that is not forked begins with nothing kept.
-        return CachedDataset, (self.source, self.side, int(self._starts[self.kept]), self.shapes)
+        # A worker that is not forked starts with an empty cache.
+        return CachedDataset, (self.origin, self.side, int(self._starts[self.kept]), self.shapes)
 
 
-def cache_all(source: ImageDataset, side: int, limit: int = CACHE_BYTES) -> CachedDataset | None:
-    """A `CachedDataset` that has room for all pictures of `source`; None where `limit` bytes are too few.
+def cache_all(origin: ImageDataset, side: int, limit: int = CACHE_BYTES) -> CachedDataset | None:
+    """Return a `CachedDataset` that has room for all images of `origin`; None if they need more than `limit` bytes.
 
-    No more headers are read than it takes to know.
+    Stops reading headers as soon as the limit is exceeded.
     """
-    shapes, room = np.zeros((len(source), 2), np.int64), limit
-    for index in range(len(source)):
-        shapes[index] = _shape(source, index, side)
+    shapes, room = np.zeros((len(origin), 2), np.int64), limit
+    for index in range(len(origin)):
+        shapes[index] = _shape(origin, index, side)
         room -= 3 * int(shapes[index].prod())
         if room < 0:
             return None
-    return CachedDataset(source, side, limit, shapes)
-
-
-# Below, the smallest crops would be enlarged to the input's size, and blurred.
-_MAX_SPARE = 2.0
+    return CachedDataset(origin, side, limit, shapes)
 
 
 def cache_decoded(
@@ -129,25 +142,10 @@ def cache_decoded(
     return CachedDataset(train, side, limit) if cached else train
 
 
-@dataclass(frozen=True, slots=True)
-class DecodedPicture:
-    """A picture in memory."""
-
-    image: Image.Image
-
-    def size(self) -> tuple[int, int]:
-        """(width, height) in pixels."""
-        return self.image.size
-
-    def decode(self, reduce: int = 1) -> Image.Image:  # noqa: ARG002 (nothing would be faster)
-        """The picture as it is."""
-        return self.image
-
-
-def _shape(source: ImageDataset, index: int, side: int) -> tuple[int, int]:
-    """(height, width) of a picture that is shrunk to `side`; zeros where its header is broken."""
+def _shape(origin: ImageDataset, index: int, side: int) -> tuple[int, int]:
+    """Return (height, width) of an image shrunk to `side`; zeros if its header is corrupt."""
     try:
-        width, height = source.picture(index).size()
+        width, height = origin.lazy_image(index).size()
     except ImageError:
         return 0, 0
     scale = min(1.0, side / min(width, height))

@@ -1,11 +1,13 @@
-"""Pictures with labels: what every kind of data set is brought to. Free of torch."""
+"""Labeled images, the common form of every kind of data set. Free of torch."""
 
 from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -15,49 +17,49 @@ from PIL import Image
 from effnets.inference.image import decode_rgb, image_size
 
 
-class Picture(Protocol):
-    """A picture whose size is known before it is decoded."""
+class LazyImage(Protocol):
+    """An image whose size is known before it is decoded."""
 
     def size(self) -> tuple[int, int]:
-        """(width, height) in pixels, upright."""
+        """Return (width, height) in pixels, upright."""
         ...
 
     def decode(self, reduce: int = 1) -> Image.Image:
-        """The picture, RGB and upright.
+        """Decode the image, RGB and upright.
 
         Args:
-            reduce: 2, 4 or 8 allows it to come at no less than that part of its size, if that is faster.
+            reduce: 2, 4 or 8 allows a faster decoder to return the image at that fraction of its size or more.
 
         Raises:
-            ImageError: it is unreadable; the message names it.
+            ImageError: if it is unreadable; the message names it.
         """
         ...
 
 
 @dataclass(frozen=True, slots=True)
-class EncodedPicture:
-    """The content of a picture's file."""
+class EncodedImage:
+    """The content of an image file."""
 
     data: bytes
     name: str
 
     def size(self) -> tuple[int, int]:
-        """(width, height) in pixels, upright, as the header states them."""
+        """Return (width, height) in pixels, upright, as stated by the header."""
         return image_size(self.data, self.name)
 
     def decode(self, reduce: int = 1) -> Image.Image:
-        """The picture, RGB and upright; a JPEG comes reduced."""
+        """Decode the image, RGB and upright; only JPEGs are reduced."""
         return decode_rgb(self.data, self.name, reduce=reduce)
 
 
 class ImageDataset(ABC):
-    """Pictures with labels that can be had in any order.
+    """Labeled images with random access.
 
     Attributes:
         class_names: of all classes, in the order of the network's outputs.
-        labels: [len]; each picture's index into `class_names`.
-        shards: [len]; the file that each picture lies in, as a number, where few of these can be read from at a time;
-            None where any picture is as near as any other.
+        labels: [len]; each image's index into `class_names`.
+        shards: [len]; the number of the file that holds each image, if the data set is streamed: random access fetches
+            that whole file. None if random access is cheap.
     """
 
     class_names: tuple[str, ...]
@@ -69,57 +71,62 @@ class ImageDataset(ABC):
 
     @abstractmethod
     def name(self, index: int) -> str:
-        """Path or key of a picture, for messages and reports."""
+        """Return the path or key of an image, for messages and reports."""
 
     @abstractmethod
     def read(self, index: int) -> bytes:
-        """The picture's file as it is stored.
+        """Read an image's file as it is stored.
 
         Raises:
-            ImageError: it cannot be read.
+            ImageError: if it cannot be read.
         """
 
     @abstractmethod
     def sizes(self) -> NDArray[np.int64]:
-        """[len]; bytes of every picture's file, had without reading the files where that can be."""
+        """Return the bytes of every image's file, [len], if possible without reading the files."""
 
-    def picture(self, index: int) -> Picture:
-        """The picture, of which nothing is decoded yet.
+    def lazy_image(self, index: int) -> LazyImage:
+        """Read an image without decoding it.
 
         Raises:
-            ImageError: it cannot be read.
+            ImageError: if it cannot be read.
         """
-        return EncodedPicture(self.read(index), self.name(index))
+        return EncodedImage(self.read(index), self.name(index))
 
     def image(self, index: int) -> Image.Image:
-        """The picture, RGB and upright.
+        """Read and decode an image, RGB and upright.
 
         Raises:
-            ImageError: it is unreadable; the message names it.
+            ImageError: if it is unreadable; the message names it.
         """
-        return self.picture(index).decode()
+        return self.lazy_image(index).decode()
+
+    @contextmanager
+    def holding(self, shard: int, folder: Path) -> Iterator[None]:  # noqa: ARG002 (local files are at hand)
+        """Hold one of `shards` in `folder` while its images are read, if it is not on this machine."""
+        yield
 
     def subset(self, indices: Sequence[int] | NDArray[np.int64]) -> ImageDataset:
-        """The pictures at `indices` only, in their order."""
+        """Return the images at `indices`, in their order."""
         return Subset(self, np.asarray(indices, np.int64))
 
     def digest(self) -> str:
-        """Which pictures these are, as a hash of their file names and labels: the whole may lie elsewhere by now."""
+        """Return a hash of the images' file names and labels, which identifies the data set after it has moved."""
         digest = hashlib.sha256(np.ascontiguousarray(self.labels).tobytes())
         for index in range(len(self)):
-            name = self.name(index).replace("\\", "/").rpartition("/")[2]  # of millions, Path would take long
+            name = self.name(index).replace("\\", "/").rpartition("/")[2]  # Path would be slow for millions
             digest.update(f"\n{name}".encode(errors="surrogateescape"))
         return digest.hexdigest()
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({len(self)} pictures, {len(self.class_names)} classes)"
+        return f"{type(self).__name__}({len(self)} images, {len(self.class_names)} classes)"
 
 
 class Subset(ImageDataset):
-    """Some pictures of another source.
+    """Some images of another data set.
 
     Args:
-        origin: the other source.
+        origin: the other data set.
         indices: [len]; into `origin`.
     """
 
@@ -137,8 +144,13 @@ class Subset(ImageDataset):
     def sizes(self) -> NDArray[np.int64]:
         return self.origin.sizes()[self.indices]
 
-    def picture(self, index: int) -> Picture:
-        return self.origin.picture(int(self.indices[index]))
+    def lazy_image(self, index: int) -> LazyImage:
+        return self.origin.lazy_image(int(self.indices[index]))
+
+    @contextmanager
+    def holding(self, shard: int, folder: Path) -> Iterator[None]:
+        with self.origin.holding(shard, folder):
+            yield
 
     def subset(self, indices: Sequence[int] | NDArray[np.int64]) -> ImageDataset:
         return Subset(self.origin, self.indices[np.asarray(indices, np.int64)])

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from effnets.data.corrupt import CorruptImages, allowed_corrupt
+from effnets.data.checks import CorruptImages, allowed_corrupt
 from effnets.data.dataset import ImageDataset
 from effnets.errors import ImageError
 

@@ -1,4 +1,4 @@
-"""From a request for a micro-batch to its pictures, in this process or in a worker. Knows torch."""
+"""Batches of training images, prepared in this process or in workers. Knows torch."""
 
 from __future__ import annotations
 
@@ -6,23 +6,26 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from multiprocessing.connection import Connection, wait
 from multiprocessing.util import Finalize
-from typing import Literal, NamedTuple
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from effnets.data.corrupt import CorruptImages, allowed_corrupt, reasons
-from effnets.data.dataset import ImageDataset
-from effnets.data.sampling import balanced_order, occurrences, shuffled_order
-from effnets.data.seeding import Stream, seeded
+from effnets.data.checks import CorruptImages, allowed_corrupt, reasons
+from effnets.data.dataset import EncodedImage, ImageDataset, LazyImage
+from effnets.data.remote import stream_folder, stream_images
+from effnets.data.sampling import Stream, balanced_order, occurrences, seeded, shuffled_order
 from effnets.data.transforms import TrainTransform
 from effnets.errors import ArgumentError, DataError, ImageError
 from effnets.inference.transform import Transform
@@ -39,53 +42,93 @@ class BatchRequest(NamedTuple):
 
 
 class BatchResult(NamedTuple):
-    """What was asked for, images [n, 3, H, W] of the readable pictures, their [n] indices, and errors by index.
+    """Images [n, 3, H, W] of the readable images, their [n] indices, and error messages of the others by index.
 
-    A `fault` is of the data as a whole: a server that does not answer any more.
+    A `fault` concerns the data as a whole, such as a server that does not answer.
     """
 
-    request: BatchRequest
     images: Tensor
     indices: NDArray[np.int64]
-    broken: dict[int, str]
+    corrupt: dict[int, str]
     fault: str | None = None
 
 
 class BatchDataset(Dataset[BatchResult]):
-    """Answers requests. Broken pictures are part of it: raised in a worker, errors would come with its traceback.
+    """Prepares batches. Errors are part of the result: raised in a worker, they would come with its traceback.
 
     Args:
-        source: of the pictures.
-        transform: a `TrainTransform`, whose uint8 is still to be normalised, or the evaluation transform.
-        seed: of what is drawn.
+        dataset: of the images.
+        transform: a `TrainTransform`, whose uint8 is still to be normalized, or the evaluation transform.
+        seed: of everything random.
     """
 
-    def __init__(self, source: ImageDataset, transform: TrainTransform | Transform, seed: int) -> None:
-        self.source, self.transform, self.seed = source, transform, seed
+    def __init__(self, dataset: ImageDataset, transform: TrainTransform | Transform, seed: int) -> None:
+        self.dataset, self.transform, self.seed = dataset, transform, seed
 
     def __getitem__(self, request: BatchRequest) -> BatchResult:
-        samples: dict[tuple[int, int], Tensor] = {}
-        broken: dict[int, str] = {}
-        for index, repeat in zip(request.indices.tolist(), request.repeats.tolist(), strict=True):
-            try:
-                samples[index, repeat] = self._sample(request.epoch, index, repeat)
-            except ImageError as error:
-                broken[index] = str(error)
-            except DataError as error:
-                return BatchResult(request, torch.empty(0), np.array([], np.int64), {}, str(error))
-        images = self._stack(list(samples.values())) if samples else torch.empty(0)
-        return BatchResult(request, images, np.array([index for index, _ in samples], np.int64), broken)
+        images = ((index, partial(self.dataset.lazy_image, index)) for index in request.indices.tolist())
+        return self.prepare(request.epoch, images, request.repeats.tolist())
 
-    def _sample(self, epoch: int, index: int, repeat: int) -> Tensor:
+    def prepare(
+        self, epoch: int, images: Iterable[tuple[int, Callable[[], LazyImage]]], repeats: Sequence[int]
+    ) -> BatchResult:
+        """Return the batch of some images, given by their indices and functions that read them."""
+        samples: dict[tuple[int, int], Tensor] = {}
+        corrupt: dict[int, str] = {}
+        for (index, read), repeat in zip(images, repeats, strict=True):
+            try:
+                samples[index, repeat] = self._sample(read(), (Stream.SAMPLE, self.seed, epoch, index, repeat))
+            except ImageError as error:
+                corrupt[index] = str(error)
+            except DataError as error:
+                return _fault(error)
+        stacked = self._stack(list(samples.values())) if samples else torch.empty(0)
+        return BatchResult(stacked, np.array([index for index, _ in samples], np.int64), corrupt)
+
+    def _sample(self, image: LazyImage, key: tuple[int, ...]) -> Tensor:
         if isinstance(self.transform, TrainTransform):
-            return self.transform(self.source, index, (Stream.SAMPLE, self.seed, epoch, index, repeat))
-        return self.transform(self.source.image(index))
+            return self.transform(image, key)
+        return self.transform(image.decode())
 
     def _stack(self, samples: list[Tensor]) -> Tensor:
         if isinstance(self.transform, TrainTransform):
-            # Views of [H, W, 3]: to stack them as [3, H, W] would take ten times as long.
+            # Views of [H, W, 3]: stacking them as [3, H, W] would take ten times as long.
             return torch.stack([sample.permute(1, 2, 0) for sample in samples]).permute(0, 3, 1, 2)
         return torch.stack(samples)
+
+
+class StreamedBatches(IterableDataset[BatchResult]):
+    """Endless batches of an epoch of a streamed data set.
+
+    Args:
+        batches: prepares them.
+        stream: the images, of `stream_images`.
+        batch_size: images in a batch.
+        epoch: its number, from 0.
+        skip: how many batches each worker reads without preparing them.
+    """
+
+    def __init__(self, batches: BatchDataset, stream: Any, *, batch_size: int, epoch: int, skip: int) -> None:
+        self.batches, self.stream, self.batch_size = batches, stream, batch_size
+        self.epoch, self.skip = epoch, skip
+
+    def __iter__(self) -> Iterator[BatchResult]:
+        examples = islice(self.stream, self.skip * self.batch_size, None)
+        name = self.batches.dataset.name
+        while True:
+            try:
+                chosen = list(islice(examples, self.batch_size))
+            except DataError as error:
+                yield _fault(error)
+                return
+            if not chosen:  # more workers than files
+                return
+            images = [(one["index"], partial(EncodedImage, one["data"], name(one["index"]))) for one in chosen]
+            yield self.batches.prepare(self.epoch, images, [0] * len(images))
+
+
+def _fault(error: DataError) -> BatchResult:
+    return BatchResult(torch.empty(0), np.array([], np.int64), {}, str(error))
 
 
 class WorkerShutdown:
@@ -119,14 +162,14 @@ Order = Literal["shuffled", "balanced", "sequential"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """Some pictures of one source.
+    """Some images of one data set.
 
     Attributes:
         number: of the global micro-batch within its epoch, from 0.
-        images: float32 [N, 3, H, W], normalised.
+        images: float32 [N, 3, H, W], normalized.
         labels: int64 [N]; true classes.
-        indices: int64 [N], on the CPU; into the source.
-        targets: float32 [N, classes], each row adding up to 1, where pictures were mixed; else None.
+        indices: int64 [N], on the CPU; into the data set.
+        targets: float32 [N, classes], each row summing to 1, if images were mixed; else None.
     """
 
     number: int
@@ -139,37 +182,41 @@ class Batch:
 class EpochLoader:
     """The batches of an epoch, from any position on, for one of several processes.
 
-    The order is a function of (seed, epoch), a sample of (seed, epoch, index), mixing of (seed, epoch, batch); none
-    depends on the number of workers or processes, and torch's global generator is left alone. Global micro-batch j goes
-    to process j % world_size.
+    The order is a function of (seed, epoch), a sample of (seed, epoch, index), mixing of (seed, epoch, batch); these
+    do not depend on the number of workers or processes, and torch's global generator is left alone. Global micro-batch
+    j goes to process j % world_size.
+
+    A streamed data set (with `shards`) in shuffled order is different: its order also depends on the number of workers
+    and processes, images of files may come again before all others came once, and to start in the middle of an epoch
+    reads, without decoding, what comes before.
 
     Args:
-        source: where the pictures come from.
+        dataset: the images.
         transform: a `TrainTransform`, or the evaluation transform of `effnets.create_transform`.
-        batch_size: pictures in a micro-batch.
-        order: "shuffled"; "balanced": as many pictures of every class, to within one, those of small classes again and
-            again; or "sequential".
+        batch_size: images in a micro-batch.
+        order: "shuffled"; "balanced": equally many images of every class, to within one, repeating those of small
+            classes; or "sequential".
         seed: of order, augmentation and mixing.
         drop_last: leave out the last micro-batch if it is not full.
-        multiple: leave out as many of the last micro-batches as it takes for their number to be a multiple of this:
-            the processes times the steps of gradient accumulation.
-        workers: processes that prepare pictures; 0 prepares them here.
-        corrupt_limit: how many different pictures may turn out broken on the way. They are left out of their batches,
-            with a warning, and noted in `corrupt`; by default 5 % of all or 3, as `open_data` has it.
+        multiple: leave out as many of the last micro-batches as needed for their number to be a multiple of this: the
+            number of processes times the steps of gradient accumulation.
+        workers: processes that prepare images; 0 prepares them here.
+        corrupt_limit: how many different images may turn out corrupt. They are left out of their batches, with a
+            warning, and listed in `corrupt`; by default 5 % of all or 3, as in `open_data`.
         rank, world_size: this process's number and how many there are.
-        device: that images and labels come on.
-        channels_last: lay the images out so.
+        device: of images and labels.
+        channels_last: memory format of the images.
 
     Attributes:
-        corrupt: the pictures that turned out so.
+        corrupt: the images that turned out corrupt.
 
     Raises:
-        ArgumentError: an argument has a value it cannot take, or the pictures do not fill a batch.
+        ArgumentError: if an argument is out of its range, or the images do not fill a batch.
     """
 
     def __init__(
         self,
-        source: ImageDataset,
+        dataset: ImageDataset,
         transform: TrainTransform | Transform,
         *,
         batch_size: int,
@@ -184,125 +231,162 @@ class EpochLoader:
         device: torch.device | str = "cpu",
         channels_last: bool = False,
     ) -> None:
-        self.source, self.transform, self.order = source, transform, order
-        self.batch_size = check_integer("batch_size", batch_size, 1, "give the pictures in a batch, from 1")
+        self.dataset, self.transform, self.order = dataset, transform, order
+        self.batch_size = check_integer("batch_size", batch_size, 1, "give the images in a batch, from 1")
         self.seed = check_integer("seed", seed, 0, "give an integer from 0")
         check_integer("multiple", multiple, 1, "give an integer from 1")
-        check_integer("workers", workers, 0, "give a number of processes, from 0")
+        self.workers = check_integer("workers", workers, 0, "give a number of processes, from 0")
         if not 0 <= rank < world_size:
             raise ArgumentError(f"rank is {rank} of {world_size} processes; give one from 0 to {world_size - 1}")
         self.rank, self.world_size = rank, world_size
-        self.corrupt = CorruptImages(
-            len(source), allowed_corrupt(len(source)) if corrupt_limit is None else corrupt_limit
-        )
+        limit = allowed_corrupt(len(dataset)) if corrupt_limit is None else corrupt_limit
+        self.corrupt = CorruptImages(len(dataset), limit)
         self.device = torch.device(device)
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
-        whole = len(source) // self.batch_size if drop_last else -(-len(source) // self.batch_size)
+        whole = len(dataset) // self.batch_size if drop_last else -(-len(dataset) // self.batch_size)
         self._length = whole // multiple * multiple
         if not self._length:
             raise ArgumentError(
-                f"batch_size is {batch_size}, but {len(source)} pictures are too few for {multiple} "
+                f"batch_size is {batch_size}, but {len(dataset)} images are too few for {multiple} "
                 f"{'full ' if drop_last else ''}batches; choose a smaller batch size"
             )
-        if order == "balanced" and source.shards is not None:
+        if order == "balanced" and dataset.shards is not None:
             raise ArgumentError(
-                "pictures in shards on a server come shard by shard, so that a sampler cannot draw all classes alike; "
+                "a streamed data set comes file by file, so a sampler cannot balance its classes; "
                 "set balance to weights"
             )
-        self._requests = _RequestSampler()
         self._shutdown = WorkerShutdown()
-        self._loader: DataLoader[BatchResult] = DataLoader(
-            BatchDataset(source, transform, self.seed),
-            batch_size=None,  # a request is a whole batch already
-            sampler=self._requests,
-            num_workers=workers,
-            collate_fn=_as_is,  # type: ignore[arg-type] # there is no list without a batch size
-            persistent_workers=workers > 0,
-            worker_init_fn=self._shutdown.worker_init_fn,
-            pin_memory=self.device.type == "cuda",
-            generator=torch.Generator(),  # else it would draw from the global one
-        )
-        classes = len(source.class_names)
+        self._batches = BatchDataset(dataset, transform, self.seed)
+        self._streamed = dataset.shards is not None and order == "shuffled"
+        self._folder: TemporaryDirectory[str] | None = None
+        self._sampler = _RequestSampler()
+        self._loader: DataLoader[BatchResult] | None = None
+        if not self._streamed:
+            self._loader = self._data_loader(self._batches, workers, sampler=self._sampler, persistent=workers > 0)
+        classes = len(dataset.class_names)
         self._mixing = transform.mixing(classes) if isinstance(transform, TrainTransform) else None
-        self._mean, self._std = (self._per_channel(values) for values in _statistics(transform))
+        self._mean, self._std = (
+            self._per_channel(values) for values in (transform.preprocess.mean, transform.preprocess.std)
+        )
 
     def __len__(self) -> int:
         """Global micro-batches in an epoch, of all processes together."""
         return self._length
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """This process's batches of an epoch. Finish or drop one epoch before asking for the next.
+        """Yield this process's batches of an epoch. Finish or drop one epoch before asking for the next.
 
         Args:
             epoch: its number, from 0.
-            start: the global micro-batch to begin at; `len(self)` gives none.
+            start: the global micro-batch to start at; `len(self)` yields nothing.
 
         Raises:
-            DataError: more pictures are broken than may be, or all of a batch, or the data cannot be had any more; the
+            DataError: if too many images are corrupt, or all of a batch, or the data cannot be read anymore; the
                 message names them.
         """
-        order, repeats = self._order(epoch)
-        first = start + (self.rank - start) % self.world_size
-        size = self.batch_size
-        self._requests.pending = [
-            BatchRequest(number, epoch, order[number * size :][:size], repeats[number * size :][:size])
-            for number in range(first, self._length, self.world_size)
-        ]
-        for answer in self._loader:
-            if answer.fault is not None:
-                raise DataError(answer.fault)
-            self.corrupt.note(answer.broken)
-            if not len(answer.indices):
-                # Nothing to take a step by, and processes that skip one would fall out of step with the others.
+        numbers = range(start + (self.rank - start) % self.world_size, self._length, self.world_size)
+        results = self._stream(epoch, numbers) if self._streamed else self._requested(epoch, numbers)
+        for number, result in zip(numbers, results, strict=False):
+            if result.fault is not None:
+                raise DataError(result.fault)
+            self.corrupt.note(result.corrupt)
+            if not len(result.indices):
+                # There is nothing to take a step with, and processes that skip one would get out of step with others.
                 raise DataError(
-                    "no picture of a batch can be read; mend or remove them, or raise batch_size:"
-                    f"{reasons(answer.broken.values())}"
+                    "no image of a batch can be read; fix or remove them, or raise batch_size:"
+                    f"{reasons(result.corrupt.values())}"
                 )
-            yield self._finish(answer)
+            yield self._finish(result, epoch, number)
 
     def close(self) -> None:
-        """End the worker processes; there are no batches after this."""
+        """End the worker processes; no batches can be loaded after this."""
         self._shutdown.end_workers()
+        if self._folder is not None:
+            self._folder.cleanup()
+
+    def _data_loader(
+        self,
+        dataset: Dataset[BatchResult],
+        workers: int,
+        *,
+        sampler: _RequestSampler | None = None,
+        persistent: bool = False,
+    ) -> DataLoader[BatchResult]:
+        return DataLoader(
+            dataset,
+            batch_size=None,  # every item is a whole batch already
+            sampler=sampler,
+            num_workers=workers,
+            collate_fn=_as_is,  # type: ignore[arg-type] # there is no list without a batch size
+            persistent_workers=persistent,
+            worker_init_fn=self._shutdown.worker_init_fn,
+            pin_memory=self.device.type == "cuda",
+            generator=torch.Generator(),  # by default it would draw from the global one
+        )
+
+    def _requested(self, epoch: int, numbers: range) -> Iterator[BatchResult]:
+        order, repeats = self._order(epoch)
+        size = self.batch_size
+        self._sampler.pending = [
+            BatchRequest(number, epoch, order[number * size :][:size], repeats[number * size :][:size])
+            for number in numbers
+        ]
+        assert self._loader is not None
+        return iter(self._loader)
+
+    def _stream(self, epoch: int, numbers: range) -> Iterator[BatchResult]:
+        if not numbers:
+            return iter(())
+        if self._folder is None:
+            self._folder = stream_folder()
+        stream = stream_images(
+            self.dataset,
+            Path(self._folder.name),
+            seed=self.seed,
+            epoch=epoch,
+            rank=self.rank,
+            world_size=self.world_size,
+        )
+        workers = min(self.workers, stream.num_shards)
+        # Workers deliver in turn, so each skips the same number of batches, and the rest of a turn is dropped here.
+        skip, rest = divmod(numbers[0] // self.world_size, max(workers, 1))
+        batches = StreamedBatches(self._batches, stream, batch_size=self.batch_size, epoch=epoch, skip=skip)
+        return islice(self._data_loader(batches, workers), rest, None)
 
     def _order(self, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Indices, and how often each came before in this epoch."""
-        length = len(self.source)
-        nothing = np.zeros(length, np.int64)
+        """Return indices, and how often each came before in this epoch."""
+        length = len(self.dataset)
+        never = np.zeros(length, np.int64)
         match self.order:
             case "sequential":
-                return np.arange(length), nothing
+                return np.arange(length), never
             case "shuffled":
-                return shuffled_order(length, self.seed, epoch, self.source.shards), nothing
+                return shuffled_order(length, self.seed, epoch), never
             case "balanced":
-                order = balanced_order(self.source.labels, self.seed, epoch)
+                order = balanced_order(self.dataset.labels, self.seed, epoch)
                 return order, occurrences(order)
 
-    def _finish(self, answer: BatchResult) -> Batch:
-        request = answer.request
-        images = answer.images.to(self.device, non_blocking=True)
+    def _finish(self, result: BatchResult, epoch: int, number: int) -> Batch:
+        images = result.images.to(self.device, non_blocking=True)
         if images.dtype == torch.uint8:
             images = images.to(torch.float32).sub_(self._mean).div_(self._std)
         images = images.contiguous(memory_format=self.memory_format)
-        labels = torch.from_numpy(self.source.labels[answer.indices]).to(self.device, non_blocking=True)
+        labels = torch.from_numpy(self.dataset.labels[result.indices]).to(self.device, non_blocking=True)
         targets = None
         if self._mixing is not None:
-            with seeded(Stream.BATCH, self.seed, request.epoch, request.number):
+            with seeded(Stream.BATCH, self.seed, epoch, number):
                 images, targets = self._mixing(images, labels)
         return Batch(
-            number=request.number,
-            images=images,
-            labels=labels,
-            indices=torch.from_numpy(answer.indices),
-            targets=targets,
+            number=number, images=images, labels=labels, indices=torch.from_numpy(result.indices), targets=targets
         )
 
     def _per_channel(self, values: tuple[float, ...]) -> Tensor:
-        """On the scale of 0..255, to be broadcast over [N, 3, H, W]."""
+        """Scale to 0..255, shaped to be broadcast over [N, 3, H, W]."""
         return (255 * torch.tensor(values, dtype=torch.float32, device=self.device)).reshape(-1, 1, 1)
 
 
 class _RequestSampler:
-    """What the next iteration of the DataLoader asks for."""
+    """The requests of the next iteration of the DataLoader."""
 
     def __init__(self) -> None:
         self.pending: Sequence[BatchRequest] = ()
@@ -314,9 +398,5 @@ class _RequestSampler:
         return len(self.pending)
 
 
-def _as_is(answer: BatchResult) -> BatchResult:
-    return answer
-
-
-def _statistics(transform: TrainTransform | Transform) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    return transform.preprocess.mean, transform.preprocess.std
+def _as_is(result: BatchResult) -> BatchResult:
+    return result

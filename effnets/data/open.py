@@ -11,15 +11,11 @@ from typing import get_args
 import numpy as np
 
 from effnets.data.checks import MANY, Check, check_classes, check_filled, duplicate_notes, without_broken
-from effnets.data.csv import open_manifest
 from effnets.data.dataset import ImageDataset
-from effnets.data.download import is_url
-from effnets.data.folder import is_litter, open_folder
-from effnets.data.hub_dataset import open_hub_dataset
-from effnets.data.hub_stream import open_hub_stream
+from effnets.data.folder import is_litter, open_folder, open_manifest
+from effnets.data.hub import open_hub_dataset, open_hub_stream
 from effnets.data.parquet import open_parquet
-from effnets.data.remote_shards import open_remote_shards
-from effnets.data.shard_cache import default_cache
+from effnets.data.remote import is_url, open_remote_shards
 from effnets.data.splits import ALL, RawSplits, Splits, split_validation
 from effnets.data.tar import expand_braces, index_archive, is_webdataset, open_shards, open_tree
 from effnets.errors import ArgumentError, DataError, EffnetsError, MissingFileError
@@ -43,13 +39,11 @@ def open_dataset(
     """
     if is_url(data):
         _refuse_columns(data, "shards", image_column=image_column)
-        return open_remote_shards(expand_braces(data), default_cache(), label_key=label_column, progress=progress)
+        return open_remote_shards(expand_braces(data), label_key=label_column, progress=progress)
     if data.startswith("hf-dataset:"):
         return open_hub_dataset(data, image_column=image_column, label_column=label_column)
     if data.startswith("hf-stream:"):
-        return open_hub_stream(
-            data, default_cache(), image_column=image_column, label_column=label_column, progress=progress
-        )
+        return open_hub_stream(data, image_column=image_column, label_column=label_column, progress=progress)
     path = Path(data)
     if "{" in path.name and not path.exists():
         _refuse_columns(data, "shards", image_column=image_column)
@@ -197,9 +191,9 @@ def open_data(
     thorough = check == "full" or sum(map(len, sources.values())) <= MANY
     if any(source.shards is not None for source in sources.values()) and check == "quick":
         thorough, check = False, "none"
-        notes.append("pictures on a server: neither broken ones nor duplicates between splits were looked for")
+        notes.append("streamed images: not checked for corrupt ones or for duplicates between splits")
     elif not thorough and check == "quick":
-        notes.append(f"more than {MANY:,} pictures: neither broken ones nor duplicates between splits were looked for")
+        notes.append(f"more than {MANY:,} images: not checked for corrupt ones or for duplicates between splits")
         check = "none"
     for split in sources:
         sources[split], more = without_broken(

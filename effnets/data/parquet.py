@@ -1,4 +1,4 @@
-"""Pictures in parquet files, in the column layout of the Hugging Face Hub. Free of torch."""
+"""Images in parquet files, in the column layout of the Hugging Face Hub. Free of torch."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from effnets.data.classes import index_labels, read_class_names
 from effnets.data.dataset import ImageDataset
-from effnets.data.splits import ALL, RawSplits, split_of
+from effnets.data.splits import ALL, RawSplits, index_labels, read_class_names, split_of
 from effnets.errors import DataError, ImageError
 
 if TYPE_CHECKING:
@@ -42,7 +41,7 @@ class ParquetDataset(ImageDataset):
 
     def __init__(
         self,
-        files: Sequence[Path],
+        files: Sequence[Path | str],
         column: str,
         groups: NDArray[np.int64],
         labels: NDArray[np.int64],
@@ -78,6 +77,9 @@ class ParquetDataset(ImageDataset):
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_cache": OrderedDict()}
 
+    def _path(self, file: int) -> Path:
+        return Path(self.files[file])
+
     def _group_of(self, index: int) -> int:
         return int(np.searchsorted(self._starts, index, side="right")) - 1
 
@@ -98,7 +100,7 @@ class ParquetDataset(ImageDataset):
         file, number, _ = (int(value) for value in self.groups[group])
         try:
             # Without threads, which a forked worker would not have.
-            table = pq.ParquetFile(self.files[file]).read_row_group(number, columns=[self.column], use_threads=False)
+            table = pq.ParquetFile(self._path(file)).read_row_group(number, columns=[self.column], use_threads=False)
         except (pa.ArrowException, OSError) as error:
             raise ImageError(f"{self.files[file]}: row group {number} cannot be read ({_first_line(error)})") from error
         rows = table.column(self.column).combine_chunks()

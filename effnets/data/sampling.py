@@ -1,48 +1,62 @@
-"""In which order pictures are learned from, as a function of seed and epoch. Free of torch."""
+"""Order of the images of an epoch and seeding of augmentations: functions of seed, epoch and index."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import IntEnum
+
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from effnets.data.dataset import ImageDataset
 from effnets.errors import ArgumentError
 
-# Pictures of so many shards are mixed; fewer would leave neighbours together, more want more room where they lie.
-SHARDS_AT_ONCE = 4
+
+class Stream(IntEnum):
+    """First part of every key, so that draws for one purpose never share a key with those for another."""
+
+    SAMPLE = 1
+    BATCH = 2
 
 
-def shuffled_order(length: int, seed: int, epoch: int, shards: NDArray[np.int64] | None = None) -> NDArray[np.int64]:
-    """[length]; every index once.
+@contextmanager
+def seeded(*key: int) -> Iterator[None]:
+    """Seed torch's global CPU generator, which torchvision draws from, by `key`; restore its state at the end.
 
     Args:
-        length: how many there are.
-        seed: what the order depends on, with the `epoch`.
-        epoch: likewise.
-        shards: [length]; where they are given, their order is shuffled, and the pictures of every four in turn.
+        key: the stream, then integers from 0, such as seed, epoch and index. Keys of one stream must have one length:
+            NumPy ignores trailing zeros.
     """
-    generator = np.random.default_rng((seed, epoch))
-    if shards is None:
-        return generator.permutation(length)
-    by_shard = np.argsort(shards, kind="stable")
-    numbers, starts = np.unique(shards[by_shard], return_index=True)
-    pictures = [np.asarray(part) for part in np.split(by_shard, starts[1:])]
-    order = generator.permutation(len(numbers))
-    turns = [order[start : start + SHARDS_AT_ONCE] for start in range(0, len(order), SHARDS_AT_ONCE)]
-    return np.concatenate([generator.permutation(np.concatenate([pictures[one] for one in turn])) for turn in turns])
+    generator = torch.default_generator
+    before = generator.get_state()
+    generator.manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1))
+    try:
+        yield
+    finally:
+        generator.set_state(before)
 
 
-def some_images(source: ImageDataset, seed: int, count: int) -> NDArray[np.int64]:
-    """[at most `count`]; indices of pictures drawn by `seed`, of few shards where `source` has any."""
-    if source.shards is not None:
-        return shuffled_order(len(source), seed, 0, source.shards)[:count]
-    return np.random.default_rng(seed).permutation(len(source))[:count]
+def shuffled_order(length: int, seed: int, epoch: int) -> NDArray[np.int64]:
+    """Return every index once, [length], in an order drawn by (seed, epoch)."""
+    return np.random.default_rng((seed, epoch)).permutation(length)
+
+
+def some_images(dataset: ImageDataset, seed: int, count: int) -> NDArray[np.int64]:
+    """Return at most `count` indices drawn by `seed`; of a streamed data set, from as few files as possible."""
+    generator = np.random.default_rng(seed)
+    order = generator.permutation(len(dataset))
+    if dataset.shards is not None:
+        files = generator.permutation(int(dataset.shards.max()) + 1)
+        order = order[np.argsort(files[dataset.shards[order]], kind="stable")]
+    return order[:count]
 
 
 def balanced_order(labels: NDArray[np.int64], seed: int, epoch: int) -> NDArray[np.int64]:
-    """[len(labels)]; indices of which every class that has pictures gets the same number, to within one.
+    """Return [len(labels)] indices, the same number of every class that has images, to within one.
 
-    A class's pictures come round by turns: none a second time before all others of it came once.
+    No image of a class comes a second time before all others of it came once.
     """
     generator = np.random.default_rng((seed, epoch))
     order = generator.permutation(len(labels))
@@ -57,7 +71,7 @@ def balanced_order(labels: NDArray[np.int64], seed: int, epoch: int) -> NDArray[
 
 
 def occurrences(order: NDArray[np.int64]) -> NDArray[np.int64]:
-    """[len(order)]; how often each index stands further left already."""
+    """Return [len(order)]: how often each index occurs before its position."""
     by_index = np.argsort(order, kind="stable")
     _, starts, counts = np.unique(order[by_index], return_index=True, return_counts=True)
     result = np.empty_like(order)
@@ -66,18 +80,18 @@ def occurrences(order: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def class_weights(labels: NDArray[np.int64], classes: int, *, power: float = 1.0) -> NDArray[np.float32]:
-    """[classes]; weights of the loss against class imbalance: count ** -power, 1 on average over the pictures.
+    """Return [classes] loss weights against class imbalance: count ** -power, 1 on average over the images.
 
     Args:
-        labels: of all training pictures.
-        classes: how many there are; those without pictures weigh 0.
-        power: 1 makes all classes count the same, 0 all pictures, 0.5 is between.
+        labels: of all training images.
+        classes: how many there are; those without images weigh 0.
+        power: 1 weighs all classes the same, 0 all images, 0.5 is between.
 
     Raises:
-        ArgumentError: there are no pictures.
+        ArgumentError: if there are no labels.
     """
     if not len(labels):
-        raise ArgumentError("labels are empty; weights need pictures to count")
+        raise ArgumentError("labels are empty; weights need images to count")
     counts = np.bincount(labels, minlength=classes).astype(np.float64)
     weights = np.divide(1.0, counts**power, out=np.zeros_like(counts), where=counts > 0)
     return np.asarray(weights * counts.sum() / (weights * counts).sum(), np.float32)

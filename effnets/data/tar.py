@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import tarfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,10 +12,9 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from effnets.data.classes import index_labels, read_class_names
 from effnets.data.dataset import ImageDataset
 from effnets.data.folder import arrange
-from effnets.data.splits import ALL, RawSplits, named, split_of
+from effnets.data.splits import ALL, RawSplits, index_labels, named, read_class_names, split_of
 from effnets.errors import DataError, ImageError, MissingFileError
 from effnets.inference.image import image_suffixes
 
@@ -164,56 +162,20 @@ def _unreadable(path: Path, error: Exception) -> DataError:
 
 _LABEL_ENDINGS = ("cls", "json")
 _LABEL_KEYS = ("label", "cls", "class")
-_RANGE = re.compile(r"(\d+)\.\.(\d+)")
 
 
 def expand_braces(pattern: str) -> list[str]:
-    """What a shell makes of a pattern: "{train-{00..11},val-0}.tar" is 13 names.
+    """Expand a pattern as a shell does: "{train-{00..11},val-0}.tar" is 13 names.
 
     Raises:
-        DataError: a brace is open, or a range goes backwards.
+        DataError: if its braces do not pair.
     """
-    begin = pattern.find("{")
-    end = _closing(pattern, begin)
-    if begin < 0 and end < 0:
-        return [pattern]
-    if not 0 <= begin < end:
-        raise DataError(f"{pattern}: its braces do not pair; write, say, shards-{{000..007}}.tar")
-    inner, after = pattern[begin + 1 : end], expand_braces(pattern[end + 1 :])
-    numbers = _RANGE.fullmatch(inner)
-    if numbers:
-        first, last = int(numbers[1]), int(numbers[2])
-        if last < first:
-            raise DataError(f"{pattern}: {{{inner}}} goes backwards; write the smaller number first")
-        width = len(numbers[1]) if numbers[1].startswith("0") or len(numbers[1]) == len(numbers[2]) else 0
-        choices = [str(number).zfill(width) for number in range(first, last + 1)]
-    else:
-        choices = [name for choice in _alternatives(inner) for name in expand_braces(choice)]
-    return [pattern[:begin] + choice + rest for choice in choices for rest in after]
+    from braceexpand import braceexpand
 
-
-def _closing(pattern: str, begin: int) -> int:
-    """Where the brace at `begin` ends; -1 where it does not. Without any: where a closing one stands alone."""
-    if begin < 0:
-        return pattern.find("}")
-    depth = 0
-    for place in range(begin, len(pattern)):
-        depth += {"{": 1, "}": -1}.get(pattern[place], 0)
-        if depth == 0:
-            return place
-    return -1
-
-
-def _alternatives(inner: str) -> list[str]:
-    """What commas separate that stand in no braces."""
-    parts, depth = [""], 0
-    for sign in inner:
-        depth += {"{": 1, "}": -1}.get(sign, 0)
-        if sign == "," and depth == 0:
-            parts.append("")
-        else:
-            parts[-1] += sign
-    return parts
+    try:
+        return list(braceexpand(pattern, escape=False))
+    except ValueError:
+        raise DataError(f"{pattern}: its braces do not pair; write, say, shards-{{000..007}}.tar") from None
 
 
 def is_webdataset(archive: Archive) -> bool:

@@ -13,8 +13,8 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from effnets.data.augmentation import Augmentation
-from effnets.data.dataset import ImageDataset
-from effnets.data.seeding import seeded
+from effnets.data.dataset import LazyImage
+from effnets.data.sampling import seeded
 from effnets.spec.specs import PreprocessSpec
 from effnets.utils.arguments import check_size
 
@@ -50,19 +50,18 @@ class TrainTransform:
         self._on_pictures = _on_pictures(self.augmentation, self._mean_color)
         self._on_tensors = _on_tensors(self.augmentation, self._mean_color)
 
-    def __call__(self, source: ImageDataset, index: int, key: tuple[int, ...]) -> Tensor:
-        """The picture at `index` of `source` as a sample, uint8 [3, H, W].
+    def __call__(self, stored: LazyImage, key: tuple[int, ...]) -> Tensor:
+        """Return an augmented sample, uint8 [3, H, W].
 
         Args:
-            source: of the picture.
-            index: its place there.
-            key: integers by which everything random is drawn: (seed, epoch, index, …).
+            stored: the image.
+            key: integers that seed everything random: (stream, seed, epoch, index, …).
 
         Raises:
-            ImageError: the picture is unreadable.
+            ImageError: if the image is unreadable.
         """
         with seeded(*key):
-            image = self._crop(source, index)
+            image = self._crop(stored)
             for change in self._on_pictures:
                 image = change(image)
             sample = torch.from_numpy(np.array(image)).permute(2, 0, 1)
@@ -81,10 +80,10 @@ class TrainTransform:
             return v2.RandomChoice(choices)
         return choices[0] if choices else None
 
-    def _crop(self, source: ImageDataset, index: int) -> Image.Image:
+    def _crop(self, stored: LazyImage) -> Image.Image:
         if self.augmentation.crop == "resized":
-            return self._resized_crop(source, index)
-        image = source.image(index)
+            return self._resized_crop(stored)
+        image = stored.decode()
         scale = max(self.width / image.width, self.height / image.height)
         box = _central_box(image.width, image.height, self.width / scale, self.height / scale)
         image = image.resize((self.width, self.height), self._resample, box)
@@ -95,13 +94,12 @@ class TrainTransform:
         top, left = (int(torch.randint(2 * padding + 1, ())) for _ in range(2))
         return Image.fromarray(pixels[top : top + self.height, left : left + self.width])
 
-    def _resized_crop(self, source: ImageDataset, index: int) -> Image.Image:
+    def _resized_crop(self, stored: LazyImage) -> Image.Image:
         """Choose the crop first, so that a large JPEG is decoded no larger than the crop is to become."""
-        picture = source.picture(index)
-        width, height = picture.size()
+        width, height = stored.size()
         box = self._random_box(width, height)
         spare = min((box[2] - box[0]) / self.width, (box[3] - box[1]) / self.height)
-        image = picture.decode(reduce=max(power for power in (1, 2, 4, 8) if power == 1 or power <= spare))
+        image = stored.decode(reduce=max(power for power in (1, 2, 4, 8) if power == 1 or power <= spare))
         across, down = image.width / width, image.height / height
         box = (box[0] * across, box[1] * down, box[2] * across, box[3] * down)
         return image.resize((self.width, self.height), self._resample, box)

@@ -103,7 +103,7 @@ def compute_augmented_features(
     values = [features[np.isin(places, kept)] for features, places in zip(values, indices, strict=True)]
     return Features(
         values=torch.stack(values),
-        labels=torch.from_numpy(loader.source.labels[kept]).long(),
+        labels=torch.from_numpy(loader.dataset.labels[kept]).long(),
         broken=loader.corrupt.messages,
     )
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from effnets.data.cache import CachedDataset, cache_decoded
-from effnets.data.corrupt import allowed_corrupt, reasons
+from effnets.data.checks import allowed_corrupt, reasons
 from effnets.data.eval_loader import Pictures, default_workers
 from effnets.data.open import DataConfig, open_data
 from effnets.data.sampling import class_weights

@@ -151,5 +151,5 @@ def test_very_many_pictures_are_not_looked_at(tmp_path, monkeypatch):
     files = by_class(4) | {"cat/cut.jpg": truncated(picture(1))}
     splits = open_data(DataConfig(write(tmp_path, files), val_share=0))
     assert len(splits.train) == 9
-    assert splits.notes == ("more than 5 pictures: neither broken ones nor duplicates between splits were looked for",)
+    assert splits.notes == ("more than 5 images: not checked for corrupt ones or for duplicates between splits",)
     assert checks.MANY == 200_000

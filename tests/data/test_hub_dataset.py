@@ -47,8 +47,8 @@ def test_a_folder_that_the_library_reads(tmp_path, monkeypatch):
     assert Image.open(io.BytesIO(splits.train.read(0))).size == (16, 16)
 
 
-def test_what_cannot_be_had():
-    with pytest.raises(DataError, match=r"hf-dataset:nobody/nothing@main: cannot be had .*check the name"):
+def test_what_cannot_be_loaded():
+    with pytest.raises(DataError, match=r"hf-dataset:nobody/nothing@main: could not be loaded .*check the name"):
         open_data("hf-dataset:nobody/nothing@main")
 
 

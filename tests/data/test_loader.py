@@ -12,7 +12,7 @@ import torch
 
 from effnets.data import DataConfig, open_data
 from effnets.data.augmentation import Augmentation
-from effnets.data.cache import CachedDataset, cache_all
+from effnets.data.dataset import CachedDataset, cache_all
 from effnets.data.loader import EpochLoader
 from effnets.data.transforms import TrainTransform
 from effnets.errors import ArgumentError, DataError
@@ -196,9 +196,9 @@ def test_all_are_kept_or_none(source):
     looked_at = []
 
     class Watched(CachedDataset):
-        def picture(self, index):
+        def lazy_image(self, index):
             looked_at.append(index)
-            return super().picture(index)
+            return super().lazy_image(index)
 
     watched = Watched(source, 16, 0)
     looked_at.clear()

@@ -13,7 +13,7 @@ from PIL import Image
 from effnets.data import DataConfig, open_data
 from effnets.data.augmentation import Augmentation
 from effnets.data.dataset import ImageDataset
-from effnets.data.seeding import Stream, seeded
+from effnets.data.sampling import Stream, seeded
 from effnets.data.transforms import TrainTransform
 from effnets.errors import ArgumentError
 from effnets.spec.specs import PreprocessSpec
@@ -52,7 +52,7 @@ def gradient(width, height):
 
 
 def sample(source, augmentation, key=0, size=32):
-    return TrainTransform(PREPROCESS, size, augmentation)(source, 0, (Stream.SAMPLE, 0, 0, key, 0))
+    return TrainTransform(PREPROCESS, size, augmentation)(source.lazy_image(0), (Stream.SAMPLE, 0, 0, key, 0))
 
 
 def extent(tensor, width, height):
@@ -84,12 +84,12 @@ def test_crops_have_the_area_and_ratio_asked_for(kind):
 def test_large_jpegs_are_decoded_no_larger_than_needed():
     source = OnePicture(gradient(1600, 1200), "JPEG", quality=95)
     decoded = []
-    picture_class = type(source.picture(0))
+    picture_class = type(source.lazy_image(0))
     plain = picture_class.decode
 
     class Watched(OnePicture):
-        def picture(self, index):
-            encoded = super().picture(index)
+        def lazy_image(self, index):
+            encoded = super().lazy_image(index)
             watched = type("Watched", (), {})()
             watched.size = encoded.size
 
@@ -225,4 +225,4 @@ def test_settings_read_well():
 
 def test_a_folder_of_pictures(tmp_path):
     source = open_data(DataConfig(write(tmp_path, by_class(2)), val_share=0)).train
-    assert TrainTransform(PREPROCESS)(source, 1, (Stream.SAMPLE, 0, 0, 1, 0)).shape == (3, 32, 32)
+    assert TrainTransform(PREPROCESS)(source.lazy_image(1), (Stream.SAMPLE, 0, 0, 1, 0)).shape == (3, 32, 32)

@@ -27,9 +27,9 @@ class HubServer:
     Attributes:
         files: by path, at every commit. commit: where the branch is.
         address: of the Hub. token: that must be shown; None for none.
-        cuts: after how many bytes the next transfers of whole files end. refusals: statuses of the next ones.
-        whole: how often each file was asked for as a whole, and resumed: from some byte on.
-        sent: bytes of contents by whole files, and by ranges.
+        redirects: addresses that paths are sent on to.
+        whole: how often each file was requested as a whole.
+        sent: bytes of contents by ranges.
         turned_away: requests without the token.
     """
 
@@ -37,10 +37,8 @@ class HubServer:
     address: str = ""
     commit: str = COMMIT
     token: str | None = None
-    cuts: list[int] = field(default_factory=list)
-    refusals: list[int] = field(default_factory=list)
+    redirects: dict[str, str] = field(default_factory=dict)
     whole: Counter[str] = field(default_factory=Counter)
-    resumed: int = 0
     sent: Counter[str] = field(default_factory=Counter)
     turned_away: int = 0
 
@@ -120,36 +118,25 @@ def serving_hub(files: Mapping[str, bytes]) -> Iterator[HubServer]:
             content = hub.files[path]
             headers = {"ETag": f'"{etag(content)}"', "X_Repo_Commit": hub.commit, "Accept_Ranges": "bytes"}
             begin, _, end = (self.headers.get("Range") or "").removeprefix("bytes=").partition("-")
-            if end:
+            if path in hub.redirects:
+                headers |= {"X_Linked_Etag": headers["ETag"], "X_Linked_Size": str(len(content))}
+                self.answer(302, Location=hub.redirects[path], **headers)
+            elif end:
                 part = content[int(begin) : int(end) + 1]
                 hub.sent["ranges"] += len(part)
                 self.answer(206, part, **headers, Content_Range=f"bytes {begin}-{end}/{len(content)}")
-            elif self.command == "GET" and path.endswith(".parquet"):
-                self.send_whole(path, content, int(begin or 0), headers)
             else:
+                hub.whole[path] += self.command == "GET" and path.endswith(".parquet")
                 self.answer(200, content, **headers)
 
-        def send_whole(self, path: str, content: bytes, begin: int, headers: dict[str, str]) -> None:
-            hub.whole[path] += begin == 0
-            hub.resumed += begin > 0
-            if hub.refusals:
-                self.answer(hub.refusals.pop(0))
-                return
-            cut = hub.cuts.pop(0) if hub.cuts else len(content)
-            hub.sent["whole"] += len(content[begin : begin + cut])
-            if begin:
-                headers = {**headers, "Content_Range": f"bytes {begin}-{len(content) - 1}/{len(content)}"}
-            self.answer(206 if begin else 200, content[begin:], cut, **headers)
-
-        def answer(self, status: int, body: bytes = b"", cut: int | None = None, **headers: str) -> None:
+        def answer(self, status: int, body: bytes = b"", **headers: str) -> None:
             self.send_response(status)
             for name, value in headers.items():
                 self.send_header(name.replace("_", "-"), value)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             if self.command != "HEAD":
-                self.wfile.write(body[:cut])
-            self.close_connection = self.close_connection or cut is not None
+                self.wfile.write(body)
 
     with local_server(Handler) as hub.address:
         yield hub

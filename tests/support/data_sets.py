@@ -53,3 +53,8 @@ def pack(path: Path, files: Mapping[str, bytes]) -> Path:
 def truncated(content: bytes) -> bytes:
     """The first half of a file, as an interrupted copy leaves it."""
     return content[: len(content) // 2]
+
+
+def kept(folder: Path) -> list[Path]:
+    """What a folder of fetched files holds beside locks."""
+    return [path for path in folder.iterdir() if path.name != ".locks"] if folder.is_dir() else []

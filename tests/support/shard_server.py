@@ -1,4 +1,4 @@
-"""A server of files that can be told to fail: to cut transfers, to refuse, to know nothing of ranges."""
+"""A server of files that cuts transfers or refuses requests on demand."""
 
 from __future__ import annotations
 
@@ -19,9 +19,7 @@ class ShardServer:
         files: by name. address: to put before a name.
         cuts: after how many bytes the next transfers end. refusals: with what status the next requests are answered,
             0 for what was asked.
-        ranges: whether parts can be asked for. misplaced: how many of them begin a byte too late.
-        redirects: where names are sent on to, with their status.
-        asked: how often each name was; resumed: how often from the middle on. sent: bytes of contents.
+        asked: how often each name was.
         tokens: what each request showed to be let in; None for nothing.
     """
 
@@ -29,12 +27,7 @@ class ShardServer:
     address: str = ""
     cuts: list[int] = field(default_factory=list)
     refusals: list[int] = field(default_factory=list)
-    ranges: bool = True
-    misplaced: int = 0
-    redirects: dict[str, tuple[int, str]] = field(default_factory=dict)
     asked: Counter[str] = field(default_factory=Counter)
-    resumed: int = 0
-    sent: int = 0
     tokens: list[str | None] = field(default_factory=list)
 
 
@@ -50,34 +43,20 @@ def serving(files: Mapping[str, bytes]) -> Iterator[ShardServer]:
             state.tokens.append(self.headers.get("Authorization"))
             if state.refusals and (status := state.refusals.pop(0)):
                 self.send_error(status)
-            elif name in state.redirects:
-                status, address = state.redirects[name]
-                self.send_response(status)
-                self.send_header("Location", address)
-                self.end_headers()
             elif name not in state.files:
                 self.send_error(404)
             else:
                 self.send_content(state.files[name])
 
         def send_content(self, content: bytes) -> None:
-            etag, start = f'"{hash(content)}"', 0
-            asked = self.headers.get("Range")
-            if asked and state.ranges and self.headers.get("If-Range") == etag:
-                start = int(asked.removeprefix("bytes=").removesuffix("-"))
-                state.resumed += 1
-                if state.misplaced:
-                    state.misplaced -= 1
-                    start += 1
-            self.send_response(206 if start else 200)
-            if start:
-                self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
-            self.send_header("Content-Length", str(len(content) - start))
-            self.send_header("ETag", etag)
+            begin, _, end = (self.headers.get("Range") or "").removeprefix("bytes=").partition("-")
+            part = content[int(begin or 0) : int(end) + 1 if end else None]
+            self.send_response(206 if begin else 200)
+            if begin:
+                self.send_header("Content-Range", f"bytes {begin}-{int(begin) + len(part) - 1}/{len(content)}")
+            self.send_header("Content-Length", str(len(part)))
             self.end_headers()
-            end = start + state.cuts.pop(0) if state.cuts else len(content)
-            self.wfile.write(content[start:end])
-            state.sent += len(content[start:end])
+            self.wfile.write(part[: state.cuts.pop(0)] if state.cuts else part)
             self.close_connection = True
 
     with local_server(Handler) as address:

@@ -1,0 +1,310 @@
+"""Data sets on the Hugging Face Hub, and those that the `datasets` library has saved. Free of torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from effnets.data.dataset import ImageDataset
+from effnets.data.remote import FileStore, RemoteParquet, first_line, storage_limit
+from effnets.data.splits import ALL, SPLIT_NAMES, RawSplits, index_labels
+from effnets.errors import DataError, ImageError
+
+if TYPE_CHECKING:
+    from datasets import Dataset, DatasetBuilder, Features
+    from huggingface_hub import HfFileSystem
+
+
+_Table = TypeVar("_Table")
+
+_PREFIX, _STREAM = "hf-dataset:", "hf-stream:"
+_FILES_AT_ONCE = 8  # whose labels are read: mostly waiting for answers
+_NO_LABELS = (None, -1)  # how the library says that a class is not known
+
+
+class HubDataset(ImageDataset):
+    """Pictures in a column of a `datasets.Dataset`, which lies on disk and is read at random.
+
+    Args:
+        dataset: whose column holds encoded pictures: `cast_column(column, Image(decode=False))`.
+        column: its name.
+        labels: [len]; indices into the class names.
+        class_names: in the order of the network's outputs.
+        title: of the data set, for messages.
+    """
+
+    def __init__(
+        self, dataset: Dataset, column: str, labels: NDArray[np.int64], class_names: tuple[str, ...], title: str
+    ) -> None:
+        self.dataset, self.column, self.title = dataset.select_columns([column]), column, title
+        self.labels, self.class_names = labels, class_names
+
+    def name(self, index: int) -> str:
+        return f"{self.title}, row {index}"
+
+    def read(self, index: int) -> bytes:
+        row = self.dataset[index][self.column]
+        if row is None or (row["bytes"] is None and row["path"] is None):
+            raise ImageError(f"{self.name(index)} has no picture; leave the row out")
+        if row["bytes"] is not None:
+            return row["bytes"]
+        try:
+            return Path(row["path"]).read_bytes()
+        except OSError as error:
+            raise ImageError(f"{self.name(index)}, {row['path']}, cannot be read ({error.strerror})") from error
+
+    def sizes(self) -> NDArray[np.int64]:
+        return np.fromiter(map(self._size, range(len(self))), np.int64, len(self))
+
+    def _size(self, index: int) -> int:
+        try:
+            return len(self.read(index))
+        except ImageError:
+            return 0
+
+
+def open_hub_dataset(name: str, *, image_column: str | None = None, label_column: str | None = None) -> RawSplits:
+    """Pictures of "hf-dataset:user/name[@revision]", or of a folder that `Dataset.save_to_disk` wrote.
+
+    Raises:
+        DataError: the data set cannot be had, has no column of pictures or labels, or another fault.
+    """
+    title = name.removeprefix(_PREFIX)
+    tables, passed = known_splits(_load(title), name)
+    features = next(iter(tables.values())).features
+    image, label, notes = choose_columns(name, features, image_column, label_column)
+    declared = getattr(features[label], "names", None)
+    written, unlabelled = labeled_splits({split: table[label][:] for split, table in tables.items()}, name)
+    class_names, labels = index_labels(written, name, declared)
+    sources: dict[str, ImageDataset] = {
+        split: HubDataset(_undecoded(tables[split], image), image, labels[split], class_names, f"{title}, {split}")
+        for split in written
+    }
+    return RawSplits(sources=sources, notes=(*passed, *unlabelled, *notes))
+
+
+def known_splits(found: Mapping[str, _Table], name: str) -> tuple[dict[str, _Table], tuple[str, ...]]:
+    """Those splits that are for training, validation or test, by these words, and a note that names the others.
+
+    A single one is the whole data set, whatever it is called.
+
+    Raises:
+        DataError: there are several, and none of these.
+    """
+    if len(found) == 1:
+        split, table = next(iter(found.items()))
+        return {SPLIT_NAMES.get(str(split).lower(), ALL): table}, ()
+    known = {SPLIT_NAMES.get(str(split).lower(), ALL): table for split, table in found.items()}
+    known.pop(ALL, None)
+    if not known:
+        raise DataError(f"{name}: has the splits {', '.join(map(str, found))}; wanted are train, validation or test")
+    passed = [str(split) for split in found if str(split).lower() not in SPLIT_NAMES]
+    return known, (f"passed over the splits {', '.join(passed)}",) if passed else ()
+
+
+def labeled_splits(labels: Mapping[str, Sequence[Any]], name: str) -> tuple[dict[str, Sequence[Any]], tuple[str, ...]]:
+    """Labels by split without the splits that have none, such as ImageNet's test pictures, and notes about these.
+
+    Raises:
+        DataError: no split has labels, or some pictures of one have none.
+    """
+    kept = {split: values for split, values in labels.items() if any(value not in _NO_LABELS for value in values)}
+    if not kept:
+        raise DataError(f"{name}: none of its pictures has a label; name the right column with label_column")
+    for split, values in kept.items():
+        if None in values:
+            raise DataError(f"{name}: {split} has pictures without a label, row {list(values).index(None)} first")
+    return kept, tuple(f"passed over {split}: its images have no labels" for split in labels if split not in kept)
+
+
+def unavailable(name: str, error: Exception) -> DataError:
+    """Return the error to raise if the Hub or its libraries fail."""
+    return DataError(
+        f"{name}: could not be loaded ({first_line(error)}); check the name, the revision and the network, or whether "
+        "HF_HUB_OFFLINE is set"
+    )
+
+
+def _import_datasets(name: str) -> ModuleType:
+    try:
+        import datasets
+    except ImportError as error:
+        raise DataError(f"{name}: needs the datasets library; pip install 'effnets[train]'") from error
+    return datasets
+
+
+def _load(title: str) -> Mapping[str, Dataset]:
+    datasets = _import_datasets(f"{_PREFIX}{title}")
+    path, _, revision = title.partition("@")
+    try:
+        if _saved(Path(path)):
+            loaded = datasets.load_from_disk(path)
+        else:
+            loaded = datasets.load_dataset(path, revision=revision or None)
+    except Exception as error:  # the library raises anything, from ConnectionError to its own classes
+        raise unavailable(f"{_PREFIX}{title}", error) from error
+    return loaded if isinstance(loaded, dict) else {ALL: loaded}
+
+
+def _saved(folder: Path) -> bool:
+    return (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file()
+
+
+def _undecoded(table: Dataset, column: str) -> Dataset:
+    from datasets import Image
+
+    return table.cast_column(column, Image(decode=False))
+
+
+def choose_columns(
+    name: str, features: Features, image: str | None, label: str | None
+) -> tuple[str, str, tuple[str, ...]]:
+    """The columns of pictures and of labels, these or those that are declared, and a note where there is a choice.
+
+    Raises:
+        DataError: there is no such column.
+    """
+    from datasets import Image
+
+    images = [image] if image else [column for column, kind in features.items() if isinstance(kind, Image)]
+    labels = [label] if label else _class_columns(features)
+    if not labels:
+        labels = [column for column in ("label", "labels") if column in features]
+    for argument, found in (("image_column", images), ("label_column", labels)):
+        if not found or found[0] not in features:
+            option = "--" + argument.replace("_", "-")
+            raise DataError(
+                f"{name}: has the columns {', '.join(features)}; name the right one with {argument} ({option})"
+            )
+    if label is None and len(labels) > 1:
+        note = f"of the columns of classes, {', '.join(labels)}, {labels[0]} is learned; name another by label_column"
+        return images[0], labels[0], (note,)
+    return images[0], labels[0], ()
+
+
+def _class_columns(features: Features) -> list[str]:
+    from datasets import ClassLabel
+
+    return [column for column, kind in features.items() if isinstance(kind, ClassLabel)]
+
+
+def open_hub_stream(
+    name: str,
+    *,
+    image_column: str | None = None,
+    label_column: str | None = None,
+    progress: Callable[[str, float], object],
+) -> RawSplits:
+    """Open the parquet files of "hf-stream:user/name", with "/configuration" and "@revision" if it has several.
+
+    Of each file, only the labels are read at first. Training reads file after file (`effnets.data.remote`); files are
+    kept if all of them fit into `storage_limit`.
+
+    Args:
+        name: as above.
+        image_column, label_column: their names; by default the only ones of such a type.
+        progress: called before each file with a description and the share done, 0 to 1.
+
+    Raises:
+        DataError: if the data set cannot be loaded, is not in parquet or has no column of images or labels.
+    """
+    builder, paths = _parquet_files(name)
+    from huggingface_hub import HfFileSystem, constants
+
+    files = HfFileSystem(endpoint=constants.ENDPOINT)  # an instance for another endpoint would be reused
+    every = [path for of_split in paths.values() for path in of_split]
+    try:
+        features = builder.info.features or _features(files, every[0])
+    except Exception as error:  # the libraries raise anything, from ConnectionError to their own classes
+        raise unavailable(name, error) from error
+    image, label, notes = choose_columns(name, features, image_column, label_column)
+    chosen, skipped = known_splits(paths, name)
+    every = [path for of_split in chosen.values() for path in of_split]
+    with ThreadPoolExecutor(_FILES_AT_ONCE) as threads:
+        try:
+            answers = threads.map(lambda path: _File.read(files, path, label), every)
+            found: dict[str, _File] = {}
+            for path in every:
+                progress(f"reading the labels of file {len(found) + 1} of {len(every)}", len(found) / len(every))
+                found[path] = next(answers)
+        finally:
+            threads.shutdown(cancel_futures=True)
+    streamed = sum(file.size for file in found.values()) > storage_limit()
+    written = {split: [one for path in of_split for one in found[path].labels] for split, of_split in chosen.items()}
+    labels, unlabeled = labeled_splits(written, name)
+    class_names, indices = index_labels(labels, name, getattr(features[label], "names", None))
+    store, sources = FileStore(), dict[str, ImageDataset]()
+    for split in labels:
+        of_split = [found[path] for path in chosen[split]]
+        groups = [(i, group, rows) for i, file in enumerate(of_split) for group, rows in enumerate(file.group_rows)]
+        sources[split] = RemoteParquet(
+            [file.url for file in of_split], image, np.array(groups), indices[split], class_names, store,
+            streamed=streamed,
+        )  # fmt: skip
+    partial = ("the Hub has converted only the beginning of this data set to parquet",)
+    notes = (*skipped, *(partial if any("/partial-" in path for path in every) else ()), *unlabeled, *notes)
+    return RawSplits(sources=sources, notes=notes, revision=every[0].partition("@")[2].partition("/")[0])
+
+
+def _parquet_files(name: str) -> tuple[DatasetBuilder, dict[str, list[str]]]:
+    """Return a data set's builder and its files by split, at a commit."""
+    repository, _, revision = name.removeprefix(_STREAM).partition("@")
+    parts = repository.split("/")
+    if not all(parts) or len(parts) > 3:
+        raise DataError(f"{name}: names no data set; write {_STREAM}user/name, user/name/configuration, or …@revision")
+    datasets = _import_datasets(name)
+    try:
+        builder = datasets.load_dataset_builder(
+            f"hf://datasets/{'/'.join(parts[:2])}", "".join(parts[2:]) or None, revision=revision or None
+        )
+        paths = {str(split): [str(path) for path in files] for split, files in builder.config.data_files.items()}
+    except Exception as error:  # the libraries raise anything, from ConnectionError to their own classes
+        raise unavailable(name, error) from error
+    others = [path for files in paths.values() for path in files if not path.endswith(".parquet")]
+    if others:
+        raise DataError(
+            f"{name}: is not in parquet ({others[0].rpartition('/')[2]}); try …@refs/convert/parquet, where the Hub "
+            "may have converted it, name tar shards by their URLs, https://…, or fetch it whole as hf-dataset:…"
+        )
+    return builder, paths
+
+
+def _features(files: HfFileSystem, path: str) -> Features:
+    import pyarrow.parquet as pq
+    from datasets import Features
+
+    with files.open(path, cache_type="none") as file:
+        return Features.from_arrow_schema(pq.read_schema(file))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _File:
+    """A parquet file on the Hub: its size in bytes, rows by row group, and labels as written."""
+
+    url: str
+    size: int
+    group_rows: list[int]
+    labels: list[Any]
+
+    @classmethod
+    def read(cls, files: HfFileSystem, path: str, label: str) -> _File:
+        import pyarrow.parquet as pq
+
+        try:
+            with files.open(path, cache_type="none") as file:  # reads nothing beyond the footer and the labels
+                table = pq.ParquetFile(file)
+                return cls(
+                    url=files.url(path),
+                    size=file.size,
+                    group_rows=[table.metadata.row_group(i).num_rows for i in range(table.num_row_groups)],
+                    labels=table.read(columns=[label], use_threads=False).column(0).to_pylist(),
+                )
+        except Exception as error:  # of pyarrow, the client, and what the client is built on
+            raise unavailable(files.url(path), error) from error
