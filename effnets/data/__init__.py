@@ -1,4 +1,4 @@
-"""Where pictures and their labels come from. Only `transforms` and `loader` know torch, and are imported by name."""
+"""Where images and their labels come from. Only `transforms` and `loader` know torch, and are imported by name."""
 
 from effnets.data.dataset import ImageDataset
 from effnets.data.open import DataConfig, EvaluationData, open_data, open_evaluation_data

@@ -1,4 +1,4 @@
-"""What may be done to pictures while they are learned from, as plain settings. Free of torch."""
+"""What may be done to images while they are learned from, as plain settings. Free of torch."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class Augmentation:
 
     Attributes:
         crop: "resized": a part of random area and aspect ratio, brought to the input size (Szegedy et al. 2015);
-            "padded": the whole picture at input size, shifted by up to `padding` pixels with its border mirrored, as
+            "padded": the whole image at input size, shifted by up to `padding` pixels with its border mirrored, as
             is usual for CIFAR; "center": the same place always.
-        scale: part of the picture's area that a resized crop shows, from and to.
+        scale: part of the image's area that a resized crop shows, from and to.
         ratio: its width over its height, from and to, times that of the input.
         padding: pixels that a padded crop may be shifted by.
         horizontal_flip, vertical_flip: with what probability.
@@ -33,7 +33,7 @@ class Augmentation:
         grayscale: with what probability.
         policy: "randaugment" (Cubuk et al. 2019, arXiv:1909.13719), "autoaugment" (Cubuk et al. 2018,
             arXiv:1805.09501, ImageNet's policy), "trivialaugment" (Müller and Hutter 2021, arXiv:2103.10158), "none".
-        policy_layers, policy_magnitude: of RandAugment: changes to a picture, and their strength from 0 to 30.
+        policy_layers, policy_magnitude: of RandAugment: changes to an image, and their strength from 0 to 30.
         random_erasing: with what probability a rectangle takes the mean colour (Zhong et al. 2017, arXiv:1708.04896).
         mixup: α of the Beta distribution that batches are blended by (Zhang et al. 2017, arXiv:1710.09412); 0 for no.
         cutmix: likewise, patches are exchanged (Yun et al. 2019, arXiv:1905.04899). With both, a coin chooses.
@@ -73,18 +73,18 @@ class Augmentation:
         self._check_range("scale", 1.0, "give two parts of the area, such as (0.35, 1.0)")
         self._check_range("ratio", 100.0, "give two aspect ratios, such as (0.75, 1.33)")
         check_integer("padding", self.padding, 0, "give pixels, from 0")
-        check_integer("policy_layers", self.policy_layers, 0, "give how many changes a picture gets, from 0")
+        check_integer("policy_layers", self.policy_layers, 0, "give how many changes an image gets, from 0")
         if check_integer("policy_magnitude", self.policy_magnitude, 0, "give a strength from 0 to 30") > 30:
             raise ArgumentError(f"policy_magnitude is {self.policy_magnitude}; give a strength from 0 to 30")
 
     @classmethod
     def none(cls) -> Augmentation:
-        """Nothing random: the centre of every picture."""
+        """Nothing random: the centre of every image."""
         return cls(crop="center", horizontal_flip=0.0)
 
     @property
     def mixes(self) -> bool:
-        """Whether pictures of a batch are mixed, so that targets are no single classes."""
+        """Whether images of a batch are mixed, so that targets are no single classes."""
         return self.mixup > 0 or self.cutmix > 0
 
     def __str__(self) -> str:

@@ -1,4 +1,4 @@
-"""What is wrong with a data set, found before any time is spent on it. Free of torch."""
+"""Checks of a data set before and while it is used: corrupt images, empty classes, duplicates. Free of torch."""
 
 from __future__ import annotations
 
@@ -16,10 +16,9 @@ from effnets.errors import DataError, ImageError
 
 Check = Literal["none", "quick", "full"]
 
-# Above, looking into every file at each start costs more than it saves.
+# Above this many images, checking every file at each start costs more than it saves.
 MANY = 200_000
-
-# A handful of broken pictures is no reason to stop, however small the data set.
+# A handful of corrupt images is no reason to stop, however small the data set.
 _ALWAYS_ALLOWED = 3
 _SHOWN = 5
 
@@ -27,162 +26,161 @@ _JPEG_BEGIN, _JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
 _PNG_BEGIN, _PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
 
 
-def without_broken(
+def without_corrupt(
     split: str,
-    source: ImageDataset,
+    dataset: ImageDataset,
     *,
     check: Check,
     limit: float,
     strict: bool,
-    progress: Callable[[str, float], object] = lambda _what, _share: None,
+    progress: Callable[[str, float], object],
 ) -> tuple[ImageDataset, tuple[str, ...]]:
-    """Leave out the pictures that cannot be read.
+    """Leave out the images that cannot be read.
 
     Args:
-        split: what the pictures are called, for messages.
-        source: of the pictures.
-        check: "full" decodes every picture. "quick" takes a JPEG or PNG that is whole from its first to its last bytes
-            for readable, and decodes the others. "none" looks at nothing.
-        limit: part of the pictures that may be left out; 3 always may.
-        strict: allow none.
-        progress: called again and again with what is being done and the share of it that is.
+        split: name of the images, for messages.
+        dataset: the images.
+        check: "full" decodes every image. "quick" accepts a JPEG or PNG whose first and last bytes are right, and
+            decodes the others. "none" checks nothing.
+        limit: part of the images that may be left out; 3 always may.
+        strict: allow no corrupt image.
+        progress: called with a description of the current step and its share done.
 
     Returns:
-        the readable pictures, and a note that names the others.
+        the readable images, and a note that names the others.
 
     Raises:
-        DataError: more are broken than may be.
+        DataError: if more are corrupt than allowed.
     """
     if check == "none":
-        return source, ()
-    broken: dict[int, str] = {}
-    for index in range(len(source)):
-        progress(f"looking at the pictures of {split}", index / len(source))
+        return dataset, ()
+    corrupt: dict[int, str] = {}
+    for index in range(len(dataset)):
+        progress(f"checking the images of {split}", index / len(dataset))
         try:
-            if check == "full" or not _is_whole(source.read(index)):
-                source.image(index)
+            if check == "full" or not _is_whole(dataset.read(index)):
+                dataset.image(index)
         except ImageError as error:
-            broken[index] = str(error)
-    if not broken:
-        return source, ()
-    allowed = 0 if strict else allowed_corrupt(len(source), limit)
-    names = [source.name(index) for index in broken]
-    if len(broken) > allowed:
-        hint = "mend or remove them" + (", or do without strict" if strict else "")
+            corrupt[index] = str(error)
+    if not corrupt:
+        return dataset, ()
+    allowed = 0 if strict else allowed_corrupt(len(dataset), limit)
+    if len(corrupt) > allowed:
+        hint = "fix or remove them" + (", or leave strict out" if strict else "")
         raise DataError(
-            f"{split}: {len(broken)} of {len(source)} pictures cannot be read, and {allowed} may be left out; "
-            f"{hint}:{reasons(broken.values())}"
+            f"{split}: {len(corrupt)} of {len(dataset)} images cannot be read, and {allowed} may be left out; "
+            f"{hint}:{reasons(corrupt.values())}"
         )
-    kept = np.setdiff1d(np.arange(len(source)), list(broken))
-    return source.subset(kept), (f"left out of {split}: {named('broken picture', names)}",)
-
-
-def check_classes(sources: Mapping[str, ImageDataset], learned: str | None, origin: str) -> tuple[str, ...]:
-    """Raise a DataError if there is nothing to tell apart; note the classes that lack pictures.
-
-    Args:
-        sources: by split.
-        learned: the split that is learned from, if any.
-        origin: what the data set is called.
-    """
-    class_names = next(iter(sources.values())).class_names
-    if learned is not None and len(class_names) < 2:
-        raise DataError(
-            f"{origin}: has one class only, {class_names[0]}, so there is nothing to tell apart; add pictures of others"
-        )
-    notes = []
-    for split, source in sources.items():
-        counts = np.bincount(source.labels, minlength=len(class_names))
-        empty = [class_names[label] for label in np.flatnonzero(counts == 0)]
-        if split == learned and len(class_names) - len(empty) < 2:
-            raise DataError(
-                f"{origin}: has readable pictures of {len(class_names) - len(empty)} classes; two are needed"
-            )
-        if empty:
-            notes.append(f"{split} has no picture of {named('class', empty)}")
-    return tuple(notes)
-
-
-def check_filled(empty: Sequence[str], done: str, origin: str) -> None:
-    """Raise a DataError if there are classes with no picture, so that nothing could be `done` with them."""
-    if empty:
-        raise DataError(
-            f"{origin}: {named('class', empty)} without a picture, so nothing could be {done} of it; "
-            "remove the empty folder, or put pictures into it"
-        )
-
-
-def duplicate_notes(sources: Mapping[str, ImageDataset]) -> tuple[str, ...]:
-    """A note for every two splits that share pictures, byte for byte: what is measured on these says nothing."""
-    by_digest: dict[tuple[int, bytes], dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
-    sizes = {split: source.sizes() for split, source in sources.items()}
-    for split, source in sources.items():
-        others = np.concatenate([sizes[other] for other in sources if other != split] or [np.array([], np.int64)])
-        for index in np.flatnonzero(np.isin(sizes[split], others) & (sizes[split] > 0)):
-            digest = hashlib.sha256(source.read(int(index))).digest()
-            by_digest[int(sizes[split][index]), digest][split].append(int(index))
-    notes = []
-    splits = list(sources)
-    for position, first in enumerate(splits):
-        for second in splits[position + 1 :]:
-            shared = [places for places in by_digest.values() if first in places and second in places]
-            if shared:
-                names = [
-                    f"{sources[second].name(places[second][0])} = {sources[first].name(places[first][0])}"
-                    for places in shared
-                ]
-                count = sum(len(places[second]) for places in shared)
-                notes.append(
-                    f"{count} of the {len(sources[second])} pictures of {second} are in {first} as well, which "
-                    f"flatters the accuracy: {'; '.join(names[:3])}{'; …' if len(names) > 3 else ''}"
-                )
-    return tuple(notes)
+    kept = np.setdiff1d(np.arange(len(dataset)), list(corrupt))
+    names = [dataset.name(index) for index in corrupt]
+    return dataset.subset(kept), (f"left out of {split}: {named('corrupt image', names)}",)
 
 
 def _is_whole(data: bytes) -> bool:
-    """Whether a JPEG or PNG begins and ends as it should; some cameras fill JPEGs up with zeros."""
+    """Return whether a JPEG or PNG begins and ends as it should; some cameras pad JPEGs with zeros."""
     if data.startswith(_JPEG_BEGIN):
         return data.rstrip(b"\0").endswith(_JPEG_END)
     return data.startswith(_PNG_BEGIN) and data.endswith(_PNG_END)
 
 
-def allowed_corrupt(pictures: int, limit: float = 0.05) -> int:
-    """How many of so many pictures may be broken: the part `limit` of them, or 3 if that is more."""
-    return max(_ALWAYS_ALLOWED, int(limit * pictures))
+def check_classes(datasets: Mapping[str, ImageDataset], trained: str | None, origin: str) -> tuple[str, ...]:
+    """Return notes about classes without images.
+
+    Args:
+        datasets: by split.
+        trained: the split to train on, if any.
+        origin: name of the data set.
+
+    Raises:
+        DataError: if fewer than two classes could be trained.
+    """
+    class_names = next(iter(datasets.values())).class_names
+    if trained is not None and len(class_names) < 2:
+        raise DataError(f"{origin}: has only one class, {class_names[0]}, and training needs two; add images of others")
+    notes = []
+    for split, dataset in datasets.items():
+        counts = np.bincount(dataset.labels, minlength=len(class_names))
+        empty = [class_names[label] for label in np.flatnonzero(counts == 0)]
+        if split == trained and len(class_names) - len(empty) < 2:
+            raise DataError(f"{origin}: has readable images of {len(class_names) - len(empty)} classes; two are needed")
+        if empty:
+            notes.append(f"{split} has no image of {named('class', empty)}")
+    return tuple(notes)
+
+
+def check_filled(empty: Sequence[str], purpose: str, origin: str) -> None:
+    """Raise a DataError if there are classes without an image, which `purpose` needs."""
+    if empty:
+        raise DataError(
+            f"{origin}: {named('class', empty)} without an image, but {purpose} needs one of each; "
+            "remove the empty folder, or add images to it"
+        )
+
+
+def duplicate_notes(datasets: Mapping[str, ImageDataset]) -> tuple[str, ...]:
+    """Return a note for every two splits that share images, byte for byte: these make a measurement too good."""
+    by_digest: dict[tuple[int, bytes], dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
+    sizes = {split: dataset.sizes() for split, dataset in datasets.items()}
+    for split, dataset in datasets.items():
+        others = np.concatenate([sizes[other] for other in datasets if other != split] or [np.array([], np.int64)])
+        for index in np.flatnonzero(np.isin(sizes[split], others) & (sizes[split] > 0)):
+            digest = hashlib.sha256(dataset.read(int(index))).digest()
+            by_digest[int(sizes[split][index]), digest][split].append(int(index))
+    notes = []
+    splits = list(datasets)
+    for position, first in enumerate(splits):
+        for second in splits[position + 1 :]:
+            shared = [places for places in by_digest.values() if first in places and second in places]
+            if shared:
+                names = [
+                    f"{datasets[second].name(places[second][0])} = {datasets[first].name(places[first][0])}"
+                    for places in shared
+                ]
+                count = sum(len(places[second]) for places in shared)
+                notes.append(
+                    f"{count} of the {len(datasets[second])} images of {second} are in {first} as well, which "
+                    f"inflates the accuracy: {'; '.join(names[:3])}{'; …' if len(names) > 3 else ''}"
+                )
+    return tuple(notes)
+
+
+def allowed_corrupt(images: int, limit: float = 0.05) -> int:
+    """Return how many of so many images may be corrupt: the part `limit` of them, or 3 if that is more."""
+    return max(_ALWAYS_ALLOWED, int(limit * images))
 
 
 def reasons(messages: Iterable[str]) -> str:
-    """The first of the messages, each on a line of its own."""
+    """Return the first of the messages, each on its own line."""
     return "".join(f"\n  {message}" for message in list(messages)[:_SHOWN])
 
 
 class CorruptImages:
-    """The pictures of a set that turned out broken while it was read, which are left out of their batches.
+    """Images that turned out corrupt while they were read; they are left out of their batches.
 
     Args:
-        pictures: how many the set has.
-        limit: how many of them may be broken.
+        images: how many images the data set has.
+        limit: how many of them may be corrupt.
 
     Attributes:
         messages: what was wrong with each, by index.
     """
 
-    def __init__(self, pictures: int, limit: int) -> None:
-        self.pictures, self.limit = pictures, limit
+    def __init__(self, images: int, limit: int) -> None:
+        self.images, self.limit = images, limit
         self.messages: dict[int, str] = {}
 
-    def note(self, broken: Mapping[int, str]) -> None:
-        """Remember the broken pictures of a batch, with a warning for each that is new.
+    def note(self, corrupt: Mapping[int, str]) -> None:
+        """Add the corrupt images of a batch, with a warning for each that is new.
 
         Raises:
-            DataError: there are more than may be, or no others are left; the message names them.
+            DataError: if more are corrupt than allowed, or all; the message names them.
         """
-        for index, message in broken.items():
+        for index, message in corrupt.items():
             if index not in self.messages:
                 warnings.warn(f"left out of its batch: {message}", stacklevel=4)
-        self.messages.update(broken)
-        if len(self.messages) > self.limit or len(self.messages) == self.pictures:
+        self.messages.update(corrupt)
+        if len(self.messages) > self.limit or len(self.messages) == self.images:
             raise DataError(
-                f"{len(self.messages)} of {self.pictures} pictures cannot be read, and {self.limit} may be "
-                f"left out; mend or remove them:{reasons(self.messages.values())}"
+                f"{len(self.messages)} of {self.images} images cannot be read, and {self.limit} may be "
+                f"left out; fix or remove them:{reasons(self.messages.values())}"
             )

@@ -1,4 +1,4 @@
-"""Which split and class a picture belongs to by its path: ``[train/|val/|test/]class/…/picture``. Touches no file."""
+"""Which split and class an image belongs to by its path: ``[train/|val/|test/]class/…/image``. Touches no file."""
 
 from __future__ import annotations
 
@@ -18,27 +18,25 @@ from effnets.errors import DataError, ImageError
 from effnets.inference.image import image_suffixes
 
 _Path: TypeAlias = tuple[str, ...]
-_Classes: TypeAlias = dict[str, list[int]]  # positions of pictures by class; empty ones too
+_Classes: TypeAlias = dict[str, list[int]]  # positions of images by class; empty ones too
 
 _SPLIT = "split"
 _SHOWN = 5
 
 # What operating systems leave behind in folders.
-_LITTER = frozenset({"thumbs.db", "desktop.ini", "__macosx"})
+_JUNK = frozenset({"thumbs.db", "desktop.ini", "__macosx"})
 
-_WANTED = (
-    "wanted are folders named like the classes, with pictures in them, or train/, val/ and test/ with such folders"
-)
+_WANTED = "wanted are folders named like the classes, with images in them, or train/, val/ and test/ with such folders"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
-    """Pictures by split and class.
+    """Images by split and class.
 
     Attributes:
         class_names: of the training split, or of all splits where there is none; in the order of `ordered`.
         splits: (position among the files, label) by "train", "val" and "test", or by "all" where nothing is divided.
-        empty: classes that training, or what is not divided, has a folder for and no picture of.
+        empty: classes that training, or what is not divided, has a folder for and no image of.
         notes: what was passed over.
     """
 
@@ -48,46 +46,46 @@ class Layout:
     notes: tuple[str, ...]
 
 
-def is_litter(name: str) -> bool:
+def is_junk(name: str) -> bool:
     """Whether a file or folder is hidden, or one that operating systems make for themselves."""
-    return name.startswith(".") or name.lower() in _LITTER
+    return name.startswith(".") or name.lower() in _JUNK
 
 
 def arrange(files: Sequence[str], folders: Iterable[str], origin: str) -> Layout:
     """Sort files into splits and classes.
 
     A folder around everything is looked through. Folders named train, val (valid, validation) and test divide the
-    data, unless they hold pictures themselves, beside other folders: then they are classes (one of trains, say).
+    data, unless they hold images themselves, beside other folders: then they are classes (one of trains, say).
 
     Args:
         files: paths with slashes, relative to the data set; hidden ones are passed over silently.
-        folders: likewise; they make classes without pictures known.
+        folders: likewise; they make classes without images known.
         origin: what the data set is called, for errors.
 
     Raises:
         DataError: the paths are no such tree, or a split has classes that training lacks.
     """
-    pictures, others = _pictures(files)
-    if not pictures:
+    images, others = _images(files)
+    if not images:
         found = f"; there is only {named('other file', others, 3)}" if others else ""
-        raise DataError(f"{origin}: no picture in it{found}; {_WANTED}")
-    known = [path for path in map(_parts, folders) if not any(map(is_litter, path))]
-    depth = _depth_of_root(pictures.values(), known)
-    pictures = {position: path[depth:] for position, path in pictures.items()}
+        raise DataError(f"{origin}: no image in it{found}; {_WANTED}")
+    known = [path for path in map(_parts, folders) if not any(map(is_junk, path))]
+    depth = _depth_of_root(images.values(), known)
+    images = {position: path[depth:] for position, path in images.items()}
     known = [path[depth:] for path in known if len(path) > depth]
-    splits, stray = _splits(pictures, known, origin)
+    splits, stray = _splits(images, known, origin)
     learned = splits.get("train") or splits.get(ALL, {})
     notes = []
     if others:
-        notes.append(f"passed over {named('file', others, 3)} with no picture's ending")
+        notes.append(f"passed over {named('file', others, 3)} with no image's ending")
     if stray:
-        notes.append(f"passed over {named('picture', [files[i] for i in stray], 3)} outside of every class folder")
-    if len(stray) == len(pictures):
-        raise DataError(f"{origin}: {named('picture', [files[i] for i in stray], 3)} in no class folder; {_WANTED}")
+        notes.append(f"passed over {named('image', [files[i] for i in stray], 3)} outside of every class folder")
+    if len(stray) == len(images):
+        raise DataError(f"{origin}: {named('image', [files[i] for i in stray], 3)} in no class folder; {_WANTED}")
     class_names = class_names_of(splits, origin)
     return Layout(
         class_names=class_names,
-        splits={split: _labelled(classes, class_names) for split, classes in splits.items()},
+        splits={split: _labeled(classes, class_names) for split, classes in splits.items()},
         empty=tuple(sorted(name for name, positions in learned.items() if not positions)),
         notes=tuple(notes),
     )
@@ -97,29 +95,29 @@ def _parts(path: str) -> _Path:
     return PurePosixPath(path).parts
 
 
-def _pictures(files: Sequence[str]) -> tuple[dict[int, _Path], list[str]]:
-    """Pictures' paths by position, and the names of other files."""
+def _images(files: Sequence[str]) -> tuple[dict[int, _Path], list[str]]:
+    """Images' paths by position, and the names of other files."""
     suffixes = image_suffixes()
-    pictures: dict[int, _Path] = {}
+    images: dict[int, _Path] = {}
     others: list[str] = []
     for position, file in enumerate(files):
         path = _parts(file)
-        if any(map(is_litter, path)):
+        if any(map(is_junk, path)):
             continue
         if PurePosixPath(path[-1]).suffix.lower() in suffixes:
-            pictures[position] = path
+            images[position] = path
         else:
             others.append(file)
-    return pictures, others
+    return images, others
 
 
-def _depth_of_root(pictures: Collection[_Path], folders: Collection[_Path]) -> int:
+def _depth_of_root(images: Collection[_Path], folders: Collection[_Path]) -> int:
     """How many folders lie around everything that are neither a class nor a split."""
-    shortest = min(map(len, pictures))
+    shortest = min(map(len, images))
     depth = 0
-    # At least two more levels below every picture's: the folder here is no class yet.
+    # At least two more levels below every image's: the folder here is no class yet.
     while shortest >= depth + 3:
-        heads = {path[depth] for path in (*pictures, *folders) if len(path) > depth}
+        heads = {path[depth] for path in (*images, *folders) if len(path) > depth}
         if len(heads) > 1 or heads <= SPLIT_NAMES.keys():
             break
         depth += 1
@@ -127,16 +125,16 @@ def _depth_of_root(pictures: Collection[_Path], folders: Collection[_Path]) -> i
 
 
 def _splits(
-    pictures: Mapping[int, _Path], folders: Collection[_Path], origin: str
+    images: Mapping[int, _Path], folders: Collection[_Path], origin: str
 ) -> tuple[dict[str, _Classes], list[int]]:
-    """Classes by split, and the pictures that lie in no class."""
-    heads = {path[0] for path in pictures.values() if len(path) > 1} | {path[0] for path in folders}
-    holding = {path[0] for path in pictures.values() if len(path) == 2}
+    """Classes by split, and the images that lie in no class."""
+    heads = {path[0] for path in images.values() if len(path) > 1} | {path[0] for path in folders}
+    holding = {path[0] for path in images.values() if len(path) == 2}
     words = {head for head in heads if head in SPLIT_NAMES}
     if words and heads == words and words <= holding:
-        raise DataError(f"{origin}: {_listed(words)} with pictures, but no folders named like classes; {_WANTED}")
+        raise DataError(f"{origin}: {_listed(words)} with images, but no folders named like classes; {_WANTED}")
     if not words or words <= holding:
-        classes, stray = _classes(pictures, folders)
+        classes, stray = _classes(images, folders)
         return {ALL: classes}, stray
     if heads != words:
         raise DataError(
@@ -144,12 +142,12 @@ def _splits(
             "put every class inside of train/, val/ or test/, or move the others away"
         )
     splits: dict[str, _Classes] = {}
-    astray = [position for position, path in pictures.items() if len(path) == 1]
+    astray = [position for position, path in images.items() if len(path) == 1]
     for word in sorted(words):
         split = SPLIT_NAMES[word]
         if split in splits:
             raise DataError(f"{origin}: holds {_listed(words)}, of which several mean {split}; merge these")
-        below = {position: path[1:] for position, path in pictures.items() if len(path) > 1 and path[0] == word}
+        below = {position: path[1:] for position, path in images.items() if len(path) > 1 and path[0] == word}
         splits[split], stray = _classes(below, [path[1:] for path in folders if len(path) > 1 and path[0] == word])
         if not splits[split]:
             raise DataError(f"{origin}: {word}/ holds no folders named like classes; {_WANTED}")
@@ -157,16 +155,16 @@ def _splits(
     return splits, sorted(astray)
 
 
-def _classes(pictures: Mapping[int, _Path], folders: Iterable[_Path]) -> tuple[_Classes, list[int]]:
-    """Pictures by their first folder, and those that lie in none."""
+def _classes(images: Mapping[int, _Path], folders: Iterable[_Path]) -> tuple[_Classes, list[int]]:
+    """Images by their first folder, and those that lie in none."""
     classes: _Classes = {path[0]: [] for path in folders}
     stray: list[int] = []
-    for position, path in pictures.items():
+    for position, path in images.items():
         (classes.setdefault(path[0], []) if len(path) > 1 else stray).append(position)
     return classes, stray
 
 
-def _labelled(classes: _Classes, class_names: Sequence[str]) -> list[tuple[int, int]]:
+def _labeled(classes: _Classes, class_names: Sequence[str]) -> list[tuple[int, int]]:
     labels = {name: label for label, name in enumerate(class_names)}
     return sorted((position, labels[name]) for name, positions in classes.items() for position in positions)
 
@@ -176,7 +174,7 @@ def _listed(words: Iterable[str]) -> str:
 
 
 class FileDataset(ImageDataset):
-    """Pictures in files.
+    """Images in files.
 
     Args:
         root: folder that the paths start from.
@@ -210,7 +208,7 @@ class FileDataset(ImageDataset):
 
 
 def open_folder(folder: Path) -> RawSplits:
-    """Pictures in a folder by class, with or without train/, val/ and test/ around the classes.
+    """Images in a folder by class, with or without train/, val/ and test/ around the classes.
 
     Links are followed, hidden files passed over.
 
@@ -220,14 +218,14 @@ def open_folder(folder: Path) -> RawSplits:
     found = _walk(folder)
     layout = arrange(found.files, found.folders, str(folder))
     sources: dict[str, ImageDataset] = {}
-    for split, pictures in layout.splits.items():
-        labels = np.array([label for _, label in pictures], np.int64)
-        files = [found.files[position] for position, _ in pictures]
+    for split, images in layout.splits.items():
+        labels = np.array([label for _, label in images], np.int64)
+        files = [found.files[position] for position, _ in images]
         sources[split] = FileDataset(folder, files, labels, layout.class_names)
     notes = layout.notes
     if found.loops:
         notes += (f"passed over {named('link', found.loops, 3)} to a folder around itself",)
-    return RawSplits(sources=sources, notes=notes, empty=layout.empty)
+    return RawSplits(datasets=sources, notes=notes, empty=layout.empty)
 
 
 @dataclass(slots=True)
@@ -256,7 +254,7 @@ def _walk(root: Path) -> _Tree:
             below = []
             for entry in entries:
                 inner = f"{folder}/{entry.name}" if folder else entry.name
-                if is_litter(entry.name):
+                if is_junk(entry.name):
                     continue
                 if entry.is_dir():
                     below.append((inner, around | {identity}))
@@ -277,12 +275,12 @@ class _Row(NamedTuple):
     split: str
 
 
-def open_manifest(path: Path, *, image_column: str | None = None, label_column: str | None = None) -> RawSplits:
-    """Pictures listed in a CSV file; their paths are relative to its folder.
+def open_table(path: Path, *, image_column: str | None = None, label_column: str | None = None) -> RawSplits:
+    """Images listed in a CSV file; their paths are relative to its folder.
 
     Args:
         path: of the file.
-        image_column, label_column: of the pictures' paths and classes, where they are not called path and label. With
+        image_column, label_column: of the images' paths and classes, where they are not called path and label. With
             one of them stated the file may have any further columns, which are passed over.
 
     Raises:
@@ -304,7 +302,7 @@ def open_manifest(path: Path, *, image_column: str | None = None, label_column: 
         split: FileDataset(path.parent, [row.path for row in rows], labels[split], class_names)
         for split, rows in by_split.items()
     }
-    return RawSplits(sources=sources, notes=notes)
+    return RawSplits(datasets=sources, notes=notes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -345,7 +343,7 @@ def _read(path: Path, names: _Names) -> tuple[list[_Row], tuple[str, ...]]:
     ]
     _refuse(path, incomplete, "rows are empty or incomplete", f"every row needs {', '.join(needed)}")
     if not records:
-        raise DataError(f"{path}: lists no picture; write one row for each, with {', '.join(needed)}")
+        raise DataError(f"{path}: lists no image; write one row for each, with {', '.join(needed)}")
     rows = list(_rows(columns, names, records))
     unknown = [f"line {row.line}: {row.split!r}" for row in rows if row.split not in {*SPLIT_NAMES.values(), ALL}]
     _refuse(path, unknown, "splits are unknown", "write train, val or test")

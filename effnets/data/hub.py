@@ -30,10 +30,10 @@ _NO_LABELS = (None, -1)  # how the library says that a class is not known
 
 
 class HubDataset(ImageDataset):
-    """Pictures in a column of a `datasets.Dataset`, which lies on disk and is read at random.
+    """Images in a column of a `datasets.Dataset`, which lies on disk and is read at random.
 
     Args:
-        dataset: whose column holds encoded pictures: `cast_column(column, Image(decode=False))`.
+        dataset: whose column holds encoded images: `cast_column(column, Image(decode=False))`.
         column: its name.
         labels: [len]; indices into the class names.
         class_names: in the order of the network's outputs.
@@ -52,7 +52,7 @@ class HubDataset(ImageDataset):
     def read(self, index: int) -> bytes:
         row = self.dataset[index][self.column]
         if row is None or (row["bytes"] is None and row["path"] is None):
-            raise ImageError(f"{self.name(index)} has no picture; leave the row out")
+            raise ImageError(f"{self.name(index)} has no image; leave the row out")
         if row["bytes"] is not None:
             return row["bytes"]
         try:
@@ -71,23 +71,23 @@ class HubDataset(ImageDataset):
 
 
 def open_hub_dataset(name: str, *, image_column: str | None = None, label_column: str | None = None) -> RawSplits:
-    """Pictures of "hf-dataset:user/name[@revision]", or of a folder that `Dataset.save_to_disk` wrote.
+    """Images of "hf-dataset:user/name[@revision]", or of a folder that `Dataset.save_to_disk` wrote.
 
     Raises:
-        DataError: the data set cannot be had, has no column of pictures or labels, or another fault.
+        DataError: the data set cannot be had, has no column of images or labels, or another fault.
     """
     title = name.removeprefix(_PREFIX)
     tables, passed = known_splits(_load(title), name)
     features = next(iter(tables.values())).features
     image, label, notes = choose_columns(name, features, image_column, label_column)
     declared = getattr(features[label], "names", None)
-    written, unlabelled = labeled_splits({split: table[label][:] for split, table in tables.items()}, name)
+    written, unlabeled = labeled_splits({split: table[label][:] for split, table in tables.items()}, name)
     class_names, labels = index_labels(written, name, declared)
     sources: dict[str, ImageDataset] = {
         split: HubDataset(_undecoded(tables[split], image), image, labels[split], class_names, f"{title}, {split}")
         for split in written
     }
-    return RawSplits(sources=sources, notes=(*passed, *unlabelled, *notes))
+    return RawSplits(datasets=sources, notes=(*passed, *unlabeled, *notes))
 
 
 def known_splits(found: Mapping[str, _Table], name: str) -> tuple[dict[str, _Table], tuple[str, ...]]:
@@ -110,17 +110,17 @@ def known_splits(found: Mapping[str, _Table], name: str) -> tuple[dict[str, _Tab
 
 
 def labeled_splits(labels: Mapping[str, Sequence[Any]], name: str) -> tuple[dict[str, Sequence[Any]], tuple[str, ...]]:
-    """Labels by split without the splits that have none, such as ImageNet's test pictures, and notes about these.
+    """Labels by split without the splits that have none, such as ImageNet's test images, and notes about these.
 
     Raises:
-        DataError: no split has labels, or some pictures of one have none.
+        DataError: no split has labels, or some images of one have none.
     """
     kept = {split: values for split, values in labels.items() if any(value not in _NO_LABELS for value in values)}
     if not kept:
-        raise DataError(f"{name}: none of its pictures has a label; name the right column with label_column")
+        raise DataError(f"{name}: none of its images has a label; name the right column with label_column")
     for split, values in kept.items():
         if None in values:
-            raise DataError(f"{name}: {split} has pictures without a label, row {list(values).index(None)} first")
+            raise DataError(f"{name}: {split} has images without a label, row {list(values).index(None)} first")
     return kept, tuple(f"passed over {split}: its images have no labels" for split in labels if split not in kept)
 
 
@@ -166,7 +166,7 @@ def _undecoded(table: Dataset, column: str) -> Dataset:
 def choose_columns(
     name: str, features: Features, image: str | None, label: str | None
 ) -> tuple[str, str, tuple[str, ...]]:
-    """The columns of pictures and of labels, these or those that are declared, and a note where there is a choice.
+    """The columns of images and of labels, these or those that are declared, and a note where there is a choice.
 
     Raises:
         DataError: there is no such column.
@@ -250,7 +250,7 @@ def open_hub_stream(
         )  # fmt: skip
     partial = ("the Hub has converted only the beginning of this data set to parquet",)
     notes = (*skipped, *(partial if any("/partial-" in path for path in every) else ()), *unlabeled, *notes)
-    return RawSplits(sources=sources, notes=notes, revision=every[0].partition("@")[2].partition("/")[0])
+    return RawSplits(datasets=sources, notes=notes, revision=every[0].partition("@")[2].partition("/")[0])
 
 
 def _parquet_files(name: str) -> tuple[DatasetBuilder, dict[str, list[str]]]:

@@ -1,4 +1,4 @@
-"""From a path or a name to what reads it: every kind of data set there is. Free of torch."""
+"""Opens a data set of any kind by its path or name. Free of torch."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import get_args
 
 import numpy as np
 
-from effnets.data.checks import MANY, Check, check_classes, check_filled, duplicate_notes, without_broken
+from effnets.data.checks import MANY, Check, check_classes, check_filled, duplicate_notes, without_corrupt
 from effnets.data.dataset import ImageDataset
-from effnets.data.folder import is_litter, open_folder, open_manifest
+from effnets.data.folder import is_junk, open_folder, open_table
 from effnets.data.hub import open_hub_dataset, open_hub_stream
 from effnets.data.parquet import open_parquet
 from effnets.data.remote import is_url, open_remote_shards
@@ -24,79 +24,6 @@ _KINDS = (
     "a folder by class, a .csv table, a .tar, .parquet files, shards-{000..007}.tar, https://…, "
     "hf-dataset:user/name or hf-stream:user/name"
 )
-
-
-def open_dataset(
-    data: str, image_column: str | None, label_column: str | None, progress: Callable[[str, float], object]
-) -> RawSplits:
-    """The data set that `data` names, as it is; arguments are as of `effnets.data.open_data`.
-
-    Raises:
-        MissingFileError: no such file or folder.
-        DataError: it is no data set, or is damaged.
-        ArgumentError: a column is named where there are none.
-        OSError: it cannot be read.
-    """
-    if is_url(data):
-        _refuse_columns(data, "shards", image_column=image_column)
-        return open_remote_shards(expand_braces(data), label_key=label_column, progress=progress)
-    if data.startswith("hf-dataset:"):
-        return open_hub_dataset(data, image_column=image_column, label_column=label_column)
-    if data.startswith("hf-stream:"):
-        return open_hub_stream(data, image_column=image_column, label_column=label_column, progress=progress)
-    path = Path(data)
-    if "{" in path.name and not path.exists():
-        _refuse_columns(data, "shards", image_column=image_column)
-        return open_shards([Path(name) for name in expand_braces(data)], label_key=label_column)
-    if not path.exists():
-        raise MissingFileError(f"{data} does not exist; check its spelling and the current folder")
-    if path.is_dir():
-        return _open_folder(path, image_column, label_column)
-    match path.suffix.lower():
-        case ".csv":
-            return open_manifest(path, image_column=image_column, label_column=label_column)
-        case ".tar":
-            return _open_tar(path, image_column, label_column)
-        case ".parquet":
-            return open_parquet([path], named=True, image_column=image_column, label_column=label_column)
-    raise DataError(f"{data}: is no data set that can be read; name {_KINDS}")
-
-
-def _open_tar(path: Path, image_column: str | None, label_column: str | None) -> RawSplits:
-    archive = index_archive(path)
-    if is_webdataset(archive):
-        _refuse_columns(str(path), "shards", image_column=image_column)
-        return open_shards([path], archives=[archive], label_key=label_column)
-    _refuse_columns(str(path), "an archive of folders", image_column=image_column, label_column=label_column)
-    return open_tree(archive)
-
-
-def _open_folder(folder: Path, image_column: str | None, label_column: str | None) -> RawSplits:
-    # An archive beside folders is what they were unpacked from.
-    if not any(entry.is_dir() and not is_litter(entry.name) and entry.name != "data" for entry in folder.iterdir()):
-        tables = _below(folder, "*.parquet")
-        if tables:
-            return open_parquet(tables, named=False, image_column=image_column, label_column=label_column)
-        shards = _below(folder, "*.tar")
-        if shards:
-            _refuse_columns(str(folder), "shards", image_column=image_column)
-            return open_shards(shards, label_key=label_column)
-    _refuse_columns(str(folder), "a folder by class", image_column=image_column, label_column=label_column)
-    return open_folder(folder)
-
-
-def _refuse_columns(data: str, kind: str, **columns: str | None) -> None:
-    """What would have no effect is refused."""
-    for argument, value in columns.items():
-        if value is not None:
-            raise ArgumentError(f"{argument} is {value!r}, but {data} is {kind} without columns; leave it out")
-
-
-def _below(folder: Path, pattern: str) -> Sequence[Path]:
-    """Files of a folder, or of data/ in it, where the Hub has them."""
-    return sorted(folder.glob(pattern)) or sorted((folder / "data").glob(pattern))
-
-
 _VAL_SHARE, _VAL_SHARE_BESIDE_TEST = 0.1, 0.05
 
 
@@ -108,9 +35,10 @@ class DataConfig:
         path: a folder by class, with or without train/, val/ and test/ around the classes; a .tar of such a folder; a
             CSV file with the columns path, label and optionally split; a parquet file in the Hub's layout, or a folder
             of such with names like train-0.parquet; WebDataset shards ("shards-{000..007}.tar", or a folder of them),
-            also on a server ("https://host/shards-{000..007}.tar"), of which 16 GiB are kept on disk at a time (or as
-            many as EFFNETS_SHARDS_GIB says); a data set of the Hub, fetched whole ("hf-dataset:user/name@revision"), or
-            read as needed and kept likewise ("hf-stream:user/name@revision", in parquet).
+            also on a server ("https://host/shards-{000..007}.tar"); a data set of the Hub, fetched whole
+            ("hf-dataset:user/name@revision"), or, in parquet, read as needed ("hf-stream:user/name@revision"). Remote
+            files and streams of up to 16 GiB, or ``EFFNETS_SHARDS_GIB``, are fetched once and kept; of larger ones,
+            training reads file after file in each epoch.
         image_column, label_column: of tables (CSV, parquet, Hub), if they do not have their usual names; of shards,
             label_column is the key in each sample's JSON.
         class_names: if labels are numbers, the names of the classes 0, 1, …; otherwise as many names as there are
@@ -145,11 +73,11 @@ class DataConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluationData:
-    """Pictures to measure by.
+    """Images to evaluate on.
 
     Attributes:
-        split: "test", "val", or "all" of a data set that is not divided.
-        source: the pictures.
+        split: "test", "val", or "all" of a data set without splits.
+        source: the images.
         notes: what the user should know.
     """
 
@@ -175,86 +103,89 @@ def open_data(
         progress: called with a description of the current step and its share done, 0 to 1, while files are checked.
 
     Raises:
-        MissingFileError: no such file or folder.
-        DataError: it is no data set, it is damaged, or there is nothing to learn from it.
-        ArgumentError: an argument has a value it cannot take.
+        MissingFileError: if a file or folder does not exist.
+        DataError: if the data set is damaged, of no known kind, or has nothing to train on.
+        ArgumentError: if an argument is out of its range.
     """
     if not isinstance(config, DataConfig):
         config = DataConfig(config)
     progress = progress or _no_progress
     origin, check = os.fspath(config.path), config.check
-    parts = _open(config, progress)
-    check_filled(parts.empty, "learned", origin)
-    sources, notes = dict(parts.sources), list(parts.notes)
-    if ALL in sources:
-        sources["train"] = sources.pop(ALL)
-    thorough = check == "full" or sum(map(len, sources.values())) <= MANY
-    if any(source.shards is not None for source in sources.values()) and check == "quick":
+    raw = _open(config, progress)
+    check_filled(raw.empty, "training", origin)
+    datasets, notes = dict(raw.datasets), list(raw.notes)
+    if ALL in datasets:
+        datasets["train"] = datasets.pop(ALL)
+    thorough = check == "full" or sum(map(len, datasets.values())) <= MANY
+    if any(dataset.shards is not None for dataset in datasets.values()) and check == "quick":
         thorough, check = False, "none"
         notes.append("streamed images: not checked for corrupt ones or for duplicates between splits")
     elif not thorough and check == "quick":
         notes.append(f"more than {MANY:,} images: not checked for corrupt ones or for duplicates between splits")
         check = "none"
-    for split in sources:
-        sources[split], more = without_broken(
-            split, sources[split], check=check, limit=config.corrupt_limit, strict=config.strict, progress=progress
+    for split in datasets:
+        datasets[split], more = without_corrupt(
+            split,
+            datasets[split],
+            check=check,
+            limit=config.corrupt_limit,
+            strict=config.strict,
+            progress=progress,
         )
         notes += more
-    notes += check_classes(sources, "train" if "train" in sources else None, origin)
-    if "train" in sources and "val" not in sources:
-        usual = _VAL_SHARE_BESIDE_TEST if "test" in sources else _VAL_SHARE
-        sources["train"], val, more = split_validation(
-            sources["train"], usual if config.val_share is None else config.val_share, seed
-        )
+    notes += check_classes(datasets, "train" if "train" in datasets else None, origin)
+    if "train" in datasets and "val" not in datasets:
+        share = config.val_share
+        if share is None:
+            share = _VAL_SHARE_BESIDE_TEST if "test" in datasets else _VAL_SHARE
+        datasets["train"], val, more = split_validation(datasets["train"], share, seed)
         notes += more
         if val is not None:
-            sources["val"] = val
+            datasets["val"] = val
     if thorough and check != "none":
-        notes += duplicate_notes({split: sources[split] for split in ("train", "val", "test") if split in sources})
+        notes += duplicate_notes({split: datasets[split] for split in ("train", "val", "test") if split in datasets})
     return Splits(
-        train=sources.get("train"),
-        val=sources.get("val"),
-        test=sources.get("test"),
+        train=datasets.get("train"),
+        val=datasets.get("val"),
+        test=datasets.get("test"),
         notes=tuple(notes),
-        revision=parts.revision,
+        revision=raw.revision,
     )
 
 
 def open_evaluation_data(
     config: DataConfig | str | os.PathLike[str], *, progress: Callable[[str, float], object] | None = None
 ) -> EvaluationData:
-    """Open the pictures to measure by: those of test/, else of val/, else, where nothing is divided, all.
+    """Open the images to evaluate on: those of test/, else of val/, else, without splits, all.
 
     Arguments are as of `open_data`.
 
     Raises:
-        MissingFileError: no such file or folder.
-        DataError: it is no data set, it is damaged, or it has training pictures only.
+        MissingFileError: if a file or folder does not exist.
+        DataError: if the data set is damaged, of no known kind, or has training images only.
     """
     if not isinstance(config, DataConfig):
         config = DataConfig(config)
     progress = progress or _no_progress
     origin, check = os.fspath(config.path), config.check
-    parts = _open(config, progress)
-    for split in ("test", "val", ALL):
-        if split in parts.sources:
-            break
-    else:
+    raw = _open(config, progress)
+    split = next((split for split in ("test", "val", ALL) if split in raw.datasets), None)
+    if split is None:
         raise DataError(
-            f"{origin}: has training pictures only; name some that no network has learned from, in test/ or val/"
+            f"{origin}: has training images only; put images that no network was trained on into test/ or val/"
         )
-    source = parts.sources[split]
+    dataset = raw.datasets[split]
     if split == ALL:
-        check_filled(parts.empty, "measured", origin)
+        check_filled(raw.empty, "evaluation", origin)
     else:
-        _leave_out_classes(source, parts.empty)
-    if check == "quick" and (len(source) > MANY or source.shards is not None):
+        _leave_out_classes(dataset, raw.empty)
+    if check == "quick" and (len(dataset) > MANY or dataset.shards is not None):
         check = "none"
-    source, notes = without_broken(
-        split, source, check=check, limit=config.corrupt_limit, strict=config.strict, progress=progress
+    dataset, notes = without_corrupt(
+        split, dataset, check=check, limit=config.corrupt_limit, strict=config.strict, progress=progress
     )
-    notes = (*parts.notes, *notes, *check_classes({split: source}, None, origin))
-    return EvaluationData(split=split, source=source, notes=notes)
+    notes = (*raw.notes, *notes, *check_classes({split: dataset}, None, origin))
+    return EvaluationData(split=split, source=dataset, notes=notes)
 
 
 def _no_progress(_step: str, _share: float) -> None:
@@ -264,40 +195,111 @@ def _no_progress(_step: str, _share: float) -> None:
 def _open(config: DataConfig, progress: Callable[[str, float], object]) -> RawSplits:
     data = os.fspath(config.path)
     try:
-        parts = open_dataset(data, config.image_column, config.label_column, progress)
+        raw = open_dataset(data, config.image_column, config.label_column, progress)
     except EffnetsError:
         raise
     except OSError as error:
         raise DataError(f"{data}: cannot be read ({error.strerror or error})") from error
-    return parts if config.class_names is None else _renamed(parts, config.class_names, data)
+    return raw if config.class_names is None else _renamed(raw, config.class_names, data)
 
 
-def _leave_out_classes(source: ImageDataset, empty: Sequence[str]) -> None:
-    """Forget classes that training has no picture of, if `source` has none either: no model need know them."""
-    counts = np.bincount(source.labels, minlength=len(source.class_names))
-    kept = [label for label, name in enumerate(source.class_names) if counts[label] or name not in empty]
-    source.labels = np.searchsorted(kept, source.labels).astype(np.int64)
-    source.class_names = tuple(source.class_names[label] for label in kept)
+def open_dataset(
+    data: str, image_column: str | None, label_column: str | None, progress: Callable[[str, float], object]
+) -> RawSplits:
+    """Open the data set that `data` names, unchecked; arguments are as of `DataConfig`.
+
+    Raises:
+        MissingFileError: if a file or folder does not exist.
+        DataError: if the data set is damaged or of no known kind.
+        ArgumentError: if a column is named but the data set has none.
+        OSError: if it cannot be read.
+    """
+    if is_url(data):
+        _refuse_columns(data, "shards", image_column=image_column)
+        return open_remote_shards(expand_braces(data), label_key=label_column, progress=progress)
+    if data.startswith("hf-dataset:"):
+        return open_hub_dataset(data, image_column=image_column, label_column=label_column)
+    if data.startswith("hf-stream:"):
+        return open_hub_stream(data, image_column=image_column, label_column=label_column, progress=progress)
+    path = Path(data)
+    if "{" in path.name and not path.exists():
+        _refuse_columns(data, "shards", image_column=image_column)
+        return open_shards([Path(name) for name in expand_braces(data)], label_key=label_column)
+    if not path.exists():
+        raise MissingFileError(f"{data} does not exist; check its spelling and the current folder")
+    if path.is_dir():
+        return _open_folder(path, image_column, label_column)
+    match path.suffix.lower():
+        case ".csv":
+            return open_table(path, image_column=image_column, label_column=label_column)
+        case ".tar":
+            return _open_tar(path, image_column, label_column)
+        case ".parquet":
+            return open_parquet([path], single=True, image_column=image_column, label_column=label_column)
+    raise DataError(f"{data}: is not a known kind of data set; give {_KINDS}")
 
 
-def _renamed(parts: RawSplits, class_names: Sequence[str], data: str) -> RawSplits:
-    found = next(iter(parts.sources.values())).class_names
+def _open_tar(path: Path, image_column: str | None, label_column: str | None) -> RawSplits:
+    archive = index_archive(path)
+    if is_webdataset(archive):
+        _refuse_columns(str(path), "shards", image_column=image_column)
+        return open_shards([path], archives=[archive], label_key=label_column)
+    _refuse_columns(str(path), "an archive of folders", image_column=image_column, label_column=label_column)
+    return open_tree(archive)
+
+
+def _open_folder(folder: Path, image_column: str | None, label_column: str | None) -> RawSplits:
+    # An archive beside folders is what they were unpacked from.
+    if not any(entry.is_dir() and not is_junk(entry.name) and entry.name != "data" for entry in folder.iterdir()):
+        tables = _below(folder, "*.parquet")
+        if tables:
+            return open_parquet(tables, single=False, image_column=image_column, label_column=label_column)
+        shards = _below(folder, "*.tar")
+        if shards:
+            _refuse_columns(str(folder), "shards", image_column=image_column)
+            return open_shards(shards, label_key=label_column)
+    _refuse_columns(str(folder), "a folder by class", image_column=image_column, label_column=label_column)
+    return open_folder(folder)
+
+
+def _refuse_columns(data: str, kind: str, **columns: str | None) -> None:
+    """Raise an ArgumentError for columns that would have no effect."""
+    for argument, value in columns.items():
+        if value is not None:
+            raise ArgumentError(f"{argument} is {value!r}, but {data} is {kind} without columns; leave it out")
+
+
+def _below(folder: Path, pattern: str) -> Sequence[Path]:
+    """Return files of a folder, or of its data/, the layout of the Hub."""
+    return sorted(folder.glob(pattern)) or sorted((folder / "data").glob(pattern))
+
+
+def _leave_out_classes(dataset: ImageDataset, empty: Sequence[str]) -> None:
+    """Remove classes that training has no image of, unless `dataset` has one: no model needs to know them."""
+    counts = np.bincount(dataset.labels, minlength=len(dataset.class_names))
+    kept = [label for label, name in enumerate(dataset.class_names) if counts[label] or name not in empty]
+    dataset.labels = np.searchsorted(kept, dataset.labels).astype(np.int64)
+    dataset.class_names = tuple(dataset.class_names[label] for label in kept)
+
+
+def _renamed(raw: RawSplits, class_names: Sequence[str], data: str) -> RawSplits:
+    found = next(iter(raw.datasets.values())).class_names
     if len(set(class_names)) < len(class_names) or "" in class_names:
         raise ArgumentError(f"class_names has empty names, or one twice; give one for each class of {data}")
-    if len(class_names) != len(found) and not _number_some(found, len(class_names)):
+    if len(class_names) != len(found) and not _are_indices(found, len(class_names)):
         raise ArgumentError(
-            f"class_names are {len(class_names)} names, but {data} has {len(found)} classes "
+            f"class_names has {len(class_names)} names, but {data} has {len(found)} classes "
             f"({', '.join(found[:3])}{', …' if len(found) > 3 else ''}); give one for each"
         )
     numbers = range(len(found)) if len(class_names) == len(found) else map(int, found)
     names = {name: class_names[number] for name, number in zip(found, numbers, strict=True)}
-    for source in parts.sources.values():
+    for dataset in raw.datasets.values():
         if len(class_names) != len(found):  # some of the numbers do not occur
-            source.labels = np.array([int(name) for name in found], np.int64)[source.labels]
-        source.class_names = tuple(class_names)
-    return replace(parts, empty=tuple(names[name] for name in parts.empty))
+            dataset.labels = np.array([int(name) for name in found], np.int64)[dataset.labels]
+        dataset.class_names = tuple(class_names)
+    return replace(raw, empty=tuple(names[name] for name in raw.empty))
 
 
-def _number_some(found: Sequence[str], count: int) -> bool:
-    """Whether the names are numbers of `count` classes, counted from 0."""
+def _are_indices(found: Sequence[str], count: int) -> bool:
+    """Return whether the names are numbers of `count` classes, counted from 0."""
     return found[0] == "0" and all(name.isascii() and name.isdigit() and int(name) < count for name in found)

@@ -27,13 +27,13 @@ _LABEL_COLUMNS = ("label", "labels", "fine_label")
 
 
 class ParquetDataset(ImageDataset):
-    """Pictures in a column of parquet files, read a row group at a time.
+    """Images in a column of parquet files, read a row group at a time.
 
-    Up to 1 GiB of row groups stay in memory in each process; of larger files, pictures in random order are slow.
+    Up to 1 GiB of row groups stay in memory in each process; of larger files, images in random order are slow.
 
     Args:
         files: the files' paths; their rows follow each other.
-        column: of the pictures: encoded files, or structs of `bytes` and `path`.
+        column: of the images: encoded files, or structs of `bytes` and `path`.
         groups: [row groups, 3]; file, number there and rows of every row group.
         labels: [len]; indices into the class names.
         class_names: in the order of the network's outputs.
@@ -62,7 +62,7 @@ class ParquetDataset(ImageDataset):
         group = self._group_of(index)
         data = self._rows(group)[index - int(self._starts[group])].as_py()
         if data is None:
-            raise ImageError(f"{self.name(index)} has no bytes; write pictures into the file, not their paths")
+            raise ImageError(f"{self.name(index)} has no bytes; write images into the file, not their paths")
         return data
 
     def sizes(self) -> NDArray[np.int64]:
@@ -109,16 +109,16 @@ class ParquetDataset(ImageDataset):
 
 
 def open_parquet(
-    files: Sequence[Path], *, named: bool, image_column: str | None = None, label_column: str | None = None
+    files: Sequence[Path], *, single: bool, image_column: str | None = None, label_column: str | None = None
 ) -> RawSplits:
-    """Pictures in parquet files; the splits are what the files' names begin with.
+    """Images in parquet files; the splits are what the files' names begin with.
 
     Class names come from what the `datasets` library wrote into the files, or from classnames.txt beside them, one name
     a line; else they are the labels.
 
     Args:
         files: of one data set.
-        named: the user named this very file, so that it is the whole data set.
+        single: the user named this very file, so it is the whole data set, whatever its name.
         image_column, label_column: their names; by default image or img, and label, labels or fine_label.
 
     Raises:
@@ -127,7 +127,7 @@ def open_parquet(
     origin = str(files[0] if len(files) == 1 else files[0].parent)
     splits: dict[str, list[Path]] = {}
     for file in files:
-        splits.setdefault(ALL if named else split_of(file.name) or ALL, []).append(file)
+        splits.setdefault(ALL if single else split_of(file.name) or ALL, []).append(file)
     if ALL in splits and len(splits) > 1:
         raise DataError(
             f"{splits[ALL][0]}: belongs to no split by its name, as other files beside it do; "
@@ -139,7 +139,7 @@ def open_parquet(
         split: ParquetDataset(table.files, table.image_column, table.groups, labels[split], class_names)
         for split, table in tables.items()
     }
-    return RawSplits(sources=sources)
+    return RawSplits(datasets=sources)
 
 
 class _Table:

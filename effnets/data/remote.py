@@ -270,7 +270,7 @@ def open_remote_shards(
         split: RemoteShards(urls, sizes, members[split], indices[split], class_names, store, streamed=streamed)
         for split in members
     }
-    return RawSplits(sources=sources)
+    return RawSplits(datasets=sources)
 
 
 def _samples(

@@ -1,4 +1,4 @@
-"""Pictures inside of tar archives, read where they lie. Free of torch."""
+"""Images inside of tar archives, read where they lie. Free of torch."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ class Archive:
 
 
 class TarDataset(ImageDataset):
-    """Pictures that lie in tar archives.
+    """Images that lie in tar archives.
 
     Args:
         archives: the archives' paths, or what else `_open` makes a file of.
-        members: [len]; each picture's archive, as an index, and what it is there.
+        members: [len]; each image's archive, as an index, and what it is there.
         labels: [len]; indices into the class names.
         class_names: in the order of the network's outputs.
     """
@@ -83,18 +83,18 @@ class TarDataset(ImageDataset):
 
 
 def open_tree(archive: Archive) -> RawSplits:
-    """Pictures in an archive of a folder by class, with or without train/, val/ and test/.
+    """Images in an archive of a folder by class, with or without train/, val/ and test/.
 
     Raises:
         DataError: it holds no such tree.
     """
     layout = arrange([member.name for member in archive.files], archive.folders, str(archive.path))
     sources: dict[str, ImageDataset] = {}
-    for split, pictures in layout.splits.items():
-        members = [(0, archive.files[position]) for position, _ in pictures]
-        labels = np.array([label for _, label in pictures], np.int64)
+    for split, images in layout.splits.items():
+        members = [(0, archive.files[position]) for position, _ in images]
+        labels = np.array([label for _, label in images], np.int64)
         sources[split] = TarDataset([archive.path], members, labels, layout.class_names)
-    return RawSplits(sources=sources, notes=layout.notes, empty=layout.empty)
+    return RawSplits(datasets=sources, notes=layout.notes, empty=layout.empty)
 
 
 def index_archive(path: Path) -> Archive:
@@ -155,7 +155,7 @@ def _unreadable(path: Path, error: Exception) -> DataError:
         return DataError(f"{path}: cannot be read ({cause.strerror})")
     if head in _COMPRESSED:
         return DataError(
-            f"{path}: is compressed, so pictures cannot be read at random; unpack it with {_COMPRESSED[head]}"
+            f"{path}: is compressed, so images cannot be read at random; unpack it with {_COMPRESSED[head]}"
         )
     return DataError(f"{path}: cannot be read as a tar archive ({error}); copy or download it again")
 
@@ -179,7 +179,7 @@ def expand_braces(pattern: str) -> list[str]:
 
 
 def is_webdataset(archive: Archive) -> bool:
-    """Whether labels lie beside the pictures, instead of in the names of folders."""
+    """Whether labels lie beside the images, instead of in the names of folders."""
     return any(_split_name(member.name)[1] == "cls" for member in archive.files) or (
         any(_split_name(member.name)[1] == "json" for member in archive.files)
         and all("/" not in member.name.removeprefix("./") for member in archive.files)
@@ -189,9 +189,9 @@ def is_webdataset(archive: Archive) -> bool:
 def open_shards(
     paths: Sequence[Path], *, archives: Sequence[Archive] | None = None, label_key: str | None = None
 ) -> RawSplits:
-    """Pictures in shards, found by one scan of their headers and read where they lie.
+    """Images in shards, found by one scan of their headers and read where they lie.
 
-    A sample is a picture with NAME.cls (a class, by number or name) or NAME.json (with the key label, cls or class).
+    A sample is an image with NAME.cls (a class, by number or name) or NAME.json (with the key label, cls or class).
     Numbers get their names from classnames.txt beside the shards, one name a line, if it is there. Shards are of the
     split that their names begin with, if these differ.
 
@@ -202,7 +202,7 @@ def open_shards(
 
     Raises:
         MissingFileError: a shard does not exist.
-        DataError: a shard is damaged, or a sample lacks its picture or label.
+        DataError: a shard is damaged, or a sample lacks its image or label.
     """
     for path in paths:
         if not path.is_file():
@@ -214,40 +214,40 @@ def open_shards(
     labels: dict[str, list[str]] = {}
     for number, archive in enumerate(indexed):
         split = (split_of(archive.path.name) if divided else None) or ALL
-        for picture, label in samples_of(archive, label_key):
-            members.setdefault(split, []).append((number, picture))
+        for image, label in samples_of(archive, label_key):
+            members.setdefault(split, []).append((number, image))
             labels.setdefault(split, []).append(label)
     if not members:
-        raise DataError(f"{paths[0]}: no sample in it; wanted are pictures with a .cls or .json of the same name")
+        raise DataError(f"{paths[0]}: no sample in it; wanted are images with a .cls or .json of the same name")
     folder = paths[0].parent
     class_names, indices = index_labels(labels, str(folder), read_class_names(folder))
     sources: dict[str, ImageDataset] = {
         split: TarDataset(paths, members[split], indices[split], class_names) for split in members
     }
-    return RawSplits(sources=sources)
+    return RawSplits(datasets=sources)
 
 
 def samples_of(archive: Archive, label_key: str | None) -> list[tuple[Member, str]]:
-    """Pictures and labels as written, in the order of the archive.
+    """Images and labels as written, in the order of the archive.
 
     Raises:
-        DataError: a sample lacks its picture or label.
+        DataError: a sample lacks its image or label.
     """
     endings = {suffix.removeprefix(".") for suffix in image_suffixes()}
-    pictures: dict[str, Member] = {}
+    images: dict[str, Member] = {}
     labels: dict[str, dict[str, Member]] = {}
     for member in archive.files:
         key, ending = _split_name(member.name)
         if ending in _LABEL_ENDINGS:
             labels.setdefault(key, {})[ending] = member
         elif ending in endings:
-            if key in pictures:
-                raise DataError(f"{archive.path}: {key} has several pictures; a sample has one")
-            pictures[key] = member
-    lonely = sorted(pictures.keys() ^ labels.keys())
+            if key in images:
+                raise DataError(f"{archive.path}: {key} has several images; a sample has one")
+            images[key] = member
+    lonely = sorted(images.keys() ^ labels.keys())
     if lonely:
-        raise DataError(f"{archive.path}: {named('sample', lonely, 3)} without a picture or without .cls or .json")
-    return [(picture, _label(archive.path, labels[key], label_key)) for key, picture in pictures.items()]
+        raise DataError(f"{archive.path}: {named('sample', lonely, 3)} without an image or without .cls or .json")
+    return [(image, _label(archive.path, labels[key], label_key)) for key, image in images.items()]
 
 
 def _label(path: Path, files: Mapping[str, Member], wanted: str | None) -> str:

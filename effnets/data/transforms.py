@@ -1,4 +1,4 @@
-"""From a picture to a sample to learn from: crop, flip, colours, erasing. Knows torch and torchvision."""
+"""From an image to a sample to learn from: crop, flip, colours, erasing. Knows torch and torchvision."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _CROP_ATTEMPTS = 10
 
 
 class TrainTransform:
-    """Pictures of a source as samples to learn from, uint8 tensors [3, H, W] that are still to be normalised.
+    """Images of a source as samples to learn from, uint8 tensors [3, H, W] that are still to be normalised.
 
     Their memory is laid out as [H, W, 3], as Pillow's is: a stack of them is channels_last without any copy.
 
@@ -33,7 +33,7 @@ class TrainTransform:
     Args:
         preprocess: of the weights: interpolation, mean (the colour that erases), std.
         size: side of the square that comes out, or its (height, width), in pixels; by default that of the weights.
-        augmentation: what may be done to a picture.
+        augmentation: what may be done to an image.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class TrainTransform:
         self.augmentation = Augmentation() if augmentation is None else augmentation
         self._resample = Image.Resampling[preprocess.interpolation.upper()]
         self._mean_color = tuple(round(255 * value) for value in _three(preprocess.mean))
-        self._on_pictures = _on_pictures(self.augmentation, self._mean_color)
+        self._on_images = _on_images(self.augmentation, self._mean_color)
         self._on_tensors = _on_tensors(self.augmentation, self._mean_color)
 
     def __call__(self, stored: LazyImage, key: tuple[int, ...]) -> Tensor:
@@ -62,7 +62,7 @@ class TrainTransform:
         """
         with seeded(*key):
             image = self._crop(stored)
-            for change in self._on_pictures:
+            for change in self._on_images:
                 image = change(image)
             sample = torch.from_numpy(np.array(image)).permute(2, 0, 1)
             for erase in self._on_tensors:
@@ -70,7 +70,7 @@ class TrainTransform:
             return sample
 
     def mixing(self, classes: int) -> v2.Transform | None:
-        """What blends the pictures of a batch [N, 3, H, W] and makes [N, classes] of their labels; None for nothing."""
+        """What blends the images of a batch [N, 3, H, W] and makes [N, classes] of their labels; None for nothing."""
         choices: list[v2.Transform] = []
         if self.augmentation.mixup:
             choices.append(v2.MixUp(alpha=self.augmentation.mixup, num_classes=classes))
@@ -138,7 +138,7 @@ def _three(values: tuple[float, ...]) -> tuple[float, ...]:
     return values * 3 if len(values) == 1 else values
 
 
-def _on_pictures(augmentation: Augmentation, fill: tuple[int, ...]) -> tuple[Callable[[Image.Image], Image.Image], ...]:
+def _on_images(augmentation: Augmentation, fill: tuple[int, ...]) -> tuple[Callable[[Image.Image], Image.Image], ...]:
     changes: list[Callable[[Image.Image], Image.Image]] = []
     if augmentation.horizontal_flip:
         changes.append(v2.RandomHorizontalFlip(augmentation.horizontal_flip))
