@@ -1,4 +1,4 @@
-"""What may be done to images while they are learned from, as plain settings. Free of torch."""
+"""Settings of augmentation. Free of torch and torchvision."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ _STRENGTHS = ("brightness", "contrast", "saturation", "mixup", "cutmix")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Augmentation:
-    """Settings of the training transform and of mixing within batches; the defaults suit photographs of things.
+    """Settings of the training transform and of mixing within batches; the defaults suit photographs of objects.
 
     Attributes:
-        crop: "resized": a part of random area and aspect ratio, brought to the input size (Szegedy et al. 2015);
+        crop: "resized": a part of random area and aspect ratio, resized to the input size (Szegedy et al. 2015);
             "padded": the whole image at input size, shifted by up to `padding` pixels with its border mirrored, as
-            is usual for CIFAR; "center": the same place always.
-        scale: part of the image's area that a resized crop shows, from and to.
-        ratio: its width over its height, from and to, times that of the input.
-        padding: pixels that a padded crop may be shifted by.
-        horizontal_flip, vertical_flip: with what probability.
-        rotation: by up to so many degrees, either way.
+            is usual for CIFAR; "center": always the same place.
+        scale: smallest and largest part of the image's area in a resized crop.
+        ratio: smallest and largest ratio of its width to its height, times that of the input.
+        padding: maximal shift of a padded crop in pixels.
+        horizontal_flip, vertical_flip: their probabilities.
+        rotation: maximal angle in degrees, either way.
         brightness, contrast, saturation: factor drawn from 1 - x to 1 + x.
-        hue: shift drawn from -x to x turns of the colour wheel, at most 0.5; slow.
-        grayscale: with what probability.
+        hue: shift drawn from -x to x turns of the color wheel, at most 0.5; slow.
+        grayscale: its probability.
         policy: "randaugment" (Cubuk et al. 2019, arXiv:1909.13719), "autoaugment" (Cubuk et al. 2018,
             arXiv:1805.09501, ImageNet's policy), "trivialaugment" (Müller and Hutter 2021, arXiv:2103.10158), "none".
-        policy_layers, policy_magnitude: of RandAugment: changes to an image, and their strength from 0 to 30.
-        random_erasing: with what probability a rectangle takes the mean colour (Zhong et al. 2017, arXiv:1708.04896).
-        mixup: α of the Beta distribution that batches are blended by (Zhang et al. 2017, arXiv:1710.09412); 0 for no.
-        cutmix: likewise, patches are exchanged (Yun et al. 2019, arXiv:1905.04899). With both, a coin chooses.
+        policy_layers, policy_magnitude: of RandAugment: operations per image, and their strength from 0 to 30.
+        random_erasing: probability of filling a rectangle with the mean color (Zhong et al. 2017, arXiv:1708.04896).
+        mixup: α of the Beta distribution for blending images (Zhang et al. 2017, arXiv:1710.09412); 0 for none.
+        cutmix: likewise for exchanging patches (Yun et al. 2019, arXiv:1905.04899). With both, a coin decides.
 
     Raises:
-        ArgumentError: a setting has a value it cannot take.
+        ArgumentError: if a setting is out of its range.
     """
 
     crop: Crop = "resized"
@@ -73,18 +73,18 @@ class Augmentation:
         self._check_range("scale", 1.0, "give two parts of the area, such as (0.35, 1.0)")
         self._check_range("ratio", 100.0, "give two aspect ratios, such as (0.75, 1.33)")
         check_integer("padding", self.padding, 0, "give pixels, from 0")
-        check_integer("policy_layers", self.policy_layers, 0, "give how many changes an image gets, from 0")
+        check_integer("policy_layers", self.policy_layers, 0, "give the operations per image, from 0")
         if check_integer("policy_magnitude", self.policy_magnitude, 0, "give a strength from 0 to 30") > 30:
             raise ArgumentError(f"policy_magnitude is {self.policy_magnitude}; give a strength from 0 to 30")
 
     @classmethod
     def none(cls) -> Augmentation:
-        """Nothing random: the centre of every image."""
+        """Return settings without randomness: the center of every image."""
         return cls(crop="center", horizontal_flip=0.0)
 
     @property
     def mixes(self) -> bool:
-        """Whether images of a batch are mixed, so that targets are no single classes."""
+        """Whether images of a batch are mixed, so that targets are not single classes."""
         return self.mixup > 0 or self.cutmix > 0
 
     def __str__(self) -> str:

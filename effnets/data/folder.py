@@ -1,4 +1,4 @@
-"""Which split and class an image belongs to by its path: ``[train/|val/|test/]class/…/image``. Touches no file."""
+"""Images in files: folders by class, ``[train/|val/|test/]class/…/image``, and CSV tables. Free of torch."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _SHOWN = 5
 # What operating systems leave behind in folders.
 _JUNK = frozenset({"thumbs.db", "desktop.ini", "__macosx"})
 
-_WANTED = "wanted are folders named like the classes, with images in them, or train/, val/ and test/ with such folders"
+_WANTED = "put images into folders named like the classes, or such folders into train/, val/ and test/"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,10 +34,10 @@ class Layout:
     """Images by split and class.
 
     Attributes:
-        class_names: of the training split, or of all splits where there is none; in the order of `ordered`.
-        splits: (position among the files, label) by "train", "val" and "test", or by "all" where nothing is divided.
-        empty: classes that training, or what is not divided, has a folder for and no image of.
-        notes: what was passed over.
+        class_names: of the training split, or of all splits if there is no training split; in the order of `ordered`.
+        splits: (position among the files, label) by "train", "val" and "test", or by "all" if there are no splits.
+        empty: classes of the training split, or of "all", that have a folder but no image.
+        notes: what was skipped.
     """
 
     class_names: tuple[str, ...]
@@ -47,28 +47,28 @@ class Layout:
 
 
 def is_junk(name: str) -> bool:
-    """Whether a file or folder is hidden, or one that operating systems make for themselves."""
+    """Return whether a file or folder is hidden, or one that operating systems leave behind."""
     return name.startswith(".") or name.lower() in _JUNK
 
 
 def arrange(files: Sequence[str], folders: Iterable[str], origin: str) -> Layout:
     """Sort files into splits and classes.
 
-    A folder around everything is looked through. Folders named train, val (valid, validation) and test divide the
-    data, unless they hold images themselves, beside other folders: then they are classes (one of trains, say).
+    A single folder around everything is skipped. Folders named train, val (valid, validation) and test are splits,
+    unless they hold images themselves, beside other folders: then they are classes (one of trains, say).
 
     Args:
-        files: paths with slashes, relative to the data set; hidden ones are passed over silently.
-        folders: likewise; they make classes without images known.
-        origin: what the data set is called, for errors.
+        files: paths with slashes, relative to the data set; hidden ones are skipped silently.
+        folders: likewise, so that classes without images are known.
+        origin: name of the data set, for errors.
 
     Raises:
-        DataError: the paths are no such tree, or a split has classes that training lacks.
+        DataError: if the paths are not such a tree, or a split has classes that training lacks.
     """
     images, others = _images(files)
     if not images:
-        found = f"; there is only {named('other file', others, 3)}" if others else ""
-        raise DataError(f"{origin}: no image in it{found}; {_WANTED}")
+        found = f"; it holds only {named('other file', others, 3)}" if others else ""
+        raise DataError(f"{origin}: has no images{found}; {_WANTED}")
     known = [path for path in map(_parts, folders) if not any(map(is_junk, path))]
     depth = _depth_of_root(images.values(), known)
     images = {position: path[depth:] for position, path in images.items()}
@@ -77,11 +77,11 @@ def arrange(files: Sequence[str], folders: Iterable[str], origin: str) -> Layout
     learned = splits.get("train") or splits.get(ALL, {})
     notes = []
     if others:
-        notes.append(f"passed over {named('file', others, 3)} with no image's ending")
+        notes.append(f"passed over {named('file', others, 3)} without an image extension")
     if stray:
-        notes.append(f"passed over {named('image', [files[i] for i in stray], 3)} outside of every class folder")
+        notes.append(f"passed over {named('image', [files[i] for i in stray], 3)} outside of the class folders")
     if len(stray) == len(images):
-        raise DataError(f"{origin}: {named('image', [files[i] for i in stray], 3)} in no class folder; {_WANTED}")
+        raise DataError(f"{origin}: {named('image', [files[i] for i in stray], 3)} outside of class folders; {_WANTED}")
     class_names = class_names_of(splits, origin)
     return Layout(
         class_names=class_names,
@@ -96,7 +96,7 @@ def _parts(path: str) -> _Path:
 
 
 def _images(files: Sequence[str]) -> tuple[dict[int, _Path], list[str]]:
-    """Images' paths by position, and the names of other files."""
+    """Return the paths of images by position, and the names of other files."""
     suffixes = image_suffixes()
     images: dict[int, _Path] = {}
     others: list[str] = []
@@ -112,10 +112,10 @@ def _images(files: Sequence[str]) -> tuple[dict[int, _Path], list[str]]:
 
 
 def _depth_of_root(images: Collection[_Path], folders: Collection[_Path]) -> int:
-    """How many folders lie around everything that are neither a class nor a split."""
+    """Return how many folders around everything are neither a class nor a split."""
     shortest = min(map(len, images))
     depth = 0
-    # At least two more levels below every image's: the folder here is no class yet.
+    # With two more levels below it around every image, a folder is not a class yet.
     while shortest >= depth + 3:
         heads = {path[depth] for path in (*images, *folders) if len(path) > depth}
         if len(heads) > 1 or heads <= SPLIT_NAMES.keys():
@@ -127,36 +127,36 @@ def _depth_of_root(images: Collection[_Path], folders: Collection[_Path]) -> int
 def _splits(
     images: Mapping[int, _Path], folders: Collection[_Path], origin: str
 ) -> tuple[dict[str, _Classes], list[int]]:
-    """Classes by split, and the images that lie in no class."""
+    """Return classes by split, and the images outside of classes."""
     heads = {path[0] for path in images.values() if len(path) > 1} | {path[0] for path in folders}
     holding = {path[0] for path in images.values() if len(path) == 2}
     words = {head for head in heads if head in SPLIT_NAMES}
     if words and heads == words and words <= holding:
-        raise DataError(f"{origin}: {_listed(words)} with images, but no folders named like classes; {_WANTED}")
+        raise DataError(f"{origin}: {_listed(words)} with images, but without folders named like classes; {_WANTED}")
     if not words or words <= holding:
         classes, stray = _classes(images, folders)
         return {ALL: classes}, stray
     if heads != words:
         raise DataError(
             f"{origin}: holds {_listed(words)} and also {named('folder', sorted(heads - words))}; "
-            "put every class inside of train/, val/ or test/, or move the others away"
+            "put every class into train/, val/ or test/, or move the others away"
         )
     splits: dict[str, _Classes] = {}
     astray = [position for position, path in images.items() if len(path) == 1]
     for word in sorted(words):
         split = SPLIT_NAMES[word]
         if split in splits:
-            raise DataError(f"{origin}: holds {_listed(words)}, of which several mean {split}; merge these")
+            raise DataError(f"{origin}: holds {_listed(words)}, several of which mean {split}; merge them")
         below = {position: path[1:] for position, path in images.items() if len(path) > 1 and path[0] == word}
         splits[split], stray = _classes(below, [path[1:] for path in folders if len(path) > 1 and path[0] == word])
         if not splits[split]:
-            raise DataError(f"{origin}: {word}/ holds no folders named like classes; {_WANTED}")
+            raise DataError(f"{origin}: {word}/ has no folders named like classes; {_WANTED}")
         astray += stray
     return splits, sorted(astray)
 
 
 def _classes(images: Mapping[int, _Path], folders: Iterable[_Path]) -> tuple[_Classes, list[int]]:
-    """Images by their first folder, and those that lie in none."""
+    """Return images by their first folder, and those without one."""
     classes: _Classes = {path[0]: [] for path in folders}
     stray: list[int] = []
     for position, path in images.items():
@@ -177,7 +177,7 @@ class FileDataset(ImageDataset):
     """Images in files.
 
     Args:
-        root: folder that the paths start from.
+        root: folder of the paths.
         files: [len]; paths relative to it.
         labels: [len]; indices into the class names.
         class_names: in the order of the network's outputs.
@@ -203,17 +203,17 @@ class FileDataset(ImageDataset):
     def _size(self, index: int) -> int:
         try:
             return Path(self.name(index)).stat().st_size
-        except OSError:  # a link to nowhere; reading it says so
+        except OSError:  # a link to nowhere; reading it raises the error
             return 0
 
 
 def open_folder(folder: Path) -> RawSplits:
-    """Images in a folder by class, with or without train/, val/ and test/ around the classes.
+    """Open images in a folder by class, with or without train/, val/ and test/ around the classes.
 
-    Links are followed, hidden files passed over.
+    Links are followed, hidden files skipped.
 
     Raises:
-        DataError: a folder cannot be read, or it is no such tree.
+        DataError: if a folder cannot be read, or has no such layout.
     """
     found = _walk(folder)
     layout = arrange(found.files, found.folders, str(folder))
@@ -224,7 +224,7 @@ def open_folder(folder: Path) -> RawSplits:
         sources[split] = FileDataset(folder, files, labels, layout.class_names)
     notes = layout.notes
     if found.loops:
-        notes += (f"passed over {named('link', found.loops, 3)} to a folder around itself",)
+        notes += (f"passed over {named('link', found.loops, 3)} to a folder around it",)
     return RawSplits(datasets=sources, notes=notes, empty=layout.empty)
 
 
@@ -236,7 +236,7 @@ class _Tree:
 
 
 def _walk(root: Path) -> _Tree:
-    """All files and folders below `root`, in the order of their names, as paths with slashes relative to it."""
+    """List all files and folders below `root`, in the order of their names, as paths with slashes relative to it."""
     tree = _Tree()
     pending: list[tuple[str, frozenset[tuple[int, int]]]] = [("", frozenset())]
     while pending:
@@ -276,15 +276,15 @@ class _Row(NamedTuple):
 
 
 def open_table(path: Path, *, image_column: str | None = None, label_column: str | None = None) -> RawSplits:
-    """Images listed in a CSV file; their paths are relative to its folder.
+    """Open images listed in a CSV file; their paths are relative to its folder.
 
     Args:
         path: of the file.
-        image_column, label_column: of the images' paths and classes, where they are not called path and label. With
-            one of them stated the file may have any further columns, which are passed over.
+        image_column, label_column: of the images' paths and classes, if they are not called path and label. If one is
+            given, the file may have further columns, which are skipped.
 
     Raises:
-        DataError: it is no such table, rows are incomplete, or files are missing; the message gives the lines.
+        DataError: if the file is not such a table, rows are incomplete, or files are missing; gives the lines.
     """
     names = _Names(
         image=_plain(image_column or "path"),
@@ -307,7 +307,7 @@ def open_table(path: Path, *, image_column: str | None = None, label_column: str
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Names:
-    """What the columns are called, and whether there may be others."""
+    """Names of the columns, and whether there may be others."""
 
     image: str
     label: str
@@ -331,7 +331,7 @@ def _read(path: Path, names: _Names) -> tuple[list[_Row], tuple[str, ...]]:
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: is not UTF-8 text ({error.reason}); save it as UTF-8") from error
     except csv.Error as error:
-        raise DataError(f"{path}, line {reader.line_num}: is no CSV ({error})") from error
+        raise DataError(f"{path}, line {reader.line_num}: is not CSV ({error})") from error
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from error
     needed = [column for column in columns if column in names.wanted]
@@ -343,7 +343,7 @@ def _read(path: Path, names: _Names) -> tuple[list[_Row], tuple[str, ...]]:
     ]
     _refuse(path, incomplete, "rows are empty or incomplete", f"every row needs {', '.join(needed)}")
     if not records:
-        raise DataError(f"{path}: lists no image; write one row for each, with {', '.join(needed)}")
+        raise DataError(f"{path}: lists no images; write one row for each, with {', '.join(needed)}")
     rows = list(_rows(columns, names, records))
     unknown = [f"line {row.line}: {row.split!r}" for row in rows if row.split not in {*SPLIT_NAMES.values(), ALL}]
     _refuse(path, unknown, "splits are unknown", "write train, val or test")
@@ -363,7 +363,7 @@ def _columns(path: Path, header: list[str], names: _Names) -> list[str]:
         hint = "; name other columns with image_column and label_column"
     raise DataError(
         f"{path}, line 1: has the columns {', '.join(columns) or 'nothing'}; "
-        f"wanted are {names.image}, {names.label}[, {_SPLIT}]{hint}"
+        f"needed are {names.image}, {names.label}[, {_SPLIT}]{hint}"
     )
 
 

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from effnets.data.dataset import ImageDataset
-from effnets.data.remote import FileStore, RemoteParquet, first_line, storage_limit
+from effnets.data.parquet import first_line
+from effnets.data.remote import FileStore, RemoteParquet, storage_limit
 from effnets.data.splits import ALL, SPLIT_NAMES, RawSplits, index_labels
 from effnets.errors import DataError, ImageError
 
@@ -26,18 +27,18 @@ _Table = TypeVar("_Table")
 
 _PREFIX, _STREAM = "hf-dataset:", "hf-stream:"
 _FILES_AT_ONCE = 8  # whose labels are read: mostly waiting for answers
-_NO_LABELS = (None, -1)  # how the library says that a class is not known
+_NO_LABELS = (None, -1)  # of an unknown class
 
 
 class HubDataset(ImageDataset):
-    """Images in a column of a `datasets.Dataset`, which lies on disk and is read at random.
+    """Images in a column of a `datasets.Dataset` on disk.
 
     Args:
-        dataset: whose column holds encoded images: `cast_column(column, Image(decode=False))`.
+        dataset: its column holds encoded images: `cast_column(column, Image(decode=False))`.
         column: its name.
         labels: [len]; indices into the class names.
         class_names: in the order of the network's outputs.
-        title: of the data set, for messages.
+        title: name of the data set, for messages.
     """
 
     def __init__(
@@ -71,10 +72,10 @@ class HubDataset(ImageDataset):
 
 
 def open_hub_dataset(name: str, *, image_column: str | None = None, label_column: str | None = None) -> RawSplits:
-    """Images of "hf-dataset:user/name[@revision]", or of a folder that `Dataset.save_to_disk` wrote.
+    """Open "hf-dataset:user/name[@revision]", or a folder that `Dataset.save_to_disk` wrote.
 
     Raises:
-        DataError: the data set cannot be had, has no column of images or labels, or another fault.
+        DataError: if the data set cannot be loaded or has no column of images or labels.
     """
     title = name.removeprefix(_PREFIX)
     tables, passed = known_splits(_load(title), name)
@@ -91,12 +92,12 @@ def open_hub_dataset(name: str, *, image_column: str | None = None, label_column
 
 
 def known_splits(found: Mapping[str, _Table], name: str) -> tuple[dict[str, _Table], tuple[str, ...]]:
-    """Those splits that are for training, validation or test, by these words, and a note that names the others.
+    """Return the splits for training, validation and test by their names, and a note that names the others.
 
-    A single one is the whole data set, whatever it is called.
+    A single split is the whole data set, whatever its name.
 
     Raises:
-        DataError: there are several, and none of these.
+        DataError: if there are several, but not these.
     """
     if len(found) == 1:
         split, table = next(iter(found.items()))
@@ -104,20 +105,20 @@ def known_splits(found: Mapping[str, _Table], name: str) -> tuple[dict[str, _Tab
     known = {SPLIT_NAMES.get(str(split).lower(), ALL): table for split, table in found.items()}
     known.pop(ALL, None)
     if not known:
-        raise DataError(f"{name}: has the splits {', '.join(map(str, found))}; wanted are train, validation or test")
+        raise DataError(f"{name}: has the splits {', '.join(map(str, found))}; it needs train, validation or test")
     passed = [str(split) for split in found if str(split).lower() not in SPLIT_NAMES]
     return known, (f"passed over the splits {', '.join(passed)}",) if passed else ()
 
 
 def labeled_splits(labels: Mapping[str, Sequence[Any]], name: str) -> tuple[dict[str, Sequence[Any]], tuple[str, ...]]:
-    """Labels by split without the splits that have none, such as ImageNet's test images, and notes about these.
+    """Return labels by split, without unlabeled splits such as ImageNet's test images, and notes about these.
 
     Raises:
-        DataError: no split has labels, or some images of one have none.
+        DataError: if no split has labels, or only some images of one.
     """
     kept = {split: values for split, values in labels.items() if any(value not in _NO_LABELS for value in values)}
     if not kept:
-        raise DataError(f"{name}: none of its images has a label; name the right column with label_column")
+        raise DataError(f"{name}: its images have no labels; name the right column with label_column")
     for split, values in kept.items():
         if None in values:
             raise DataError(f"{name}: {split} has images without a label, row {list(values).index(None)} first")
@@ -166,10 +167,10 @@ def _undecoded(table: Dataset, column: str) -> Dataset:
 def choose_columns(
     name: str, features: Features, image: str | None, label: str | None
 ) -> tuple[str, str, tuple[str, ...]]:
-    """The columns of images and of labels, these or those that are declared, and a note where there is a choice.
+    """Return the columns of images and labels, by default those of such types, and a note if there was a choice.
 
     Raises:
-        DataError: there is no such column.
+        DataError: if there is no such column.
     """
     from datasets import Image
 
@@ -184,7 +185,7 @@ def choose_columns(
                 f"{name}: has the columns {', '.join(features)}; name the right one with {argument} ({option})"
             )
     if label is None and len(labels) > 1:
-        note = f"of the columns of classes, {', '.join(labels)}, {labels[0]} is learned; name another by label_column"
+        note = f"of the label columns {', '.join(labels)}, {labels[0]} is used; name another with label_column"
         return images[0], labels[0], (note,)
     return images[0], labels[0], ()
 

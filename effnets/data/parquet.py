@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
-# Row groups kept in memory by each process.
+# Of row groups in the memory of each process.
 CACHE_BYTES = 1 << 30
 
 _IMAGE_COLUMNS = ("image", "img")
@@ -29,12 +29,12 @@ _LABEL_COLUMNS = ("label", "labels", "fine_label")
 class ParquetDataset(ImageDataset):
     """Images in a column of parquet files, read a row group at a time.
 
-    Up to 1 GiB of row groups stay in memory in each process; of larger files, images in random order are slow.
+    Up to 1 GiB of row groups stay in memory in each process; random access to larger files is slow.
 
     Args:
-        files: the files' paths; their rows follow each other.
+        files: the files' paths, in the order of their rows.
         column: of the images: encoded files, or structs of `bytes` and `path`.
-        groups: [row groups, 3]; file, number there and rows of every row group.
+        groups: [row groups, 3]; file, number in the file and rows of every row group.
         labels: [len]; indices into the class names.
         class_names: in the order of the network's outputs.
     """
@@ -99,10 +99,10 @@ class ParquetDataset(ImageDataset):
 
         file, number, _ = (int(value) for value in self.groups[group])
         try:
-            # Without threads, which a forked worker would not have.
+            # Without threads, which do not survive in forked workers.
             table = pq.ParquetFile(self._path(file)).read_row_group(number, columns=[self.column], use_threads=False)
         except (pa.ArrowException, OSError) as error:
-            raise ImageError(f"{self.files[file]}: row group {number} cannot be read ({_first_line(error)})") from error
+            raise ImageError(f"{self.files[file]}: row group {number} cannot be read ({first_line(error)})") from error
         rows = table.column(self.column).combine_chunks()
         rows = rows.chunk(0) if isinstance(rows, pa.ChunkedArray) else rows
         return rows.field("bytes") if pa.types.is_struct(rows.type) else rows
@@ -111,10 +111,10 @@ class ParquetDataset(ImageDataset):
 def open_parquet(
     files: Sequence[Path], *, single: bool, image_column: str | None = None, label_column: str | None = None
 ) -> RawSplits:
-    """Images in parquet files; the splits are what the files' names begin with.
+    """Open images in parquet files, whose names begin with their splits.
 
-    Class names come from what the `datasets` library wrote into the files, or from classnames.txt beside them, one name
-    a line; else they are the labels.
+    Class names are those that the `datasets` library wrote into the files, or those in classnames.txt beside them, one
+    name per line; otherwise the labels.
 
     Args:
         files: of one data set.
@@ -122,7 +122,7 @@ def open_parquet(
         image_column, label_column: their names; by default image or img, and label, labels or fine_label.
 
     Raises:
-        DataError: a file is damaged, of another layout, or of no split.
+        DataError: if a file is damaged, has another layout, or belongs to no split.
     """
     origin = str(files[0] if len(files) == 1 else files[0].parent)
     splits: dict[str, list[Path]] = {}
@@ -130,8 +130,8 @@ def open_parquet(
         splits.setdefault(ALL if single else split_of(file.name) or ALL, []).append(file)
     if ALL in splits and len(splits) > 1:
         raise DataError(
-            f"{splits[ALL][0]}: belongs to no split by its name, as other files beside it do; "
-            "let its name begin with train, validation or test"
+            f"{splits[ALL][0]}: its name belongs to no split, unlike those of other files; "
+            "start its name with train, validation or test"
         )
     tables = {split: _Table(paths, image_column, label_column) for split, paths in splits.items()}
     class_names, labels = _labels(tables, origin)
@@ -163,7 +163,7 @@ class _Table:
                 labels.append(file.read(columns=[self.label_column]).column(0))
             except (pa.ArrowException, OSError) as error:
                 raise DataError(
-                    f"{path}: cannot be read as parquet ({_first_line(error)}); copy or download it again"
+                    f"{path}: cannot be read as parquet ({first_line(error)}); copy or download it again"
                 ) from error
             metadata = file.metadata
             groups += [(number, group, metadata.row_group(group).num_rows) for group in range(metadata.num_row_groups)]
@@ -180,7 +180,7 @@ def _labels(tables: Mapping[str, _Table], origin: str) -> tuple[tuple[str, ...],
     first = next(iter(tables.values()))
     for table in tables.values():
         if table.names != first.names:
-            raise DataError(f"{table.files[0]}: declares other class names than {first.files[0]}; bring them into line")
+            raise DataError(f"{table.files[0]}: declares other class names than {first.files[0]}; make them the same")
     declared = first.names or read_class_names(first.files[0].parent)
     return index_labels({split: table.labels for split, table in tables.items()}, origin, declared)
 
@@ -196,7 +196,7 @@ def _column(path: Path, schema: pa.Schema, wanted: str | None, usual: tuple[str,
 
 
 def _declared_names(schema: pa.Schema, column: str) -> tuple[str, ...] | None:
-    """Class names as the `datasets` library writes them into a file."""
+    """Return class names as the `datasets` library writes them into a file."""
     try:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
         return tuple(features[column]["names"])
@@ -204,5 +204,6 @@ def _declared_names(schema: pa.Schema, column: str) -> tuple[str, ...] | None:
         return None
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's message, or its type if it has none."""
     return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from effnets.data.dataset import ImageDataset
-from effnets.data.parquet import ParquetDataset
+from effnets.data.parquet import ParquetDataset, first_line
 from effnets.data.splits import ALL, RawSplits, index_labels, split_of
 from effnets.data.tar import Member, TarDataset, index_archive, samples_of
 from effnets.errors import ArgumentError, DataError, ImageError
@@ -393,8 +393,3 @@ def _fetch_from_hub(url: str, folder: str) -> Path | None:
 
 def _not_fetched(url: str, reason: str) -> DataError:
     return DataError(f"{url}: cannot be fetched ({reason}); check the address and the network, and start again")
-
-
-def first_line(error: Exception) -> str:
-    """Return the first line of an error's message, or its type if it has none."""
-    return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -1,4 +1,4 @@
-"""Images inside of tar archives, read where they lie. Free of torch."""
+"""Images in tar archives, read by their offsets: folders by class and WebDataset shards. Free of torch."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _COMPRESSED = {b"\x1f\x8b": "gunzip", b"BZ": "bunzip2", b"\xfd7": "unxz", b"(\xb
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A file inside of an archive: its path there, where its content begins, and its bytes."""
+    """A file in an archive: its path there, the offset of its content, and its bytes."""
 
     name: str
     offset: int
@@ -33,7 +33,7 @@ class Member:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Archive:
-    """What an archive holds."""
+    """The files and folders in an archive."""
 
     path: Path
     files: tuple[Member, ...]
@@ -41,11 +41,11 @@ class Archive:
 
 
 class TarDataset(ImageDataset):
-    """Images that lie in tar archives.
+    """Images in tar archives.
 
     Args:
-        archives: the archives' paths, or what else `_open` makes a file of.
-        members: [len]; each image's archive, as an index, and what it is there.
+        archives: the archives' paths.
+        members: [len]; the archive of each image, as an index, and its place there.
         labels: [len]; indices into the class names.
         class_names: in the order of the network's outputs.
     """
@@ -67,7 +67,7 @@ class TarDataset(ImageDataset):
         return f"{self.archives[self._archive[index]]}/{self._names[index]}"
 
     def read(self, index: int) -> bytes:
-        # Opened anew each time: nothing is shared between processes, and a local file takes some 20 µs to open.
+        # Opened each time: processes share nothing, and opening a local file takes about 20 µs.
         try:
             with self._open(int(self._archive[index])) as archive:
                 archive.seek(int(self._offset[index]))
@@ -83,10 +83,10 @@ class TarDataset(ImageDataset):
 
 
 def open_tree(archive: Archive) -> RawSplits:
-    """Images in an archive of a folder by class, with or without train/, val/ and test/.
+    """Open images in an archive of a folder by class, with or without train/, val/ and test/.
 
     Raises:
-        DataError: it holds no such tree.
+        DataError: if it has no such layout.
     """
     layout = arrange([member.name for member in archive.files], archive.folders, str(archive.path))
     sources: dict[str, ImageDataset] = {}
@@ -98,10 +98,10 @@ def open_tree(archive: Archive) -> RawSplits:
 
 
 def index_archive(path: Path) -> Archive:
-    """Find every file and folder in a tar archive by one walk over its headers.
+    """List the files and folders of a tar archive in one pass over its headers.
 
     Raises:
-        DataError: it is compressed, cut short or damaged.
+        DataError: if it is compressed, cut short or damaged.
     """
     files: list[Member] = []
     folders: list[str] = []
@@ -131,14 +131,14 @@ def index_archive(path: Path) -> Archive:
 
 
 def read_member(path: Path, member: Member) -> bytes:
-    """The content of a file in an archive."""
+    """Read a file in an archive."""
     with path.open("rb") as archive:
         archive.seek(member.offset)
         return archive.read(member.size)
 
 
 def _check_end(path: Path, end: int) -> None:
-    # tarfile takes a header that is damaged or cut off for the end; a whole archive has a block of zeros there.
+    # For tarfile, a damaged or missing header is the end; a whole archive has a block of zeros there.
     with path.open("rb") as archive:
         archive.seek(end)
         block = archive.read(_BLOCK)
@@ -154,9 +154,7 @@ def _unreadable(path: Path, error: Exception) -> DataError:
     except OSError as cause:
         return DataError(f"{path}: cannot be read ({cause.strerror})")
     if head in _COMPRESSED:
-        return DataError(
-            f"{path}: is compressed, so images cannot be read at random; unpack it with {_COMPRESSED[head]}"
-        )
+        return DataError(f"{path}: is compressed, so single images cannot be read; unpack it with {_COMPRESSED[head]}")
     return DataError(f"{path}: cannot be read as a tar archive ({error}); copy or download it again")
 
 
@@ -179,7 +177,7 @@ def expand_braces(pattern: str) -> list[str]:
 
 
 def is_webdataset(archive: Archive) -> bool:
-    """Whether labels lie beside the images, instead of in the names of folders."""
+    """Return whether labels are in files beside the images, instead of in the names of folders."""
     return any(_split_name(member.name)[1] == "cls" for member in archive.files) or (
         any(_split_name(member.name)[1] == "json" for member in archive.files)
         and all("/" not in member.name.removeprefix("./") for member in archive.files)
@@ -189,20 +187,20 @@ def is_webdataset(archive: Archive) -> bool:
 def open_shards(
     paths: Sequence[Path], *, archives: Sequence[Archive] | None = None, label_key: str | None = None
 ) -> RawSplits:
-    """Images in shards, found by one scan of their headers and read where they lie.
+    """Open WebDataset shards.
 
     A sample is an image with NAME.cls (a class, by number or name) or NAME.json (with the key label, cls or class).
-    Numbers get their names from classnames.txt beside the shards, one name a line, if it is there. Shards are of the
+    Names of numbers come from classnames.txt beside the shards, one name per line, if it exists. Shards belong to the
     split that their names begin with, if these differ.
 
     Args:
         paths: of the shards.
-        archives: what they hold, where that is known already.
-        label_key: in NAME.json, where it has another name; there must be a NAME.json then.
+        archives: their contents, if already known.
+        label_key: in NAME.json, which must exist then, if it has another name.
 
     Raises:
-        MissingFileError: a shard does not exist.
-        DataError: a shard is damaged, or a sample lacks its image or label.
+        MissingFileError: if a shard does not exist.
+        DataError: if a shard is damaged, or a sample lacks its image or label.
     """
     for path in paths:
         if not path.is_file():
@@ -218,7 +216,7 @@ def open_shards(
             members.setdefault(split, []).append((number, image))
             labels.setdefault(split, []).append(label)
     if not members:
-        raise DataError(f"{paths[0]}: no sample in it; wanted are images with a .cls or .json of the same name")
+        raise DataError(f"{paths[0]}: holds no sample; it needs images with a .cls or .json file of the same name")
     folder = paths[0].parent
     class_names, indices = index_labels(labels, str(folder), read_class_names(folder))
     sources: dict[str, ImageDataset] = {
@@ -228,10 +226,10 @@ def open_shards(
 
 
 def samples_of(archive: Archive, label_key: str | None) -> list[tuple[Member, str]]:
-    """Images and labels as written, in the order of the archive.
+    """Return images and labels as written, in the order of the archive.
 
     Raises:
-        DataError: a sample lacks its image or label.
+        DataError: if a sample lacks its image or label.
     """
     endings = {suffix.removeprefix(".") for suffix in image_suffixes()}
     images: dict[str, Member] = {}
@@ -252,23 +250,23 @@ def samples_of(archive: Archive, label_key: str | None) -> list[tuple[Member, st
 
 def _label(path: Path, files: Mapping[str, Member], wanted: str | None) -> str:
     if wanted is not None and "json" not in files:
-        raise DataError(f"{path}: {files['cls'].name} is no JSON that could have {wanted}; leave label_column out")
+        raise DataError(f"{path}: {files['cls'].name} is not JSON and cannot have {wanted}; leave label_column out")
     if wanted is None and "cls" in files:
         return read_member(path, files["cls"]).decode(errors="replace").strip()
     member = files["json"]
     try:
         content = json.loads(read_member(path, member))
     except ValueError as error:
-        raise DataError(f"{path}: {member.name} is no JSON ({error})") from error
+        raise DataError(f"{path}: {member.name} is not JSON ({error})") from error
     keys = _LABEL_KEYS if wanted is None else (wanted,)
     for key in keys:
         if isinstance(content, dict) and isinstance(content.get(key), str | int):
             return str(content[key])
-    raise DataError(f"{path}: {member.name} states no class; wanted is one of the keys {', '.join(keys)}")
+    raise DataError(f"{path}: {member.name} has no class; it needs one of the keys {', '.join(keys)}")
 
 
 def _split_name(name: str) -> tuple[str, str]:
-    """Key and last ending, lower case, of a file: WebDataset's keys end at the first dot of the last part."""
+    """Return a file's key and last extension, lower case; WebDataset's keys end at the first dot of the last part."""
     folder, slash, base = name.rpartition("/")
     stem, _, ending = base.partition(".")
     return folder + slash + stem, ending.rpartition(".")[2].lower()

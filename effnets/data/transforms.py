@@ -1,4 +1,4 @@
-"""From an image to a sample to learn from: crop, flip, colours, erasing. Knows torch and torchvision."""
+"""Training transform: crop, flip, colors, erasing, mixing. Knows torch and torchvision."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ _CROP_ATTEMPTS = 10
 
 
 class TrainTransform:
-    """Images of a source as samples to learn from, uint8 tensors [3, H, W] that are still to be normalised.
+    """Augments images into training samples, uint8 tensors [3, H, W] that are still to be normalized.
 
-    Their memory is laid out as [H, W, 3], as Pillow's is: a stack of them is channels_last without any copy.
+    Their memory format is [H, W, 3], as Pillow's: a stack of them is channels_last without a copy.
 
-    What is drawn for a sample is a function of the key it is drawn by, whatever was drawn before.
+    Random draws for a sample are a function of its key only.
 
     Args:
-        preprocess: of the weights: interpolation, mean (the colour that erases), std.
-        size: side of the square that comes out, or its (height, width), in pixels; by default that of the weights.
-        augmentation: what may be done to an image.
+        preprocess: of the weights: interpolation, mean (the color of erased parts), std.
+        size: side of the square output, or its (height, width), in pixels; by default that of the weights.
+        augmentation: its settings.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class TrainTransform:
             return sample
 
     def mixing(self, classes: int) -> v2.Transform | None:
-        """What blends the images of a batch [N, 3, H, W] and makes [N, classes] of their labels; None for nothing."""
+        """Return a transform that mixes a batch [N, 3, H, W] and makes targets [N, classes]; None for no mixing."""
         choices: list[v2.Transform] = []
         if self.augmentation.mixup:
             choices.append(v2.MixUp(alpha=self.augmentation.mixup, num_classes=classes))
@@ -95,7 +95,7 @@ class TrainTransform:
         return Image.fromarray(pixels[top : top + self.height, left : left + self.width])
 
     def _resized_crop(self, stored: LazyImage) -> Image.Image:
-        """Choose the crop first, so that a large JPEG is decoded no larger than the crop is to become."""
+        """Choose the crop first, so that a large JPEG is decoded no larger than needed."""
         width, height = stored.size()
         box = self._random_box(width, height)
         spare = min((box[2] - box[0]) / self.width, (box[3] - box[1]) / self.height)
@@ -105,7 +105,7 @@ class TrainTransform:
         return image.resize((self.width, self.height), self._resample, box)
 
     def _random_box(self, width: int, height: int) -> _Box:
-        """The crop of Szegedy et al. 2015 (arXiv:1409.4842, section 6): a share of the area, and an aspect ratio."""
+        """Draw a crop by share of the area and aspect ratio (Szegedy et al. 2015, arXiv:1409.4842, section 6)."""
         augmentation = self.augmentation
         target = self.width / self.height
         for _ in range(_CROP_ATTEMPTS):

@@ -110,8 +110,8 @@ CASES = [
     ),
     Case(
         empty_class_in_test,
-        (0, "note: test has no picture of 1 class (dog)"),
-        (0, "test has no picture of 1 class (dog)"),
+        (0, "note: test has no image of 1 class (dog)"),
+        (0, "test has no image of 1 class (dog)"),
     ),
     Case(
         one_class,
@@ -120,7 +120,7 @@ CASES = [
     ),
     Case(
         duplicate,
-        (0, "1 of the 7 pictures of test are in train as well, which flatters the accuracy: "),
+        (0, "1 of the 7 images of test are in train as well, which inflates the accuracy: "),
         (0, "7 test pictures of 2 classes"),
     ),
     Case(one_pixel, (0, "test top-1"), (0, "7 test pictures of 2 classes")),
@@ -136,7 +136,7 @@ CASES = [
     ),
     Case(
         broken_pictures,
-        (1, "test: 5 of 16 pictures cannot be read, and 3 may be left out; mend or remove them:"),
+        (1, "test: 5 of 16 images cannot be read, and 3 may be left out; fix or remove them:"),
         (0, "5 of 16 pictures could not be read and count nowhere"),
     ),
     Case(strange_names, (0, "test top-1"), (0, "8 test pictures of 2 classes")),
@@ -204,7 +204,7 @@ def test_ten_thousand_classes(place, tmp_path):
         tmp_path / "run", *QUICK, "--batch-size", "500",
     )  # fmt: skip
     assert status == 0, said
-    assert "10000 classes (class 0, class 1, class 10, class 100, class 1000, …) with a single picture" in said
+    assert "10000 classes (class 0, class 1, class 10, class 100, class 1000, …) with a single image" in said
     model = effnets.create_model(tmp_path / "run", pretrained=True)
     assert len(model.class_names) == model.num_classes == 10_000
     assert model.classifier.weight.isfinite().all()

@@ -20,14 +20,14 @@ def test_broken_pictures_are_left_out_and_named(tmp_path):
     splits = open_data(DataConfig(write(tmp_path, files), val_share=0))
     assert np.bincount(splits.train.labels).tolist() == [10, 10]
     (note,) = splits.notes
-    assert note.startswith("left out of train: 3 broken pictures (")
+    assert note.startswith("left out of train: 3 corrupt images (")
     assert all(name in note for name in ("cut.jpg", "empty.png", "text.jpg"))
 
 
 def test_too_many_broken_pictures(tmp_path):
     files = by_class(10) | {f"cat/cut{number}.jpg": truncated(picture(number)) for number in range(4)}
     write(tmp_path, files)
-    with pytest.raises(DataError, match=r"train: 4 of 24 pictures cannot be read, and 3 may be left out") as caught:
+    with pytest.raises(DataError, match=r"train: 4 of 24 images cannot be read, and 3 may be left out") as caught:
         open_data(tmp_path)
     assert "cut0.jpg cannot be read as an image" in str(caught.value)
     assert len(open_data(DataConfig(tmp_path, corrupt_limit=0.2, val_share=0)).train) == 20
@@ -37,7 +37,7 @@ def test_too_many_broken_pictures(tmp_path):
 
 def test_strict_allows_none(tmp_path):
     write(tmp_path, by_class(10) | {"cat/cut.jpg": truncated(picture(1))})
-    with pytest.raises(DataError, match=r"train: 1 of 21 pictures cannot be read, and 0 may.*do without strict"):
+    with pytest.raises(DataError, match=r"train: 1 of 21 images cannot be read, and 0 may.*leave strict out"):
         open_data(DataConfig(tmp_path, strict=True))
     with pytest.raises(DataError, match="all: 1 of 21"):
         open_evaluation_data(DataConfig(tmp_path, strict=True))
@@ -61,11 +61,11 @@ def test_jpegs_filled_up_with_zeros_and_other_formats_are_whole(tmp_path):
 def test_a_class_of_broken_pictures(tmp_path):
     files = by_class(5, ("cat", "dog")) | {"bird/cut.jpg": truncated(picture(1))}
     splits = open_data(DataConfig(write(tmp_path, files), val_share=0))
-    assert "train has no picture of 1 class (bird)" in splits.notes
+    assert "train has no image of 1 class (bird)" in splits.notes
 
 
 def test_one_class(tmp_path):
-    with pytest.raises(DataError, match="has one class only, cat, so there is nothing to tell apart"):
+    with pytest.raises(DataError, match="has only one class, cat, and training needs two"):
         open_data(write(tmp_path, by_class(5, ("cat",))))
 
 
@@ -73,10 +73,10 @@ def test_an_empty_class(tmp_path):
     write(tmp_path, by_class(5))
     (tmp_path / "bird").mkdir()
     with pytest.raises(
-        DataError, match=r"1 class \(bird\) without a picture, so nothing could be learned .*remove the"
+        DataError, match=r"1 class \(bird\) without an image, but training needs one of each; remove the"
     ):
         open_data(tmp_path)
-    with pytest.raises(DataError, match=r"1 class \(bird\) without a picture, so nothing could be measured .*remove"):
+    with pytest.raises(DataError, match=r"1 class \(bird\) without an image, but evaluation needs one of each; remove"):
         open_evaluation_data(tmp_path)
 
 
@@ -92,9 +92,9 @@ def test_what_is_measured_may_have_classes_that_training_has_no_picture_of(tmp_p
     measured = open_evaluation_data(data)
     assert (measured.split, len(measured.source)) == ("test", 6)
     assert measured.source.class_names == ("bird", "cat", "dog")
-    assert measured.notes == ("test has no picture of 1 class (dog)",)
+    assert measured.notes == ("test has no image of 1 class (dog)",)
     assert np.bincount(measured.source.labels).tolist() == [3, 3]
-    with pytest.raises(DataError, match=r"2 classes \(bird, cow\) without a picture, so nothing could be learned of"):
+    with pytest.raises(DataError, match=r"2 classes \(bird, cow\) without an image, but training needs one"):
         open_data(data)
     renamed = open_evaluation_data(DataConfig(data, class_names=["a", "b", "c", "d"])).source  # c is the cow
     assert (renamed.class_names, renamed.labels.tolist()) == (("a", "b", "d"), [0] * 3 + [1] * 3)
@@ -105,7 +105,7 @@ def test_duplicates_between_splits_are_told(tmp_path):
     files["test/cat/copy.jpg"] = files["train/cat/1.jpg"]
     splits = open_data(DataConfig(write(tmp_path, files), val_share=0))
     (note,) = splits.notes
-    assert note.startswith("1 of the 7 pictures of test are in train as well, which flatters the accuracy: ")
+    assert note.startswith("1 of the 7 images of test are in train as well, which inflates the accuracy: ")
     assert re.search(r"copy\.jpg = .*1\.jpg$", note)
 
 
@@ -113,7 +113,7 @@ def test_duplicates_with_the_drawn_validation_are_told(tmp_path):
     content = picture(1)
     files = {f"{name}/{number}.jpg": content for name in ("cat", "dog") for number in range(4)}
     (note,) = open_data(DataConfig(write(tmp_path, files), val_share=0.5)).notes
-    assert "4 of the 4 pictures of val are in train as well" in note
+    assert "4 of the 4 images of val are in train as well" in note
 
 
 def test_a_picture_of_one_pixel(tmp_path):
@@ -129,7 +129,7 @@ def test_hidden_and_unknown_files(tmp_path):
     files = by_class(2) | {".DS_Store": b"x", "cat/._1.jpg": b"x", "cat/Thumbs.db": b"x", "cat/note.txt": b"x"}
     splits = open_data(DataConfig(write(tmp_path, files), val_share=0))
     assert len(splits.train) == 4
-    assert splits.notes == ("passed over 1 file (cat/note.txt) with no picture's ending",)
+    assert splits.notes == ("passed over 1 file (cat/note.txt) without an image extension",)
 
 
 def test_ten_thousand_classes(tmp_path):

@@ -47,9 +47,9 @@ def test_columns_by_other_names(tmp_path):
     assert [len(splits.train), len(splits.test)] == [2, 2]
     assert splits.class_names == ("cat", "dog")
     assert splits.notes == ("passed over 1 column (id) of data.csv",)
-    with pytest.raises(DataError, match=r"wanted are path, label\[, split\]; name other columns with image_column"):
+    with pytest.raises(DataError, match=r"needed are path, label\[, split\]; name other columns with image_column"):
         open_data(path)
-    with pytest.raises(DataError, match=r"has the columns id, image, species, split; wanted are image, kind"):
+    with pytest.raises(DataError, match=r"has the columns id, image, species, split; needed are image, kind"):
         open_data(DataConfig(path, image_column="image", label_column="kind"))
 
 
@@ -65,15 +65,15 @@ def test_quoted_paths_may_hold_commas(tmp_path):
         ("path,label\ncat/0.jpg,cat\nnone.jpg,cat\n", "1 files do not exist (line 3: none.jpg); paths are relative to"),
         ("path,label\ncat/0.jpg,cat\n\ncat/1.jpg,\n", "2 rows are empty or incomplete (line 3, line 4)"),
         ("path,label\ncat/0.jpg,cat,train\n", "1 rows are empty or incomplete (line 2); every row needs path, label"),
-        ("path,class\ncat/0.jpg,cat\n", "line 1: has the columns path, class; wanted are path, label[, split]"),
+        ("path,class\ncat/0.jpg,cat\n", "line 1: has the columns path, class; needed are path, label[, split]"),
         ("path;label\ncat/0.jpg;cat\n", "separate columns by commas, not by ';'"),
         (
             "path,label,split\ncat/0.jpg,cat,holdout\n",
             "1 splits are unknown (line 2: 'holdout'); write train, val or test",
         ),
-        ("path,label\n", "lists no picture"),
+        ("path,label\n", "lists no images"),
         ("", "has the columns nothing"),
-        ('path,label\n"cat/0.jpg,cat\n', "is no CSV"),
+        ('path,label\n"cat/0.jpg,cat\n', "is not CSV"),
     ],
 )
 def test_faults_are_named_by_line(tmp_path, text, message):

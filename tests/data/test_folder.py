@@ -46,7 +46,7 @@ def test_what_is_measured_on(tmp_path):
     assert open_evaluation_data(tmp_path / "a").split == "test"
     whole = open_evaluation_data(tmp_path / "b")
     assert (whole.split, len(whole.source)) == ("all", 6)
-    with pytest.raises(DataError, match="training pictures only"):
+    with pytest.raises(DataError, match="training images only"):
         open_evaluation_data(tmp_path / "c")
 
 
@@ -64,7 +64,7 @@ def test_links_are_followed_and_loops_named(tmp_path):
     (data / "cat" / "back").symlink_to(data, target_is_directory=True)
     splits = open_data(DataConfig(data, val_share=0))
     assert np.bincount(splits.train.labels).tolist() == [2, 2]
-    assert splits.notes == ("passed over 1 link (cat/back) to a folder around itself",)
+    assert splits.notes == ("passed over 1 link (cat/back) to a folder around it",)
 
 
 def test_a_link_to_nowhere_is_a_broken_picture(tmp_path):
@@ -72,7 +72,7 @@ def test_a_link_to_nowhere_is_a_broken_picture(tmp_path):
     (data / "cat" / "gone.jpg").symlink_to(tmp_path / "nowhere.jpg")
     splits = open_data(DataConfig(data, val_share=0))
     assert len(splits.train) == 4
-    assert splits.notes == (f"left out of train: 1 broken picture ({data / 'cat' / 'gone.jpg'})",)
+    assert splits.notes == (f"left out of train: 1 corrupt image ({data / 'cat' / 'gone.jpg'})",)
 
 
 def test_pictures_are_upright(tmp_path):
@@ -98,7 +98,7 @@ def test_what_does_not_exist(tmp_path):
     with pytest.raises(DataError, match=r"cannot be read .*too long"):
         open_data("x" * 300)
     (tmp_path / "data.zip").write_bytes(b"")
-    with pytest.raises(DataError, match="no data set that can be read; name a folder by class"):
+    with pytest.raises(DataError, match="is not a known kind of data set; give a folder by class"):
         open_data(tmp_path / "data.zip")
 
 
@@ -108,7 +108,7 @@ def test_other_class_names(tmp_path):
     with pytest.raises(ArgumentError, match="class_names has empty names, or one twice"):
         open_data(DataConfig(tmp_path, class_names=["cat", "cat"]))
     with pytest.raises(
-        ArgumentError, match=r"class_names are 1 names, but .* has 2 classes \(0, 1\); give one for each"
+        ArgumentError, match=r"class_names has 1 names, but .* has 2 classes \(0, 1\); give one for each"
     ):
         open_data(DataConfig(tmp_path, class_names=["cat"]))
     with pytest.raises(ArgumentError, match=r"image_column is 'img', but .* is a folder by class without columns"):
@@ -121,6 +121,6 @@ def test_names_of_numbers_that_do_not_all_occur(tmp_path):
     )
     assert splits.class_names == ("cat", "dog", "hen", "pig")
     assert splits.train.labels.tolist() == [0, 0, 3, 3]
-    assert splits.notes == ("train has no picture of 2 classes (dog, hen)",)
-    with pytest.raises(ArgumentError, match=r"class_names are 3 names, but .* has 2 classes"):
+    assert splits.notes == ("train has no image of 2 classes (dog, hen)",)
+    with pytest.raises(ArgumentError, match=r"class_names has 3 names, but .* has 2 classes"):
         open_data(DataConfig(tmp_path, class_names=["cat", "dog", "hen"]))

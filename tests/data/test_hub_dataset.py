@@ -63,7 +63,7 @@ def test_one_of_several_columns_of_classes(tmp_path):
     name = f"hf-dataset:{tmp_path / 'set'}"
     splits = open_data(DataConfig(name, val_share=0))
     assert splits.class_names == ("cat", "tiger")
-    assert "of the columns of classes, fine, coarse, fine is learned; name another by label_column" in splits.notes
+    assert "of the label columns fine, coarse, fine is used; name another with label_column" in splits.notes
     other = open_data(DataConfig(name, val_share=0, label_column="coarse"))
     assert (other.class_names, other.notes) == (("small", "big"), ())
     assert other.train.labels.tolist() == [1, 0, 1, 0]

@@ -44,16 +44,22 @@ def test_train_is_a_class_where_it_holds_pictures():
 
 
 def test_splits_beside_classes_are_ambiguous():
-    with pytest.raises(DataError, match=r"data: holds train/ and also 1 folder \(bus\); put every class inside"):
+    with pytest.raises(DataError, match=r"data: holds train/ and also 1 folder \(bus\); put every class into"):
         arrange(["train/cat/a.jpg", "bus/b.jpg"], (), "data")
 
 
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        (["a.jpg", "b.jpg"], r"data: 2 pictures \(a.jpg, b.jpg\) in no class folder; wanted are folders named like"),
-        (["train/a.jpg"], "data: train/ with pictures, but no folders named like classes; wanted are folders named"),
-        (["train/a.jpg", "test/b.jpg"], "data: test/, train/ with pictures, but no folders named like classes"),
+        (
+            ["a.jpg", "b.jpg"],
+            r"data: 2 images \(a.jpg, b.jpg\) outside of class folders; put images into",
+        ),
+        (
+            ["train/a.jpg"],
+            "data: train/ with images, but without folders named like classes; put images",
+        ),
+        (["train/a.jpg", "test/b.jpg"], "data: test/, train/ with images, but without folders named like classes"),
     ],
 )
 def test_pictures_without_class_folders(files, message):
@@ -62,7 +68,7 @@ def test_pictures_without_class_folders(files, message):
 
 
 def test_two_words_for_one_split():
-    with pytest.raises(DataError, match="several mean val; merge these"):
+    with pytest.raises(DataError, match="several of which mean val; merge them"):
         arrange(["train/cat/a.jpg", "val/cat/a.jpg", "valid/cat/a.jpg"], (), "data")
 
 
@@ -84,13 +90,13 @@ def test_what_is_passed_over_is_named():
         ["cat/a.jpg", "dog/b.jpg", "dog/notes.txt", "cover.jpg", "cat/.DS_Store", ".git/x.jpg"], (), "data"
     )
     assert layout.notes == (
-        "passed over 1 file (dog/notes.txt) with no picture's ending",
-        "passed over 1 picture (cover.jpg) outside of every class folder",
+        "passed over 1 file (dog/notes.txt) without an image extension",
+        "passed over 1 image (cover.jpg) outside of the class folders",
     )
 
 
 def test_no_picture():
-    with pytest.raises(DataError, match=r"data: no picture in it; there is only 1 other file \(cat/a.txt\)"):
+    with pytest.raises(DataError, match=r"data: has no images; it holds only 1 other file \(cat/a.txt\)"):
         arrange(["cat/a.txt"], (), "data")
 
 

@@ -113,7 +113,7 @@ def test_every_picture_once(source):
 def test_steps_of_accumulation_are_whole(source):
     assert len(loader(source)) == 7
     assert len(loader(source, multiple=4)) == 4
-    with pytest.raises(ArgumentError, match="batch_size is 16, but 30 pictures are too few for 2 full batches"):
+    with pytest.raises(ArgumentError, match="batch_size is 16, but 30 images are too few for 2 full batches"):
         loader(source, batch_size=16, multiple=2)
 
 
@@ -167,12 +167,12 @@ def test_pictures_broken_on_the_way(tmp_path):
             list(tolerant.batches(1))  # told once
         with (
             pytest.warns(UserWarning, match="cut"),
-            pytest.raises(DataError, match="1 of 21 pictures cannot be read, and 0"),
+            pytest.raises(DataError, match="1 of 21 images cannot be read, and 0"),
         ):
             list(loader(source, batch_size=7, workers=workers, corrupt_limit=0).batches(0))
         with (
             pytest.warns(UserWarning, match="cut"),
-            pytest.raises(DataError, match=r"no picture of a batch can be read; .*raise batch_size:\n.*cut\.jpg"),
+            pytest.raises(DataError, match=r"no image of a batch can be read; .*raise batch_size:\n.*cut\.jpg"),
         ):
             list(loader(source, batch_size=1, workers=workers).batches(0))
 

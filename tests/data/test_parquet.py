@@ -94,7 +94,7 @@ def test_damage_is_named(tmp_path):
         ({"labels": [0, None, 1]}, "1 rows have no label, row 1 first"),
         (
             {"labels": [0, -1, 1], "names": ["a", "b"]},
-            "1 labels lie outside of the 2 declared classes, -1 of picture 1 first",
+            "1 labels are outside of the 2 declared classes, -1 of image 1 first",
         ),
     ],
 )
@@ -111,7 +111,7 @@ def test_columns_may_be_named(tmp_path):
 def test_files_of_no_split_beside_others(tmp_path):
     table(tmp_path / "train.parquet")
     table(tmp_path / "more.parquet")
-    with pytest.raises(DataError, match="belongs to no split by its name"):
+    with pytest.raises(DataError, match="its name belongs to no split"):
         open_data(tmp_path)
 
 

@@ -170,7 +170,7 @@ def test_whole_shards_validate(server):
     splits = open_data(DataConfig(pattern(server), val_share=0.2), seed=1)
     assert [len(splits.train), len(splits.val)] == [10 * EACH, 2 * EACH]
     assert not set(splits.train.shards) & set(splits.val.shards)
-    assert "2 of 12 shards are taken from training for validation, whatever their classes" in splits.notes
+    assert "2 of 12 files are taken from training for validation, whatever their classes" in splits.notes
     assert "streamed images: not checked for corrupt ones or for duplicates between splits" in splits.notes
 
 
@@ -246,9 +246,7 @@ def test_balanced_classes_are_refused(server):
 def test_a_disk_that_refuses_is_named(server, home):
     home.parent.mkdir(parents=True)
     home.write_text("no folder")
-    with pytest.raises(
-        DataError, match=r"shards\S* cannot be written \(.*\); free space there, lower EFFNETS_SH"
-    ):
+    with pytest.raises(DataError, match=r"shards\S* cannot be written \(.*\); free space there, lower EFFNETS_SH"):
         train(f"{server.address}part-00.tar")
 
 

@@ -54,7 +54,7 @@ def test_a_class_with_one_picture_stays_in_train():
     train, val, notes = split_validation(Labels([0] * 10 + [1]), 0.5, 0)
     assert (train.labels == 1).sum() == 1
     assert (val.labels == 1).sum() == 0
-    assert notes == ("1 class (class 1) with a single picture: it stays in train, so nothing validates it",)
+    assert notes == ("1 class (class 1) with a single image: it stays in train, so nothing validates it",)
 
 
 def test_no_share():

@@ -35,7 +35,7 @@ def test_an_archive_beside_its_folders_is_passed_over(tmp_path):
     pack(write(tmp_path, by_class(2)) / "data.tar", by_class(5))
     splits = open_data(DataConfig(tmp_path, val_share=0))
     assert len(splits.train) == 4
-    assert splits.notes == ("passed over 1 file (data.tar) with no picture's ending",)
+    assert splits.notes == ("passed over 1 file (data.tar) without an image extension",)
 
 
 def test_files_stored_once_for_several_names(tmp_path):
@@ -82,7 +82,7 @@ def test_a_damaged_header(tmp_path):
 def test_a_compressed_tar(tmp_path):
     path = tmp_path / "data.tar"
     path.write_bytes(gzip.compress(pack(path, by_class(2)).read_bytes()))
-    with pytest.raises(DataError, match="is compressed, so pictures cannot be read at random; unpack it with gunzip"):
+    with pytest.raises(DataError, match="is compressed, so single images cannot be read; unpack it with gunzip"):
         open_data(path)
 
 

@@ -41,12 +41,12 @@ def test_labels_in_json(tmp_path, key):
 def test_labels_under_another_key(tmp_path):
     shards(tmp_path, ["0.tar"], lambda number: json.dumps({"label": 7, "species": ["cat", "dog"][number]}), "json")
     assert open_data(DataConfig(tmp_path / "0.tar", label_column="species", val_share=0)).class_names == ("cat", "dog")
-    with pytest.raises(DataError, match=r"0000\.json states no class; wanted is one of the keys breed"):
+    with pytest.raises(DataError, match=r"0000\.json has no class; it needs one of the keys breed"):
         open_data(DataConfig(tmp_path / "0.tar", label_column="breed"))
     with pytest.raises(ArgumentError, match=r"image_column is 'jpg', but .*0.tar is shards without columns; leave it"):
         open_data(DataConfig(tmp_path / "0.tar", image_column="jpg"))
     shards(tmp_path, ["1.tar"])
-    with pytest.raises(DataError, match=r"0000\.cls is no JSON that could have species; leave label_column out"):
+    with pytest.raises(DataError, match=r"0000\.cls is not JSON and cannot have species; leave label_column out"):
         open_data(DataConfig(tmp_path / "1.tar", label_column="species"))
 
 
@@ -55,9 +55,9 @@ def test_names_of_numbers_lie_beside(tmp_path):
     (tmp_path / "classnames.txt").write_text("cat\ndog\nbird\n")
     splits = open_data(DataConfig(tmp_path, val_share=0))
     assert splits.class_names == ("cat", "dog", "bird")
-    assert splits.notes == ("train has no picture of 1 class (bird)",)
+    assert splits.notes == ("train has no image of 1 class (bird)",)
     (tmp_path / "classnames.txt").write_text("cat\n")
-    with pytest.raises(DataError, match="2 labels lie outside of the 1 declared classes, 1 of picture 1 first"):
+    with pytest.raises(DataError, match="2 labels are outside of the 1 declared classes, 1 of image 1 first"):
         open_data(tmp_path)
 
 
@@ -73,13 +73,13 @@ def test_faults_are_named(tmp_path):
     with pytest.raises(MissingFileError, match=r"part-0.tar does not exist, one of 2 shards"):
         open_data(f"{tmp_path}/part-{{0..1}}.tar")
     pack(tmp_path / "lonely.tar", {"1.jpg": picture(1), "1.cls": b"0", "2.jpg": picture(2)})
-    with pytest.raises(DataError, match=r"1 sample \(2\) without a picture or without .cls or .json"):
+    with pytest.raises(DataError, match=r"1 sample \(2\) without an image or without .cls or .json"):
         open_data(tmp_path / "lonely.tar")
     pack(tmp_path / "double.tar", {"1.left.jpg": picture(1), "1.right.jpg": picture(2), "1.cls": b"0"})
-    with pytest.raises(DataError, match="1 has several pictures"):
+    with pytest.raises(DataError, match="1 has several images"):
         open_data(tmp_path / "double.tar")
     pack(tmp_path / "other.tar", {"1.jpg": picture(1), "1.json": b'{"caption": "a cat"}'})
-    with pytest.raises(DataError, match=r"1\.json states no class; wanted is one of the keys label"):
+    with pytest.raises(DataError, match=r"1\.json has no class; it needs one of the keys label"):
         open_data(tmp_path / "other.tar")
 
 

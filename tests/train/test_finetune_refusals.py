@@ -42,7 +42,7 @@ def test_a_request_to_end_is_heeded_while_pictures_are_looked_at(folder, recipe,
     with pytest.raises(effnets.TrainingInterruptedError) as caught:
         effnets.finetune(recipe, folder / "data", tmp_path / "run", callbacks=[Asking()])
     assert caught.value.signal == signal.SIGTERM
-    assert told == [("looking at the pictures of", first) for first in (True, False, False)]
+    assert told == [("checking the images of", first) for first in (True, False, False)]
     assert not (tmp_path / "run").exists()
 
 

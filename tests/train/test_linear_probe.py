@@ -80,16 +80,16 @@ def test_pictures_that_turn_out_broken_are_left_out(pictures):
         assert torch.cat([labels for _, labels in batches]).tolist() == pictures.source.labels[readable].tolist()
     with (
         pytest.warns(UserWarning, match="left out"),
-        pytest.raises(effnets.DataError, match=r"1 of 24 pictures cannot be read, and 0 may be left out; mend"),
+        pytest.raises(effnets.DataError, match=r"1 of 24 images cannot be read, and 0 may be left out; fix"),
     ):
         list(Pictures(pictures.source, transform, 1, strict=True))
     files[3].write_bytes(b"")
     with (
         pytest.warns(UserWarning, match="left out"),
-        pytest.raises(effnets.DataError, match=r"4 of 24 pictures cannot be read, and 3 may be left out; mend"),
+        pytest.raises(effnets.DataError, match=r"4 of 24 images cannot be read, and 3 may be left out; fix"),
     ):
         list(Pictures(pictures.source, transform, 5))
-    with pytest.warns(UserWarning, match="left out"), pytest.raises(effnets.DataError, match="1 of 1 pictures cannot"):
+    with pytest.warns(UserWarning, match="left out"), pytest.raises(effnets.DataError, match="1 of 1 images cannot"):
         list(Pictures(pictures.source, transform, 5, [7]))
 
 
