@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 # Of row groups in the memory of each process.
 CACHE_BYTES = 1 << 30
+_LOCK = threading.Lock()  # evaluation reads in several threads
 
 _IMAGE_COLUMNS = ("image", "img")
 _LABEL_COLUMNS = ("label", "labels", "fine_label")
@@ -84,14 +86,15 @@ class ParquetDataset(ImageDataset):
         return int(np.searchsorted(self._starts, index, side="right")) - 1
 
     def _rows(self, group: int) -> pa.Array[Any]:
-        if group in self._cache:
-            self._cache.move_to_end(group)
-            return self._cache[group]
-        rows = self._load(group)
-        self._cache[group] = rows
-        while len(self._cache) > 1 and sum(kept.nbytes for kept in self._cache.values()) > CACHE_BYTES:
-            self._cache.popitem(last=False)
-        return rows
+        with _LOCK:
+            if group in self._cache:
+                self._cache.move_to_end(group)
+                return self._cache[group]
+            rows = self._load(group)
+            self._cache[group] = rows
+            while len(self._cache) > 1 and sum(kept.nbytes for kept in self._cache.values()) > CACHE_BYTES:
+                self._cache.popitem(last=False)
+            return rows
 
     def _load(self, group: int) -> pa.Array[Any]:
         import pyarrow as pa

@@ -78,7 +78,7 @@ def interrupted_tar(folder: Path) -> Path:
     return path
 
 
-def broken_pictures(folder: Path) -> Path:
+def corrupt_images(folder: Path) -> Path:
     files = divided(8, 8)
     cut = {f"{split}/cat/{n}.jpg": truncated(picture(n)) for split in ("train", "test") for n in range(5)}
     return write(folder, files | cut)
@@ -95,7 +95,7 @@ def strange_names(folder: Path) -> Path:
 
 @dataclass(frozen=True)
 class Case:
-    """A data set, and what `effnets finetune` and `effnets eval` end with and say."""
+    """A data set, and the exit status and a message of `effnets finetune` and `effnets eval`."""
 
     make: Callable[[Path], Path]
     training: tuple[int, str]
@@ -105,7 +105,7 @@ class Case:
 CASES = [
     Case(
         empty_class,
-        (1, "1 class (bird) without a picture, so nothing could be learned of it; remove the empty folder, or put"),
+        (1, "1 class (bird) without an image, but training needs one of each; remove the empty folder, or add"),
         (0, "6 test pictures of 2 classes"),  # of which test/ has no bird: only what is measured matters
     ),
     Case(
@@ -115,7 +115,7 @@ CASES = [
     ),
     Case(
         one_class,
-        (1, "has one class only, cat, so there is nothing to tell apart; add pictures of others"),
+        (1, "has only one class, cat, and training needs two; add images of others"),
         (0, "the data have 1 of the model's 2 classes; an answer among the others counts as wrong"),
     ),
     Case(
@@ -135,7 +135,7 @@ CASES = [
         (1, "bytes; copy or download it again"),
     ),
     Case(
-        broken_pictures,
+        corrupt_images,
         (1, "test: 5 of 16 images cannot be read, and 3 may be left out; fix or remove them:"),
         (0, "5 of 16 pictures could not be read and count nowhere"),
     ),
@@ -196,7 +196,7 @@ def test_an_output_that_cannot_be_written(place, tmp_path, kind):
 
 @pytest.mark.full
 def test_ten_thousand_classes(place, tmp_path):
-    """One picture of each, of one pixel: nothing to validate by, and a classifier of 10,000 outputs."""
+    """One image of each, of one pixel: nothing to validate with, and a classifier of 10,000 outputs."""
     content = picture(1, size=1)
     write(tmp_path / "data", {f"class {number}/1.jpg": content for number in range(10_000)})
     status, said = run(
