@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -268,13 +268,6 @@ def _walk(root: Path) -> _Tree:
     return tree
 
 
-class _Row(NamedTuple):
-    line: int
-    path: str
-    label: str
-    split: str
-
-
 def open_table(path: Path, *, image_column: str | None = None, label_column: str | None = None) -> RawSplits:
     """Open images listed in a CSV file; their paths are relative to its folder.
 
@@ -286,92 +279,67 @@ def open_table(path: Path, *, image_column: str | None = None, label_column: str
     Raises:
         DataError: if the file is not such a table, rows are incomplete, or files are missing; gives the lines.
     """
-    names = _Names(
-        image=_plain(image_column or "path"),
-        label=_plain(label_column or "label"),
-        others_allowed=image_column is not None or label_column is not None,
-    )
-    rows, notes = _read(path, names)
-    missing = [f"line {row.line}: {row.path}" for row in rows if not (path.parent / row.path).is_file()]
+    image, label = (image_column or "path").strip().lower(), (label_column or "label").strip().lower()
+    columns, records = _read_table(path, image, label, others_allowed=bool(image_column or label_column))
+    needed = [column for column in columns if column in (image, label, _SPLIT)]
+    places = [columns.index(column) for column in needed]
+    incomplete = [
+        f"line {line}"
+        for line, cells in records
+        if len(cells) != len(columns) or not all(cells[place] for place in places)
+    ]
+    _refuse(path, incomplete, "rows are empty or incomplete", f"every row needs {', '.join(needed)}")
+    if not records:
+        raise DataError(f"{path}: lists no images; write one row for each, with {', '.join(needed)}")
+    files, labels = dict[str, list[str]](), dict[str, list[str]]()
+    unknown, missing = [], []
+    for line, cells in records:
+        row = dict(zip(columns, cells, strict=True))
+        split = row.get(_SPLIT, ALL)
+        split = SPLIT_NAMES.get(split.lower(), split)
+        if split not in {*SPLIT_NAMES.values(), ALL}:
+            unknown.append(f"line {line}: {split!r}")
+        if not (path.parent / row[image]).is_file():
+            missing.append(f"line {line}: {row[image]}")
+        files.setdefault(split, []).append(row[image])
+        labels.setdefault(split, []).append(row[label])
+    _refuse(path, unknown, "splits are unknown", "write train, val or test")
     _refuse(path, missing, "files do not exist", "paths are relative to the folder of the CSV file")
-    by_split: dict[str, list[_Row]] = {}
-    for row in rows:
-        by_split.setdefault(row.split, []).append(row)
-    class_names, labels = index_labels({split: [r.label for r in rows] for split, rows in by_split.items()}, str(path))
-    sources: dict[str, ImageDataset] = {
-        split: FileDataset(path.parent, [row.path for row in rows], labels[split], class_names)
-        for split, rows in by_split.items()
+    class_names, indices = index_labels(labels, str(path))
+    datasets: dict[str, ImageDataset] = {
+        split: FileDataset(path.parent, files[split], indices[split], class_names) for split in files
     }
-    return RawSplits(datasets=sources, notes=notes)
+    others = [column for column in columns if column not in needed]
+    notes = (f"passed over {named('column', others)} of {path.name}",) if others else ()
+    return RawSplits(datasets=datasets, notes=notes)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Names:
-    """Names of the columns, and whether there may be others."""
-
-    image: str
-    label: str
-    others_allowed: bool
-
-    @property
-    def wanted(self) -> tuple[str, str, str]:
-        return self.image, self.label, _SPLIT
-
-
-def _plain(name: str) -> str:
-    return name.strip().lower()
-
-
-def _read(path: Path, names: _Names) -> tuple[list[_Row], tuple[str, ...]]:
+def _read_table(
+    path: Path, image: str, label: str, *, others_allowed: bool
+) -> tuple[list[str], list[tuple[int, list[str]]]]:
+    """Return the columns, and the line and cells of every row."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file, strict=True)
-            columns = _columns(path, next(reader, []), names)
-            records = [(reader.line_num, record) for record in reader]
+            columns = [name.strip().lower() for name in next(reader, [])]
+            records = [(reader.line_num, [cell.strip() for cell in record]) for record in reader]
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: is not UTF-8 text ({error.reason}); save it as UTF-8") from error
     except csv.Error as error:
         raise DataError(f"{path}, line {reader.line_num}: is not CSV ({error})") from error
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from error
-    needed = [column for column in columns if column in names.wanted]
-    places = [columns.index(column) for column in needed]
-    incomplete = [
-        f"line {line}"
-        for line, record in records
-        if len(record) != len(columns) or not all(record[place].strip() for place in places)
-    ]
-    _refuse(path, incomplete, "rows are empty or incomplete", f"every row needs {', '.join(needed)}")
-    if not records:
-        raise DataError(f"{path}: lists no images; write one row for each, with {', '.join(needed)}")
-    rows = list(_rows(columns, names, records))
-    unknown = [f"line {row.line}: {row.split!r}" for row in rows if row.split not in {*SPLIT_NAMES.values(), ALL}]
-    _refuse(path, unknown, "splits are unknown", "write train, val or test")
-    others = [column for column in columns if column not in needed]
-    return rows, (f"passed over {named('column', others)} of {path.name}",) if others else ()
-
-
-def _columns(path: Path, header: list[str], names: _Names) -> list[str]:
-    columns = [_plain(name) for name in header]
-    unknown = [name for name in columns if name not in names.wanted and not names.others_allowed]
-    lacking = [name for name in names.wanted[:2] if name not in columns]
-    if not unknown and not lacking and len(set(columns)) == len(columns):
-        return columns
-    separated = [sign for sign in (";", "\t") if any(sign in name for name in columns)]
-    hint = f"; separate columns by commas, not by {separated[0]!r}" if separated else ""
-    if not hint and not names.others_allowed:
-        hint = "; name other columns with image_column and label_column"
-    raise DataError(
-        f"{path}, line 1: has the columns {', '.join(columns) or 'nothing'}; "
-        f"needed are {names.image}, {names.label}[, {_SPLIT}]{hint}"
-    )
-
-
-def _rows(columns: list[str], names: _Names, records: list[tuple[int, list[str]]]) -> Iterator[_Row]:
-    for line, record in records:
-        cells = dict(zip(columns, (cell.strip() for cell in record), strict=True))
-        split = cells.get(_SPLIT, ALL)
-        yield _Row(line, cells[names.image], cells[names.label], SPLIT_NAMES.get(split.lower(), split))
+    unknown = set(columns) - {image, label, _SPLIT}
+    if not {image, label} <= set(columns) or len(set(columns)) < len(columns) or (unknown and not others_allowed):
+        separators = [sign for sign in (";", "\t") if any(sign in name for name in columns)]
+        hint = f"; separate columns by commas, not by {separators[0]!r}" if separators else ""
+        if not hint and not others_allowed:
+            hint = "; name other columns with image_column and label_column"
+        raise DataError(
+            f"{path}, line 1: has the columns {', '.join(columns) or 'nothing'}; "
+            f"needed are {image}, {label}[, {_SPLIT}]{hint}"
+        )
+    return columns, records
 
 
 def _refuse(path: Path, faults: list[str], what: str, hint: str) -> None:

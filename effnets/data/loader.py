@@ -257,11 +257,16 @@ class EpochLoader:
             )
         self._shutdown = WorkerShutdown()
         self._batches = BatchDataset(dataset, transform, self.seed)
-        self._streamed = dataset.shards is not None and order == "shuffled"
-        self._folder: TemporaryDirectory[str] | None = None
         self._sampler = _RequestSampler()
+        self._stream: Any = None
+        self._folder: TemporaryDirectory[str] | None = None
         self._loader: DataLoader[BatchResult] | None = None
-        if not self._streamed:
+        if dataset.shards is not None and order == "shuffled":
+            self._folder = stream_folder()
+            self._stream = stream_images(
+                dataset, Path(self._folder.name), seed=self.seed, rank=rank, world_size=world_size
+            )
+        else:
             self._loader = self._data_loader(self._batches, workers, sampler=self._sampler, persistent=workers > 0)
         classes = len(dataset.class_names)
         self._mixing = transform.mixing(classes) if isinstance(transform, TrainTransform) else None
@@ -285,7 +290,7 @@ class EpochLoader:
                 message names them.
         """
         numbers = range(start + (self.rank - start) % self.world_size, self._length, self.world_size)
-        results = self._stream(epoch, numbers) if self._streamed else self._requested(epoch, numbers)
+        results = self._requested(epoch, numbers) if self._stream is None else self._streamed(epoch, numbers)
         for number, result in zip(numbers, results, strict=False):
             if result.fault is not None:
                 raise DataError(result.fault)
@@ -334,23 +339,15 @@ class EpochLoader:
         assert self._loader is not None
         return iter(self._loader)
 
-    def _stream(self, epoch: int, numbers: range) -> Iterator[BatchResult]:
+    def _streamed(self, epoch: int, numbers: range) -> Iterator[BatchResult]:
         if not numbers:
             return iter(())
-        if self._folder is None:
-            self._folder = stream_folder()
-        stream = stream_images(
-            self.dataset,
-            Path(self._folder.name),
-            seed=self.seed,
-            epoch=epoch,
-            rank=self.rank,
-            world_size=self.world_size,
-        )
-        workers = min(self.workers, stream.num_shards)
+        assert self._stream is not None
+        self._stream.set_epoch(epoch)
+        workers = min(self.workers, self._stream.num_shards)
         # Workers deliver in turn, so each skips the same number of batches, and the rest of a turn is dropped here.
         skip, rest = divmod(numbers[0] // self.world_size, max(workers, 1))
-        batches = StreamedBatches(self._batches, stream, batch_size=self.batch_size, epoch=epoch, skip=skip)
+        batches = StreamedBatches(self._batches, self._stream, batch_size=self.batch_size, epoch=epoch, skip=skip)
         return islice(self._data_loader(batches, workers), rest, None)
 
     def _order(self, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -36,9 +36,9 @@ class DataConfig:
             CSV file with the columns path, label and optionally split; a parquet file in the Hub's layout, or a folder
             of such with names like train-0.parquet; WebDataset shards ("shards-{000..007}.tar", or a folder of them),
             also on a server ("https://host/shards-{000..007}.tar"); a data set of the Hub, fetched whole
-            ("hf-dataset:user/name@revision"), or, in parquet, read as needed ("hf-stream:user/name@revision"). Remote
-            files and streams of up to 16 GiB, or ``EFFNETS_SHARDS_GIB``, are fetched once and kept; of larger ones,
-            training reads file after file in each epoch.
+            ("hf-dataset:user/name@revision"), or, in parquet, read as needed ("hf-stream:user/name@revision"). Shards
+            on a server and streams of up to 16 GiB, or ``EFFNETS_SHARDS_GIB``, are fetched once and kept. Of larger
+            ones, training fetches file after file in each epoch; evaluation keeps the files that it reads.
         image_column, label_column: of tables (CSV, parquet, Hub), if they do not have their usual names; of shards,
             label_column is the key in each sample's JSON.
         class_names: if labels are numbers, the names of the classes 0, 1, …; otherwise as many names as there are

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 
 from effnets.data.dataset import ImageDataset
 from effnets.data.parquet import ParquetDataset, first_line
-from effnets.data.splits import ALL, RawSplits, index_labels, split_of
-from effnets.data.tar import Member, TarDataset, index_archive, samples_of
+from effnets.data.splits import RawSplits, index_labels
+from effnets.data.tar import Member, TarDataset, index_archive, samples_of, split_samples
 from effnets.errors import ArgumentError, DataError, ImageError
 from effnets.utils.atomic_file import write_whole
 from effnets.utils.paths import home_dir
@@ -194,19 +194,16 @@ def stream_folder() -> TemporaryDirectory[str]:
         raise _not_written(folder, error) from error
 
 
-def stream_images(
-    dataset: ImageDataset, folder: Path, *, seed: int, epoch: int, rank: int, world_size: int
-) -> IterableDataset:
-    """Return an endless stream of one process's images of an epoch, as {"index": int, "data": bytes}.
+def stream_images(dataset: ImageDataset, folder: Path, *, seed: int, rank: int, world_size: int) -> IterableDataset:
+    """Return an endless stream of one process's images, as {"index": int, "data": bytes}, for `set_epoch`.
 
-    Files are read in an order drawn by (seed, epoch), and a buffer shuffles their images. Processes and the workers of
+    Files are read in an order drawn by seed and epoch, and a buffer shuffles their images. Processes and the workers of
     a torch DataLoader share the files; one that has read all of its files begins again.
 
     Args:
         dataset: with `shards`.
         folder: for files while they are read.
-        seed: of the order, together with `epoch`.
-        epoch: its number, from 0.
+        seed: of the order.
         rank: this process's number.
         world_size: how many processes there are.
     """
@@ -215,9 +212,7 @@ def stream_images(
 
     files = {"files": np.unique(_shards(dataset)).tolist(), "dataset": dataset, "folder": folder}
     stream = IterableDataset.from_generator(_read_files, gen_kwargs=files)
-    stream = split_dataset_by_node(stream.shuffle(seed, buffer_size=_SHUFFLE_BUFFER), rank, world_size).repeat(None)
-    stream.set_epoch(epoch)
-    return stream
+    return split_dataset_by_node(stream.shuffle(seed, buffer_size=_SHUFFLE_BUFFER), rank, world_size).repeat(None)
 
 
 def _read_files(files: list[int], dataset: ImageDataset, folder: Path) -> Iterator[dict[str, Any]]:
@@ -252,18 +247,14 @@ def open_remote_shards(
         DataError: if a shard cannot be fetched, is damaged or holds no samples.
     """
     store, limit = FileStore(), storage_limit()
-    words = {split_of(_name(url)) for url in urls}
-    divided = None not in words and len(words) > 1
     sizes: list[int] = []
-    members: dict[str, list[tuple[int, Member]]] = {}
-    labels: dict[str, list[str]] = {}
+    samples: list[list[tuple[Member, str]]] = []
     for number, url in enumerate(urls):
         progress(f"reading shard {number + 1} of {len(urls)}", number / len(urls))
-        size, samples = _samples(url, store, label_key, keep=sum(sizes) <= limit)
+        size, of_shard = _samples(url, store, label_key, keep=sum(sizes) <= limit)
         sizes.append(size)
-        split = (split_of(_name(url)) if divided else None) or ALL
-        members.setdefault(split, []).extend((number, Member(*sample[:3])) for sample in samples)
-        labels.setdefault(split, []).extend(sample[3] for sample in samples)
+        samples.append(of_shard)
+    members, labels = split_samples([_name(url) for url in urls], samples)
     class_names, indices = index_labels(labels, urls[0])
     streamed = sum(sizes) > limit
     sources: dict[str, ImageDataset] = {
@@ -273,10 +264,8 @@ def open_remote_shards(
     return RawSplits(datasets=sources)
 
 
-def _samples(
-    url: str, store: FileStore, label_key: str | None, *, keep: bool
-) -> tuple[int, list[tuple[str, int, int, str]]]:
-    """Return a shard's size in bytes and the name, offset, size and label of each image.
+def _samples(url: str, store: FileStore, label_key: str | None, *, keep: bool) -> tuple[int, list[tuple[Member, str]]]:
+    """Return a shard's size in bytes, and its images and labels.
 
     Of a shard that is not kept, they are written to a file, so that it need not be fetched for them again.
     """
@@ -284,20 +273,21 @@ def _samples(
     try:
         listed = json.loads(listing.read_text(encoding="utf-8"))
         if listed["label_key"] == label_key:
-            return listed["size"], listed["samples"]
+            return listed["size"], [(Member(*place), label) for *place, label in listed["samples"]]
     except (OSError, ValueError, KeyError, TypeError):
         pass  # not listed yet
     if keep:
         return _list_samples(url, store.path(url), label_key)
     with stream_folder() as folder, store.streaming(url, Path(folder)) as path:
         size, samples = _list_samples(url, path, label_key)
-    write_whole(listing, json.dumps({"size": size, "label_key": label_key, "samples": samples}).encode())
+    rows = [(image.name, image.offset, image.size, label) for image, label in samples]
+    write_whole(listing, json.dumps({"size": size, "label_key": label_key, "samples": rows}).encode())
     return size, samples
 
 
-def _list_samples(url: str, path: Path, label_key: str | None) -> tuple[int, list[tuple[str, int, int, str]]]:
+def _list_samples(url: str, path: Path, label_key: str | None) -> tuple[int, list[tuple[Member, str]]]:
     try:
-        samples = [(one.name, one.offset, one.size, label) for one, label in samples_of(index_archive(path), label_key)]
+        samples = samples_of(index_archive(path), label_key)
     except DataError as error:
         path.unlink(missing_ok=True)  # a damaged file is fetched again next time
         raise DataError(str(error).replace(str(path), url)) from error

@@ -206,15 +206,9 @@ def open_shards(
         if not path.is_file():
             raise MissingFileError(f"{path} does not exist, one of {len(paths)} shards; check the pattern")
     indexed = [index_archive(path) for path in paths] if archives is None else archives
-    words = {split_of(path.name) for path in paths}
-    divided = None not in words and len(words) > 1
-    members: dict[str, list[tuple[int, Member]]] = {}
-    labels: dict[str, list[str]] = {}
-    for number, archive in enumerate(indexed):
-        split = (split_of(archive.path.name) if divided else None) or ALL
-        for image, label in samples_of(archive, label_key):
-            members.setdefault(split, []).append((number, image))
-            labels.setdefault(split, []).append(label)
+    members, labels = split_samples(
+        [path.name for path in paths], [samples_of(archive, label_key) for archive in indexed]
+    )
     if not members:
         raise DataError(f"{paths[0]}: holds no sample; it needs images with a .cls or .json file of the same name")
     folder = paths[0].parent
@@ -223,6 +217,27 @@ def open_shards(
         split: TarDataset(paths, members[split], indices[split], class_names) for split in members
     }
     return RawSplits(datasets=sources)
+
+
+def split_samples(
+    names: Sequence[str], samples: Sequence[Sequence[tuple[Member, str]]]
+) -> tuple[dict[str, list[tuple[int, Member]]], dict[str, list[str]]]:
+    """Return the shard number and place of every image, and its label as written, both by split.
+
+    Args:
+        names: [shards]; their file names.
+        samples: [shards]; see `samples_of`.
+    """
+    words = {split_of(name) for name in names}
+    divided = None not in words and len(words) > 1
+    members: dict[str, list[tuple[int, Member]]] = {}
+    labels: dict[str, list[str]] = {}
+    for number, (name, images) in enumerate(zip(names, samples, strict=True)):
+        split = (split_of(name) if divided else None) or ALL
+        for image, label in images:
+            members.setdefault(split, []).append((number, image))
+            labels.setdefault(split, []).append(label)
+    return members, labels
 
 
 def samples_of(archive: Archive, label_key: str | None) -> list[tuple[Member, str]]:
