@@ -24,7 +24,7 @@ import pyarrow.parquet as parquet
 
 import effnets
 from effnets.spec.cost import count
-from effnets.spec.yaml import read_entries
+from effnets.spec.entries import read_entries
 from effnets.train.recipe import find_recipe, read_recipe
 from effnets.utils.atomic_file import write_whole
 

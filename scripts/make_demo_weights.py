@@ -27,7 +27,7 @@ import effnets
 from effnets.errors import EffnetsError
 from effnets.evaluation import Evaluation
 from effnets.nn.classifier import Classifier
-from effnets.spec.decode import encode_entry
+from effnets.spec.entries import encode_entry
 from effnets.spec.specs import ModelSpec
 from effnets.spec.weights import Pin, clear_cache, find_weights, read_pins, shipped_pins_path
 from effnets.train.checkpoint import finished_metrics

@@ -13,10 +13,10 @@ from demo_section import make_section
 
 from effnets.bench.plots import Point, draw_weights
 from effnets.spec.cost import count
+from effnets.spec.entries import model_names
 from effnets.spec.models import load_spec
 from effnets.spec.specs import IMAGENET_MEAN, IMAGENET_STD, WeightsSpec
 from effnets.spec.weights import PINS_VARIABLE, find_weights, list_weights
-from effnets.spec.yaml import model_names
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "weights.md"

@@ -1,1 +1,1 @@
-"""What a network is, without torch: tables, block strings, plans, counts."""
+"""What a network is, before any tensor exists: specs, the YAML tables that state them, plans and costs. No torch."""

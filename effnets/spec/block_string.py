@@ -1,4 +1,4 @@
-"""The tables that block strings are read and written by: keys and their values, flags, and what each block takes.
+"""Read and write block strings by one table: keys and their values, flags, and what each block takes.
 
 Two keys beside those of MixNet's code and timm serve the MixConv paper's experiments: ``exponential`` (channel
 partition) and ``dilated`` (in place of large kernels).
@@ -52,7 +52,7 @@ def _decode_ratio(text: str) -> Fraction:
     try:
         return Fraction(text)
     except ZeroDivisionError:
-        raise ConfigError(f"squeeze ratio se is {text}; its denominator cannot be 0") from None
+        raise ConfigError(f"se_ratio is {text}; its denominator cannot be 0") from None
 
 
 _INTEGER = "[1-9][0-9]{0,5}"
@@ -62,7 +62,7 @@ _RATIO = rf"(?:{_DECIMAL}|[0-9]{{1,7}}/[0-9]{{1,7}})"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Key:
-    """One key of a block string: the field it fills, how its value is spelt, and an example for error messages."""
+    """One key of a block string: the field it fills, how its value is spelled, and an example for error messages."""
 
     field: str
     pattern: str

@@ -8,8 +8,10 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from effnets.errors import ArgumentError, ConfigError
-from effnets.spec.specs import Activation, BlockSpec, BlockType, ModelSpec, Scaling
-from effnets.utils.arguments import MAX_BLOCKS, MAX_PARAMETERS, check_integer
+from effnets.spec.specs import MAX_BLOCKS, Activation, BlockSpec, BlockType, ModelSpec, Scaling
+from effnets.utils.arguments import check_integer
+
+_MAX_WEIGHTS = 2_000_000_000  # more would only exhaust the memory
 
 
 def round_channels(channels: float, divisor: int) -> int:
@@ -335,9 +337,9 @@ def make_plan(
         num_classes=num_classes,
         features=features,
     )
-    if (weights := sum(conv.weights for conv in plan.convolutions)) > MAX_PARAMETERS:
+    if (weights := sum(conv.weights for conv in plan.convolutions)) > _MAX_WEIGHTS:
         raise ConfigError(
-            f"{spec.name}: {weights:,} weights are over the limit of {MAX_PARAMETERS:,}; "
+            f"{spec.name}: {weights:,} weights are over the limit of {_MAX_WEIGHTS:,}; "
             "lower the width multiplier, or channels and kernel sizes"
         )
     return plan

@@ -1,8 +1,8 @@
-"""Pins: the exact file behind each published name, as ``scripts/pin_weights.py`` found it. Free of torch.
+"""Published weights: the tables ``configs/weights/<family>.yaml``, and the pins of the exact files. Free of torch.
 
-They lie in a file of their own, ``configs/weights/pins.yaml``, so that an organisation can pin its own mirror: the
-environment variable ``EFFNETS_PINS`` names another file, which then stands in for it altogether. Only files that lie in
-the package have their pins there always.
+Pins are in a file of their own, ``configs/weights/pins.yaml``, which ``scripts/pin_weights.py`` writes, so that an
+organisation can pin its own mirror: the environment variable ``EFFNETS_PINS`` names another file, which replaces it.
+Only files that come with the package always have their pins there.
 """
 
 from __future__ import annotations
@@ -10,58 +10,43 @@ from __future__ import annotations
 import difflib
 import math
 import os
-import re
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, get_args
+from typing import Annotated, Any
 
 from effnets.errors import ConfigError, MissingFileError, UnknownModelError
-from effnets.spec.decode import EntryKey, decode_mapping
-from effnets.spec.specs import (
-    ACTIVATIONS,
-    WEIGHTS_DIALECTS,
-    Interpolation,
-    ModelSpec,
-    Padding,
-    PreprocessSpec,
-    WeightsSpec,
-)
-from effnets.spec.yaml import Node, catalogue, find_entry, model_names, read_yaml, split_tag
-from effnets.utils.arguments import RANGES
+from effnets.spec.decode import decode_dataclass, decode_mapping, error_at
+from effnets.spec.entries import find_entry, model_names, split_tag, zoo_entries
+from effnets.spec.specs import REVISION, SHA256, ModelSpec, PreprocessSpec, WeightsSpec
+from effnets.spec.yaml import Node, read_yaml
+from effnets.utils.arguments import MAX_SIDE, Range, check_fields, field_infos
 from effnets.utils.paths import configs_dir
 
 PINS_VARIABLE = "EFFNETS_PINS"
 
-PIN_KEYS: Mapping[str, EntryKey] = MappingProxyType(
-    {
-        "revision": EntryKey(kind="text", doc="Commit of the repository on the Hub, 40 hex digits."),
-        "sha256": EntryKey(kind="text", doc="Of the file, 64 hex digits."),
-    }
-)
-
-_DIGITS = {"revision": 40, "sha256": 64}
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pin:
-    """What is pinned for one ``model.tag``, and where that stands."""
+    """The exact file of one ``model.tag``; `where` is the pin's own file and line, for messages."""
 
-    revision: str | None = None
-    sha256: str | None = None
+    revision: Annotated[str | None, REVISION, "Commit of the repository on the Hub."] = None
+    sha256: Annotated[str | None, SHA256, "Of the file."] = None
     where: str = ""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 def pins_path() -> Path:
-    """The file of pins: the one that ``EFFNETS_PINS`` names, or ``configs/weights/pins.yaml``."""
+    """Return the file of pins: the one that ``EFFNETS_PINS`` names, or ``configs/weights/pins.yaml``."""
     named = os.environ.get(PINS_VARIABLE)
     return Path(named) if named else shipped_pins_path()
 
 
 def shipped_pins_path() -> Path:
-    """The file of pins that comes with this package."""
+    """Return the file of pins that comes with this package."""
     return configs_dir() / "weights" / "pins.yaml"
 
 
@@ -70,78 +55,44 @@ def read_pins(path: Path) -> Mapping[str, Pin]:
     """Read a file of pins: ``model.tag`` → `Pin`.
 
     Raises:
-        MissingFileError: no such file.
-        ConfigError: not such a mapping, an unknown key, or digits that are none, with file, line and the fix.
+        MissingFileError: if the file does not exist.
+        ConfigError: if it is not such a mapping, or a key or a value is wrong, with file, line and the fix.
     """
     try:
         document = read_yaml(path)
     except MissingFileError:
         hint = f"{PINS_VARIABLE} names it" if os.environ.get(PINS_VARIABLE) else "reinstall effnets"
-        raise MissingFileError(f"{path}: no such file of pins ({hint})") from None
+        raise MissingFileError(f"{path}: this file of pins does not exist ({hint})") from None
     if not isinstance(document.value, dict):
         raise ConfigError(f"{path}:{document.line}: the file must map model.tag to pins")
     pins = {}
     for name, node in document.value.items():
         if not isinstance(node.value, dict) or not node.value:
             raise ConfigError(f"{path}:{node.line}: {name}: a pin is a mapping, {{revision: …, sha256: …}}")
-        values = decode_mapping(name, path, node.value, PIN_KEYS)
-        for key, value in values.items():
-            if not re.fullmatch(f"[0-9a-f]{{{_DIGITS[key]}}}", value):
-                line = node.value[key].line
-                raise ConfigError(
-                    f"{path}:{line}: {name}: {key} is {value!r}; it must be {_DIGITS[key]} small hex digits, in quotes"
-                )
-        pins[name] = Pin(**values, where=f"{path}:{node.line}")
+        pins[name] = decode_dataclass(Pin, path, name, node, where=f"{path}:{node.line}")
     return pins
 
 
-WEIGHTS_KEYS: Mapping[str, EntryKey] = MappingProxyType(
-    {
-        "base": EntryKey(kind="text", doc="A template of this file; what is not stated here comes from it."),
-        "source": EntryKey(
-            kind="text",
-            doc="hf-hub:organisation/repository, the file's URL (one that ends in / takes 'file'), or package:file.",
-        ),
-        "file": EntryKey(kind="text", doc="The file in the repository; model.safetensors by default."),
-        "dialect": EntryKey(kind="text", doc="The framework that wrote the file.", choices=WEIGHTS_DIALECTS),
-        "licence": EntryKey(kind="text", doc="As the publisher states it; SPDX, in small letters."),
-        "padding": EntryKey(kind="text", doc="In place of the model's.", choices=get_args(Padding)),
-        "bn_eps": EntryKey(kind="number", doc="In place of the model's."),
-        "activation": EntryKey(kind="text", doc="In place of the model's.", choices=ACTIVATIONS),
-        "num_classes": EntryKey(kind="integer", doc="Outputs in the file, a background included; 1000 by default."),
-        "background": EntryKey(kind="boolean", doc="Class 0 is none of the others."),
-        "input_size": EntryKey(kind="integer", doc="Side of the square input in pixels."),
-        "resize": EntryKey(kind="integer", doc="Shorter side of the resized image, in place of crop_pct."),
-        "crop_pct": EntryKey(kind="number", doc="The centre crop's share of the resized image's side."),
-        "test_input_size": EntryKey(kind="integer", doc="Where the weights do better than at input_size."),
-        "test_crop_pct": EntryKey(kind="number", doc="The crop's share at test_input_size."),
-        "interpolation": EntryKey(kind="text", doc="Of the resize.", choices=get_args(Interpolation)),
-        "mean": EntryKey(kind="numbers", doc="Mean of each input channel, of values in 0..1."),
-        "std": EntryKey(kind="numbers", doc="Standard deviation of each input channel."),
-        "top1": EntryKey(kind="number", doc="Published top-1 accuracy on ImageNet-1k's validation set, in per cent."),
-        "top5": EntryKey(kind="number", doc="Published top-5 accuracy, likewise."),
-        "accuracy_size": EntryKey(kind="integer", doc="Input side of those figures, where it is not input_size."),
-        "accuracy_source": EntryKey(kind="text", doc="Where those figures were read."),
-        "sha256": EntryKey(kind="text", doc="Of the file; pins.yaml is the place for it, as a program fills that in."),
-        "sha256_prefix": EntryKey(kind="text", doc="The beginning of the sha256 that the file's own name states."),
-        "revision": EntryKey(kind="text", doc="Commit on the Hub; pins.yaml is the place for it."),
-    }
-)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Directives:
+    """Keys of an entry that are not fields of a spec."""
 
-# Nothing here is taken from the model: weights know their preprocessing, or they are of no use.
+    base: Annotated[str, "A template of this file; what is not stated here comes from it."]
+    resize: Annotated[int, Range(1, MAX_SIDE), "Shorter side of the resized image, in place of crop_pct."]
+
+
+_PREPROCESS_FIELDS = frozenset(field_infos(PreprocessSpec))
+WEIGHTS_KEYS = {
+    name: info
+    for kind in (_Directives, WeightsSpec, PreprocessSpec)
+    for name, info in field_infos(kind).items()
+    if name not in ("model", "tag", "preprocess")
+}
+
+# None of these is taken from the model: weights are useless without their own preprocessing.
 REQUIRED_KEYS = ("source", "dialect", "licence", "input_size", "interpolation", "mean", "std")
 
-_PREPROCESS_FIELDS = frozenset(field.name for field in fields(PreprocessSpec))
 _MAX_CHAIN = 8
-
-
-@dataclass(frozen=True, slots=True)
-class _File:
-    path: Path
-    templates: Mapping[str, Node]
-
-    def error(self, node: Node, where: str, problem: str) -> ConfigError:
-        return ConfigError(f"{self.path}:{node.line}:{node.column}: {where}: {problem}")
 
 
 def read_weights(path: Path, models: Collection[str]) -> dict[str, dict[str, WeightsSpec]]:
@@ -152,51 +103,51 @@ def read_weights(path: Path, models: Collection[str]) -> dict[str, dict[str, Wei
         models: names that a table may speak of.
 
     Raises:
-        MissingFileError, ConfigError: as `read_yaml`; or an unknown model or key, a wrong type, something missing or
-            out of range, with file, line and the fix.
+        MissingFileError, ConfigError: as `read_yaml`; or if a model or key is unknown or missing, or a value is wrong,
+            with file, line and the fix.
     """
     document = read_yaml(path)
     if not isinstance(document.value, dict):
         raise ConfigError(f"{path}:{document.line}: the file must map models to their tags")
-    file = _File(path, {name: node for name, node in document.value.items() if name.startswith("_")})
+    templates = {name: node for name, node in document.value.items() if name.startswith("_")}
     weights: dict[str, dict[str, WeightsSpec]] = {}
     for model, node in document.value.items():
-        if model in file.templates:
-            _resolve(file, model, node)  # checked even where nothing uses it yet
+        if model in templates:
+            _resolve(path, templates, model, node)  # checked even where nothing uses it yet
             continue
         if model not in models:
             near = difflib.get_close_matches(model, list(models), n=3)
             hint = f"; did you mean {' or '.join(near)}?" if near else "; list_models() has all names"
-            raise file.error(node, model, f"no model of this name{hint}")
+            raise error_at(path, node, model, f"no model of this name{hint}")
         if not isinstance(node.value, dict) or not node.value:
-            raise file.error(node, model, "a model maps tags to entries, such as in1k: {base: _timm, …}")
-        weights[model] = {tag: _make(file, model, tag, entry) for tag, entry in node.value.items()}
+            raise error_at(path, node, model, "a model maps tags to entries, such as in1k: {base: _timm, …}")
+        weights[model] = {tag: _make(path, templates, model, tag, entry) for tag, entry in node.value.items()}
     return weights
 
 
-def _resolve(file: _File, where: str, node: Node) -> dict[str, Any]:
+def _resolve(path: Path, templates: Mapping[str, Node], where: str, node: Node) -> dict[str, Any]:
     """The values of an entry laid over those of its templates."""
     chain: list[tuple[str, Node]] = [(where, node)]
     while True:
         name, link = chain[-1]
         if not isinstance(link.value, dict):
-            raise file.error(link, name, "an entry is a mapping, such as {base: _timm, source: …}")
+            raise error_at(path, link, name, "an entry is a mapping, such as {base: _timm, source: …}")
         base = link.value.get("base")
         if base is None:
             break
-        parent = file.templates.get(base.value) if isinstance(base.value, str) else None
+        parent = templates.get(base.value) if isinstance(base.value, str) else None
         if parent is None:
-            templates = ", ".join(file.templates) or "none"
-            raise file.error(base, name, f"base {base.value!r} is not a template of this file; it has {templates}")
+            known = ", ".join(templates) or "none"
+            raise error_at(path, base, name, f"base {base.value!r} is not a template of this file; it has {known}")
         chain.append((str(base.value), parent))
         if len(chain) > _MAX_CHAIN:
-            raise file.error(node, where, f"base leads through more than {_MAX_CHAIN} entries, or in a circle")
+            raise error_at(path, node, where, f"base leads through more than {_MAX_CHAIN} entries, or in a circle")
     values: dict[str, Any] = {}
     for name, link in reversed(chain):
         assert isinstance(link.value, dict), "checked on the way here"
-        own = decode_mapping(name, file.path, link.value, WEIGHTS_KEYS)
+        own = decode_mapping(path, name, link.value, WEIGHTS_KEYS)
         if "resize" in own and "crop_pct" in own:
-            raise file.error(link, name, "resize and crop_pct both say how much is cropped; state one of them")
+            raise error_at(path, link, name, "resize and crop_pct both say how much is cropped; state one of them")
         # The two are one choice: stating either replaces the template's other.
         replaced = {"resize": "crop_pct", "crop_pct": "resize"}
         dropped = {replaced[key] for key in own if key in replaced}
@@ -204,14 +155,14 @@ def _resolve(file: _File, where: str, node: Node) -> dict[str, Any]:
     return values
 
 
-def _make(file: _File, model: str, tag: str, node: Node) -> WeightsSpec:
+def _make(path: Path, templates: Mapping[str, Node], model: str, tag: str, node: Node) -> WeightsSpec:
     where = f"{model}.{tag}"
-    values = _resolve(file, where, node)
+    values = _resolve(path, templates, where, node)
     missing = [key for key in REQUIRED_KEYS if key not in values]
     if "crop_pct" not in values and "resize" not in values:
         missing.append("crop_pct")
     if missing:
-        raise file.error(node, where, f"{', '.join(missing)} missing; state it, or a 'base' that does")
+        raise error_at(path, node, where, f"{', '.join(missing)} missing; state it, or a 'base' that does")
     try:
         if values["source"].endswith("/") and "file" in values:
             values["source"] += values["file"]
@@ -220,14 +171,13 @@ def _make(file: _File, model: str, tag: str, node: Node) -> WeightsSpec:
         preprocess = PreprocessSpec(**{key: values.pop(key) for key in list(values) if key in _PREPROCESS_FIELDS})
         return WeightsSpec(model=model, tag=tag, preprocess=preprocess, **values)
     except ConfigError as error:
-        raise file.error(node, where, str(error)) from None
+        raise error_at(path, node, where, str(error)) from None
 
 
 def _crop_share(input_size: int, resize: int) -> float:
     """The share that makes the resized image's shorter side come out at exactly `resize` pixels."""
-    most = RANGES["resize"][1]
-    if not input_size <= resize <= most:
-        raise ConfigError(f"resize is {resize}; it must be at least input_size, {input_size}, and at most {most}")
+    if not input_size <= resize <= MAX_SIDE:
+        raise ConfigError(f"resize is {resize}; it must be at least input_size, {input_size}, and at most {MAX_SIDE}")
     share = input_size / resize
     return share if math.floor(input_size / share) == resize else math.nextafter(share, 0)
 
@@ -236,25 +186,25 @@ _PINS_FILE = "pins.yaml"
 
 
 def list_weights(model: str) -> list[str]:
-    """Tags of the published weights of `model`, the default first; empty where none are registered.
+    """List the tags of the published weights of `model`, the default first; empty if no weights are registered.
 
     Raises:
-        UnknownModelError: no such model.
-        ConfigError: a table of weights is not one.
+        UnknownModelError: if no model has the name.
+        ConfigError: if a table of weights is invalid.
     """
     find_entry(model)
     return list(_tables().get(model, {}))
 
 
 def find_weights(name: str) -> WeightsSpec:
-    """The published weights of that name.
+    """Find published weights by name.
 
     Args:
-        name: ``model.tag``, or a model, whose default weights are meant.
+        name: ``model.tag``, or a model, for its default weights.
 
     Raises:
-        UnknownModelError: no such model or tag; the message offers the nearest ones.
-        MissingFileError, ConfigError: a table of weights, or the file of pins, is not one.
+        UnknownModelError: if no model or tag has the name; the message offers the nearest ones.
+        MissingFileError, ConfigError: if a table of weights, or the file of pins, is missing or invalid.
     """
     model, tag = split_tag(name)
     entry = find_entry(model)
@@ -275,7 +225,7 @@ def find_weights(name: str) -> WeightsSpec:
 
 
 def find_source(source: str) -> str | None:
-    """The name of the weights that are published there (``hf-hub:org/repo``, a URL); None if there are none."""
+    """Find the name of the weights published at `source` (``hf-hub:org/repo``, a URL); None if it is not registered."""
     for tags in _tables().values():
         for weights in tags.values():
             if weights.source == source:
@@ -290,7 +240,7 @@ def is_registered(name: str) -> bool:
 
 
 def apply_weights(spec: ModelSpec, weights: WeightsSpec) -> ModelSpec:
-    """`spec` as these weights need it: their preprocessing and classes, and padding, epsilon and activation if stated.
+    """Return `spec` with the weights' preprocessing and classes, and their padding, epsilon and activation if stated.
 
     A background class does not count: it is dropped on loading.
     """
@@ -311,13 +261,13 @@ def _tables() -> Mapping[str, Mapping[str, WeightsSpec]]:
             continue
         for model, tags in read_weights(path, models).items():
             if model in tables:
-                raise ConfigError(f"{path}: {model} stands in {homes[model]} too; keep a model's weights in one file")
+                raise ConfigError(f"{path}: {model} is in {homes[model]} too; keep a model's weights in one file")
             tables[model], homes[model] = tags, str(path)
     return tables
 
 
 def _pinned(weights: WeightsSpec) -> WeightsSpec:
-    # A file of this package can only be the one it was shipped with, whatever mirror the user's pins are of.
+    # A file of this package can only be the one it was shipped with, even if the user pins a mirror.
     path = shipped_pins_path() if weights.packaged else pins_path()
     pins = read_pins(path)
     for name, pin in pins.items():
@@ -332,8 +282,8 @@ def _pinned(weights: WeightsSpec) -> WeightsSpec:
 
 
 def _nearest_with_weights(model: str) -> str:
-    family = catalogue()[model].path.stem
-    mates = [other for other in _tables() if catalogue()[other].path.stem == family]
+    family = zoo_entries()[model].path.stem
+    mates = [other for other in _tables() if zoo_entries()[other].path.stem == family]
     near = difflib.get_close_matches(model, mates, n=3, cutoff=0.5)
     return f"; these have: {', '.join(near)}" if near else "; list_models(pretrained=True) has all there are"
 

@@ -1,53 +1,119 @@
-"""How large the numbers of a description may be: for the checks of the specs, and for the schemas that editors read."""
+"""Checks of arguments, and of dataclass fields whose annotations state their range and meaning.
+
+A field says everything about itself once::
+
+    input_size: Annotated[int, Range(1, 8192), "Side of the square input in pixels."] = 224
+
+`check_fields` enforces it, `effnets.spec.decode` reads YAML by it, and the JSON schemas and the documentation's tables
+of keys are made from it (`effnets.spec.json_schema`).
+"""
 
 from __future__ import annotations
 
 import operator
+import re
 from collections.abc import Mapping
-from types import MappingProxyType
-from typing import Literal, NamedTuple, get_args, get_origin, get_type_hints
+from dataclasses import MISSING, dataclass, fields
+from functools import cache
+from types import MappingProxyType, NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from effnets.errors import ArgumentError, ConfigError
 
-# Above this a number is a slip of the pen, not a network: it would only run the machine out of memory.
-MAX_BLOCKS = 1024
-MAX_PARAMETERS = 2_000_000_000
-MAX_CHANNELS = 65_536
-MAX_REPEATS = 256
-MAX_KERNEL = 63
-MAX_KERNEL_GROUPS = 16
 MAX_SIDE = 8192  # pixels
-MAX_DENOMINATOR = 1_000_000
 
-# Of each key of an entry that holds a number, or a list of them: the least and the greatest, both included.
-RANGES: Mapping[str, tuple[float, float]] = MappingProxyType(
-    {
-        "stem": (1, MAX_CHANNELS),
-        "stem_stride": (1, 2),
-        "start": (1, MAX_CHANNELS),
-        "growth": (0, MAX_CHANNELS),
-        "head": (0, MAX_CHANNELS),
-        "head_hidden": (0, MAX_CHANNELS),
-        "width": (0.01, 64),
-        "depth": (0.01, 64),
-        "divisor": (1, 1024),
-        "bn_eps": (1e-12, 1),
-        "bn_momentum": (1e-6, 1),
-        "drop_rate": (0, 0.99),
-        "num_classes": (0, 1_000_000),
-        "input_size": (1, MAX_SIDE),
-        "resolution": (0.01, 64),
-        "resize": (1, MAX_SIDE),
-        "crop_pct": (0.05, 1),
-        "test_input_size": (1, MAX_SIDE),
-        "test_crop_pct": (0.05, 1),
-        "mean": (-1e3, 1e3),
-        "std": (1e-6, 1e3),
-        "top1": (0, 100),
-        "top5": (0, 100),
-        "accuracy_size": (1, MAX_SIDE),
-    }
-)
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """The least and the greatest value of a number, both included; of a tuple's field, of each number in it."""
+
+    low: float
+    high: float
+
+    def check(self, name: str, value: Any, error: type[Exception] = ConfigError) -> None:
+        """Raise `error` unless `value` is a number in the range."""
+        if not _is_number(value):
+            raise error(f"{name} is {value!r}; it must be a number in {self.low:g}..{self.high:g}")
+        if not self.low <= value <= self.high:  # also NaN
+            try:
+                shown = f"{value:g}"
+            except OverflowError:
+                shown = "too large for a float"
+            raise error(f"{name} is {shown}; it must lie in {self.low:g}..{self.high:g}")
+
+
+@dataclass(frozen=True, slots=True)
+class Pattern:
+    """The regular expression that a text matches as a whole, and the same in words."""
+
+    regex: str
+    expected: str
+
+    def check(self, name: str, value: Any, error: type[Exception] = ConfigError) -> None:
+        """Raise `error` unless `value` is a text that matches."""
+        if not isinstance(value, str) or re.fullmatch(self.regex, value) is None:
+            raise error(f"{name} is {value!r}; it must be {self.expected}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FieldInfo:
+    """What a dataclass field holds.
+
+    Attributes:
+        options: the types it may have; `NoneType` among them where None is allowed.
+        limits: bounds of its number or text.
+        doc: its meaning, a sentence or more.
+        default: MISSING where it must be given.
+    """
+
+    options: tuple[Any, ...]
+    limits: Range | Pattern | None
+    doc: str
+    default: Any
+
+    @property
+    def required(self) -> bool:
+        """Whether a value must be given."""
+        return self.default is MISSING
+
+    def check(self, name: str, value: Any, error: type[Exception] = ConfigError) -> None:
+        """Raise `error` unless `value` is one of the choices and within the limits; a tuple's values each are."""
+        if value is None and NoneType in self.options:
+            return
+        choices = [choice for option in self.options if get_origin(option) is Literal for choice in get_args(option)]
+        if choices and value not in choices:
+            raise error(f"{name} is {value!r}; choose one of {', '.join(map(str, choices))}")
+        if self.limits is None:
+            return
+        for item in value if isinstance(value, tuple | list) else (value,):
+            if int in self.options and isinstance(item, float) and not item.is_integer():
+                raise error(f"{name} is {item:g}; it must be a whole number")
+            self.limits.check(name, item, error)
+
+
+@cache
+def field_infos(kind: type) -> Mapping[str, FieldInfo]:
+    """The fields of a dataclass by name, as their annotations describe them."""
+    hints = get_type_hints(kind, include_extras=True)
+    infos = {}
+    for field in fields(kind):
+        hint, *extras = (
+            get_args(hints[field.name]) if get_origin(hints[field.name]) is Annotated else [hints[field.name]]
+        )
+        infos[field.name] = FieldInfo(
+            options=get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,),
+            limits=next((extra for extra in extras if isinstance(extra, Range | Pattern)), None),
+            doc=next((extra for extra in extras if isinstance(extra, str)), ""),
+            default=field.default if field.default_factory is MISSING else field.default_factory(),
+        )
+    return MappingProxyType(infos)
+
+
+def check_fields(settings: Any, error: type[Exception] = ConfigError) -> None:
+    """Raise `error` for the first field of a dataclass instance that is not as its annotation says."""
+    kind: type = type(settings)
+    for name, info in field_infos(kind).items():
+        info.check(name, getattr(settings, name), error)
 
 
 def require(condition: bool, message: str) -> None:
@@ -56,48 +122,11 @@ def require(condition: bool, message: str) -> None:
         raise ConfigError(message)
 
 
-def require_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
-    """`value` is one of `choices`."""
-    require(value in choices, f"{name} is {value!r}; choose one of {', '.join(choices)}")
-
-
-def require_range(name: str, value: float, low: float, high: float) -> None:
-    """`value` is a number from `low` to `high`, both included."""
-    if not low <= value <= high:  # true of NaN as well
-        try:
-            shown = f"{value:g}"
-        except OverflowError:
-            shown = "too large for a float"
-        raise ConfigError(f"{name} is {shown}; it must lie in {low:g}..{high:g}")
-
-
-class Range(NamedTuple):
-    """Annotation of a dataclass field that holds a number from `low` to `high`, both included."""
-
-    low: float
-    high: float
-
-
-def check_fields(settings: object) -> None:
-    """Check the fields of a dataclass that are annotated with a `Range` or a Literal; None passes.
-
-    Raises:
-        ConfigError: if a value is out of range, or not among the choices.
-    """
-    for name, hint in get_type_hints(type(settings), include_extras=True).items():
-        value = getattr(settings, name)
-        if get_origin(hint) is Literal:
-            require_choice(name, value, get_args(hint))
-        for limits in getattr(hint, "__metadata__", ()):
-            if isinstance(limits, Range) and value is not None:
-                require_range(name, value, *limits)
-
-
 def check_integer(argument: str, value: object, low: int, hint: str) -> int:
-    """`value` as an int of at least `low`; NumPy's integers are taken, booleans, floats and text are not.
+    """Return `value` as an int of at least `low`; accept NumPy's integers, but no boolean, float or text.
 
     Raises:
-        ArgumentError: it is none; `hint` says what is wanted.
+        ArgumentError: if it is anything else; the message ends with `hint`.
     """
     try:
         number = None if isinstance(value, bool) else operator.index(value)  # type: ignore[arg-type]
@@ -109,19 +138,21 @@ def check_integer(argument: str, value: object, low: int, hint: str) -> int:
 
 
 def check_size(size: object, argument: str = "size") -> tuple[int, int]:
-    """(height, width) in pixels, of a square if one side is given.
+    """Return (height, width) in pixels; one side means a square.
 
     Raises:
-        ArgumentError: it is no such thing, or a side lies outside of 1..8192.
+        ArgumentError: if `size` is not an int or a pair of ints in 1..8192.
     """
     hint = f"give a side or (height, width), each from 1 to {MAX_SIDE}"
     sides = tuple(size) if isinstance(size, tuple | list) else (size, size)
-    if len(sides) != 2:
-        raise ArgumentError(f"{argument} is {size!r}; {hint}")
     try:
         height, width = (check_integer(argument, side, 1, hint) for side in sides)
-    except ArgumentError:
+    except ValueError:  # another number of sides, or an ArgumentError
         raise ArgumentError(f"{argument} is {size!r}; {hint}") from None
     if max(height, width) > MAX_SIDE:
         raise ArgumentError(f"{argument} is {size!r}; {hint}")
     return height, width
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

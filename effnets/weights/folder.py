@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from effnets.errors import ConfigError, MissingFileError, UnknownModelError
+from effnets.spec.entries import find_entry
 from effnets.spec.models import load_spec
 from effnets.spec.specs import Activation, Interpolation, ModelSpec, PreprocessSpec
-from effnets.spec.yaml import find_entry
 
 ClassNames = tuple[str, ...] | None
 

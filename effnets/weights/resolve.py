@@ -8,10 +8,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeGuard, TypeVar
 
 from effnets.errors import ArgumentError, WeightsError
+from effnets.spec.entries import model_names, split_tag
 from effnets.spec.models import is_tagged, load_spec
 from effnets.spec.specs import HUB_SCHEME, ModelSpec, WeightsSpec
 from effnets.spec.weights import apply_weights, find_source, find_weights, is_registered, list_weights
-from effnets.spec.yaml import model_names, split_tag
 from effnets.weights.dialects import DIALECTS
 from effnets.weights.fetch import fetch
 from effnets.weights.folder import SavedModel, read_folder

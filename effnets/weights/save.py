@@ -15,11 +15,10 @@ from torch import nn
 
 from effnets.errors import ArgumentError, UploadError, WeightsError
 from effnets.nn.classifier import Classifier, network_of, require_values, unwrap
-from effnets.spec.decode import encode_entry
+from effnets.spec.entries import encode_entry, is_model_name
 from effnets.spec.models import load_spec
 from effnets.spec.plan import make_plan
 from effnets.spec.specs import HUB_SCHEME, split_repository
-from effnets.spec.yaml import is_model_name
 from effnets.utils.atomic_file import write_whole
 from effnets.weights.dialects import get_dialect
 from effnets.weights.files import write_checkpoint

@@ -205,9 +205,9 @@ def test_neighbouring_keys_are_strangers(key):
         ({"crop": "round"}, "crop is 'round'; choose one of resized, padded, center"),
         ({"policy": "random"}, "policy is 'random'; choose one of none, randaugment"),
         ({"scale": (0.5, 0.2)}, r"scale is \(0.5, 0.2\); give two parts of the area"),
-        ({"horizontal_flip": 2}, "horizontal_flip is 2; give a probability"),
+        ({"horizontal_flip": 2}, r"horizontal_flip is 2; it must lie in 0\.\.1"),
         ({"mixup": -1}, "mixup is -1"),
-        ({"policy_magnitude": 31}, "policy_magnitude is 31; give a strength"),
+        ({"policy_magnitude": 31}, r"policy_magnitude is 31; it must lie in 0\.\.30"),
         ({"hue": 0.6}, "hue is 0.6"),
     ],
 )

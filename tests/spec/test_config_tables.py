@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from effnets.errors import ConfigError, MissingFileError, UnknownModelError
-from effnets.spec import yaml as catalogue
+from effnets.spec import entries
 from effnets.spec.models import load_spec
 
 NET = "net: {stem: 16, blocks: [ds_r1_k3_s1_c16]}\n"
@@ -97,7 +97,7 @@ def test_null_takes_an_inherited_schedule_away(write):
 def test_file_without_a_yaml_suffix(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mynet").write_text(NET)
-    with pytest.raises(UnknownModelError, match=r"'mynet' is no model's name; a file of your own must end in \.yaml"):
+    with pytest.raises(UnknownModelError, match=r"'mynet' is not a model's name; a file of your own must end"):
         load_spec("mynet")
 
 
@@ -157,6 +157,6 @@ def test_a_name_in_two_files_of_the_zoo(tmp_path, monkeypatch):
     (tmp_path / "models").mkdir()
     for name in ("one", "two"):
         (tmp_path / "models" / f"{name}.yaml").write_text("# first\n" + NET)
-    monkeypatch.setattr(catalogue, "configs_dir", lambda: tmp_path)
-    with pytest.raises(ConfigError, match=r"two\.yaml:2: net: this name stands in .*one\.yaml:2 too; rename one"):
-        catalogue.catalogue.__wrapped__()
+    monkeypatch.setattr(entries, "configs_dir", lambda: tmp_path)
+    with pytest.raises(ConfigError, match=r"two\.yaml:2: net: this name is also in .*one\.yaml:2; rename one"):
+        entries.zoo_entries.__wrapped__()

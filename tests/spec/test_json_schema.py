@@ -11,15 +11,16 @@ import pytest
 
 from effnets.errors import ConfigError
 from effnets.spec.block_string import BLOCKS, decode_block
-from effnets.spec.decode import ENTRY_KEYS
+from effnets.spec.entries import ENTRY_KEYS
 from effnets.spec.json_schema import block_pattern, fragment_pattern, make_schema, make_weights_schema
 from effnets.spec.models import load_spec
 from effnets.spec.yaml import Node, read_yaml
-from effnets.utils.arguments import RANGES
+from effnets.utils.arguments import Range
 from effnets.utils.paths import configs_dir
 
 MODEL_FILES = sorted((configs_dir() / "models").glob("*.yaml"))
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "make_schema.py"
+NUMBERS = [key for key, info in ENTRY_KEYS.items() if isinstance(info.limits, Range)]
 VALIDATOR = jsonschema.Draft202012Validator(make_schema())
 
 GOOD = "net: {stem: 16, blocks: [ds_r1_k3_s1_c16]}"
@@ -146,10 +147,12 @@ def test_reader_and_schema_refuse(tmp_path, text):
 
 
 # The ends of resolution's range bring most input sizes out of their own.
-@pytest.mark.parametrize("key", [key for key in RANGES if key in ENTRY_KEYS and key != "resolution"])
+@pytest.mark.parametrize(
+    "key", [key for key, info in ENTRY_KEYS.items() if isinstance(info.limits, Range) and key != "resolution"]
+)
 def test_reader_and_schema_have_the_same_ranges(tmp_path, key):
-    least, most = RANGES[key]
-    step = 1 if ENTRY_KEYS[key].kind == "integer" else most / 1000
+    least, most = ENTRY_KEYS[key].limits.low, ENTRY_KEYS[key].limits.high
+    step = 1 if int in ENTRY_KEYS[key].options else most / 1000
     path = tmp_path / "net.yaml"
     text = "{_small: {stem: 16, blocks: [ds_r1_k3_s1_c16]}, net: {base: _small, %s: %r}}"
     for value in (least, most):

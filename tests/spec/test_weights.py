@@ -111,9 +111,7 @@ def test_sources_and_files_are_different_for_all():
 
 def test_a_model_in_two_tables(tables):
     shutil.copy(tables / "mixnet.yaml", tables / "again.yaml")
-    with pytest.raises(
-        ConfigError, match=r"mixnet\.yaml: mixnet_s stands in .*again\.yaml too; keep a model's weights"
-    ):
+    with pytest.raises(ConfigError, match=r"mixnet\.yaml: mixnet_s is in .*again\.yaml too; keep a model's weights"):
         list_weights("mixnet_s")
 
 
@@ -156,8 +154,14 @@ def test_a_pin_fills_in(pin):
         ("mixnet_s.ft_in1k: {}", "a pin is a mapping"),
         ("mixnet_s.ft_in1k: {md5: a}", "unknown key 'md5'; keys are revision, sha256"),
         ("mixnet_s.ft_in1k: {sha256: 12}", "sha256 is 12; it must be text"),
-        (f"mixnet_s.ft_in1k: {{sha256: '{SHA.upper()}'}}", r":1: mixnet_s\.ft_in1k: sha256 is '0.*64 small hex digits"),
-        ("a:\n  revision: main", r"pins\.yaml:2: a: revision is 'main'; it must be 40 small hex digits, in quotes"),
+        (
+            f"mixnet_s.ft_in1k: {{sha256: '{SHA.upper()}'}}",
+            r":1: mixnet_s\.ft_in1k: sha256 is '0.*64 lowercase hex digits",
+        ),
+        (
+            "a:\n  revision: main",
+            r"pins\.yaml:2: a: revision is 'main'; it must be the 40 lowercase hex digits",
+        ),
         (
             f"mixnet_s.in1k: {{sha256: '{SHA}'}}",
             r"pins\.yaml:1: mixnet_s\.in1k: no weights of this name are registered",
@@ -186,5 +190,7 @@ def test_weights_of_the_package_keep_the_pin_they_came_with(pin):
 
 def test_a_file_of_pins_that_is_not_there(monkeypatch, tmp_path):
     monkeypatch.setenv("EFFNETS_PINS", str(tmp_path / "gone.yaml"))
-    with pytest.raises(MissingFileError, match=r"gone\.yaml: no such file of pins \(EFFNETS_PINS names it\)"):
+    with pytest.raises(
+        MissingFileError, match=r"gone\.yaml: this file of pins does not exist \(EFFNETS_PINS names it\)"
+    ):
         find_weights("mixnet_s")

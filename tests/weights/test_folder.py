@@ -13,7 +13,7 @@ import yaml
 
 import effnets
 from effnets.errors import ArgumentError, ConfigError, MissingFileError, WeightsError
-from effnets.spec.decode import encode_entry
+from effnets.spec.entries import encode_entry
 from effnets.weights import save as pretrained
 from effnets.weights.folder import read_folder
 from effnets.weights.save import save_pretrained

@@ -14,9 +14,9 @@ from effnets.engines.metadata import InputKind, ModelMetadata
 from effnets.inference.labels import class_names
 from effnets.nn.classifier import Classifier
 from effnets.nn.utils import hash_of_values
+from effnets.spec.entries import split_tag
 from effnets.spec.specs import WeightsSpec
 from effnets.spec.weights import find_source, find_weights
-from effnets.spec.yaml import split_tag
 
 
 def describe(
