@@ -1,4 +1,4 @@
-"""A split's pictures as a network is judged by them: transformed, in order, in batches."""
+"""Batches of a split for evaluation: transformed, in order."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from effnets.data.checks import CorruptImages, allowed_corrupt
 from effnets.data.dataset import ImageDataset
 from effnets.errors import ImageError
 
-# Decoded pictures that are kept from one pass to the next, up to so many bytes.
+# Of decoded images that are kept from one pass to the next.
 _KEPT_BYTES = 512 << 20
 _MAX_WORKERS = 8
 
 
 def cores() -> int:
-    """Processor cores that this process may use."""
+    """Return the number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def default_workers() -> int:
-    """Processes that load pictures: one for each core, up to where decoding is faster than any network here learns."""
+    """Return the number of processes that load images: one per core, up to where decoding outpaces any network here."""
     return min(cores(), _MAX_WORKERS)
 
 
@@ -37,42 +37,42 @@ class _Piece:
     labels: Tensor
 
 
-class Pictures:
+class EvalLoader:
     """Batches of images [N, C, H, W] and labels [N], the same in every pass; a small set stays in memory.
 
-    Threads read and decode ahead: Pillow lets others work meanwhile. Not every data set is looked through beforehand,
-    and not every fault is found by that: pictures that turn out broken are left out of their batches, with a warning.
+    Threads read and decode ahead, since Pillow releases the interpreter's lock. Not every data set is checked
+    beforehand, and a check does not find every fault: corrupt images are left out of their batches, with a warning.
 
     Args:
-        source: the split.
-        transform: from a picture to the network's input.
-        batch_size: pictures at a time.
-        indices: which pictures, in this order; None for all.
-        strict: leave out none.
+        dataset: the split.
+        transform: from an image to the network's input.
+        batch_size: images in a batch.
+        indices: of the images, in this order; None for all.
+        strict: raise an error for a corrupt image instead of leaving it out.
 
     Attributes:
-        broken: the pictures that turned out so.
+        corrupt: the images that were left out.
     """
 
     def __init__(
         self,
-        source: ImageDataset,
+        dataset: ImageDataset,
         transform: Callable[[Image.Image], Tensor],
         batch_size: int,
         indices: Sequence[int] | None = None,
         *,
         strict: bool = False,
     ) -> None:
-        self.source, self.transform, self.batch_size = source, transform, batch_size
-        self.indices = list(range(len(source)) if indices is None else indices)
-        self.broken = CorruptImages(len(self.indices), 0 if strict else allowed_corrupt(len(self.indices)))
+        self.dataset, self.transform, self.batch_size = dataset, transform, batch_size
+        self.indices = list(range(len(dataset)) if indices is None else indices)
+        self.corrupt = CorruptImages(len(self.indices), 0 if strict else allowed_corrupt(len(self.indices)))
         self._kept: list[_Piece] = []
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """The batches.
+        """Yield the batches.
 
         Raises:
-            DataError: more pictures are broken than may be, 5 % or 3, or none can be read; the message names them.
+            DataError: if more than 5 % and more than 3 images are corrupt, or all are; the message names them.
         """
         if self._kept:
             yield from ((piece.images, piece.labels) for piece in self._kept)
@@ -80,7 +80,7 @@ class Pictures:
         kept: list[_Piece] = []
         room = _KEPT_BYTES
         for indices, images in self._decoded():
-            labels = torch.from_numpy(self.source.labels[indices]).long()
+            labels = torch.from_numpy(self.dataset.labels[indices]).long()
             room -= images.nbytes
             if room >= 0:
                 kept.append(_Piece(images=images, labels=labels))
@@ -89,7 +89,7 @@ class Pictures:
             self._kept = kept
 
     def _decoded(self) -> Iterator[tuple[list[int], Tensor]]:
-        """Indices and images of one batch after the other."""
+        """Yield the indices and images of each batch."""
         ahead: deque[tuple[int, Future[Tensor | ImageError]]] = deque()
         with ThreadPoolExecutor(cores()) as threads:
             pending = iter(self.indices)
@@ -100,7 +100,7 @@ class Pictures:
                         ahead.append((index, threads.submit(self._one, index)))
                     found = {index: future.result() for index, future in (ahead.popleft() for _ in range(count))}
                     images = {index: image for index, image in found.items() if isinstance(image, Tensor)}
-                    self.broken.note({index: str(one) for index, one in found.items() if index not in images})
+                    self.corrupt.note({index: str(one) for index, one in found.items() if index not in images})
                     if images:
                         yield list(images), torch.stack(list(images.values()))
             finally:
@@ -108,6 +108,6 @@ class Pictures:
 
     def _one(self, index: int) -> Tensor | ImageError:
         try:
-            return self.transform(self.source.image(index))
+            return self.transform(self.dataset.image(index))
         except ImageError as error:
             return error

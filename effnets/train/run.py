@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 
 from effnets.data.cache import CachedDataset, cache_decoded
 from effnets.data.checks import allowed_corrupt, reasons
-from effnets.data.eval_loader import Pictures, default_workers
+from effnets.data.eval_loader import EvalLoader, default_workers
 from effnets.data.open import DataConfig, open_data
 from effnets.data.sampling import class_weights
 from effnets.errors import DataError, TrainingError
@@ -357,7 +357,7 @@ class Run:
         val_loader = None
         if self.splits.val is not None:
             val_loader = make_val_loader(self.splits.val, model, recipe, context)
-            state.track_broken("val", val_loader.broken.messages)
+            state.track_broken("val", val_loader.corrupt.messages)
         if recipe.freeze == "backbone":
             from effnets.train.linear_probe import fold_probe, probe_features, probe_trainer
 
@@ -454,10 +454,10 @@ def make_train_loader(train: ImageDataset, model: Classifier, recipe: Recipe, co
     )
 
 
-def make_val_loader(val: ImageDataset, model: Classifier, recipe: Recipe, context: TrainContext) -> Pictures:
+def make_val_loader(val: ImageDataset, model: Classifier, recipe: Recipe, context: TrainContext) -> EvalLoader:
     """Return the loader of this process's share of the validation images."""
     indices = range(context.accelerator.process_index, len(val), context.accelerator.num_processes)
-    return Pictures(val, create_transform(model), recipe.batch_size, indices, strict=context.strict)
+    return EvalLoader(val, create_transform(model), recipe.batch_size, indices, strict=context.strict)
 
 
 def evaluate_best(

@@ -12,7 +12,7 @@ from accelerate import Accelerator
 import effnets
 from effnets.data import open_data
 from effnets.data.augmentation import Augmentation
-from effnets.data.eval_loader import Pictures
+from effnets.data.eval_loader import EvalLoader
 from effnets.data.loader import EpochLoader
 from effnets.data.transforms import TrainTransform
 from effnets.errors import TrainingInterruptedError
@@ -49,48 +49,48 @@ def network(tmp_path):
 @pytest.fixture
 def pictures(tmp_path, network):
     source = open_data(draw_data(tmp_path / "data")).train
-    return Pictures(source, create_transform(network), 5)
+    return EvalLoader(source, create_transform(network), 5)
 
 
 def test_pictures_are_the_same_in_every_pass(pictures):
     first, second = list(pictures), list(pictures)
     assert [len(images) for images, _ in first] == [5, 5, 5, 5, 4]
     assert all(torch.equal(a, b) for (a, _), (b, _) in zip(first, second, strict=True))
-    alone = torch.stack([pictures.transform(pictures.source.image(index)) for index in range(24)])
+    alone = torch.stack([pictures.transform(pictures.dataset.image(index)) for index in range(24)])
     assert torch.equal(torch.cat([images for images, _ in first]), alone)
-    assert torch.equal(torch.cat([labels for _, labels in first]), torch.from_numpy(pictures.source.labels))
-    chosen = Pictures(pictures.source, pictures.transform, 2, [7, 3, 9])
+    assert torch.equal(torch.cat([labels for _, labels in first]), torch.from_numpy(pictures.dataset.labels))
+    chosen = EvalLoader(pictures.dataset, pictures.transform, 2, [7, 3, 9])
     assert torch.equal(torch.cat([images for images, _ in chosen]), alone[[7, 3, 9]])
 
 
 def test_pictures_that_turn_out_broken_are_left_out(pictures):
-    transform, names = pictures.transform, [pictures.source.name(index) for index in range(24)]
+    transform, names = pictures.transform, [pictures.dataset.name(index) for index in range(24)]
     whole = torch.cat([images for images, _ in pictures])
     files = [Path(names[index]) for index in (7, 8, 9, 10)]
     for file in files[:3]:
         file.write_bytes(file.read_bytes()[:-60])
-    one_by_one = Pictures(pictures.source, transform, 1)
+    one_by_one = EvalLoader(pictures.dataset, transform, 1)
     with pytest.warns(UserWarning, match=r"left out of its batch: .* cannot be read as an image"):
         first = list(one_by_one)
-    assert list(one_by_one.broken.messages) == [7, 8, 9]
-    assert str(files[0]) in one_by_one.broken.messages[7]
+    assert list(one_by_one.corrupt.messages) == [7, 8, 9]
+    assert str(files[0]) in one_by_one.corrupt.messages[7]
     readable = [index for index in range(24) if index not in (7, 8, 9)]
     for batches in (first, list(one_by_one)):
         assert torch.equal(torch.cat([images for images, _ in batches]), whole[readable])
-        assert torch.cat([labels for _, labels in batches]).tolist() == pictures.source.labels[readable].tolist()
+        assert torch.cat([labels for _, labels in batches]).tolist() == pictures.dataset.labels[readable].tolist()
     with (
         pytest.warns(UserWarning, match="left out"),
         pytest.raises(effnets.DataError, match=r"1 of 24 images cannot be read, and 0 may be left out; fix"),
     ):
-        list(Pictures(pictures.source, transform, 1, strict=True))
+        list(EvalLoader(pictures.dataset, transform, 1, strict=True))
     files[3].write_bytes(b"")
     with (
         pytest.warns(UserWarning, match="left out"),
         pytest.raises(effnets.DataError, match=r"4 of 24 images cannot be read, and 3 may be left out; fix"),
     ):
-        list(Pictures(pictures.source, transform, 5))
+        list(EvalLoader(pictures.dataset, transform, 5))
     with pytest.warns(UserWarning, match="left out"), pytest.raises(effnets.DataError, match="1 of 1 images cannot"):
-        list(Pictures(pictures.source, transform, 5, [7]))
+        list(EvalLoader(pictures.dataset, transform, 5, [7]))
 
 
 @pytest.mark.parametrize("standardized", [True, False])
@@ -116,8 +116,8 @@ def test_a_folded_probe_gives_the_probes_answers(network, pictures, standardized
 def test_a_process_without_validation_pictures_takes_part(network, pictures, tmp_path):
     recipe = Recipe(model="drawn", freeze="backbone", epochs=2, probe_views=1, workers=0)
     context = TrainContext(accelerator=Accelerator(cpu=True), shutdown=GracefulShutdown())
-    none = Pictures(pictures.source, pictures.transform, 5, [])
-    features = probe_features(network, pictures.source, recipe, context, tmp_path)
+    none = EvalLoader(pictures.dataset, pictures.transform, 5, [])
+    features = probe_features(network, pictures.dataset, recipe, context, tmp_path)
     trainer = probe_trainer(network, features, none, Loss(), recipe, context)
     trainer.fit()
     assert [row.epoch for row in trainer.progress.rows] == [0, 1, 2]
@@ -126,13 +126,13 @@ def test_a_process_without_validation_pictures_takes_part(network, pictures, tmp
 def test_augmented_features_are_a_view_for_each_epoch(network, pictures):
     preprocess = network.spec.preprocess
     transform = TrainTransform(preprocess, 32, Augmentation())
-    loader = EpochLoader(pictures.source, transform, batch_size=5, order="sequential", drop_last=False)
+    loader = EpochLoader(pictures.dataset, transform, batch_size=5, order="sequential", drop_last=False)
     network.train()
     features = compute_augmented_features(network, loader, 2, GracefulShutdown())
     assert network.training
     assert features.values.shape == (2, 24, 24)
     assert not torch.equal(features.values[0], features.values[1])
-    assert features.labels.tolist() == pictures.source.labels.tolist()
+    assert features.labels.tolist() == pictures.dataset.labels.tolist()
     again = compute_augmented_features(network, loader, 1, GracefulShutdown())
     assert torch.equal(again.values[0], features.values[0])
 
@@ -162,19 +162,19 @@ def test_constant_features_do_not_blow_up():
 
 def test_kept_features_are_those_of_the_same_network_and_pictures(network, pictures, tmp_path):
     path = tmp_path / "kept" / "features.safetensors"
-    key = features_key(network, pictures.source, "mirrored")
+    key = features_key(network, pictures.dataset, "mirrored")
     features = compute_features(network, pictures, CPU, GracefulShutdown(), mirrored=True)
     assert read_features(path, key) is None
     write_features(path, key, features)
     found = read_features(path, key)
     assert torch.equal(found.values, features.values)
     assert torch.equal(found.labels, features.labels)
-    assert read_features(path, features_key(network, pictures.source, "plain")) is None
+    assert read_features(path, features_key(network, pictures.dataset, "plain")) is None
     network.reset_classifier(7)  # of no matter to what enters it
-    assert features_key(network, pictures.source, "mirrored") == key
+    assert features_key(network, pictures.dataset, "mirrored") == key
     with torch.no_grad():
         network.stem.conv.weight[0, 0, 0, 0] += 1
-    assert features_key(network, pictures.source, "mirrored") != key
+    assert features_key(network, pictures.dataset, "mirrored") != key
     path.write_bytes(b"damaged")
     assert read_features(path, key) is None
 
