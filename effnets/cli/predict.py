@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,13 +13,12 @@ from typing import TYPE_CHECKING
 import click
 
 from effnets.cli.eval_targets import is_whole
-from effnets.cli.format import printable
-from effnets.errors import ImageError, MissingFileError
+from effnets.cli.format import printable, progress_bar
 from effnets.inference.image import PhotoResult, find_photos
 
 if TYPE_CHECKING:
     from effnets.engines.base import Engine
-    from effnets.inference.predictor import PhotoClassifier
+    from effnets.inference.predictor import Predictor
     from effnets.nn.classifier import Classifier
 
 
@@ -61,15 +60,14 @@ def command(
     results = list(find_photos(photos, lambda text: click.echo(printable(text), err=True)))
     network = _load(model, weights)
 
-    from effnets.inference.predictor import classifier_of
+    from effnets.inference.predictor import create_predictor
 
-    classifier = classifier_of(network, image_size)
+    predictor = create_predictor(network, image_size)
     if batch_size is None:
         batch_size = max(1, min(_BATCH, _BATCH_PIXELS // (image_size or _input_size(network)) ** 2))
     status = 0
     try:
-        for batch in _with_progress(results, batch_size):
-            _classify(batch, classifier, topk)
+        _classify(results, predictor, topk, batch_size)
     except KeyboardInterrupt:
         results = [result for result in results if result.predictions or result.error]
         click.echo(f"interrupted: {len(results)} photos were looked at", err=True)
@@ -132,37 +130,19 @@ def _input_size(network: Classifier | Engine) -> int:
     return max(network.description.image_size) if isinstance(network, Engine) else network.spec.input_size
 
 
-def _with_progress(results: Sequence[PhotoResult], batch_size: int) -> Iterator[Sequence[PhotoResult]]:
-    """The batches, with a bar on the error stream where there is more than one photo and somebody watches."""
-    batches = [results[start : start + batch_size] for start in range(0, len(results), batch_size)]
-    if len(results) < 2 or not sys.stderr.isatty():
-        yield from batches
-        return
-
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("classifying", total=len(results))
-        for batch in batches:
-            yield batch
-            progress.advance(task, len(batch))
-
-
-def _classify(batch: Sequence[PhotoResult], classifier: PhotoClassifier, topk: int) -> None:
-    """Fill in predictions or errors."""
-    readable, inputs = [], []
-    for result in batch:
-        if result.error:
-            continue
-        try:
-            inputs.append(classifier.prepare(result.path))
-            readable.append(result)
-        except (ImageError, MissingFileError) as error:
-            result.error = str(error)
-    if readable:
-        for result, predictions in zip(readable, classifier.classify(inputs, topk), strict=True):
-            result.predictions = predictions
+def _classify(results: Sequence[PhotoResult], predictor: Predictor, topk: int, batch_size: int) -> None:
+    """Fill in predictions or errors, with a progress bar for more than one photo."""
+    readable = [result for result in results if not result.error]
+    paths = (result.path for result in readable)
+    with progress_bar() if len(results) > 1 else nullcontext() as progress:
+        stream = predictor.stream(paths, topk, batch_size, on_error="skip")
+        for done, (result, found) in enumerate(zip(readable, stream, strict=True), start=1):
+            if isinstance(found, str):
+                result.error = found
+            else:
+                result.predictions = found
+            if progress:
+                progress("classifying", done / len(readable))
 
 
 def _as_json(result: PhotoResult) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""Batches of a split for evaluation: transformed, in order."""
+"""Load labeled images in order, in batches, for validation, evaluation and statistics. Free of torch."""
 
 from __future__ import annotations
 
@@ -6,108 +6,82 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from typing import Any, NamedTuple
 
-import torch
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
 
-from effnets.data.checks import CorruptImages, allowed_corrupt
 from effnets.data.dataset import ImageDataset
-from effnets.errors import ImageError
+from effnets.errors import EffnetsError, ImageError, MissingFileError
 
-# Of decoded images that are kept from one pass to the next.
-_KEPT_BYTES = 512 << 20
 _MAX_WORKERS = 8
 
 
 def cores() -> int:
-    """Return the number of CPU cores that this process may use."""
+    """Return the number of processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def default_workers() -> int:
-    """Return the number of processes that load images: one per core, up to where decoding outpaces any network here."""
+    """Return one loader process for each core, up to where decoding is faster than any network here learns."""
     return min(cores(), _MAX_WORKERS)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Piece:
-    images: Tensor
-    labels: Tensor
+class EvalBatch(NamedTuple):
+    """Indices ``[n]`` of the readable images of a batch, their inputs, and errors by index of the others."""
+
+    indices: NDArray[np.int64]
+    inputs: list[Any]
+    corrupt: dict[int, str]
 
 
 class EvalLoader:
-    """Batches of images [N, C, H, W] and labels [N], the same in every pass; a small set stays in memory.
-
-    Threads read and decode ahead, since Pillow releases the interpreter's lock. Not every data set is checked
-    beforehand, and a check does not find every fault: corrupt images are left out of their batches, with a warning.
+    """Batches of a dataset's images, in order; threads read and decode, which Pillow lets run side by side.
 
     Args:
-        dataset: the split.
-        transform: from an image to the network's input.
+        dataset: of the images.
+        prepare: from an image to the model's input.
         batch_size: images in a batch.
-        indices: of the images, in this order; None for all.
-        strict: raise an error for a corrupt image instead of leaving it out.
-
-    Attributes:
-        corrupt: the images that were left out.
+        indices: which images, in this order; None for all.
+        workers: threads.
+        prefetch: decode the next batches ahead; otherwise each is decoded when it is asked for, so that
+            decoding and the model can be timed apart.
     """
 
     def __init__(
         self,
         dataset: ImageDataset,
-        transform: Callable[[Image.Image], Tensor],
+        prepare: Callable[[Image.Image], Any],
         batch_size: int,
         indices: Sequence[int] | None = None,
         *,
-        strict: bool = False,
+        workers: int | None = None,
+        prefetch: bool = True,
     ) -> None:
-        self.dataset, self.transform, self.batch_size = dataset, transform, batch_size
+        self.dataset, self.prepare, self.batch_size = dataset, prepare, batch_size
         self.indices = list(range(len(dataset)) if indices is None else indices)
-        self.corrupt = CorruptImages(len(self.indices), 0 if strict else allowed_corrupt(len(self.indices)))
-        self._kept: list[_Piece] = []
+        self.workers = workers or cores()
+        self._ahead = 2 * batch_size if prefetch else batch_size
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield the batches.
-
-        Raises:
-            DataError: if more than 5 % and more than 3 images are corrupt, or all are; the message names them.
-        """
-        if self._kept:
-            yield from ((piece.images, piece.labels) for piece in self._kept)
-            return
-        kept: list[_Piece] = []
-        room = _KEPT_BYTES
-        for indices, images in self._decoded():
-            labels = torch.from_numpy(self.dataset.labels[indices]).long()
-            room -= images.nbytes
-            if room >= 0:
-                kept.append(_Piece(images=images, labels=labels))
-            yield images, labels
-        if room >= 0:
-            self._kept = kept
-
-    def _decoded(self) -> Iterator[tuple[list[int], Tensor]]:
-        """Yield the indices and images of each batch."""
-        ahead: deque[tuple[int, Future[Tensor | ImageError]]] = deque()
-        with ThreadPoolExecutor(cores()) as threads:
-            pending = iter(self.indices)
+    def __iter__(self) -> Iterator[EvalBatch]:
+        pending = iter(self.indices)
+        futures: deque[tuple[int, Future[Any]]] = deque()
+        with ThreadPoolExecutor(self.workers) as threads:
             try:
                 for start in range(0, len(self.indices), self.batch_size):
+                    while len(futures) < self._ahead and (index := next(pending, None)) is not None:
+                        futures.append((index, threads.submit(self._load, index)))
                     count = min(self.batch_size, len(self.indices) - start)
-                    while len(ahead) < 2 * self.batch_size and (index := next(pending, None)) is not None:
-                        ahead.append((index, threads.submit(self._one, index)))
-                    found = {index: future.result() for index, future in (ahead.popleft() for _ in range(count))}
-                    images = {index: image for index, image in found.items() if isinstance(image, Tensor)}
-                    self.corrupt.note({index: str(one) for index, one in found.items() if index not in images})
-                    if images:
-                        yield list(images), torch.stack(list(images.values()))
+                    loaded = {index: future.result() for index, future in (futures.popleft() for _ in range(count))}
+                    corrupt = {index: str(one) for index, one in loaded.items() if isinstance(one, EffnetsError)}
+                    readable = [index for index in loaded if index not in corrupt]
+                    yield EvalBatch(np.array(readable, np.int64), [loaded[index] for index in readable], corrupt)
             finally:
                 threads.shutdown(wait=True, cancel_futures=True)
 
-    def _one(self, index: int) -> Tensor | ImageError:
+    def _load(self, index: int) -> Any:
         try:
-            return self.transform(self.dataset.image(index))
-        except ImageError as error:
+            return self.prepare(self.dataset.image(index))
+        except (ImageError, MissingFileError) as error:
             return error

@@ -5,28 +5,28 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from effnets.data.dataset import ImageDataset
+from effnets.data.eval_loader import EvalLoader, cores
 from effnets.data.open import DataConfig, open_evaluation_data
 from effnets.engines.base import Engine
-from effnets.errors import ArgumentError, DataError, ImageError, MissingFileError, WeightsError
+from effnets.errors import ArgumentError, DataError, ImageError, WeightsError
 from effnets.evaluation.labels import RealLabels, match_classes
 from effnets.evaluation.metrics import CalibrationTally
 from effnets.evaluation.result import Broken, Evaluation
-from effnets.evaluation.scorers import Scorer, scorer_of
+from effnets.inference.predictor import create_predictor
 from effnets.utils.arguments import check_integer
 
 if TYPE_CHECKING:
     from torch import nn
 
 
-class Tally:
+class Accumulator:
     """Collects what an `Evaluation` consists of.
 
     Args:
@@ -144,7 +144,7 @@ def evaluate(
     check_integer("topk", topk, 1, "ask for at least 1")
     if temperature is not None and not 0.01 <= temperature <= 100:
         raise ArgumentError(f"temperature is {temperature!r}; give a number from 0.01 to 100")
-    workers = check_integer("workers", workers or _cores(), 1, "it must be at least 1")
+    workers = check_integer("workers", workers or min(cores(), _MAX_WORKERS), 1, "it must be at least 1")
     split, notes, origin = "given", tuple[str, ...](), "pictures in memory"
     if isinstance(data, ImageDataset):
         source = data
@@ -159,39 +159,56 @@ def evaluate(
         split, source, notes, origin = opened.split, opened.source, opened.notes, os.fspath(data)
     if len(source) == 0:
         raise DataError(f"{origin}: there is no picture to evaluate on")
-    scorer = scorer_of(model, image_size)
-    outputs, note = match_classes(source.class_names, scorer.class_names, named=scorer.named)
+    predictor = create_predictor(model, image_size, "image_size")
+    outputs, note = match_classes(source.class_names, predictor.class_names, named=predictor.named)
     real = RealLabels(real_labels) if real_labels is not None else None
     if real:
-        real.check(source, scorer.class_names)
-    work = _Pass(scorer=scorer, source=source, outputs=outputs, strict=strict)
-    tally = Tally(topk, keep_logits=keep_logits, temperature=temperature)
-    work.run(tally, batch_size, workers, progress)
-    if not tally.count:
-        raise DataError(f"{origin}: none of its {len(source)} pictures can be read, the first because: {work.first()}")
-    indices, answers = tally.indices(), tally.answers()
+        real.check(source, predictor.class_names)
+    accumulator = Accumulator(topk, keep_logits=keep_logits, temperature=temperature)
+    broken: list[Broken] = []
+    decoding, network = _Clock(), _Clock()
+    # Decoding and network take turns, so that each is timed alone.
+    began, done = time.perf_counter(), 0
+    for batch in EvalLoader(source, predictor.prepare, batch_size, workers=workers, prefetch=False):
+        decoded = time.perf_counter()
+        broken += _corrupt(source, batch.corrupt, strict=strict)
+        if batch.inputs:
+            logits = predictor.logits(batch.inputs)
+            decoding.add(decoded - began, len(batch.inputs))
+            network.add(time.perf_counter() - decoded, len(batch.inputs))
+            accumulator.add(batch.indices, outputs[source.labels[batch.indices]], logits)
+        done += len(batch.inputs) + len(batch.corrupt)
+        if progress is not None:
+            progress(done / len(source))
+        began = time.perf_counter()
+    broken.sort(key=lambda one: one.name)
+    if not accumulator.count:
+        raise DataError(
+            f"{origin}: none of its {len(source)} images can be read, the first because: {broken[0].reason}"
+        )
+    indices, answers = accumulator.indices(), accumulator.answers()
     return Evaluation(
-        model=scorer.model,
-        engine=scorer.engine,
+        model=predictor.model,
+        engine=predictor.engine,
         data=origin,
         split=split,
         notes=notes + ((note,) if note else ()),
-        class_names=scorer.class_names,
+        class_names=predictor.class_names,
         classes=outputs,
         indices=indices,
-        labels=tally.labels(),
+        labels=accumulator.labels(),
         answers=answers,
-        confidences=tally.confidences(),
-        right_in_topk=tally.right_in_topk,
+        confidences=accumulator.confidences(),
+        right_in_topk=accumulator.right_in_topk,
         topk=topk,
-        calibration=tally.calibration.finish(),
-        broken=tuple(work.broken),
-        real=real.score(source, scorer.class_names, indices, answers) if real else None,
-        decoding_speed=work.decoding.speed,
-        network_speed=work.network.speed,
+        calibration=accumulator.calibration.finish(),
+        broken=tuple(broken),
+        real=real.score(source, predictor.class_names, indices, answers) if real else None,
+        decoding_speed=decoding.speed,
+        network_speed=network.speed,
         workers=workers,
         batch_size=batch_size,
-        logits=tally.logits(),
+        logits=accumulator.logits(),
         source=source,
     )
 
@@ -205,8 +222,6 @@ class _Clock:
     images: int = 0
 
     def add(self, seconds: float, images: int) -> None:
-        if not images:
-            return
         if not self.first:
             self.first = images / max(seconds, 1e-9)
         else:
@@ -218,53 +233,17 @@ class _Clock:
         return self.images / self.later if self.images else self.first
 
 
-@dataclass(slots=True, kw_only=True)
-class _Pass:
-    """One pass over the pictures: decoding and network take turns, so that each is timed alone."""
+def _corrupt(dataset: ImageDataset, messages: dict[int, str], *, strict: bool) -> list[Broken]:
+    """Return the images of a batch that could not be read, with reasons that name them.
 
-    scorer: Scorer
-    source: ImageDataset
-    outputs: NDArray[np.int64]
-    strict: bool
-    broken: list[Broken] = field(default_factory=list)
-    decoding: _Clock = field(default_factory=_Clock)
-    network: _Clock = field(default_factory=_Clock)
-
-    def run(self, tally: Tally, batch_size: int, workers: int, progress: Callable[[float], object] | None) -> None:
-        total = len(self.source)
-        with ThreadPoolExecutor(workers) as pool:
-            for start in range(0, total, batch_size):
-                indices = range(start, min(start + batch_size, total))
-                began = time.perf_counter()
-                loaded = list(pool.map(self._prepare, indices))
-                decoded = time.perf_counter()
-                readable = [index for index, image in zip(indices, loaded, strict=True) if image is not None]
-                if readable:
-                    logits = self.scorer.logits([image for image in loaded if image is not None])
-                    self.decoding.add(decoded - began, len(readable))
-                    self.network.add(time.perf_counter() - decoded, len(readable))
-                    places = np.array(readable, np.int64)
-                    tally.add(places, self.outputs[self.source.labels[places]], logits)
-                if progress is not None:
-                    progress((start + len(indices)) / total)
-        self.broken.sort(key=lambda broken: broken.name)  # threads finish in any order
-
-    def first(self) -> str:
-        return self.broken[0].reason
-
-    def _prepare(self, index: int) -> Any:
-        """The input for a picture, None if it cannot be read."""
-        try:
-            return self.scorer.prepare(self.source.image(index))
-        except (ImageError, MissingFileError) as error:
-            name = self.source.name(index)
-            reason = str(error) if name in str(error) else f"{name}: {error}"
-            if self.strict:
-                raise ImageError(f"{reason} (strict is on: mend or remove the picture, or leave strict out)") from error
-            self.broken.append(Broken(name, reason))
-            return None
-
-
-def _cores() -> int:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cores, _MAX_WORKERS)
+    Raises:
+        ImageError: with `strict`, for the first of them.
+    """
+    found = []
+    for index, message in messages.items():
+        name = dataset.name(index)
+        reason = message if name in message else f"{name}: {message}"
+        if strict:
+            raise ImageError(f"{reason} (strict is on: fix or remove the image, or leave strict out)")
+        found.append(Broken(name, reason))
+    return found

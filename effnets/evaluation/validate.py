@@ -1,16 +1,20 @@
-"""Validation during training: top-1 and loss, by which epochs are compared."""
+"""Validation during training: batches of images, and top-1 and loss, by which epochs are compared."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor, nn
 
+from effnets.data.checks import CorruptImages, allowed_corrupt
+from effnets.data.dataset import ImageDataset
+from effnets.data.eval_loader import EvalLoader
 from effnets.nn.utils import evaluating
 from effnets.utils.shutdown import GracefulShutdown
 
@@ -18,6 +22,64 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 ValidationBatches = Iterable[tuple[Tensor, Tensor]]
+
+# Decoded images that are kept from one pass to the next, up to so many bytes.
+_KEPT_BYTES = 512 << 20
+
+
+class ValidationLoader:
+    """Batches of images [N, C, H, W] and labels [N], the same in every pass; a small dataset stays in memory.
+
+    Images that turn out corrupt are left out of their batches, with a warning.
+
+    Args:
+        dataset: of the images.
+        transform: from an image to the network's input.
+        batch_size: images in a batch.
+        indices: which images, in this order; None for all.
+        strict: leave out none.
+
+    Attributes:
+        corrupt: the images that were left out.
+    """
+
+    def __init__(
+        self,
+        dataset: ImageDataset,
+        transform: Callable[[Image.Image], Tensor],
+        batch_size: int,
+        indices: Sequence[int] | None = None,
+        *,
+        strict: bool = False,
+    ) -> None:
+        self.dataset, self.transform = dataset, transform
+        self._loader = EvalLoader(dataset, transform, batch_size, indices)
+        self.indices = self._loader.indices
+        self.corrupt = CorruptImages(len(self.indices), 0 if strict else allowed_corrupt(len(self.indices)))
+        self._kept: list[tuple[Tensor, Tensor]] = []
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Iterate over the batches.
+
+        Raises:
+            DataError: if more than 5 % and more than 3 images are corrupt, or all are; the message names them.
+        """
+        if self._kept:
+            yield from self._kept
+            return
+        kept: list[tuple[Tensor, Tensor]] = []
+        room = _KEPT_BYTES
+        for batch in self._loader:
+            self.corrupt.note(batch.corrupt)
+            if batch.inputs:
+                images = torch.stack(batch.inputs)
+                labels = torch.from_numpy(self.dataset.labels[batch.indices]).long()
+                room -= images.nbytes
+                if room >= 0:
+                    kept.append((images, labels))
+                yield images, labels
+        if room >= 0:
+            self._kept = kept
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from effnets.data.eval_loader import EvalLoader
+from effnets.evaluation.validate import ValidationLoader
 from effnets.data.sampling import some_images
 from effnets.inference.transform import create_transform
 from effnets.nn.utils import evaluating
@@ -203,7 +203,7 @@ def adapt_backbone(model: Classifier, recipe: Recipe, train: ImageDataset, conte
 
 def _some_images(model: Classifier, recipe: Recipe, train: ImageDataset, context: TrainContext) -> Iterator[Tensor]:
     chosen = some_images(train, recipe.seed, _MEASURED_IMAGES)
-    loader = EvalLoader(train, create_transform(model), recipe.batch_size, chosen.tolist(), strict=context.strict)
+    loader = ValidationLoader(train, create_transform(model), recipe.batch_size, chosen.tolist(), strict=context.strict)
     device = next(model.parameters()).device
     for images, _ in context.shutdown.guard(loader, "batch statistics were measured"):
         yield images.to(device, memory_format=torch.channels_last)

@@ -17,7 +17,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from effnets.data.dataset import ImageDataset
-from effnets.data.eval_loader import EvalLoader, default_workers
+from effnets.data.eval_loader import default_workers
+from effnets.evaluation.validate import ValidationLoader
 from effnets.data.loader import Batch, EpochLoader
 from effnets.data.sampling import balanced_order, class_weights, shuffled_order, some_images
 from effnets.data.transforms import TrainTransform
@@ -285,7 +286,7 @@ def train_head(model: Classifier, train: ImageDataset, recipe: Recipe, context: 
         A row for each epoch.
     """
     chosen = some_images(train, recipe.seed, _HEAD_IMAGES)
-    loader = EvalLoader(train, create_transform(model), recipe.batch_size, chosen.tolist(), strict=context.strict)
+    loader = ValidationLoader(train, create_transform(model), recipe.batch_size, chosen.tolist(), strict=context.strict)
     mirrored = recipe.augmentation.horizontal_flip > 0
     features = compute_features(model, loader, context.accelerator.device, context.shutdown, mirrored=mirrored)
     # Features as they are, so that the weights have the size at which training of the whole model continues.
@@ -344,7 +345,7 @@ def probe_features(
 def probe_trainer(
     model: Classifier,
     features: Features,
-    val_loader: EvalLoader | None,
+    val_loader: ValidationLoader | None,
     loss: Loss,
     recipe: Recipe,
     context: TrainContext,

@@ -16,7 +16,8 @@ from torch.optim import Optimizer
 
 from effnets.data.cache import CachedDataset, cache_decoded
 from effnets.data.checks import allowed_corrupt, reasons
-from effnets.data.eval_loader import EvalLoader, default_workers
+from effnets.data.eval_loader import default_workers
+from effnets.evaluation.validate import ValidationLoader
 from effnets.data.open import DataConfig, open_data
 from effnets.data.sampling import class_weights
 from effnets.errors import DataError, TrainingError
@@ -454,10 +455,10 @@ def make_train_loader(train: ImageDataset, model: Classifier, recipe: Recipe, co
     )
 
 
-def make_val_loader(val: ImageDataset, model: Classifier, recipe: Recipe, context: TrainContext) -> EvalLoader:
+def make_val_loader(val: ImageDataset, model: Classifier, recipe: Recipe, context: TrainContext) -> ValidationLoader:
     """Return the loader of this process's share of the validation images."""
     indices = range(context.accelerator.process_index, len(val), context.accelerator.num_processes)
-    return EvalLoader(val, create_transform(model), recipe.batch_size, indices, strict=context.strict)
+    return ValidationLoader(val, create_transform(model), recipe.batch_size, indices, strict=context.strict)
 
 
 def evaluate_best(

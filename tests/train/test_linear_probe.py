@@ -12,7 +12,7 @@ from accelerate import Accelerator
 import effnets
 from effnets.data import open_data
 from effnets.data.augmentation import Augmentation
-from effnets.data.eval_loader import EvalLoader
+from effnets.evaluation.validate import ValidationLoader
 from effnets.data.loader import EpochLoader
 from effnets.data.transforms import TrainTransform
 from effnets.errors import TrainingInterruptedError
@@ -49,7 +49,7 @@ def network(tmp_path):
 @pytest.fixture
 def pictures(tmp_path, network):
     source = open_data(draw_data(tmp_path / "data")).train
-    return EvalLoader(source, create_transform(network), 5)
+    return ValidationLoader(source, create_transform(network), 5)
 
 
 def test_pictures_are_the_same_in_every_pass(pictures):
@@ -59,7 +59,7 @@ def test_pictures_are_the_same_in_every_pass(pictures):
     alone = torch.stack([pictures.transform(pictures.dataset.image(index)) for index in range(24)])
     assert torch.equal(torch.cat([images for images, _ in first]), alone)
     assert torch.equal(torch.cat([labels for _, labels in first]), torch.from_numpy(pictures.dataset.labels))
-    chosen = EvalLoader(pictures.dataset, pictures.transform, 2, [7, 3, 9])
+    chosen = ValidationLoader(pictures.dataset, pictures.transform, 2, [7, 3, 9])
     assert torch.equal(torch.cat([images for images, _ in chosen]), alone[[7, 3, 9]])
 
 
@@ -69,7 +69,7 @@ def test_pictures_that_turn_out_broken_are_left_out(pictures):
     files = [Path(names[index]) for index in (7, 8, 9, 10)]
     for file in files[:3]:
         file.write_bytes(file.read_bytes()[:-60])
-    one_by_one = EvalLoader(pictures.dataset, transform, 1)
+    one_by_one = ValidationLoader(pictures.dataset, transform, 1)
     with pytest.warns(UserWarning, match=r"left out of its batch: .* cannot be read as an image"):
         first = list(one_by_one)
     assert list(one_by_one.corrupt.messages) == [7, 8, 9]
@@ -82,15 +82,15 @@ def test_pictures_that_turn_out_broken_are_left_out(pictures):
         pytest.warns(UserWarning, match="left out"),
         pytest.raises(effnets.DataError, match=r"1 of 24 images cannot be read, and 0 may be left out; fix"),
     ):
-        list(EvalLoader(pictures.dataset, transform, 1, strict=True))
+        list(ValidationLoader(pictures.dataset, transform, 1, strict=True))
     files[3].write_bytes(b"")
     with (
         pytest.warns(UserWarning, match="left out"),
         pytest.raises(effnets.DataError, match=r"4 of 24 images cannot be read, and 3 may be left out; fix"),
     ):
-        list(EvalLoader(pictures.dataset, transform, 5))
+        list(ValidationLoader(pictures.dataset, transform, 5))
     with pytest.warns(UserWarning, match="left out"), pytest.raises(effnets.DataError, match="1 of 1 images cannot"):
-        list(EvalLoader(pictures.dataset, transform, 5, [7]))
+        list(ValidationLoader(pictures.dataset, transform, 5, [7]))
 
 
 @pytest.mark.parametrize("standardized", [True, False])
@@ -116,7 +116,7 @@ def test_a_folded_probe_gives_the_probes_answers(network, pictures, standardized
 def test_a_process_without_validation_pictures_takes_part(network, pictures, tmp_path):
     recipe = Recipe(model="drawn", freeze="backbone", epochs=2, probe_views=1, workers=0)
     context = TrainContext(accelerator=Accelerator(cpu=True), shutdown=GracefulShutdown())
-    none = EvalLoader(pictures.dataset, pictures.transform, 5, [])
+    none = ValidationLoader(pictures.dataset, pictures.transform, 5, [])
     features = probe_features(network, pictures.dataset, recipe, context, tmp_path)
     trainer = probe_trainer(network, features, none, Loss(), recipe, context)
     trainer.fit()
