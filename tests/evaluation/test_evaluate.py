@@ -44,7 +44,7 @@ def model(source):
 @pytest.fixture(scope="module")
 def colour_engine(tmp_path_factory):
     """An ONNX file that answers with the strongest mean colour, by hand."""
-    from runtime.exported import describe, write
+    from tests.support.exported import describe, write
 
     path = tmp_path_factory.mktemp("engine") / "colours.onnx"
     return effnets.load_engine(write(path, describe()))
@@ -217,7 +217,7 @@ def test_refusals(model, source, options, message):
     [
         ({"num_classes": 0}, "no classifier; build it without features_only"),
         ({"features_only": True}, "no classifier; build it without features_only"),
-        ({"global_pool": "none"}, "judges every place; pool to classify"),
+        ({"global_pool": "none"}, "classifies every place; pool to classify"),
     ],
 )
 def test_networks_that_classify_nothing(source, arguments, message):
@@ -265,7 +265,7 @@ def test_comparing(colour_engine, model, source):
 
 
 def test_engines_need_no_torch(tmp_path):
-    from runtime.exported import describe, write
+    from tests.support.exported import describe, write
 
     write(tmp_path / "colours.onnx", describe())
     coloured_folder(tmp_path / "data", {"red": 2, "blue": 1})

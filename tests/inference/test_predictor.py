@@ -118,7 +118,7 @@ def test_an_unreadable_image_is_named(model, tmp_path):
         ({}, {"input_size": 0}, "input_size is 0"),
         ({"num_classes": 0}, {}, "no classifier; build it without features_only"),
         ({"features_only": True}, {}, "no classifier; build it without features_only"),
-        ({"global_pool": "none"}, {"input_size": 64}, "judges every place; pool to classify"),
+        ({"global_pool": "none"}, {"input_size": 64}, "classifies every place; pool to classify"),
     ],
 )
 def test_refusals(arguments, options, message):

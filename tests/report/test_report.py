@@ -212,7 +212,7 @@ def test_one_epoch_and_gaps(evaluation, tmp_path):
 
 
 def test_no_mistake_at_all(tmp_path):
-    from runtime.exported import describe, write
+    from tests.support.exported import describe, write
 
     engine = effnets.load_engine(write(tmp_path / "colours.onnx", describe()))
     source = PicturesInMemory([patch("red"), patch("blue")], [0, 1], ("red", "blue"))
