@@ -156,7 +156,7 @@ def test_broken_pictures_are_named_and_count_nowhere(colour_engine):
     assert found.top1 == 100
     assert [broken.name for broken in found.broken] == ["blue/0003.png", "red/0001.png"]
     assert "damaged or cut short" in found.broken[0].reason
-    with pytest.raises(ImageError, match=r"red/0001\.png is empty .*strict is on: mend or remove"):
+    with pytest.raises(ImageError, match=r"red/0001\.png is empty .*strict is on: fix or remove"):
         effnets.evaluate(colour_engine, source, batch_size=2, strict=True)
 
 
@@ -166,7 +166,7 @@ def test_a_whole_batch_may_be_broken(colour_engine):
 
 
 def test_nothing_readable(colour_engine):
-    with pytest.raises(DataError, match=r"none of its 2 pictures can be read, the first because: red/0000\.png"):
+    with pytest.raises(DataError, match=r"none of its 2 images can be read, the first because: red/0000\.png"):
         effnets.evaluate(colour_engine, PicturesInMemory([None, None], [0, 0], ("red",)))
     with pytest.raises(DataError, match="there is no picture to evaluate on"):
         effnets.evaluate(colour_engine, PicturesInMemory([], [], ("red",)))

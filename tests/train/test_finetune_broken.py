@@ -55,7 +55,7 @@ def test_broken_test_pictures_are_told_of_and_counted(recipe, tmp_path):
     run = effnets.finetune(short, data, tmp_path / "run", callbacks=[Listening()])
     assert run.metrics["notes"] == told
     assert "left out of test: 2 that cannot be read, first" in told[-1]
-    with pytest.raises(effnets.ImageError, match="strict is on: mend or remove the picture"):
+    with pytest.raises(effnets.ImageError, match="strict is on: fix or remove the image"):
         effnets.finetune(short, data, tmp_path / "strict", strict=True)
     spoil(open_data(data).test, 4)
     message = r"4 of the 24 images of test cannot be read, and 3 may be left out; fix or remove them, and resume"
