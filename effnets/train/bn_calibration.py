@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from effnets.evaluation.validate import ValidationLoader
 from effnets.data.sampling import some_images
+from effnets.evaluation.validate import ValidationLoader
 from effnets.inference.transform import create_transform
 from effnets.nn.utils import evaluating
 

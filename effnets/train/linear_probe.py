@@ -18,12 +18,11 @@ from torch import Tensor, nn
 
 from effnets.data.dataset import ImageDataset
 from effnets.data.eval_loader import default_workers
-from effnets.evaluation.validate import ValidationLoader
 from effnets.data.loader import Batch, EpochLoader
 from effnets.data.sampling import balanced_order, class_weights, shuffled_order, some_images
 from effnets.data.transforms import TrainTransform
 from effnets.deploy.optimize.optimize import optimize
-from effnets.evaluation.validate import ValidationBatches
+from effnets.evaluation.validate import ValidationBatches, ValidationLoader
 from effnets.inference.transform import create_transform
 from effnets.nn.classifier import Classifier
 from effnets.nn.utils import evaluating

@@ -17,11 +17,11 @@ from torch.optim import Optimizer
 from effnets.data.cache import CachedDataset, cache_decoded
 from effnets.data.checks import allowed_corrupt, reasons
 from effnets.data.eval_loader import default_workers
-from effnets.evaluation.validate import ValidationLoader
 from effnets.data.open import DataConfig, open_data
 from effnets.data.sampling import class_weights
 from effnets.errors import DataError, TrainingError
 from effnets.evaluation import Evaluation, evaluate
+from effnets.evaluation.validate import ValidationLoader
 from effnets.inference.transform import create_transform
 from effnets.report import write_report
 from effnets.train.bn_calibration import adapts_backbone, restore_if_identity

@@ -12,10 +12,10 @@ from accelerate import Accelerator
 import effnets
 from effnets.data import open_data
 from effnets.data.augmentation import Augmentation
-from effnets.evaluation.validate import ValidationLoader
 from effnets.data.loader import EpochLoader
 from effnets.data.transforms import TrainTransform
 from effnets.errors import TrainingInterruptedError
+from effnets.evaluation.validate import ValidationLoader
 from effnets.inference.transform import create_transform
 from effnets.train.linear_probe import (
     FeatureLoader,
