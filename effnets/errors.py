@@ -1,24 +1,4 @@
-"""The errors users see. Each names the file or argument at fault, what is wrong with it, and how to mend it."""
-
-__all__ = [
-    "ArgumentError",
-    "ConfigError",
-    "DataError",
-    "DownloadError",
-    "EffnetsError",
-    "EngineError",
-    "ExportError",
-    "ImageError",
-    "MissingFileError",
-    "QuantizationError",
-    "ReportError",
-    "TrainingError",
-    "TrainingInterruptedError",
-    "UnknownModelError",
-    "UploadError",
-    "VerificationError",
-    "WeightsError",
-]
+"""Errors for users: each message names the file or argument at fault, what is wrong with it, and how to fix it."""
 
 
 class EffnetsError(Exception):
@@ -34,7 +14,7 @@ class ConfigError(EffnetsError, ValueError):
 
 
 class DataError(EffnetsError, ValueError):
-    """A data set cannot be read, or there is nothing to be learned from it."""
+    """A data set is unreadable, or has nothing to learn from."""
 
 
 class UnknownModelError(EffnetsError, ValueError):
@@ -46,7 +26,7 @@ class WeightsError(EffnetsError, ValueError):
 
 
 class DownloadError(EffnetsError, OSError):
-    """Published weights could not be fetched: no network, no permission, no such file any more, or no room."""
+    """Published weights could not be fetched: no network, no permission, a missing file, or a full disk."""
 
 
 class UploadError(EffnetsError, OSError):
@@ -54,11 +34,11 @@ class UploadError(EffnetsError, OSError):
 
 
 class ImageError(EffnetsError, ValueError):
-    """An image is unreadable, or cannot be brought to the size that the network takes."""
+    """An image is unreadable, or cannot be resized to the input size of the network."""
 
 
 class MissingFileError(EffnetsError, FileNotFoundError):
-    """A file or folder that was named does not exist."""
+    """A file or folder does not exist."""
 
 
 class EngineError(EffnetsError, RuntimeError):
@@ -66,23 +46,23 @@ class EngineError(EffnetsError, RuntimeError):
 
 
 class VerificationError(EffnetsError, RuntimeError):
-    """An exported model does not compute what the network it was made from computes; nothing was written."""
+    """An exported model does not compute the same as its network; nothing was written."""
 
 
 class ExportError(EffnetsError, RuntimeError):
-    """A model cannot be exported, or its file not be written."""
+    """A model cannot be exported, or its file cannot be written."""
 
 
 class ReportError(EffnetsError, OSError):
-    """A report cannot be written: no permission, or no room."""
+    """A report cannot be written: no permission, or a full disk."""
 
 
 class TrainingError(EffnetsError, RuntimeError):
-    """A training cannot go on, or its folder not be used; checkpoints that were written before are intact."""
+    """Training failed, or the output folder is unusable; checkpoints written before are intact."""
 
 
 class TrainingInterruptedError(TrainingError):
-    """A signal asked a training to end; it is saved, and goes on with ``resume``.
+    """A signal interrupted training; its state is saved. Continue with ``resume``.
 
     Attributes:
         signal: its number.
@@ -94,10 +74,10 @@ class TrainingInterruptedError(TrainingError):
 
 
 class QuantizationError(EffnetsError, RuntimeError):
-    """A model in int8 does not answer as it does in float; nothing was written.
+    """A model in int8 is less accurate than in float; nothing was written.
 
     Attributes:
-        report: a `effnets.QuantizeReport` with the figures and the layers to blame.
+        report: an `effnets.QuantizeReport` with the figures and the layers at fault.
     """
 
     def __init__(self, message: str, report: object = None) -> None:

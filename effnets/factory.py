@@ -150,7 +150,7 @@ def create_model(
             output_stride=output_stride,
             device=device,
             dtype=dtype,
-            initialised=prepared is None,
+            initialized=prepared is None,
         )
     else:
         model = build_classifier(
@@ -163,7 +163,7 @@ def create_model(
             output_stride=output_stride,
             device=device,
             dtype=dtype,
-            initialised=prepared is None,
+            initialized=prepared is None,
         )
     if prepared is not None:
         merge_weights(model, prepared)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,18 +13,14 @@ from PIL import Image
 
 from effnets.data.dataset import ImageDataset
 from effnets.errors import EffnetsError, ImageError, MissingFileError
+from effnets.utils.machine import cpu_count
 
 _MAX_WORKERS = 8
 
 
-def cores() -> int:
-    """Return the number of processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def default_workers() -> int:
     """Return one loader process for each core, up to where decoding is faster than any network here learns."""
-    return min(cores(), _MAX_WORKERS)
+    return min(cpu_count(), _MAX_WORKERS)
 
 
 class EvalBatch(NamedTuple):
@@ -61,7 +56,7 @@ class EvalLoader:
     ) -> None:
         self.dataset, self.prepare, self.batch_size = dataset, prepare, batch_size
         self.indices = list(range(len(dataset)) if indices is None else indices)
-        self.workers = workers or cores()
+        self.workers = workers or cpu_count()
         self._ahead = 2 * batch_size if prefetch else batch_size
 
     def __iter__(self) -> Iterator[EvalBatch]:

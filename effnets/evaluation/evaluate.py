@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from effnets.data.dataset import ImageDataset
-from effnets.data.eval_loader import EvalLoader, cores
+from effnets.data.eval_loader import EvalLoader
 from effnets.data.open import DataConfig, open_evaluation_data
 from effnets.engines.base import Engine
 from effnets.errors import ArgumentError, DataError, ImageError, WeightsError
@@ -21,6 +21,7 @@ from effnets.evaluation.metrics import CalibrationTally
 from effnets.evaluation.result import Broken, Evaluation
 from effnets.inference.predictor import create_predictor
 from effnets.utils.arguments import check_integer
+from effnets.utils.machine import cpu_count
 
 if TYPE_CHECKING:
     from torch import nn
@@ -144,7 +145,7 @@ def evaluate(
     check_integer("topk", topk, 1, "ask for at least 1")
     if temperature is not None and not 0.01 <= temperature <= 100:
         raise ArgumentError(f"temperature is {temperature!r}; give a number from 0.01 to 100")
-    workers = check_integer("workers", workers or min(cores(), _MAX_WORKERS), 1, "it must be at least 1")
+    workers = check_integer("workers", workers or min(cpu_count(), _MAX_WORKERS), 1, "it must be at least 1")
     split, notes, origin = "given", tuple[str, ...](), "pictures in memory"
     if isinstance(data, ImageDataset):
         source = data

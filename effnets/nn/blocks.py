@@ -1,6 +1,6 @@
-"""The blocks of the four families. Each is given its parts and says how they are joined; ``[N, C, H, W]`` in and out.
+"""The blocks of the four families, made of given layers. Inputs and outputs are ``[N, C, H, W]``.
 
-`drop_path` is what the residual branch passes through: `DropPath`, or None for nothing.
+`drop_path` drops the residual branch in training; None never does.
 """
 
 from __future__ import annotations
@@ -10,11 +10,9 @@ from torch import Tensor, nn
 
 from effnets.nn.layers import ConvBNAct, DropPath, SqueezeExcite
 
-__all__ = ["Block", "ConvBlock", "DepthwiseSeparable", "InvertedResidual", "LinearBottleneck"]
-
 
 class ConvBlock(nn.Module):
-    """A full convolution (``cn``), with a shortcut where asked for."""
+    """A full convolution (``cn``), optionally with a shortcut."""
 
     def __init__(self, convolution: ConvBNAct, *, shortcut: bool, drop_path: DropPath | None = None) -> None:
         super().__init__()
@@ -54,7 +52,7 @@ class DepthwiseSeparable(nn.Module):
 class InvertedResidual(nn.Module):
     """Expand, depthwise, project to a linear bottleneck (``ir``): MobileNetV2, arXiv:1801.04381, section 3.3.
 
-    With mixed kernels in `depthwise` and squeeze-and-excite it is MixNet's block.
+    With mixed kernels in `depthwise` and squeeze-and-excitation it is MixNet's block.
     """
 
     def __init__(
@@ -83,9 +81,9 @@ class InvertedResidual(nn.Module):
 class LinearBottleneck(nn.Module):
     """ReXNet's block (``lb``): arXiv:2007.00992, and the official code.
 
-    Squeeze-and-excite sits between the depthwise convolution and its activation. The output may have more channels
-    than the input; the shortcut adds onto the first of them: `splits` is how many there are of each kind, the input's
-    and the new ones.
+    Squeeze-and-excitation sits between the depthwise convolution and its activation. The output may have more channels
+    than the input; the shortcut adds onto the first of them. `splits` are the numbers of the input's and of the new
+    channels.
     """
 
     def __init__(

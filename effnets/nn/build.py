@@ -1,4 +1,4 @@
-"""`NetworkPlan` → modules. The only file where descriptions and modules meet."""
+"""Build modules from a `NetworkPlan`: the only file that joins descriptions and modules."""
 
 from __future__ import annotations
 
@@ -13,11 +13,9 @@ from effnets.nn.blocks import Block, ConvBlock, DepthwiseSeparable, InvertedResi
 from effnets.nn.classifier import Classifier
 from effnets.nn.features import FeaturePyramid, select_levels
 from effnets.nn.layers import Conv2d, ConvBNAct, DropPath, Linear, MixedConv, SqueezeExcite, activation
-from effnets.nn.utils import initialise
+from effnets.nn.utils import initialize
 from effnets.spec.plan import BlockPlan, ConvGroups, ConvPlan, NetworkPlan, make_plan
 from effnets.spec.specs import Activation, ModelSpec
-
-__all__ = ["build_classifier", "build_features"]
 
 _CONV_NUMBERS = tuple(field.name for field in fields(ConvPlan))
 
@@ -33,22 +31,22 @@ def build_classifier(
     output_stride: int = 32,
     device: torch.device | None = None,
     dtype: torch.dtype | None = None,
-    initialised: bool = True,
+    initialized: bool = True,
 ) -> Classifier:
-    """The classifier that `spec` describes.
+    """Build the classifier that `spec` describes.
 
     Args:
         spec: the network.
         num_classes, in_chans, output_stride: as `effnets.spec.plan.make_plan`.
         drop_rate: dropout before the classifier; None takes the spec's.
-        drop_path_rate: stochastic depth, rising linearly from 0 at the first block to this at the last (as the paper,
-            arXiv:1603.09382, has it; timm's EfficientNet stops a step short of it).
+        drop_path_rate: stochastic depth, rising linearly from 0 at the first block to this at the last, as in the paper
+            (arXiv:1603.09382); timm's EfficientNet stops a step below it.
         global_pool: ``avg``, ``max``, ``avgmax`` or ``none``.
         device, dtype: of the parameters; None takes torch's defaults.
-        initialised: False leaves the weights unset, for weights that follow.
+        initialized: False leaves the weights unset, for weights loaded afterwards.
 
     Raises:
-        ArgumentError, ConfigError: as `make_plan`; or a rate outside 0..1.
+        ArgumentError, ConfigError: as `make_plan`; or if a rate is outside of 0..1.
     """
     drop_rate = _check_rate("drop_rate", spec.drop_rate if drop_rate is None else drop_rate)
     plan = make_plan(spec, in_chans=in_chans, num_classes=num_classes, output_stride=output_stride)
@@ -76,8 +74,8 @@ def build_classifier(
         global_pool=global_pool,
         drop_rate=drop_rate,
     )
-    if initialised:
-        initialise(model)
+    if initialized:
+        initialize(model)
     return model
 
 
@@ -90,12 +88,12 @@ def build_features(
     output_stride: int = 32,
     device: torch.device | None = None,
     dtype: torch.dtype | None = None,
-    initialised: bool = True,
+    initialized: bool = True,
 ) -> FeaturePyramid:
-    """The feature pyramid of `spec`; `out_indices` picks levels (None: all), the rest as `build_classifier`.
+    """Build the feature pyramid of `spec`; `out_indices` picks levels (None: all), the rest as `build_classifier`.
 
     Raises:
-        ArgumentError, ConfigError: as `build_classifier`; or a level that does not exist.
+        ArgumentError, ConfigError: as `build_classifier`; or if a level does not exist.
     """
     plan = make_plan(spec, in_chans=in_chans, num_classes=0, output_stride=output_stride)
     levels = select_levels(plan.features, out_indices)
@@ -108,8 +106,8 @@ def build_features(
         stem=parts.conv_bn_act((plan.stem,), spec.activation),
         stages=_build_stages(plan, parts, drop_path_rates),
     )
-    if initialised:
-        initialise(model)
+    if initialized:
+        initialize(model)
     return model
 
 
@@ -121,14 +119,14 @@ def _check_rate(name: str, rate: float) -> float:
 
 @dataclass(frozen=True, slots=True)
 class _Parts:
-    """Makes layers with what all layers of a network share."""
+    """Makes layers with the settings that all layers of a network share."""
 
     spec: ModelSpec
     device: torch.device | None
     dtype: torch.dtype | None
 
     def conv(self, plan: ConvPlan, bias: bool = False) -> Conv2d:
-        numbers = {name: getattr(plan, name) for name in _CONV_NUMBERS}  # asdict copies deep, which shows in the time
+        numbers = {name: getattr(plan, name) for name in _CONV_NUMBERS}  # asdict copies deeply, which is slow
         return Conv2d(**numbers, bias=bias, padding=self.spec.padding, device=self.device, dtype=self.dtype)
 
     def bn(self, channels: int) -> nn.BatchNorm2d:
@@ -141,7 +139,7 @@ class _Parts:
         )
 
     def conv_bn_act(self, groups: ConvGroups, act: Activation | None, bias: bool = False) -> ConvBNAct:
-        """`act` None leaves the output linear."""
+        """Make the three layers; `act` None leaves the output linear."""
         convs = [self.conv(plan, bias) for plan in groups]
         return ConvBNAct(
             convs[0] if len(convs) == 1 else MixedConv(convs),
@@ -159,7 +157,7 @@ class _Parts:
 
 
 def _drop_path_rates(plan: NetworkPlan, last: float) -> list[float]:
-    """Stochastic depth of each block of the whole network, from 0 at the first to `last`."""
+    """Drop rate of each block of the whole network, from 0 at the first to `last`."""
     last = _check_rate("drop_path_rate", last)
     steps = max(1, sum(1 for _ in plan.blocks) - 1)
     return [last * index / steps for index, _ in enumerate(plan.blocks)]

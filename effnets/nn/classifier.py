@@ -10,20 +10,17 @@ from torch import Tensor, nn
 from effnets.errors import ArgumentError
 from effnets.nn.features import FeatureInfo, FeaturePyramid
 from effnets.nn.layers import ConvBNAct, GlobalPool, Linear
-from effnets.nn.utils import initialise
+from effnets.nn.utils import LoadReport, initialize
 from effnets.spec.plan import NetworkPlan
 from effnets.spec.specs import ModelSpec
 from effnets.utils.arguments import check_integer
 
-if TYPE_CHECKING:
-    from effnets.nn.utils import LoadReport
-
 
 def check_global_pool(kind: str) -> str:
-    """`kind` if `GlobalPool` knows it, ``none`` for the empty string, as timm's users write it.
+    """Return `kind` if `GlobalPool` knows it, and ``none`` for the empty string, as timm's users write it.
 
     Raises:
-        ArgumentError: any other.
+        ArgumentError: if `kind` is unknown.
     """
     if kind not in (*GlobalPool.KINDS, ""):
         raise ArgumentError(f"global_pool is {kind!r}; choose one of {', '.join(GlobalPool.KINDS)}")
@@ -33,19 +30,19 @@ def check_global_pool(kind: str) -> str:
 class Classifier(nn.Module):
     """A whole network: images ``[N, in_chans, H, W]`` to logits ``[N, num_classes]``.
 
-    Without pooling (``global_pool="none"``) the classifier judges every place by itself and the logits are a map,
-    ``[N, num_classes, H / 32, W / 32]`` at the usual output stride. With ``num_classes=0`` the output is what would
-    enter the classifier.
+    Without pooling (``global_pool="none"``) the classifier acts on every place by itself and the logits are a map,
+    ``[N, num_classes, H / 32, W / 32]`` at the usual output stride. With ``num_classes=0`` the output is the
+    classifier's input.
 
     Attributes:
-        spec, plan: what the network is, and every convolution of it with its numbers.
+        spec, plan: description of the network, and every convolution with its numbers.
         num_features: channels of `forward_features`.
         num_classes, in_chans: outputs and input channels.
         feature_info: channels and reductions of the feature maps.
-        head_hidden_size: channels of what enters the classifier (those of `num_features`, save for ReXNet-lite).
-        load_report: what loading weights did, None before any.
-        class_names: of the outputs, where a file's header brought them or you set them; saved with the weights.
-        background: whether the first output stands for none of the classes, as in TensorFlow's 1001.
+        head_hidden_size: input channels of the classifier (`num_features`, except for ReXNet-lite).
+        load_report: report on the weights loaded last, None before any.
+        class_names: of the outputs, from a file's header or set by you; saved with the weights.
+        background: whether the first output is a background class, as in TensorFlow's 1001.
     """
 
     if TYPE_CHECKING:
@@ -85,11 +82,11 @@ class Classifier(nn.Module):
         self.classifier = classifier or nn.Identity()
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """Images ``[N, in_chans, H, W]`` to the last feature map ``[N, num_features, H / 32, W / 32]``."""
+        """Map images ``[N, in_chans, H, W]`` to the last feature map ``[N, num_features, H / 32, W / 32]``."""
         return self.head(self.stages(self.stem(x)))
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """The last feature map to logits; with `pre_logits`, to what enters the classifier, ``[N, C]``.
+        """Map the last feature map to logits; with `pre_logits`, to the input of the classifier, ``[N, C]``.
 
         Without pooling both are maps, ``[N, C, H / 32, W / 32]``.
         """
@@ -107,14 +104,14 @@ class Classifier(nn.Module):
         return self.forward_head(self.forward_features(x))
 
     def get_classifier(self) -> nn.Module:
-        """The classifier: a `Linear`, or an identity without classes."""
+        """Return the classifier: a `Linear`, or an identity without classes."""
         return self.classifier
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Put a freshly initialised classifier of `num_classes` outputs in place (0: none), perhaps other pooling.
+        """Replace the classifier by a newly initialized one of `num_classes` outputs (0: an identity), and pooling.
 
         Raises:
-            ArgumentError: `num_classes` is negative, or the pooling unknown.
+            ArgumentError: if `num_classes` is negative, or the pooling unknown.
         """
         num_classes = check_integer("num_classes", num_classes, 0, "it must be 0 (no classifier) or more")
         if global_pool is not None:
@@ -130,12 +127,12 @@ class Classifier(nn.Module):
             self.classifier = Linear(
                 self.plan.pre_logits_channels, num_classes, device=weight.device, dtype=weight.dtype
             )
-            initialise(self.classifier)
+            initialize(self.classifier)
         self.classifier.train(self.training)
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """The network within torch.compile's wrapper and (Distributed)DataParallel's, in any order."""
+    """Return the network within torch.compile's wrapper and (Distributed)DataParallel's, in any order."""
     wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel)
     while True:
         inner = model.module if isinstance(model, wrappers) else getattr(model, "_orig_mod", None)
@@ -145,10 +142,10 @@ def unwrap(model: nn.Module) -> nn.Module:
 
 
 def network_of(model: nn.Module) -> Classifier | FeaturePyramid:
-    """The network of this library within `model`.
+    """Return the network of this library within `model`.
 
     Raises:
-        ArgumentError: there is none.
+        ArgumentError: if `model` holds another module.
     """
     inner = unwrap(model)
     if isinstance(inner, Classifier | FeaturePyramid):
@@ -157,10 +154,10 @@ def network_of(model: nn.Module) -> Classifier | FeaturePyramid:
 
 
 def require_classifier(model: nn.Module) -> Classifier:
-    """The classifier within `model`, for what needs logits of an image.
+    """Return the classifier within `model`, where one vector of logits for each image is needed.
 
     Raises:
-        ArgumentError: there is none, it has no outputs, no pooling before them, or no values.
+        ArgumentError: if `model` is no classifier, or has no classes, no pooling, or no values.
     """
     network = unwrap(model)
     if not isinstance(network, Classifier):
@@ -175,7 +172,7 @@ def require_values(model: nn.Module) -> None:
     """Refuse a model on the meta device.
 
     Raises:
-        ArgumentError: it is there.
+        ArgumentError: if a parameter is on the meta device.
     """
     if any(parameter.is_meta for parameter in model.parameters()):
         raise ArgumentError("a model on the meta device has no values; build it on a real device")

@@ -10,41 +10,37 @@ from torch import Tensor, nn
 
 from effnets.errors import ArgumentError
 from effnets.nn.layers import ConvBNAct
+from effnets.nn.utils import LoadReport
 from effnets.spec.plan import FeaturePlan, NetworkPlan
 from effnets.spec.specs import ModelSpec
-
-if TYPE_CHECKING:
-    from effnets.nn.utils import LoadReport
-
-__all__ = ["FeatureInfo", "FeaturePyramid", "select_levels"]
 
 
 @dataclass(frozen=True, slots=True)
 class FeatureInfo:
-    """What a network's feature maps look like, from the finest to the coarsest."""
+    """Channels and strides of a network's feature maps, from the finest to the coarsest."""
 
     levels: tuple[FeaturePlan, ...]
 
     def channels(self) -> list[int]:
-        """Channels of each map."""
+        """Return the channels of each map."""
         return [level.channels for level in self.levels]
 
     def reduction(self) -> list[int]:
-        """Stride of each map with regard to the input: a side of n pixels has ceil(n / reduction) places."""
+        """Return the stride of each map relative to the input: a side of n pixels has ceil(n / reduction) places."""
         return [level.reduction for level in self.levels]
 
     def module_name(self) -> list[str]:
-        """The module whose output each map is."""
+        """Return the name of the module that puts out each map."""
         return ["stem" if level.stage < 0 else f"stages.{level.stage}" for level in self.levels]
 
 
 def select_levels(levels: tuple[FeaturePlan, ...], indices: int | Sequence[int] | None) -> tuple[FeaturePlan, ...]:
-    """The levels of a pyramid that `indices` names, in ascending order; negative ones count from the coarsest.
+    """Select levels of a pyramid by ascending `indices`; negative ones count from the coarsest.
 
     A single number n means the n coarsest, None all.
 
     Raises:
-        ArgumentError: an index that does not exist, or the same level twice, or none.
+        ArgumentError: if an index does not exist, or `indices` is empty or not ascending.
     """
     if indices is None:
         return levels
@@ -65,8 +61,8 @@ def select_levels(levels: tuple[FeaturePlan, ...], indices: int | Sequence[int] 
 class FeaturePyramid(nn.Module):
     """A network without head and classifier; its output is a list of maps ``[N, C, H / reduction, W / reduction]``.
 
-    Parameters have the names they have in `effnets.nn.classifier.Classifier`. Stages below the coarsest level asked
-    for are not there.
+    Parameters have the names they have in `effnets.nn.classifier.Classifier`. Stages beyond the coarsest
+    selected level are left out.
     """
 
     if TYPE_CHECKING:

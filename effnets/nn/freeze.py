@@ -1,4 +1,4 @@
-"""Parts of a network that no longer learn: no gradients, and batch statistics that stand still."""
+"""Freeze parts of a network: no gradients, and fixed batch statistics."""
 
 from __future__ import annotations
 
@@ -10,33 +10,31 @@ from effnets.errors import ArgumentError
 from effnets.nn.classifier import Classifier, network_of
 from effnets.nn.features import FeaturePyramid
 
-__all__ = ["HeldBatchNorm2d", "freeze", "hold_statistics", "parse_until"]
-
 _BN_CHOICES = ("eval", "train")
 
 
-class HeldBatchNorm2d(nn.BatchNorm2d):
-    """Batch normalisation by its running statistics, which it never changes, whatever ``.train()`` says.
+class FrozenBatchNorm2d(nn.BatchNorm2d):
+    """Batch normalization by its running statistics, which it never changes, also after ``.train()``.
 
     A class of its own rather than a flag: it is copied, saved and wrapped like any other module.
     """
 
-    def train(self, mode: bool = True) -> HeldBatchNorm2d:  # noqa: ARG002
+    def train(self, mode: bool = True) -> FrozenBatchNorm2d:  # noqa: ARG002
         return super().train(False)
 
 
 def freeze(model: nn.Module, until: int | str | None, bn: str = "eval") -> None:
-    """Freeze a network from its input up to and including `until`; what lies above learns, also if it did not before.
+    """Freeze a network from its input up to and including `until`; the parts above learn, also if they did not before.
 
     Args:
-        model: the network, also inside of torch.compile or DataParallel.
+        model: the network, also wrapped by torch.compile or DataParallel.
         until: ``"stem"``; a number n, the stem and the first n stages; ``"stages"``, all of them; ``"backbone"``,
-            everything but the classifier (of a feature pyramid, everything); None, nothing.
-        bn: ``"eval"`` holds the frozen part's batch statistics, so that it computes the same for good, also after
-            ``.train()``; ``"train"`` lets them follow the images, while their scale and shift stay.
+            everything but the classifier (of a feature pyramid, everything); None freezes nothing.
+        bn: ``"eval"`` fixes the frozen part's batch statistics, so that it always computes the same, also after
+            ``.train()``; ``"train"`` lets them follow the images; scale and shift stay.
 
     Raises:
-        ArgumentError: no such part, or no such choice.
+        ArgumentError: if the network has no part `until`, or `bn` is neither.
     """
     network = network_of(model)
     if bn not in _BN_CHOICES:
@@ -44,22 +42,22 @@ def freeze(model: nn.Module, until: int | str | None, bn: str = "eval") -> None:
     frozen = _count_parts(network, until)
     for index, part in enumerate(_parts(network)):
         part.requires_grad_(index >= frozen)
-        hold_statistics(part, index < frozen and bn == "eval")
+        freeze_statistics(part, index < frozen and bn == "eval")
 
 
-def hold_statistics(module: nn.Module, hold: bool = True) -> None:
-    """Hold the statistics of every batch normalisation in `module`, or let them go."""
+def freeze_statistics(module: nn.Module, frozen: bool = True) -> None:
+    """Fix the statistics of every batch normalization in `module`, or release them."""
     for part in module.modules():
         if isinstance(part, nn.BatchNorm2d):
-            part.__class__ = HeldBatchNorm2d if hold else nn.BatchNorm2d
+            part.__class__ = FrozenBatchNorm2d if frozen else nn.BatchNorm2d
             part.train(module.training)
 
 
 def parse_until(text: str) -> int | str | None:
-    """`until` of `freeze` from text, as recipes and the command line state it: ``none``, ``3``, ``stages``, ….
+    """Parse `until` of `freeze`, as recipes and the command line state it: ``none``, ``3``, ``stages``, ….
 
     Raises:
-        ArgumentError: it is none of these.
+        ArgumentError: if `text` has another form.
     """
     if text == "none":
         return None

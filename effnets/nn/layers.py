@@ -10,26 +10,14 @@ from torch import Tensor, nn
 
 from effnets.spec.specs import Activation, Padding
 
-__all__ = [
-    "Conv2d",
-    "ConvBNAct",
-    "DropPath",
-    "GlobalPool",
-    "Linear",
-    "MixedConv",
-    "SqueezeExcite",
-    "activation",
-    "same_padding",
-]
-
 
 class Conv2d(nn.Conv2d):
-    """Convolution with an odd square kernel that keeps the resolution, save for its stride.
+    """Convolution with an odd square kernel that keeps the resolution, except for its stride.
 
     `padding` is ``symmetric``, as PyTorch networks are trained, or ``same``: TensorFlow's, which puts the odd pixel
-    below and to the right and depends on the input's size where the stride is above 1.
+    below and to the right, and depends on the input's size where the stride is above 1.
 
-    Weights are left unset: the builder initialises a network once, or loads it.
+    Weights are left unset: the builder initializes a network once, or loads it.
     """
 
     def __init__(
@@ -75,10 +63,10 @@ class Conv2d(nn.Conv2d):
 
 
 def same_padding(size: int, reach: int, stride: int) -> tuple[int, int]:
-    """Pixels before and after one side, so that ceil(size / stride) outputs fit.
+    """Return the pixels before and after one side, so that ceil(size / stride) outputs fit.
 
-    `reach` is dilation · (kernel size - 1). Odd kernels above 1 reach further than a stride of 2 leaps, so the sum is
-    never negative. The ceiling is written with a sum: negated floor division exports to ONNX wrongly at odd sizes.
+    `reach` is dilation · (kernel size - 1). The sum is never negative, since odd kernels above 1 reach further than
+    a stride of 2. The ceiling is written with a sum: negated floor division exports to ONNX wrongly at odd sizes.
     """
     total = ((size + stride - 1) // stride - 1) * stride + reach + 1 - size
     return total // 2, total - total // 2
@@ -88,7 +76,7 @@ class MixedConv(nn.ModuleList):
     """Several convolutions side by side, each on its own slice of the channels (MixConv, arXiv:1907.09595, section 3).
 
     With depthwise convolutions of different kernel sizes this is the paper's MixConv; with pointwise ones, a
-    grouped convolution whose groups may differ in size. `convs` are the slices' convolutions in channel order.
+    grouped convolution whose groups may differ in size. `convs` are in channel order.
     """
 
     def __init__(self, convs: Iterable[Conv2d]) -> None:
@@ -103,14 +91,14 @@ class MixedConv(nn.ModuleList):
 
 
 class Linear(nn.Linear):
-    """A fully connected layer whose weights are left unset, as those of `Conv2d`."""
+    """Fully connected layer with weights left unset, as `Conv2d`'s."""
 
     def reset_parameters(self) -> None:
         """Do nothing: see the class."""
 
 
 class ConvBNAct(nn.Module):
-    """Convolution, batch normalisation, activation; `act` None leaves the output linear."""
+    """Convolution, batch normalization, activation; `act` None leaves the output linear."""
 
     def __init__(self, conv: Conv2d | MixedConv, bn: nn.BatchNorm2d, act: nn.Module | None) -> None:
         super().__init__()
@@ -123,7 +111,7 @@ class ConvBNAct(nn.Module):
 
 
 class SqueezeExcite(nn.Module):
-    """Channels weighted by what the whole image shows (arXiv:1709.01507); ReXNet's has a BN inside.
+    """Squeeze-and-excitation: weight channels by the whole image (arXiv:1709.01507); ReXNet's has a BN inside.
 
     `reduce` and `expand` are 1×1 convolutions with bias, to fewer channels and back.
     """
@@ -142,7 +130,7 @@ class SqueezeExcite(nn.Module):
 
 
 class DropPath(nn.Module):
-    """Stochastic depth (arXiv:1603.09382): while training, drop the whole branch for a share `rate` of the images."""
+    """Stochastic depth (arXiv:1603.09382): in training, drop the branch for a share `rate` of the images."""
 
     def __init__(self, rate: float) -> None:
         super().__init__()
@@ -155,7 +143,7 @@ class DropPath(nn.Module):
         return x * kept / (1 - self.rate)
 
     def extra_repr(self) -> str:
-        """The rate, for printing."""
+        """Return the rate, for printing."""
         return f"rate={self.rate:g}"
 
 
@@ -178,7 +166,7 @@ class GlobalPool(nn.Module):
         return 0.5 * (x.mean((2, 3), keepdim=True) + x.amax((2, 3), keepdim=True))
 
     def extra_repr(self) -> str:
-        """The kind, for printing."""
+        """Return the kind, for printing."""
         return self.kind
 
 
@@ -191,5 +179,5 @@ _ACTIVATIONS: dict[Activation, type[nn.Module]] = {
 
 
 def activation(name: Activation) -> nn.Module:
-    """The activation's module; in place, since every one here follows a layer whose output nobody else reads."""
+    """Make an activation's module; in place, since nothing else reads the output of the layer before it."""
     return _ACTIVATIONS[name](inplace=True)

@@ -14,17 +14,17 @@ from torch import nn
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadReport:
-    """What became of every tensor.
+    """What loading weights did to every tensor.
 
     Attributes:
         source: where the tensors came from.
         dialect: the framework whose names they had.
         sha256: of the file, in hex.
-        loaded: parameters and buffers that have their values from the file.
-        reinitialised: those left freshly initialised, by rule: a classifier of another size.
-        dropped: the file's tensors that have no place in this network, by rule: its head, for a backbone.
-        notes: what else was decided, a sentence each.
-        values: hash of all values that the network had then (`effnets.nn.utils`).
+        loaded: parameters and buffers with values from the file.
+        reinitialised: those freshly initialized instead, by rule: a classifier of another size.
+        dropped: the file's tensors left out by rule: its head, for a backbone.
+        notes: other decisions, a sentence each.
+        values: `hash_values` of the network after loading.
     """
 
     source: str
@@ -39,18 +39,17 @@ class LoadReport:
     def __str__(self) -> str:
         counts = f"{len(self.loaded)} tensors loaded"
         if self.reinitialised:
-            counts += f", freshly initialised: {', '.join(self.reinitialised)}"
+            counts += f", freshly initialized: {', '.join(self.reinitialised)}"
         if self.dropped:
             counts += f", {len(self.dropped)} left out"
         return "\n  ".join([f"{self.source} ({self.dialect} names): {counts}", *self.notes])
 
 
-def initialise(module: nn.Module) -> None:
+def initialize(module: nn.Module) -> None:
     """Draw the weights of every convolution and linear layer in `module`, from torch's generator.
 
-    Convolutions as MixNet's reference code does, normal with variance 2 / fan-out; the classifier narrow, so that a new
-    one of few classes begins without an opinion; batch normalisation neutral. Does nothing to modules on the meta
-    device, which have no weights.
+    Convolutions are normal with variance 2 / fan-out, as in MixNet's reference code; linear layers narrow, so that a
+    new classifier starts near uniform probabilities; batch normalization is neutral. Modules on the meta device stay.
     """
     for part in module.modules():
         if isinstance(part, nn.BatchNorm2d):
@@ -68,7 +67,7 @@ def initialise(module: nn.Module) -> None:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode, and afterwards every module's own again: parts of a model may be frozen."""
+    """Set evaluation mode, and restore every module's own mode afterwards: parts of a model may be frozen."""
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:
@@ -78,8 +77,8 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = True
 
 
-def hash_of_values(network: nn.Module) -> str:
-    """A SHA-256 of the names and values of all parameters and buffers, in hex."""
+def hash_values(network: nn.Module) -> str:
+    """Return a SHA-256 of the names and values of all parameters and buffers, in hex."""
     digest = hashlib.sha256()
     for name, tensor in sorted(network.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())

@@ -14,7 +14,7 @@ from torch import Tensor
 from effnets.errors import ArgumentError, TrainingError
 from effnets.factory import create_model
 from effnets.nn.classifier import Classifier
-from effnets.nn.freeze import freeze, hold_statistics, parse_until
+from effnets.nn.freeze import freeze, freeze_statistics, parse_until
 from effnets.train.loss import Teacher
 from effnets.train.recipe import Recipe
 from effnets.utils.machine import describe_machine
@@ -58,7 +58,7 @@ def build_model(recipe: Recipe, class_names: Sequence[str]) -> tuple[Classifier,
     except ArgumentError as error:
         raise TrainingError(f"freeze is {recipe.freeze!r}, for {recipe.model}: {error}") from None
     if recipe.bn == "eval":
-        hold_statistics(model)
+        freeze_statistics(model)
     return model, has_class_head
 
 

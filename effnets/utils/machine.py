@@ -1,4 +1,4 @@
-"""Versions of installed packages, also of those that are installed under another name. Free of torch."""
+"""Facts about this machine: processor, load, and versions of installed packages. Free of torch."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _DISTRIBUTIONS = {
 
 
 def version_of(module: str) -> str | None:
-    """The version of what `import module` gives, ``unknown`` if nothing states it; None if there is no such module."""
+    """Return the version of an importable module, ``unknown`` if nothing states it; None if it is not installed."""
     for distribution in _DISTRIBUTIONS.get(module, (module,)):
         try:
             return version(distribution)
@@ -30,7 +30,7 @@ def version_of(module: str) -> str | None:
     return str(getattr(importlib.import_module(module), "__version__", "unknown"))
 
 
-# Running processes at the beginning and at the end of a measurement; None where the system does not tell.
+# Running processes at the start and at the end of a measurement; None where the system does not report them.
 Load = tuple[float, float] | None
 
 _PACKAGES = ("torch", "onnxruntime", "openvino", "onnx", "timm", "torchvision", "numpy")
@@ -38,13 +38,13 @@ _PACKAGES = ("torch", "onnxruntime", "openvino", "onnx", "timm", "torchvision", 
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """Processor and programs. Measurements hold for a machine, and are not reused on another.
+    """Processor and software. Measurements hold for one machine, and are not reused on another.
 
     Attributes:
-        processor: its name as it calls itself. cores: those that this process may use.
-        features: of its instructions, those that matter for networks (avx2, avx512f, …, amx_bf16).
+        processor: its own name. cores: those that this process may use.
+        features: instruction sets that matter for networks (avx2, avx512f, …, amx_bf16).
         system: operating system and architecture.
-        versions: of the packages that are installed, Python's among them.
+        versions: of Python and the installed packages.
     """
 
     processor: str
@@ -54,7 +54,7 @@ class Machine:
     versions: dict[str, str]
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values that JSON can hold."""
+        """Return plain values for JSON."""
         return {**asdict(self), "features": list(self.features)}
 
     def __str__(self) -> str:
@@ -63,21 +63,26 @@ class Machine:
 
 
 def describe_machine() -> Machine:
-    """This machine."""
+    """Describe this machine."""
     facts = _cpu_facts()
     flags = set(facts.get("flags", facts.get("Features", "")).split())
     wanted = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8", "asimd", "bf16")
     return Machine(
         processor=facts.get("model name") or platform.processor() or platform.machine(),
-        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        cores=cpu_count(),
         features=tuple(flag for flag in wanted if flag in flags),
         system=f"{platform.system()} {platform.machine()}",
         versions=_versions(),
     )
 
 
+def cpu_count() -> int:
+    """Return the number of processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def load_average() -> float | None:
-    """Running processes, on average over the last minute; None where the system does not tell, as Windows."""
+    """Return the mean number of running processes in the last minute; None where unknown, as on Windows."""
     try:
         return os.getloadavg()[0]
     except (AttributeError, OSError):
@@ -85,13 +90,13 @@ def load_average() -> float | None:
 
 
 def load_since(begin: float | None) -> Load:
-    """What `load_average` said at the beginning, and what it says now."""
+    """Return the load average at the `begin` of a measurement and now."""
     end = load_average()
     return None if begin is None or end is None else (begin, end)
 
 
 def _cpu_facts() -> dict[str, str]:
-    """The first processor's lines of /proc/cpuinfo; empty where there is none."""
+    """The first processor's lines of /proc/cpuinfo; empty on other systems."""
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8").partition("\n\n")[0]
     except OSError:

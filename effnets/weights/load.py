@@ -90,7 +90,7 @@ def convert_weights(
             "leave num_classes out to keep them, add 1 for a background, or give 0 for no classifier"
         )
     network = build_classifier(
-        weights.spec, num_classes=outputs if num_classes is None else num_classes, initialised=False
+        weights.spec, num_classes=outputs if num_classes is None else num_classes, initialized=False
     )
     report = merge_weights(network, weights, head="strict")
     save_weights(network, target, dialect=to)

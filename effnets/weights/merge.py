@@ -15,7 +15,7 @@ from torch import Tensor
 from effnets.errors import ArgumentError, WeightsError
 from effnets.nn.classifier import Classifier, require_values
 from effnets.nn.features import FeaturePyramid
-from effnets.nn.utils import LoadReport, hash_of_values, initialise
+from effnets.nn.utils import LoadReport, hash_values, initialize
 from effnets.spec.plan import make_plan
 from effnets.spec.specs import ModelSpec
 from effnets.weights.remap import NativeWeights
@@ -132,7 +132,7 @@ def merge_weights(model: Classifier | FeaturePyramid, weights: NativeWeights, *,
     for name, target in wanted.items():
         _copy(target, cast[name])
     if reinitialised and isinstance(model, Classifier):
-        initialise(model.classifier)
+        initialize(model.classifier)
         had = weights.num_classes
         warnings.warn(
             f"{model.spec.name}: the classifier of {model.num_classes} classes is newly initialised and needs training "
@@ -151,7 +151,7 @@ def merge_weights(model: Classifier | FeaturePyramid, weights: NativeWeights, *,
         reinitialised=tuple(reinitialised),
         dropped=tuple(dropped),
         notes=tuple(notes),
-        values=hash_of_values(model),
+        values=hash_values(model),
     )
     return model.load_report
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -19,8 +20,8 @@ from effnets.nn.layers import (
     SqueezeExcite,
     activation,
 )
-from effnets.nn.utils import initialise
-from effnets.spec.specs import ACTIVATIONS
+from effnets.nn.utils import initialize
+from effnets.spec.specs import Activation
 from tests.support import error_between, images
 
 
@@ -133,7 +134,7 @@ def test_initialise_draws_what_its_documentation_says():
             "linear": Linear(512, 256),
         }
     )
-    initialise(parts)
+    initialize(parts)
     deviations = {"full": 2 / (9 * 128), "depthwise": 2 / 25, "pointwise": 2 / 512, "linear": 0.01**2}
     for name, variance in deviations.items():
         assert parts[name].weight.std().item() == pytest.approx(math.sqrt(variance), rel=0.02), name
@@ -142,7 +143,7 @@ def test_initialise_draws_what_its_documentation_says():
     assert not parts["linear"].bias.any()
     first = parts["full"].weight.clone()
     torch.manual_seed(0)
-    initialise(parts)
+    initialize(parts)
     assert torch.equal(parts["full"].weight, first)
 
 
@@ -258,7 +259,7 @@ def test_every_activation_has_a_module_of_its_formula():
         "silu": x / (1 + torch.exp(-x)),
         "hard_swish": x * (x + 3).clamp(0, 6) / 6,
     }
-    assert set(formulas) == set(ACTIVATIONS)
+    assert set(formulas) == set(get_args(Activation))
     for name, expected in formulas.items():
         assert torch.allclose(activation(name)(x.clone()), expected, atol=1e-6), name
 

@@ -13,7 +13,7 @@ from effnets.deploy.optimize.rewrites import Rewrites
 from effnets.engines.metadata import InputKind, ModelMetadata
 from effnets.inference.labels import class_names
 from effnets.nn.classifier import Classifier
-from effnets.nn.utils import hash_of_values
+from effnets.nn.utils import hash_values
 from effnets.spec.entries import split_tag
 from effnets.spec.specs import WeightsSpec
 from effnets.spec.weights import find_source, find_weights
@@ -71,7 +71,7 @@ def _published(network: Classifier) -> WeightsSpec | None:
 def _changed(network: Classifier) -> bool:
     """Return whether values differ from the loaded ones, after training or with another classifier."""
     report = network.load_report
-    return report is not None and report.values != hash_of_values(network)
+    return report is not None and report.values != hash_values(network)
 
 
 def _weights(network: Classifier, published: WeightsSpec | None, *, changed: bool) -> dict[str, Any]:
@@ -103,4 +103,4 @@ def _accuracy(published: WeightsSpec | None) -> dict[str, Any]:
 
 def fingerprint(network: Classifier) -> str:
     """Return a hash of the architecture and of every value."""
-    return hashlib.sha256(f"{network.spec!r} {hash_of_values(network)}".encode()).hexdigest()
+    return hashlib.sha256(f"{network.spec!r} {hash_values(network)}".encode()).hexdigest()
