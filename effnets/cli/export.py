@@ -79,13 +79,13 @@ def command(
         raise click.UsageError("--batch and --budget are what --tune measures with; add --tune")
     # Imported here: torch takes seconds, and neither --help nor a mistyped option should wait for it.
     from effnets.deploy.export.onnx import check_path, export_onnx
-    from effnets.deploy.quantize.quantize import quantize, report_place
+    from effnets.deploy.quantize.quantize import int8_report_path, quantize
     from effnets.deploy.tune import report_path
     from effnets.factory import create_model
 
     check_path(target)
     if int8:
-        report_place(target)
+        int8_report_path(target)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what the loader warns of is an error here
         network = create_model(model, pretrained=weights is None, weights=weights)

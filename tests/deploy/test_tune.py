@@ -1,4 +1,4 @@
-"""Tuning: what is tried, what is refused, what is kept. Nothing here depends on which program is faster."""
+"""Tuning: what is tried, refused and kept. No test depends on which candidate is really faster."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ def network(tmp_path):
 
 
 @pytest.fixture
-def prices(monkeypatch):
-    """Each candidate costs what it is told to, in milliseconds, by its index; others cost 10. None is exported."""
-    told: dict[int, float] = {}
+def milliseconds(monkeypatch):
+    """Set the milliseconds of candidates by their index; the others take 10. Nothing is exported."""
+    given: dict[int, float] = {}
 
     def interleave(subjects, *, rounds, **_others):
-        return {name: Timing((told.get(int(name), 10.0),) * rounds) for name in subjects}
+        return {name: Timing((given.get(int(name), 10.0),) * rounds) for name in subjects}
 
     monkeypatch.setattr(tune_module, "interleave", interleave)
     # An error of 1e-6 of the largest logit.
     exact = lambda one: lambda _images: one.expected * (1 + 1e-6)  # noqa: E731
     monkeypatch.setattr(tune_module.TuneSearch, "_load", lambda one, _candidate: exact(one))
-    return told
+    return given
 
 
 def quick(network, **arguments) -> TuneReport:
@@ -58,15 +58,15 @@ def test_a_candidate_is_the_same_after_json(network):
         assert TuneCandidate.from_dict(json.loads(json.dumps(one.to_dict()))) == one
 
 
-def test_the_fastest_is_chosen(network, prices):
-    prices[2] = 5.0
+def test_the_fastest_is_chosen(network, milliseconds):
+    milliseconds[2] = 5.0
     found = quick(network)
     assert found.choice == 2
     assert "2.00 times as fast as the default" in str(found)
 
 
-def test_a_gain_within_the_margin_is_none(network, prices):
-    prices[2] = 10.0 / (1 + MARGIN / 2)
+def test_a_gain_within_the_margin_is_none(network, milliseconds):
+    milliseconds[2] = 10.0 / (1 + MARGIN / 2)
     found = quick(network)
     assert found.choice == 0
     assert "nothing beat the default" in str(found)
@@ -74,15 +74,15 @@ def test_a_gain_within_the_margin_is_none(network, prices):
 
 @pytest.fixture
 def differences(monkeypatch):
-    """Each candidate's difference, by its index; others' is 0."""
-    told: dict[int, float] = {}
+    """Set the difference of candidates by their index; that of the others is 0."""
+    given: dict[int, float] = {}
     calls = count()
-    monkeypatch.setattr(tune_module.TuneSearch, "_difference", lambda _search, _logits: told.get(next(calls), 0.0))
-    return told
+    monkeypatch.setattr(tune_module.TuneSearch, "_difference", lambda _search, _logits: given.get(next(calls), 0.0))
+    return given
 
 
-def test_what_computes_something_else_is_not_timed(network, prices, differences):
-    prices[1] = 1.0
+def test_what_computes_something_else_is_not_timed(network, milliseconds, differences):
+    milliseconds[1] = 1.0
     differences[1] = 0.5
     found = quick(network, tolerance=0.1)
     assert found.choice == 0
@@ -90,23 +90,23 @@ def test_what_computes_something_else_is_not_timed(network, prices, differences)
     assert all(one.milliseconds for one in found.candidates[2:])
 
 
-def test_a_default_outside_of_the_tolerance_is_not_chosen(network, prices, differences):
-    prices.update({0: 1.0, 2: 9.9})
+def test_a_default_outside_of_the_tolerance_is_not_chosen(network, milliseconds, differences):
+    milliseconds.update({0: 1.0, 2: 9.9})
     differences[0] = 0.5
     found = quick(network, tolerance=0.1)
     assert found.choice == 2
     assert found.candidates[0].note == "differs by 5.0e-01"
 
 
-def test_a_tolerance_that_nothing_meets_is_told(network):
+def test_a_tolerance_that_nothing_meets_is_reported(network):
     message = r"no program stays within 1e-30 of the logits in float64; the nearest, .*, differs by .*; raise tolerance"
     with pytest.raises(VerificationError, match=message):
         quick(network, tolerance=1e-30)
 
 
-def test_without_time_the_default_and_one_other_run(network, prices):
+def test_without_time_the_default_and_one_other_run(network, milliseconds):
     found = quick(network, budget=1e-6)
-    assert not prices
+    assert not milliseconds
     assert [one.milliseconds is not None for one in found.candidates[:2]] == [True, True]
     assert all(one.note == "no time left" for one in found.candidates[2:])
 
@@ -119,12 +119,12 @@ def test_every_engine_runs_for_real(network):
     assert all(one.difference < 0.1 for one in timed)
 
 
-def test_a_report_is_used_again(network, prices, tmp_path):
+def test_a_report_is_used_again(network, milliseconds, tmp_path):
     path = report_path(tmp_path / "model.onnx")
     assert path.name == "model.tune.json"
-    prices[1] = 5.0
+    milliseconds[1] = 5.0
     first = quick(network, report=path)
-    prices[1] = 50.0
+    milliseconds[1] = 50.0
     second = quick(network, report=path)
     assert (second.choice, second.reused) == (first.choice, True) == (1, True)
     assert second.candidates == first.candidates
@@ -132,9 +132,9 @@ def test_a_report_is_used_again(network, prices, tmp_path):
     assert not quick(network, report=path, batch=2).reused
 
 
-def test_a_report_of_another_machine_model_or_none_is_measured_anew(network, prices, tmp_path):
+def test_a_report_of_another_machine_model_or_none_is_measured_again(network, milliseconds, tmp_path):
     path = tmp_path / "x.tune.json"
-    prices[1] = 5.0
+    milliseconds[1] = 5.0
     conditions = quick(network, report=path).conditions
     assert read_report(path, conditions)
     machine = {**conditions["machine"], "processor": "another"}
@@ -148,15 +148,15 @@ def test_a_report_of_another_machine_model_or_none_is_measured_anew(network, pri
     assert read_report(path, conditions)
 
 
-@pytest.mark.usefixtures("prices")
-def test_a_system_that_tells_no_load(network, tmp_path, monkeypatch):
+@pytest.mark.usefixtures("milliseconds")
+def test_a_system_without_load(network, tmp_path, monkeypatch):
     monkeypatch.delattr(os, "getloadavg")
     path = tmp_path / "x.tune.json"
     first, second = (quick(network, report=path) for _ in range(2))
     assert (first.load, second.load, second.reused) == (None, None, True)
 
 
-def test_a_report_that_cannot_be_written_is_told_before_measuring(network, tmp_path, monkeypatch):
+def test_a_report_that_cannot_be_written_is_reported_before_measuring(network, tmp_path, monkeypatch):
     monkeypatch.setattr(tune_module.TuneSearch, "run", None)
     with pytest.raises(ExportError, match=r"gone is not a folder; make it first"):
         quick(network, report=tmp_path / "gone" / "x.tune.json")

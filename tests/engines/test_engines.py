@@ -116,7 +116,7 @@ def test_damaged_metadata():
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "told"),
+    ("key", "value", "message"),
     [
         ("model", "7", "is 7, not text"),
         ("labels", "{}", "is {}, not a list of names"),
@@ -147,7 +147,7 @@ def test_damaged_metadata():
         ("preprocess", {"mean": [0.5, 0.5]}, "is invalid (mean has 2 numbers and std 3;"),
     ],
 )
-def test_damaged_metadata_are_told_by_file_and_key(key, value, told, path):
+def test_damaged_metadata_names_file_and_key(key, value, message, path):
     properties = describe().to_properties()
     if value is None:
         del properties[f"effnets.{key}"]
@@ -160,7 +160,7 @@ def test_damaged_metadata_are_told_by_file_and_key(key, value, told, path):
     onnx.save(model, path)
     with pytest.raises(WeightsError) as refusal:
         effnets.load_engine(path)
-    assert str(refusal.value).startswith(f"{path}: its metadata is damaged: effnets.{key} {told}")
+    assert str(refusal.value).startswith(f"{path}: its metadata is damaged: effnets.{key} {message}")
     assert str(refusal.value).endswith("; export the model again")
 
 

@@ -325,5 +325,5 @@ PREPROCESSING_FAULTS = {
     "no antialias": lambda graph: exchange(graph, "Max", "Min"),
     "height for width": lambda graph: edit(graph, preprocessing_constant(graph, (), 1), lambda _: np.array(2)),
     "another crop": lambda graph: edit(graph, preprocessing_constant(graph, (), 56), lambda _: np.array(40)),
-    "weights not normalised": lambda graph: exchange(graph, "ReduceSum", "ReduceMax"),
+    "weights not normalized": lambda graph: exchange(graph, "ReduceSum", "ReduceMax"),
 }

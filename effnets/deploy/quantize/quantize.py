@@ -155,7 +155,7 @@ class QuantSearch:
         self.trials[name] = error
 
 
-def report_place(target: Path) -> Path:
+def int8_report_path(target: Path) -> Path:
     """Return the report's path, beside the model `target` with the suffix .json, if it can be written there.
 
     It may replace an earlier report, but not other JSON files: programs keep their settings under such names.
@@ -173,13 +173,13 @@ def report_place(target: Path) -> Path:
     return path
 
 
-def write_both(target: Path, data: bytes, report: QuantizeReport) -> None:
+def write_with_report(target: Path, data: bytes, report: QuantizeReport) -> None:
     """Write the report and then the model, so that no model is without its report.
 
     Raises:
         ExportError: if one cannot be written; earlier files are restored.
     """
-    path = report_place(target)
+    path = int8_report_path(target)
     before = path.read_bytes() if path.exists() else None
     write_file(path, (json.dumps(report.to_dict(), indent=1) + "\n").encode())
     try:
@@ -252,7 +252,7 @@ def quantize(
         VerificationError, EngineError: as of `effnets.export_onnx`.
     """
     target = check_path(path)
-    report_place(target)
+    int8_report_path(target)
     check_engine(engine)
     names = check_engines(engines)
     gate = gate or Gate()
@@ -383,5 +383,5 @@ def _finish(target: Path, built: onnx.ModelProto, metadata: ModelMetadata, repor
     built.producer_name = "effnets"
     data = built.SerializeToString()
     report = replace(report, path=target, sha256=hashlib.sha256(data).hexdigest(), size=len(data))
-    write_both(target, data, report)
+    write_with_report(target, data, report)
     return report

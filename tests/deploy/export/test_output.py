@@ -1,4 +1,4 @@
-"""Places where nothing can be written are told before the work; links are followed, and what is no file is left."""
+"""Paths that cannot be written are reported before the work; links are followed, and what is not a file is left."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ def test_a_link_is_a_place_to_write_to(tmp_path):
     assert (folder / "model.onnx").read_bytes() == b"content"
 
 
-def test_a_link_into_no_folder_is_told(tmp_path):
+def test_a_link_into_no_folder_is_reported(tmp_path):
     path = tmp_path / "model.onnx"
     path.symlink_to(tmp_path / "gone" / "model.onnx")
     with pytest.raises(ExportError, match=f"^{re.escape(str(path))}: .*gone is not a folder; make it first"):
         check_writable(path)
 
 
-def test_a_pipe_is_told_and_left_alone(tmp_path):
+def test_a_pipe_is_reported_and_left_alone(tmp_path):
     path = tmp_path / "plot.svg"
     os.mkfifo(path)
     with pytest.raises(ExportError, match=r"plot\.svg: cannot be written there; .*a pipe or a device, not a file"):
@@ -40,7 +40,7 @@ def test_a_pipe_is_told_and_left_alone(tmp_path):
     assert path.is_fifo()
 
 
-def test_a_device_and_a_folder_are_told(tmp_path):
+def test_a_device_and_a_folder_are_reported(tmp_path):
     with pytest.raises(ExportError, match=r"/dev/null: cannot be written there; .*a device"):
         check_writable(Path("/dev/null"))
     with pytest.raises(ExportError, match=r"cannot be written there; .*[Dd]irectory"):

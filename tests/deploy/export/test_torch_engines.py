@@ -60,7 +60,7 @@ def test_each_engine_has_its_own_rewrites(name, model, monkeypatch):
     assert effnets.load_engine(model, name).description.rewrites == preset(name).to_dict()
 
 
-def test_a_compiler_that_is_missing_is_told_in_one_line(model, monkeypatch):
+def test_a_compiler_that_is_missing_is_reported_in_one_line(model, monkeypatch):
     def fail(_images):
         raise RuntimeError("No working C++ compiler found\n  a traceback")
 

@@ -127,7 +127,7 @@ def test_padding_that_is_not_zero_is_seen(monkeypatch):
     data=st.data(),
 )
 def test_any_kernels_merge_exactly_at_any_size(groups, stride, padding, height, width, data):
-    """All or neighbours, with dilation; strided 1×1 kernels among SAME-padded ones are left alone."""
+    """All or neighbors, with dilation; strided 1×1 kernels among SAME-padded ones are left alone."""
     convs = []
     for channels, kernel_size, dilation in groups:
         shape = {"in_channels": channels, "out_channels": channels, "groups": channels}

@@ -159,7 +159,7 @@ def test_what_was_asked_for_is_done():
 
 
 @pytest.mark.parametrize(("rule", "kernels"), [("2+2", [5, 9]), ("1+3", [3, 9]), ("4", [9]), ("2+1", [3, 5, 7, 9])])
-def test_neighbours_are_merged_as_asked(rule, kernels):
+def test_neighbors_are_merged_as_requested(rule, kernels):
     """The rule for one layer goes before the general one."""
     name = next(
         f"{chain}.depthwise"

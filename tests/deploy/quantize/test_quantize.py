@@ -213,8 +213,8 @@ def test_wrong_arguments(exported, folder, tmp_path):
 
 
 def test_a_file_is_as_it_was_exported(exported, folder, tmp_path):
-    told = r"small\.onnx: has the size, rewrites and outputs .*; leave image_size, optimize, topk out"
-    with pytest.raises(effnets.ArgumentError, match=told):
+    message = r"small\.onnx: has the size, rewrites and outputs .*; leave image_size, optimize, topk out"
+    with pytest.raises(effnets.ArgumentError, match=message):
         quantize(exported, tmp_path / "out.onnx", folder, image_size=64, topk=2, optimize=False)
     with pytest.raises(effnets.ArgumentError, match="leave optimize out"):
         quantize(exported, tmp_path / "out.onnx", folder, optimize=Rewrites())

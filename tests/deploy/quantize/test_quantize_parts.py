@@ -80,11 +80,11 @@ def test_bias_correction_reduces_the_mean_error():
 def test_engines_agree_about_partial_shortcuts(tmp_path):
     path = tmp_path / "model.onnx"
     effnets.export_onnx(tiny(tmp_path, table=REXNET_TABLE), path, image_size=32, engines=["onnxruntime"])
-    pictures = dataclasses.replace(photos(), pixels=probe_images(24, 32, 32, 3, seed=0))
-    built = QuantSearch(onnx.load(path), pictures).build([])
+    resized = dataclasses.replace(photos(), pixels=probe_images(24, 32, 32, 3, seed=0))
+    built = QuantSearch(onnx.load(path), resized).build([])
     assert "Pad" in {node.op_type for node in built.graph.node}
     description = ModelMetadata.from_file(path)
-    images = np.concatenate(list(pictures.batches()))
+    images = np.concatenate(list(resized.batches()))
     one, other = (
         load_onnx(built.SerializeToString(), description, name)(images) for name in ("onnxruntime", "openvino")
     )
