@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ from effnets.nn.utils import hash_values
 from effnets.spec.entries import split_tag
 from effnets.spec.specs import WeightsSpec
 from effnets.spec.weights import find_source, find_weights
+from effnets.utils.machine import version_of
 
 
 def describe(
@@ -33,6 +32,8 @@ def describe(
     `usual_size` is then the size to which programs resize images, None for that of the weights.
     """
     changed, published = _changed(network), _published(network)
+    # torch's engines need no onnx.
+    packages = {name: version for name in ("torch", "onnx") if (version := version_of(name))}
     return ModelMetadata(
         model=network.spec.name,
         family=network.spec.family,
@@ -46,17 +47,8 @@ def describe(
         accuracy=_accuracy(None if changed else published),
         rewrites=rewrites.to_dict() if rewrites else {},
         engine=engine,
-        versions=_versions(),
+        versions={"effnets": __version__, **packages},
     )
-
-
-def _versions() -> dict[str, str]:
-    """Return the versions of the packages that export; torch's engines need no onnx."""
-    versions = {"effnets": __version__}
-    for name in ("torch", "onnx"):
-        with suppress(importlib.metadata.PackageNotFoundError):
-            versions[name] = importlib.metadata.version(name)
-    return versions
 
 
 def _published(network: Classifier) -> WeightsSpec | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args, get_type_hints
 
 from effnets.errors import ArgumentError
@@ -84,8 +84,7 @@ class Rewrites:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values that JSON can hold."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {**values, "layers": dict(self.layers)}
+        return {**asdict(self), "layers": dict(self.layers)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Rewrites:
