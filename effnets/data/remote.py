@@ -354,11 +354,15 @@ def _fetch_from_hub(url: str, folder: str) -> Path | None:
     """Download a file of the Hub, or of the mirror that ``HF_ENDPOINT`` names, to `folder`; None for other servers."""
     from huggingface_hub import constants, hf_hub_download
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+    from huggingface_hub.utils import tqdm  # type: ignore[attr-defined]
 
-    pattern = (
-        rf"{re.escape(constants.ENDPOINT.rstrip('/'))}/((datasets|spaces)/)?([^/]+/[^/]+)/resolve/([^/]+)/([^?#]+)"
-    )
-    if not (found := re.match(pattern, url, re.IGNORECASE)):
+    class NoBar(tqdm):  # hundreds of bars would hide the progress of training
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **{**kwargs, "disable": True})  # type: ignore[no-untyped-call]
+
+    address = re.escape(constants.ENDPOINT.rstrip("/"))
+    found = re.match(rf"{address}/((datasets|spaces)/)?([^/]+/[^/]+)/resolve/([^/]+)/([^?#]+)", url, re.IGNORECASE)
+    if found is None:
         return None
     try:
         return Path(
@@ -368,6 +372,7 @@ def _fetch_from_hub(url: str, folder: str) -> Path | None:
                 repo_type=found[2] and found[2].removesuffix("s"),
                 revision=unquote(found[4]),
                 local_dir=folder,
+                tqdm_class=NoBar,
             )
         )
     except (GatedRepoError, RepositoryNotFoundError) as error:
