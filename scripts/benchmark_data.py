@@ -1,4 +1,4 @@
-"""How many training pictures a second are decoded and augmented, by augmentation and number of workers.
+"""How many training images a second are decoded and augmented, by augmentation and number of workers.
 
     uv run scripts/benchmark_data.py ../shared/data/grocery20.tar --workers 0 2
 
@@ -45,7 +45,7 @@ def main() -> None:
     torch.set_num_threads(1)
     train = open_data(arguments.data).train
     if train is None:
-        parser.error(f"{arguments.data} has no training pictures")
+        parser.error(f"{arguments.data} has no training images")
     sources = {"": train, ", cached": CachedDataset(train, round(1.7 * arguments.size))}
     loaders = {
         (f"{name}{kept}", workers): EpochLoader(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import multiprocessing
 import os
 import signal
@@ -144,6 +145,13 @@ class WorkerShutdown:
         self.worker_init_fn = partial(_initialize_worker, receiver)
         # Called at exit before multiprocessing terminates and joins its children, or when this object is collected.
         self.end_workers = Finalize(self, sender.send_bytes, args=(b"end",), exitpriority=10)
+
+
+@atexit.register
+def _forget_workers() -> None:
+    """Let workers that are still starting be terminated at exit without an error of torch's handler for SIGCHLD."""
+    if hasattr(signal, "SIGCHLD"):
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
 
 def _initialize_worker(receiver: Connection, _worker: int) -> None:

@@ -17,7 +17,7 @@ def train(tmp_path):
 
 
 @pytest.mark.parametrize(("least", "side"), [(0.35, 41), (0.5, 34), (1.0, 24), (0.08, 48)])
-def test_pictures_that_fit_are_kept_as_large_as_their_smallest_crops_need(train, least, side):
+def test_images_that_fit_are_kept_as_large_as_their_smallest_crops_need(train, least, side):
     recipe = effnets.Recipe(model="any", augmentation=Augmentation(scale=(least, 1.0)))
     kept = cache_decoded(train, recipe.augmentation, 24)
     assert isinstance(kept, CachedDataset)
@@ -28,7 +28,7 @@ def test_pictures_that_fit_are_kept_as_large_as_their_smallest_crops_need(train,
     "changes",
     [{"cache": "none"}, {"augmentation": Augmentation(crop="padded")}, {"augmentation": Augmentation(crop="center")}],
 )
-def test_not_where_the_recipe_forbids_or_sees_whole_pictures(train, changes):
+def test_not_where_the_recipe_forbids_or_sees_whole_images(train, changes):
     recipe = effnets.Recipe(model="any", **changes)
     assert cache_decoded(train, recipe.augmentation, 24, mode=recipe.cache) is train
 

@@ -14,7 +14,7 @@ from effnets.errors import ArgumentError, DataError
 from tests.support.data_sets import by_class, picture, truncated, write
 
 
-def test_broken_pictures_are_left_out_and_named(tmp_path):
+def test_corrupt_images_are_left_out_and_named(tmp_path):
     files = by_class(10)
     files |= {"cat/cut.jpg": truncated(picture(1)), "dog/empty.png": b"", "dog/text.jpg": b"no picture"}
     splits = open_data(DataConfig(write(tmp_path, files), val_share=0))
@@ -24,7 +24,7 @@ def test_broken_pictures_are_left_out_and_named(tmp_path):
     assert all(name in note for name in ("cut.jpg", "empty.png", "text.jpg"))
 
 
-def test_too_many_broken_pictures(tmp_path):
+def test_too_many_corrupt_images(tmp_path):
     files = by_class(10) | {f"cat/cut{number}.jpg": truncated(picture(number)) for number in range(4)}
     write(tmp_path, files)
     with pytest.raises(DataError, match=r"train: 4 of 24 images cannot be read, and 3 may be left out") as caught:
@@ -58,7 +58,7 @@ def test_jpegs_filled_up_with_zeros_and_other_formats_are_whole(tmp_path):
     assert open_data(DataConfig(write(tmp_path, files), val_share=0)).notes == ()
 
 
-def test_a_class_of_broken_pictures(tmp_path):
+def test_a_class_of_corrupt_images(tmp_path):
     files = by_class(5, ("cat", "dog")) | {"bird/cut.jpg": truncated(picture(1))}
     splits = open_data(DataConfig(write(tmp_path, files), val_share=0))
     assert "train has no image of 1 class (bird)" in splits.notes
@@ -81,7 +81,7 @@ def test_an_empty_class(tmp_path):
 
 
 @pytest.mark.parametrize("packed", [False, True])
-def test_what_is_measured_may_have_classes_that_training_has_no_picture_of(tmp_path, packed):
+def test_what_is_measured_may_have_classes_that_training_has_no_image_of(tmp_path, packed):
     data = write(tmp_path / "set", by_class(2, folder="train/") | by_class(3, ("bird", "cat"), "test/", seed=50))
     (data / "train" / "bird").mkdir()
     (data / "train" / "cow").mkdir()
@@ -116,7 +116,7 @@ def test_duplicates_with_the_drawn_validation_are_told(tmp_path):
     assert "4 of the 4 images of val are in train as well" in note
 
 
-def test_a_picture_of_one_pixel(tmp_path):
+def test_an_image_of_one_pixel(tmp_path):
     files = by_class(2)
     write(tmp_path, files)
     Image.new("RGB", (1, 1)).save(tmp_path / "cat" / "dot.png")
@@ -146,7 +146,7 @@ def test_ten_thousand_classes(tmp_path):
     shutil.rmtree(tmp_path)
 
 
-def test_very_many_pictures_are_not_looked_at(tmp_path, monkeypatch):
+def test_very_many_images_are_not_looked_at(tmp_path, monkeypatch):
     monkeypatch.setattr("effnets.data.open.MANY", 5)
     files = by_class(4) | {"cat/cut.jpg": truncated(picture(1))}
     splits = open_data(DataConfig(write(tmp_path, files), val_share=0))

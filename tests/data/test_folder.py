@@ -67,7 +67,7 @@ def test_links_are_followed_and_loops_named(tmp_path):
     assert splits.notes == ("passed over 1 link (cat/back) to a folder around it",)
 
 
-def test_a_link_to_nowhere_is_a_broken_picture(tmp_path):
+def test_a_link_to_nowhere_is_a_corrupt_image(tmp_path):
     data = write(tmp_path, by_class(2))
     (data / "cat" / "gone.jpg").symlink_to(tmp_path / "nowhere.jpg")
     splits = open_data(DataConfig(data, val_share=0))
@@ -75,7 +75,7 @@ def test_a_link_to_nowhere_is_a_broken_picture(tmp_path):
     assert splits.notes == (f"left out of train: 1 corrupt image ({data / 'cat' / 'gone.jpg'})",)
 
 
-def test_pictures_are_upright(tmp_path):
+def test_images_are_upright(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # the camera was turned: rotate by 270 degrees to see it
     write(tmp_path, by_class(1))
@@ -85,7 +85,7 @@ def test_pictures_are_upright(tmp_path):
     assert source.image(turned).size == (20, 30)
 
 
-def test_a_picture_that_vanishes_is_named(tmp_path):
+def test_an_image_that_vanishes_is_named(tmp_path):
     source = open_data(DataConfig(write(tmp_path, by_class(1)), val_share=0)).train
     (tmp_path / "cat" / "0.jpg").unlink()
     with pytest.raises(ImageError, match=r"cat.0\.jpg cannot be read"):

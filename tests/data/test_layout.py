@@ -15,8 +15,8 @@ NAMES = st.text(st.characters(blacklist_characters="/\0", blacklist_categories=[
 def classes_of(files: list[str], folders: tuple[str, ...] = ()) -> dict[str, dict[str, list[str]]]:
     layout = arrange(files, folders, "data")
     found: dict[str, dict[str, list[str]]] = {}
-    for split, pictures in layout.splits.items():
-        for position, label in pictures:
+    for split, images in layout.splits.items():
+        for position, label in images:
             found.setdefault(split, {}).setdefault(layout.class_names[label], []).append(files[position])
     return found
 
@@ -39,7 +39,7 @@ def test_folders_around_everything_are_looked_through():
     assert classes_of(["outer/cat/a.jpg", "outer/dog/b.jpg"])["all"].keys() == {"cat", "dog"}
 
 
-def test_train_is_a_class_where_it_holds_pictures():
+def test_train_is_a_class_where_it_holds_images():
     assert classes_of(["train/a.jpg", "bus/b.jpg"])["all"].keys() == {"train", "bus"}
 
 
@@ -62,7 +62,7 @@ def test_splits_beside_classes_are_ambiguous():
         (["train/a.jpg", "test/b.jpg"], "data: test/, train/ with images, but without folders named like classes"),
     ],
 )
-def test_pictures_without_class_folders(files, message):
+def test_images_without_class_folders(files, message):
     with pytest.raises(DataError, match=message):
         arrange(files, (), "data")
 
@@ -77,7 +77,7 @@ def test_classes_that_training_lacks():
         arrange(["train/cat/a.jpg", "train/dog/a.jpg", "test/bird/a.jpg"], (), "data")
 
 
-def test_a_class_without_pictures_is_named():
+def test_a_class_without_images_is_named():
     assert arrange(["cat/a.jpg", "dog/b.jpg"], ["cat", "dog", "bird"], "data").empty == ("bird",)
     # Where nothing is learned from it, it does no harm.
     files = ["train/cat/a.jpg", "train/dog/b.jpg", "test/cat/c.jpg"]
@@ -105,10 +105,10 @@ def test_numbers_are_sorted_as_numbers():
 
 
 @given(st.dictionaries(NAMES, st.integers(1, 3), min_size=2, max_size=6), st.sampled_from(["", "outer/"]))
-def test_every_picture_is_of_the_class_of_its_folder(counts, around):
+def test_every_image_is_of_the_class_of_its_folder(counts, around):
     files = [f"{around}{name}/{number}.png" for name, count in counts.items() for number in range(count)]
     layout = arrange(files, (), "data")
-    (pictures,) = layout.splits.values()
+    (images,) = layout.splits.values()
     assert set(layout.class_names) == counts.keys()
-    assert [position for position, _ in pictures] == list(range(len(files)))
-    assert [layout.class_names[label] for _, label in pictures] == [file.split("/")[-2] for file in files]
+    assert [position for position, _ in images] == list(range(len(files)))
+    assert [layout.class_names[label] for _, label in images] == [file.split("/")[-2] for file in files]

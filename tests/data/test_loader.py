@@ -100,7 +100,7 @@ def test_epochs_and_seeds_differ(source):
     assert not torch.equal(shown[0], shown[1])
 
 
-def test_every_picture_once(source):
+def test_every_image_once(source):
     batches = list(loader(source, drop_last=False).batches(0))
     assert sorted(torch.cat([batch.indices for batch in batches]).tolist()) == list(range(30))
     assert [len(batch.images) for batch in batches] == [4] * 7 + [2]
@@ -131,7 +131,7 @@ def test_balanced_classes(tmp_path):
     ]
     again = [image for index, image in few if index == few[0][0]]
     assert len(again) >= 5
-    assert not torch.equal(again[0], again[1])  # a picture that comes again comes otherwise
+    assert not torch.equal(again[0], again[1])  # an image that comes again comes otherwise
 
 
 def test_the_evaluation_transform(source):
@@ -151,7 +151,7 @@ def test_normalisation_is_that_of_the_weights(source):
     assert torch.allclose(batch.images[2], expected, atol=1e-5)
 
 
-def test_pictures_broken_on_the_way(tmp_path):
+def test_images_corrupt_on_the_way(tmp_path):
     write(tmp_path, by_class(10) | {"cat/cut.jpg": truncated(picture(1))})
     source = open_data(DataConfig(tmp_path, val_share=0, check="none")).train
     cut = next(index for index in range(21) if "cut" in source.name(index))
@@ -177,7 +177,7 @@ def test_pictures_broken_on_the_way(tmp_path):
             list(loader(source, batch_size=1, workers=workers).batches(0))
 
 
-def test_kept_pictures_are_the_same(source):
+def test_kept_images_are_the_same(source):
     plain = CachedDataset(source, 12, 0)
     partly = CachedDataset(source, 12, 2000)
     wholly = CachedDataset(source, 12)
@@ -217,7 +217,7 @@ def test_a_copy_of_a_cache_begins_empty_and_gives_the_same(source):
     assert copy.image(3).tobytes() == expected
 
 
-def test_a_broken_picture_that_would_be_kept(tmp_path):
+def test_a_corrupt_image_that_would_be_kept(tmp_path):
     write(tmp_path, by_class(3) | {"cat/text.jpg": b"no picture"})
     source = CachedDataset(open_data(DataConfig(tmp_path, val_share=0, check="none")).train, 12)
     with pytest.warns(UserWarning, match="text"):

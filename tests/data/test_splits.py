@@ -13,7 +13,7 @@ from tests.support.data_sets import by_class, write
 
 
 class Labels(ImageDataset):
-    """Labels without pictures."""
+    """Labels without images."""
 
     def __init__(self, labels):
         self.labels = np.array(labels, np.int64)
@@ -50,7 +50,7 @@ def test_the_draw_is_that_of_the_seed():
     assert len(first) == 20
 
 
-def test_a_class_with_one_picture_stays_in_train():
+def test_a_class_with_one_image_stays_in_train():
     train, val, notes = split_validation(Labels([0] * 10 + [1]), 0.5, 0)
     assert (train.labels == 1).sum() == 1
     assert (val.labels == 1).sum() == 0
@@ -98,7 +98,7 @@ def test_long_lists_are_cut():
 
 
 @pytest.mark.parametrize(("test", "share", "taken"), [(0, None, 4), (3, None, 2), (3, 0.2, 8), (0, 0.2, 8)])
-def test_less_is_taken_where_test_pictures_are_there(tmp_path, test, share, taken):
+def test_less_is_taken_where_test_images_are_there(tmp_path, test, share, taken):
     files = by_class(20, folder="train/") | by_class(test, folder="test/", seed=100)
     splits = open_data(DataConfig(write(tmp_path / "data", files), check="none", val_share=share))
     assert (len(splits.train), len(splits.val)) == (40 - taken, taken)

@@ -23,7 +23,7 @@ PREPROCESS = PreprocessSpec(input_size=32)
 STILL = Augmentation(horizontal_flip=0.0)
 
 
-class OnePicture(ImageDataset):
+class OneImage(ImageDataset):
     """One picture, as the file that it is given in."""
 
     def __init__(self, image, kind="PNG", **saving):
@@ -64,7 +64,7 @@ def extent(tensor, width, height):
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG"])
 def test_crops_have_the_area_and_ratio_asked_for(kind):
-    source = OnePicture(gradient(640, 480), kind, **({"quality": 95} if kind == "JPEG" else {}))
+    source = OneImage(gradient(640, 480), kind, **({"quality": 95} if kind == "JPEG" else {}))
     shares, ratios, lefts = [], [], []
     for key in range(300):
         tensor = sample(source, replace(STILL, scale=(0.2, 0.6), ratio=(0.8, 1.25)), key)
@@ -82,12 +82,12 @@ def test_crops_have_the_area_and_ratio_asked_for(kind):
 
 
 def test_large_jpegs_are_decoded_no_larger_than_needed():
-    source = OnePicture(gradient(1600, 1200), "JPEG", quality=95)
+    source = OneImage(gradient(1600, 1200), "JPEG", quality=95)
     decoded = []
     picture_class = type(source.lazy_image(0))
     plain = picture_class.decode
 
-    class Watched(OnePicture):
+    class Watched(OneImage):
         def lazy_image(self, index):
             encoded = super().lazy_image(index)
             watched = type("Watched", (), {})()
@@ -111,10 +111,10 @@ def test_large_jpegs_are_decoded_no_larger_than_needed():
     assert decoded[-1] == (800, 600)
 
 
-def test_pictures_are_upright_before_they_are_cropped():
+def test_images_are_upright_before_they_are_cropped():
     exif = Image.Exif()
     exif[0x0112] = 6
-    turned = OnePicture(gradient(640, 320), "JPEG", exif=exif, quality=95)
+    turned = OneImage(gradient(640, 320), "JPEG", exif=exif, quality=95)
     tensor = sample(turned, replace(STILL, scale=(1.0, 1.0), ratio=(0.5, 0.5)))
     # Turned by 90 degrees clockwise, red grows downwards and green to the left.
     assert tensor[0, 0, 16] < 20
@@ -123,7 +123,7 @@ def test_pictures_are_upright_before_they_are_cropped():
 
 
 def test_a_padded_crop_shifts_by_at_most_the_padding():
-    source = OnePicture(gradient(32, 32))
+    source = OneImage(gradient(32, 32))
     seen = set()
     for key in range(200):
         tensor = sample(source, replace(STILL, crop="padded", padding=2), key)
@@ -141,7 +141,7 @@ def test_a_padded_crop_shifts_by_at_most_the_padding():
 
 
 def test_no_augmentation_is_the_centre():
-    source = OnePicture(gradient(64, 32))
+    source = OneImage(gradient(64, 32))
     tensor = sample(source, Augmentation.none())
     assert torch.equal(tensor, sample(source, Augmentation.none(), key=1))
     assert np.array_equal(tensor.permute(1, 2, 0).numpy(), np.asarray(gradient(64, 32))[:, 16:48])
@@ -149,8 +149,8 @@ def test_no_augmentation_is_the_centre():
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 500), (500, 1), (3, 2)])
 @pytest.mark.parametrize("crop", ["resized", "padded", "center"])
-def test_pictures_of_any_size(size, crop):
-    source = OnePicture(Image.new("RGB", size, (10, 200, 30)))
+def test_images_of_any_size(size, crop):
+    source = OneImage(Image.new("RGB", size, (10, 200, 30)))
     tensor = sample(source, replace(STILL, crop=crop))
     assert tensor.shape == (3, 32, 32)
     assert (tensor.permute(1, 2, 0).reshape(-1, 3) == torch.tensor([10, 200, 30])).all()
@@ -164,8 +164,8 @@ def test_pictures_of_any_size(size, crop):
         {"policy": "trivialaugment"}, {"random_erasing": 1.0},
     ],
 )  # fmt: skip
-def test_every_setting_changes_pictures(change):
-    source = OnePicture(gradient(48, 48))
+def test_every_setting_changes_images(change):
+    source = OneImage(gradient(48, 48))
     plain = [sample(source, replace(STILL, crop="center"), key) for key in range(6)]
     changed = [sample(source, replace(STILL, crop="center", **change), key) for key in range(6)]
     again = [sample(source, replace(STILL, crop="center", **change), key) for key in range(6)]
@@ -174,7 +174,7 @@ def test_every_setting_changes_pictures(change):
 
 
 def test_erased_places_have_the_mean_colour():
-    source = OnePicture(Image.new("RGB", (32, 32)))
+    source = OneImage(Image.new("RGB", (32, 32)))
     tensor = sample(source, replace(STILL, random_erasing=1.0))
     colors = {tuple(color) for color in tensor.permute(1, 2, 0).reshape(-1, 3).tolist()}
     assert colors == {(0, 0, 0), (124, 116, 104)}
@@ -223,6 +223,6 @@ def test_settings_read_well():
     assert not Augmentation().mixes
 
 
-def test_a_folder_of_pictures(tmp_path):
+def test_a_folder_of_images(tmp_path):
     source = open_data(DataConfig(write(tmp_path, by_class(2)), val_share=0)).train
     assert TrainTransform(PREPROCESS)(source.lazy_image(1), (Stream.SAMPLE, 0, 0, 1, 0)).shape == (3, 32, 32)

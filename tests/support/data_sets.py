@@ -1,4 +1,4 @@
-"""What the tests of data share: drawn pictures, and data sets of them in every form."""
+"""What the tests of data share: drawn images, and data sets of them in every form."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from PIL import Image
 
 
 def picture(seed: int, size: int = 16, kind: str = "JPEG") -> bytes:
-    """The file of a picture that differs for every seed: a colour with noise."""
+    """The file of an image that differs for every seed: a color with noise."""
     generator = np.random.default_rng(seed)
     color = generator.integers(0, 256, 3)
     pixels = np.clip(color + generator.integers(-20, 20, (size, size, 3)), 0, 255).astype(np.uint8)
@@ -32,7 +32,7 @@ def write(root: Path, files: Mapping[str, bytes]) -> Path:
 def by_class(
     count: int, classes: tuple[str, ...] = ("cat", "dog"), folder: str = "", seed: int = 0
 ) -> dict[str, bytes]:
-    """`count` different pictures of every class, as the files of a folder by class."""
+    """`count` different images of every class, as the files of a folder by class."""
     return {
         f"{folder}{name}/{number}.jpg": picture(seed + 1000 * position + number)
         for position, name in enumerate(classes)
