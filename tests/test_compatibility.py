@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 
 import effnets
 from effnets.train.checkpoint import load_state
-from effnets.utils.timing import Store
+from effnets.utils.timing import MeasurementCache
 from tests.support.clients import Machine
 
 COMMAND = [
@@ -112,7 +112,7 @@ def test_caches_are_used_without_a_request(written):
         answer = machine.fetch(**spec)
         assert answer.get("sha256") == cache["sha256"], answer
     conditions = {"model": "mixnet_s", "batch": 1, "engine": "onnxruntime"}
-    timing, note = Store(written / "cache" / "home" / "measurements").read(conditions)
+    timing, note = MeasurementCache(written / "cache" / "home" / "measurements").read(conditions)
     assert note is None
     assert timing is not None
     assert timing.samples == (1.5, 1.25, 1.75)

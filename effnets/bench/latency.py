@@ -24,7 +24,7 @@ from effnets.engines.base import ENGINES, Engine, available_engines, load_onnx
 from effnets.errors import ArgumentError, EngineError
 from effnets.utils.arguments import check_integer
 from effnets.utils.machine import describe_machine, version_of
-from effnets.utils.timing import Store, Timing, interleave
+from effnets.utils.timing import MeasurementCache, Timing, interleave
 
 # Latency as a power of multiply-adds: as it is on average, and at least, going up.
 _TYPICAL, _LEAST = 0.85, 0.6
@@ -235,7 +235,7 @@ def measure_candidates(
     limits: Limits,
     meter: Meter,
     *,
-    store: Store | None = None,
+    store: MeasurementCache | None = None,
     anew: bool = False,
     budget: float = 300.0,
     progress: Callable[[str, float], object] | None = None,
@@ -253,7 +253,7 @@ def measure_candidates(
     Raises:
         ExportError, EngineError: a network cannot be measured.
     """
-    store = Store.default() if store is None else store
+    store = MeasurementCache.default() if store is None else store
     timings: dict[tuple[str, int], Timing] = {}
     notes: list[str] = []
     possible = [candidate for candidate in candidates if within(candidate, limits.without("max_latency"))]

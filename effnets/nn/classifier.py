@@ -157,7 +157,7 @@ def require_classifier(model: nn.Module) -> Classifier:
     """Return the classifier within `model`, where one vector of logits for each image is needed.
 
     Raises:
-        ArgumentError: if `model` is no classifier, or has no classes, no pooling, or no values.
+        ArgumentError: if `model` is not a classifier, or has no classes, no pooling, or no values.
     """
     network = unwrap(model)
     if not isinstance(network, Classifier):

@@ -62,7 +62,7 @@ _RATIO = rf"(?:{_DECIMAL}|[0-9]{{1,7}}/[0-9]{{1,7}})"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Key:
-    """One key of a block string: the field it fills, how its value is spelled, and an example for error messages."""
+    """One key of a block string: the field it sets, the pattern of its value, and an example for error messages."""
 
     field: str
     pattern: str
@@ -71,7 +71,7 @@ class Key:
     example: str
 
 
-# In the order in which they are written.
+# In the order of writing.
 KEYS: Mapping[str, Key] = MappingProxyType(
     {
         "r": Key(field="repeats", pattern=_INTEGER, decode=int, encode=str, example="r2"),
@@ -116,7 +116,7 @@ KEYS: Mapping[str, Key] = MappingProxyType(
     }
 )
 
-# Words that stand alone: the field each sets, and to what.
+# Words without a value: the field each sets, and its value.
 FLAGS: Mapping[str, tuple[str, bool]] = MappingProxyType(
     {
         "exponential": ("exponential", True),
@@ -129,7 +129,7 @@ FLAGS: Mapping[str, tuple[str, bool]] = MappingProxyType(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlockGrammar:
-    """The keys that a block must and may have."""
+    """The keys that a block must have and may have."""
 
     required: tuple[str, ...]
     optional: tuple[str, ...]
@@ -165,7 +165,7 @@ def decode_block(text: str) -> BlockSpec:
     """Read one block string, such as ``ir_r2_k3.5_s2_e6_c40``.
 
     Raises:
-        ConfigError: for an unknown block or key, a key twice, a missing key, or a value out of range; the message
+        ConfigError: if a block or key is unknown, a key is missing or repeated, or a value is out of range; the message
             quotes the string and says what to write instead.
     """
     block_type, values = _read(text)
@@ -175,10 +175,10 @@ def decode_block(text: str) -> BlockSpec:
 
 
 def override_block(block: BlockSpec, text: str) -> BlockSpec:
-    """`block` with the fields that `text` names replaced: ``k3.5``, ``k7_dilated``, or a new type, ``cn``.
+    """Replace the fields of `block` that `text` names: ``k3.5``, ``k7_dilated``, or a new type, ``cn``.
 
     Raises:
-        ConfigError: as `decode_block`, or when the block has no such field.
+        ConfigError: as `decode_block`, or if the block does not have the field.
     """
     block_type, values = _read(text)
     kept = {field: getattr(block, field) for field in _DEFAULTS if field != "type"}
@@ -192,7 +192,7 @@ def encode_block(block: BlockSpec) -> str:
     for name, key in KEYS.items():
         value = getattr(block, key.field)
         if value is None and name in grammar.required:
-            raise ConfigError(f"{block.type} needs {name} ({key.field}); without, it has no block string")
+            raise ConfigError(f"{block.type} needs {name} ({key.field}); a block without it has no block string")
         if name in grammar.required or value != _DEFAULTS[key.field]:
             tokens.append(name + key.encode(value))
     tokens += [flag for flag, (field, value) in FLAGS.items() if getattr(block, field) is value]
@@ -222,7 +222,7 @@ def _read_token(text: str, token: str) -> tuple[str, Any]:
             key = KEYS[name]
             value = token.removeprefix(name)
             if re.fullmatch(key.pattern, value) is None:
-                raise _error(text, f"{_shown(token)} is no value for {key.field}; write {key.example}")
+                raise _error(text, f"{_shown(token)} is not a value for {key.field}; write {key.example}")
             return key.field, _quoting(text, key.decode, value)
     raise _error(
         text,
@@ -254,7 +254,7 @@ def _make_block(
 
 
 def _quoting(text: str, make: Callable[..., Result], *args: str) -> Result:
-    """Call `make`, and let a complaint about a value quote the block string it stands in."""
+    """Call `make`, and quote the block string in the message of a `ConfigError`."""
     try:
         return make(*args)
     except ConfigError as error:

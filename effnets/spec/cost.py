@@ -1,4 +1,4 @@
-"""Parameters and multiply-adds, by arithmetic on the plan of a network. Free of torch."""
+"""Count parameters and multiply-adds, by arithmetic on the plan of a network. Free of torch."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from effnets.utils.arguments import check_size
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What a network costs.
+    """Parameters and multiply-adds of a network.
 
     `params` counts weights and biases that train (not running statistics). `madds` counts the multiply-adds of
-    convolutions and of the classifier for one image, squeeze-and-excite included; batch normalisation,
-    activations, pooling and additions are left out, as the papers do.
+    convolutions and of the classifier for one image, squeeze-and-excitation included; batch normalization,
+    activations, pooling and additions are left out, as in the papers.
     """
 
     params: int = 0
@@ -41,7 +41,7 @@ class StageCost:
 
 @runtime_checkable
 class Planned(Protocol):
-    """A built network, which knows the plan it was built from."""
+    """A built network with the plan that it was built from."""
 
     spec: ModelSpec
     plan: NetworkPlan
@@ -51,15 +51,14 @@ def count(
     model_or_name: str | os.PathLike[str] | ModelSpec | Planned,
     input_size: int | tuple[int, int] | None = None,
 ) -> Cost:
-    """Parameters and multiply-adds of a network.
+    """Count the parameters and multiply-adds of a network.
 
     Args:
-        model_or_name: a name, a YAML file, a spec, or a built network (whose classifier and input channels count
-            as they are).
+        model_or_name: a name, a YAML file, a spec, or a built network (with its actual classifier and input channels).
         input_size: side of the input in pixels, or (height, width); None takes the network's own.
 
     Raises:
-        UnknownModelError, ConfigError: as `load_spec`. ArgumentError: `input_size` is none.
+        UnknownModelError, ConfigError: as `load_spec`. ArgumentError: if `input_size` is not a size.
     """
     if isinstance(model_or_name, Planned):
         spec, plan = model_or_name.spec, model_or_name.plan
@@ -70,15 +69,15 @@ def count(
 
 
 def sum_costs(stages: Iterable[StageCost]) -> Cost:
-    """The costs of all `stages` together."""
+    """Add the costs of all `stages`."""
     return sum((stage.cost for stage in stages), Cost())
 
 
 def stage_costs(plan: NetworkPlan, input_size: int | tuple[int, int]) -> list[StageCost]:
-    """The cost of each part of a network, in the order in which they run.
+    """Count each part of a network, in the order in which they run.
 
     Raises:
-        ArgumentError: `input_size` is no side and no (height, width).
+        ArgumentError: if `input_size` is neither a side nor (height, width).
     """
     size = _strided(check_size(input_size, "input_size"), plan.stem.stride)
     stages = [_stage("stem", plan.stem.out_channels, size, _conv_bn((plan.stem,), size))]
@@ -102,12 +101,12 @@ def _stage(name: str, channels: int, size: tuple[int, int], cost: Cost) -> Stage
 
 
 def _strided(size: tuple[int, int], stride: int) -> tuple[int, int]:
-    # The ceiling holds for SAME padding and for symmetric padding of odd kernels alike.
+    # The ceiling is right for SAME padding and for symmetric padding of odd kernels.
     return -(-size[0] // stride), -(-size[1] // stride)
 
 
 def _conv_bn(convs: Iterable[ConvPlan], size: tuple[int, int]) -> Cost:
-    """Convolutions that write an output of `size`, and the batch normalisation after them."""
+    """Convolutions with an output of `size`, and the batch normalization after them."""
     weights = channels = 0
     for conv in convs:
         weights += conv.weights

@@ -15,13 +15,13 @@ _MAX_WEIGHTS = 2_000_000_000  # more would only exhaust the memory
 
 
 def round_channels(channels: float, divisor: int) -> int:
-    """The nearest multiple of `divisor`, one more where that would lose over a tenth (MobileNetV2's reference code)."""
+    """Return the nearest multiple of `divisor`, or one more if that loses over a tenth (MobileNetV2's code)."""
     rounded = max(divisor, int(channels + divisor / 2) // divisor * divisor)
     return rounded if rounded >= 0.9 * channels else rounded + divisor
 
 
 def scale_channels(channels: int, scaling: Scaling, spec: ModelSpec) -> int:
-    """Channels of stem or head after the width multiplier."""
+    """Return the channels of stem or head after the width multiplier."""
     if scaling == "fixed":
         return channels
     return round_channels(channels * (max(1.0, spec.width) if scaling == "up" else spec.width), spec.divisor)
@@ -42,8 +42,8 @@ def _group_stages(blocks: tuple[BlockSpec, ...]) -> list[list[int]]:
 def _scale_depth(repeats: list[int], spec: ModelSpec) -> list[int]:
     """Repeats of the rows of one stage times the depth multiplier, rounded for the stage as a whole.
 
-    The rows share the total in proportion, from the last to the first, which so is the last to grow: it usually
-    holds the stride (the scaling of EfficientNet and timm).
+    The rows share the total in proportion, from the last to the first, which thus grows last: it usually has the
+    stride (the scaling of EfficientNet and timm).
     """
     left = sum(repeats)
     exact = left * spec.depth
@@ -58,10 +58,10 @@ def _scale_depth(repeats: list[int], spec: ModelSpec) -> list[int]:
 
 
 def unroll_blocks(spec: ModelSpec) -> list[list[tuple[int, BlockSpec]]]:
-    """Rows → blocks, stage by stage, each with its row's index: depth applied, the stride kept by the first only.
+    """Repeat the rows as blocks, stage by stage, each with its row's index; only the first of a row keeps the stride.
 
     Raises:
-        ConfigError: more blocks than any network has: a slip that would fill the memory.
+        ConfigError: if there are so many blocks that the memory would not suffice.
     """
     rows = _group_stages(spec.blocks)
     stages = []
@@ -86,7 +86,7 @@ def unroll_blocks(spec: ModelSpec) -> list[list[tuple[int, BlockSpec]]]:
 
 
 def out_channels(spec: ModelSpec, block: BlockSpec, index: int, total: int) -> int:
-    """Channels of block `index` of `total`."""
+    """Return the channels of block `index` of `total`."""
     if spec.channels is None:
         assert block.channels is not None, "ModelSpec checks this"
         return round_channels(block.channels * spec.width, spec.divisor)
@@ -114,13 +114,13 @@ class ConvPlan:
         return self.out_channels * self.in_channels // self.groups * self.kernel_size**2
 
 
-# A mixed convolution is several, each on its own slice of the channels; a plain one is a group of one.
+# A mixed convolution has several, each on its own slice of the channels; a plain one has one.
 ConvGroups = tuple[ConvPlan, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlockPlan:
-    """One block: its convolutions in the order in which they run; `expand` is empty where there is none.
+    """One block: its convolutions in the order in which they run; `expand` is empty in blocks without expansion.
 
     `cn` blocks have only `convolution`, a full one; in the others it is the depthwise convolution. `row` is the index
     in ``ModelSpec.blocks`` of the row that the block came from.
@@ -149,13 +149,13 @@ class BlockPlan:
 
 
 def split_channels(channels: int, groups: int, exponential: bool = False) -> tuple[int, ...]:
-    """Channels of each kernel group (MixConv, arXiv:1907.09595, section 3.2).
+    """Split channels over kernel groups (MixConv, arXiv:1907.09595, section 3.2).
 
-    Equal shares, the remainder to the first group, as in the official TensorFlow code; or exponential ones: a half,
-    a quarter, …, and the last group what is left.
+    Shares are equal with the remainder to the first group, as in the official TensorFlow code; or exponential: a half,
+    a quarter, …, and the rest to the last group.
 
     Raises:
-        ConfigError: a group would get no channel.
+        ConfigError: if a group gets no channel.
     """
     if exponential:
         shares = [channels >> (group + 1) for group in range(groups - 1)]
@@ -178,16 +178,16 @@ def plan_block(
     stride: int,
     dilation: int,
 ) -> BlockPlan:
-    """The block that `block`, from row `row` of the table, becomes at this place of the network.
+    """Plan `block`, from row `row` of the table, at its place in the network.
 
     Raises:
-        ConfigError: channels cannot be split as the row asks.
+        ConfigError: if channels cannot be split as the row asks.
     """
     expanded = in_channels
     expand: ConvGroups = ()
     project: ConvGroups = ()
     try:
-        # An lb of expansion 1 has no expansion; an ir of expansion 1 has one all the same, as in timm's FBNet.
+        # An lb of expansion 1 has no pointwise expansion; an ir of expansion 1 has one, as in timm's FBNet.
         if block.type == "ir" or (block.type == "lb" and block.expansion != 1):
             expanded = round_channels(in_channels * (block.expansion or 1), spec.divisor)
             expand = _pointwise(in_channels, expanded, block.expand_groups)
@@ -215,13 +215,13 @@ def _pointwise(in_channels: int, out_channels: int, groups: int) -> ConvGroups:
 
 
 def _spatial(block: BlockSpec, expanded: int, out_channels: int, stride: int, dilation: int) -> ConvGroups:
-    """The convolution that sees neighbours: full for `cn`, else depthwise with a kernel size for each group."""
+    """Plan the k×k convolution: full for `cn`, else depthwise with a kernel size for each group."""
     depthwise = block.type != "cn"
     splits = split_channels(expanded, len(block.kernel_sizes), block.exponential)
     out_splits = splits if depthwise else split_channels(out_channels, len(block.kernel_sizes))
     groups = []
     for inputs, outputs, kernel_size in zip(splits, out_splits, block.kernel_sizes, strict=True):
-        # The official code leaves strided blocks their large kernels: TensorFlow has no strided dilation.
+        # The official code keeps the large kernels of strided blocks: TensorFlow has no strided dilation.
         shrink = block.dilated and block.stride == 1 and kernel_size > 3
         groups.append(
             ConvPlan(
@@ -241,12 +241,12 @@ def _squeeze_channels(spec: ModelSpec, block: BlockSpec, expanded: int) -> int:
         return 0
     if block.type == "lb":
         return round_channels(int(expanded * block.se_ratio), spec.divisor)
-    # The ratio is one of the block's input: the expansion is taken out again.
+    # The ratio refers to the block's input: divide by the expansion.
     return max(1, round(expanded * block.se_ratio / Fraction(block.expansion or 1)))
 
 
 def _has_shortcut(block: BlockSpec, in_channels: int, out_channels: int) -> bool:
-    """Whether input is added to output. The row's own stride decides, also where it was turned into dilation."""
+    """Whether input is added to output. The row's own stride decides, also where it became dilation."""
     if block.stride != 1 or block.shortcut is False or block.type == "dsa":
         return False
     if block.type == "lb":
@@ -256,7 +256,7 @@ def _has_shortcut(block: BlockSpec, in_channels: int, out_channels: int) -> bool
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FeaturePlan:
-    """A level of the feature pyramid: what stage `stage` (-1: the stem) puts out before the resolution halves again."""
+    """A level of the feature pyramid: the output of stage `stage` (-1: the stem) before the resolution halves again."""
 
     stage: int
     channels: int
@@ -265,7 +265,7 @@ class FeaturePlan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NetworkPlan:
-    """The whole network; `head` is None and `hidden_channels` 0 where there is none."""
+    """The whole network; without head convolutions, `head` is None and `hidden_channels` 0."""
 
     stem: ConvPlan
     stages: tuple[tuple[BlockPlan, ...], ...]
@@ -291,7 +291,7 @@ class NetworkPlan:
 
     @property
     def convolutions(self) -> Iterator[ConvPlan]:
-        """All convolutions of stem, blocks and head; those of squeeze-and-excite left out."""
+        """All convolutions of stem, blocks and head; without those of squeeze-and-excitation."""
         yield self.stem
         for block in self.blocks:
             yield from (*block.expand, *block.convolution, *block.project)
@@ -307,13 +307,13 @@ def make_plan(
     Args:
         spec: the network.
         in_chans: channels of the input.
-        num_classes: outputs of the classifier, 0 for none; None takes the spec's.
-        output_stride: 8 or 16: from there on strides become dilation (DeepLab, arXiv:1606.00915); 32 leaves them all.
+        num_classes: outputs of the classifier, 0 for no classifier; None takes the spec's.
+        output_stride: 8 or 16: from there on strides become dilation (DeepLab, arXiv:1606.00915); 32 keeps all strides.
 
     Raises:
-        ConfigError: channels cannot be split as a row asks, or there are too many blocks; the message names model and
-            row.
-        ArgumentError: an argument out of range.
+        ConfigError: if channels cannot be split as a row asks, or there are too many blocks; the message names model
+            and row.
+        ArgumentError: if an argument is out of range.
     """
     num_classes = spec.num_classes if num_classes is None else num_classes
     in_chans = check_integer("in_chans", in_chans, 1, "an image has at least 1 channel")
@@ -349,7 +349,7 @@ def _plan_stages(
     spec: ModelSpec, stem: ConvPlan, output_stride: int
 ) -> tuple[tuple[tuple[BlockPlan, ...], ...], tuple[FeaturePlan, ...]]:
     unrolled = unroll_blocks(spec)
-    # 32 is the default and means the network as its table states it, also if that goes below a 32nd.
+    # 32 is the default and means the network as in its table, even with a larger stride.
     limit = output_stride if output_stride < 32 else math.inf
     total = sum(len(stage) for stage in unrolled)
     channels, reduction, dilation = stem.out_channels, stem.stride, 1

@@ -159,7 +159,7 @@ class ModelSpec:
     ] = "width"
     channels: Annotated[ChannelSchedule | None, "ReXNet's linear schedule, for rows that state no channels."] = None
     head: Annotated[
-        int, Range(0, _MAX_CHANNELS), "Channels of the 1×1 convolution after the last block; 0: no such convolution."
+        int, Range(0, _MAX_CHANNELS), "Channels of the 1×1 convolution after the last block; 0: no head convolution."
     ] = 0
     head_scaling: Annotated[Scaling, "How the width multiplier acts on the head, as for the stem."] = "fixed"
     head_hidden: Annotated[

@@ -89,7 +89,7 @@ WEIGHTS_KEYS = {
     if name not in ("model", "tag", "preprocess")
 }
 
-# None of these is taken from the model: weights are useless without their own preprocessing.
+# Not inherited from the model: weights are useless without their own preprocessing.
 REQUIRED_KEYS = ("source", "dialect", "licence", "input_size", "interpolation", "mean", "std")
 
 _MAX_CHAIN = 8

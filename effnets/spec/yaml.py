@@ -1,8 +1,8 @@
-"""Strict YAML: plain data with the line and column of each piece, for configs that may come from anywhere.
+"""Read YAML strictly, with the line and column of each value, for configs from any source.
 
-The usual loaders are too kind for a table of architectures: they let a key appear twice, read ``no`` as false and
-``1e-3`` as text, and expand aliases without end. Here a document is mappings, lists and scalars, numbers read as
-YAML 1.2 says, and nothing else; what is left out is refused by name.
+The usual loaders are too lenient for configs: they let a key appear twice, read ``no`` as false and ``1e-3`` as text,
+and expand aliases without limit. Here a document is mappings, lists and scalars, with numbers as in YAML 1.2. The
+reader refuses everything else by name.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ _INTEGER = re.compile(r"[-+]?[0-9]{1,18}")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]{1,30}|[0-9]{1,30}(\.[0-9]{0,30})?)([eE][-+]?[0-9]{1,3})?")
 _WORDS: dict[str, Scalar] = {"": None, "~": None, "null": None, "true": True, "false": False}
 
-# libyaml's parser where PyYAML was built with it: ten times the speed, the same events.
+# libyaml's parser where PyYAML has it: ten times faster, the same events.
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A piece of a YAML document and where it stands: at its key in a mapping, else at its first character."""
+    """A value of a YAML document and its position: that of its key in a mapping, else of its first character."""
 
     value: Scalar | list[Node] | dict[str, Node]
     line: int
@@ -43,13 +43,13 @@ def read_yaml(path: Path) -> Node:
     """Read one YAML document.
 
     Raises:
-        MissingFileError: no such file.
-        ConfigError: not UTF-8, not YAML, over 1 MiB, nested too deep, or using what this reader refuses (aliases,
-            tags, a key twice, several documents); the message has file, line and column.
+        MissingFileError: if the file does not exist.
+        ConfigError: if it is not UTF-8 or YAML, is over 1 MiB, nested too deeply, or has aliases, tags, a key twice or
+            several documents; the message has file, line and column.
     """
     try:
         special = stat.S_IFMT(path.stat().st_mode) not in (stat.S_IFREG, stat.S_IFDIR)
-        data = b"" if special else _read_bytes(path)  # a pipe would be waited for
+        data = b"" if special else _read_bytes(path)  # reading a pipe would block
     except FileNotFoundError:
         raise MissingFileError(f"{path}: no such file") from None
     except OSError as error:
@@ -81,8 +81,13 @@ class _Reader:
 
     def read(self) -> Node:
         try:
-            events = iter(yaml.parse(self.text, Loader=_Loader))
-            return self._read_stream(events)
+            try:
+                return self._read_stream(iter(yaml.parse(self.text, Loader=_Loader)))
+            except yaml.MarkedYAMLError as error:
+                if "nesting depth" not in str(error.problem):
+                    raise
+                # libyaml's own limit comes before this reader's, without the position.
+                return self._read_stream(iter(yaml.parse(self.text, Loader=yaml.SafeLoader)))
         except yaml.MarkedYAMLError as error:
             mark = error.problem_mark or error.context_mark
             where = f"{self.path}:{mark.line + 1}:{mark.column + 1}" if mark else str(self.path)
@@ -92,7 +97,7 @@ class _Reader:
         except ConfigError:
             raise
         except (OverflowError, ValueError) as error:  # from PyYAML without libyaml, at "\\UFFFFFFFF"
-            raise ConfigError(f"{self.path}: not valid YAML: an escape is no Unicode character ({error})") from None
+            raise ConfigError(f"{self.path}: not valid YAML: an escape is not a Unicode character ({error})") from None
 
     def _read_stream(self, events: Iterator[yaml.Event]) -> Node:
         root: Node | None = None
@@ -109,15 +114,15 @@ class _Reader:
         if getattr(event, "anchor", None) is not None:
             raise self._error(event, "anchors (&name) are not read here; use 'base' to inherit from another model")
         if (tag := getattr(event, "tag", None)) is not None:
-            raise self._error(event, f"tags ({tag}) are not read here; take it away")
+            raise self._error(event, f"tags ({tag}) are not read here; remove it")
         if depth > _MAX_DEPTH:
             raise self._error(event, f"nested deeper than {_MAX_DEPTH} levels")
         if isinstance(event, yaml.SequenceStartEvent):
             return Node(self._read_list(events, depth), *_position(event))
         if isinstance(event, yaml.MappingStartEvent):
             return Node(self._read_mapping(events, depth), *_position(event))
-        assert isinstance(event, yaml.ScalarEvent), "no other event begins a node"
-        # Implicit at first place: written plainly, without quotes.
+        assert isinstance(event, yaml.ScalarEvent), "only these events begin a node"
+        # The first flag of implicit: written without quotes.
         return Node(_scalar(event.value) if event.implicit[0] else event.value, *_position(event))
 
     def _read_list(self, events: Iterator[yaml.Event], depth: int) -> list[Node]:
@@ -134,7 +139,7 @@ class _Reader:
             key = self._read_node(event, events, depth)
             name = event.value
             if name in mapping:
-                raise self._error(event, f"{name!r} stands here twice (before in line {mapping[name].line}); keep one")
+                raise self._error(event, f"{name!r} is here twice (before in line {mapping[name].line}); keep one")
             value = self._read_node(next(events), events, depth + 1)
             mapping[name] = Node(value.value, key.line, key.column)
         return mapping
@@ -145,7 +150,7 @@ class _Reader:
 
 
 def _position(event: yaml.Event) -> tuple[int, int]:
-    assert event.start_mark is not None, "a parser marks its events"
+    assert event.start_mark is not None, "the parser marks its events"
     return event.start_mark.line + 1, event.start_mark.column + 1
 
 

@@ -1,1 +1,1 @@
-"""Files written whole, argument checks, facts of the machine, timing. Knows nothing of networks."""
+"""Small helpers without networks: atomic files, argument checks, machine facts, timing, graceful shutdown."""

@@ -1,4 +1,4 @@
-"""Files that are whole or not there at all, at whatever moment the process or the machine dies. Free of torch."""
+"""Write files atomically: complete or not at all, also if the process or the machine dies. Free of torch."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from pathlib import Path
 
 
 def write_whole(path: Path, data: bytes | memoryview, *, partial: Path | None = None, read_back: bool = False) -> None:
-    """Write a file beside, have the disk confirm it, and only then give it its name.
+    """Write a temporary file next to `path`, sync it to disk, and rename it.
 
     Args:
-        path: what it will be called; a file of that name is replaced, or stays if anything fails. A link stays, and
-            what it leads to is replaced.
+        path: the file to write or replace; it stays as it is if anything fails. A link stays, and its target is
+            replaced.
         data: its content.
-        partial: what it is called meanwhile, where others are kept out by a lock, so that what a killed process left
-            is written over; None takes a name that nobody else has. With it `path` belongs to the program, so that a
-            link is replaced: in a copy of a folder it may lead to the original.
-        read_back: compare what the disk gives back, before the file gets its name.
+        partial: name of the temporary file, if a lock keeps others out, so that the leftover of a killed process is
+            overwritten; None takes a unique name. With it `path` belongs to the program, so that a link is replaced: in
+            a copy of a folder it may lead to the original.
+        read_back: compare the file on disk with `data` before the rename.
 
     Raises:
-        OSError: the disk refuses, or gives back something else; or a pipe, a device or a folder has that name.
+        OSError: if writing fails, the file on disk differs, or `path` is a pipe, a device or a folder.
     """
     target = path if partial and path.is_symlink() else find_target(path)
-    # Not tempfile's: that would be readable for its owner alone.
+    # Not tempfile's, which only its owner may read.
     beside = partial or target.with_name(f".{target.name}.{uuid.uuid4().hex}")
     try:
         with beside.open("wb") as file:
@@ -41,10 +41,10 @@ def write_whole(path: Path, data: bytes | memoryview, *, partial: Path | None = 
 
 
 def find_target(path: Path) -> Path:
-    """The file that is written under a name: `path`, or what it leads to as a link, whether that exists or not.
+    """Return the file to write for `path`: itself, or the target of a link, existing or not.
 
     Raises:
-        OSError: it is a pipe, a device or a folder, in whose place a file would be put; or links go in a circle.
+        OSError: if it is a pipe, a device or a folder; or if links go in a circle.
     """
     try:
         mode = path.stat().st_mode
@@ -58,7 +58,7 @@ def find_target(path: Path) -> Path:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Have the disk confirm the new name, where the system and the folder's file system can be asked to."""
+    """Sync the new name to disk, where the system and the file system support it."""
     if os.name != "posix":
         return
     try:
@@ -68,7 +68,7 @@ def _sync_folder(folder: Path) -> None:
         finally:
             os.close(handle)
     except OSError as error:
-        # The file is whole and has its name: a folder that may be written but not listed, and file systems without
-        # such a confirmation (some of networks), are no failure.
+        # The file is complete and has its name: a folder that is writable but not listable, and file systems without
+        # such a sync (some network ones), are not failures.
         if error.errno not in (errno.EACCES, errno.EINVAL, errno.ENOTSUP):
             raise

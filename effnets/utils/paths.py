@@ -1,4 +1,4 @@
-"""Where things lie: the tables of architectures, weights of the package's own, and what is kept between runs."""
+"""Find the folders of configs, of the packaged weights, and of files kept between runs."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from effnets.errors import MissingFileError
 
 @cache
 def configs_dir() -> Path:
-    """The folder ``configs``: at the repository's top level in a checkout, inside the package in a wheel.
+    """Return the folder ``configs``: at the repository's top level in a checkout, inside the package in a wheel.
 
     Raises:
-        MissingFileError: if neither place has it, which means a broken installation.
+        MissingFileError: if neither place has it: the installation is broken.
     """
     package = Path(__file__).resolve().parents[1]
     for folder in (package / "configs", package.parent / "configs"):
@@ -27,12 +27,12 @@ def configs_dir() -> Path:
 
 
 def packaged_weights_dir() -> Path:
-    """The folder of the weights that come with this package."""
+    """Return the folder of the weights that come with this package."""
     return Path(__file__).resolve().parents[1] / "assets" / "weights"
 
 
 def home_dir() -> Path:
-    """The folder of what effnets keeps between runs: ``EFFNETS_HOME``, or one among the user's caches."""
+    """Return the folder of files kept between runs: ``EFFNETS_HOME``, or one in the user's cache folder."""
     if named := os.environ.get("EFFNETS_HOME"):
         return Path(named).expanduser()
     if sys.platform == "win32":

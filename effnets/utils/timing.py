@@ -19,14 +19,14 @@ from effnets.utils.paths import home_dir
 
 # A sample shorter than this is mostly the clock's and the scheduler's noise.
 _SAMPLE_SECONDS = 0.02
-# Engines' threads wait for the next call by spinning, and take a core from whatever is timed meanwhile: with one fixed
-# neighbour and no rest, one and the same graph took 4.5 and 8.5 ms; with both, 3.9 and 4.0.
+# Engines' threads spin while they wait for the next call, and take a core from the next subject: in a fixed order and
+# without rest, the same graph took 4.5 and 8.5 ms; in random order and with rest, 3.9 and 4.0.
 _REST_SECONDS = 0.1
 
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """How long one call took, in milliseconds, in the order measured."""
+    """Durations of one call in milliseconds, in the order measured."""
 
     samples: tuple[float, ...]
 
@@ -37,7 +37,7 @@ class Timing:
 
     @property
     def quartiles(self) -> tuple[float, float]:
-        """Between which half of the samples lie, in milliseconds."""
+        """First and third quartile, in milliseconds."""
         if len(self.samples) < 2:
             return self.samples[0], self.samples[0]
         first, _, third = statistics.quantiles(self.samples, n=4, method="inclusive")
@@ -53,23 +53,23 @@ def interleave(
     progress: Callable[[float], object] | None = None,
     processor_time: bool = False,
 ) -> dict[str, Timing]:
-    """Time `subjects` in turns, so that what disturbs the machine disturbs them alike.
+    """Time `subjects` in turns, so that other load on the machine affects all of them alike.
 
-    Every round takes one sample of each, in an order that is drawn anew, so that nobody always follows the same
-    neighbour; a sample is as many calls as fill 20 ms, after a rest and, where they are several, a call that is not
-    timed. The median of many rounds is robust, and the ratio of two medians from one run more so.
+    Every round takes one sample of each in a new random order; a sample is as many calls as fill 20 ms, after a rest
+    and, for several calls, an untimed one. The median of many rounds is robust, and the ratio of two medians from one
+    run more so.
 
     Args:
         subjects: what to call, by name.
         rounds: samples of each, at least 1.
-        seconds: begin no round after so many, but finish three rounds anyway.
-        warmup: calls of each before the first round, which compile and allocate.
-        progress: called with the share that is done, 0 to 1.
-        processor_time: count the process's processor time instead of the clock's. On a machine that is busy with other
-            things it is what remains comparable, with one thread; of several it says nothing of how they share work.
+        seconds: start no round after this time, but finish at least three.
+        warmup: calls of each before the first round, to compile and allocate.
+        progress: called with the fraction done, 0 to 1.
+        processor_time: count the process's CPU time instead of the clock's: with one thread it is comparable on a busy
+            machine; with several it hides how well they share work.
 
     Raises:
-        ArgumentError: nothing to time, or no rounds.
+        ArgumentError: if there are no subjects or no rounds.
     """
     if not subjects or rounds < 1:
         raise ArgumentError(f"{len(subjects)} subjects in {rounds} rounds; there must be at least one of each")
@@ -91,7 +91,7 @@ def interleave(
 
 
 def ratio(slow: Timing, fast: Timing) -> float:
-    """How many times faster `fast` is: the ratio of the medians."""
+    """Return how many times faster `fast` is: the ratio of the medians."""
     return slow.median / fast.median
 
 
@@ -105,7 +105,7 @@ def _calls_per_sample(call: Callable[[], object], warmup: int, clock: Callable[[
 def _sample(call: Callable[[], object], calls: int, clock: Callable[[], float]) -> float:
     """Milliseconds of one call, over `calls` of them."""
     if calls > 1:
-        call()  # not timed: it fetches the caches back, and wakes the engine's threads
+        call()  # untimed: refills the caches and wakes the engine's threads
     begin = clock()
     for _ in range(calls):
         call()
@@ -116,40 +116,40 @@ _FORMAT = 1
 
 
 @dataclass(frozen=True, slots=True)
-class Store:
-    """A folder of measurements; by default the user's, made with the first of them."""
+class MeasurementCache:
+    """A folder of measurements, one file each, so that parallel processes do not clash."""
 
     folder: Path
 
     @classmethod
-    def default(cls) -> Store:
-        """That in `effnets.utils.paths.home_dir`."""
+    def default(cls) -> MeasurementCache:
+        """Return the store in `effnets.utils.paths.home_dir`."""
         return cls(home_dir() / "measurements")
 
     def read(self, conditions: Mapping[str, Any]) -> tuple[Timing | None, str | None]:
-        """What was measured under these conditions, or None; and a note where a file is there but of no use."""
+        """Read a measurement under these conditions, or None; and a note if its file is unusable."""
         path = self._path(conditions)
         try:
             text = path.read_text(encoding="utf-8")
         except FileNotFoundError:
             return None, None
         except (OSError, UnicodeDecodeError) as error:
-            return None, f"{path}: cannot be read ({error}); measuring anew"
+            return None, f"{path}: cannot be read ({error}); measuring again"
         try:
             samples = _samples(json.loads(text), _plain(conditions))
         except (ValueError, TypeError, KeyError, RecursionError):
-            return None, f"{path}: the measurement in it is damaged; measuring anew"
+            return None, f"{path}: the measurement is damaged; measuring again"
         return Timing(samples), None
 
     def write(self, conditions: Mapping[str, Any], timing: Timing, *, when: str) -> str | None:
-        """Keep a measurement, whole or not at all; a note where that fails, which costs no more than time."""
+        """Write a measurement atomically; return a note if that fails, which only costs another measurement."""
         path = self._path(conditions)
         content = {"format": _FORMAT, "conditions": _plain(conditions), "measured": when, "ms": list(timing.samples)}
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_whole(path, (json.dumps(content, indent=1) + "\n").encode())
         except OSError as error:
-            return f"{path}: the measurement is not kept ({error.strerror or error})"
+            return f"{path}: the measurement is not saved ({error.strerror or error})"
         return None
 
     def _path(self, conditions: Mapping[str, Any]) -> Path:
@@ -158,7 +158,7 @@ class Store:
 
 
 def _plain(conditions: Mapping[str, Any]) -> dict[str, Any]:
-    """As they come back from a file: tuples as lists."""
+    """Return the conditions as JSON reads them: tuples as lists."""
     plain: dict[str, Any] = json.loads(json.dumps(conditions))
     return plain
 

@@ -12,7 +12,7 @@ from effnets.bench.choose import Limits, Network, list_candidates
 from effnets.bench.latency import Meter, measure_candidates, pick_engine
 from effnets.deploy.optimize.rewrites import preset
 from effnets.errors import ArgumentError, EngineError
-from effnets.utils.timing import Store, Timing
+from effnets.utils.timing import MeasurementCache, Timing
 
 
 class CountingMeter(Meter):
@@ -29,7 +29,7 @@ class CountingMeter(Meter):
 
 @pytest.fixture
 def store(tmp_path):
-    return Store(tmp_path / "measurements")
+    return MeasurementCache(tmp_path / "measurements")
 
 
 @pytest.fixture
@@ -88,7 +88,7 @@ def test_a_damaged_measurement_is_made_anew_and_said_so(store, candidates, damag
     meter = CountingMeter("torch")
     outcome = measure_candidates(candidates, Limits(), meter, store=store)
     assert len(meter.asked) == 1
-    assert [note.partition(": ")[2] for note in outcome.notes] == ["the measurement in it is damaged; measuring anew"]
+    assert [note.partition(": ")[2] for note in outcome.notes] == ["the measurement is damaged; measuring again"]
     assert measure_candidates(candidates, Limits(), CountingMeter("torch"), store=store).measured == 0
 
 
@@ -97,14 +97,16 @@ def test_bytes_that_are_no_text(store, candidates):
     sorted(store.folder.iterdir())[0].write_bytes(b"\xff\xfe\x00")
     outcome = measure_candidates(candidates, Limits(), CountingMeter("torch"), store=store)
     assert outcome.measured == 1
-    assert "measuring anew" in outcome.notes[0]
+    assert "measuring again" in outcome.notes[0]
 
 
 def test_a_store_that_cannot_be_written_costs_no_answer(tmp_path, candidates):
     (tmp_path / "file").write_text("")
-    outcome = measure_candidates(candidates, Limits(), CountingMeter("torch"), store=Store(tmp_path / "file" / "here"))
+    outcome = measure_candidates(
+        candidates, Limits(), CountingMeter("torch"), store=MeasurementCache(tmp_path / "file" / "here")
+    )
     assert outcome.measured > 0
-    assert any("is not kept" in note for note in outcome.notes)
+    assert any("is not saved" in note for note in outcome.notes)
 
 
 def test_time_is_up(store, candidates, monkeypatch):

@@ -64,7 +64,7 @@ def test_a_damaged_store_is_said_and_mended(asked, tmp_path):
     for path in (tmp_path / "home" / "measurements").iterdir():
         path.write_text("{")
     number = len(asked)
-    assert "is damaged; measuring anew" in run(*GRID, "--min-top1", "70").stderr
+    assert "is damaged; measuring again" in run(*GRID, "--min-top1", "70").stderr
     assert len(asked) > number
 
 

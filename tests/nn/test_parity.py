@@ -82,7 +82,7 @@ def test_timm_has_no_model_that_is_not_compared():
 def test_logits_equal_timm(timm_name, name, tmp_path):
     reference = shaken_timm(timm_name)
     with warnings.catch_warnings():
-        warnings.simplefilter("error")  # a classifier initialised anew would warn
+        warnings.simplefilter("error")  # a newly initialized classifier would warn
         model = effnets.create_model(name, weights=save(reference, tmp_path)).eval()
     assert count_parameters(model) == count_parameters(reference) == effnets.count(name).params
     assert model.load_report.dialect == "timm"

@@ -36,7 +36,7 @@ def test_the_line_is_that_of_the_fault(write):
     path = write(
         "# mine\nother: {base: mixnet_s}\nnet:\n  stem: 8\n  blocks:\n    - ds_r1_k3_s1_c8\n    - ds_r1_k_s1_c8\n"
     )
-    with pytest.raises(ConfigError, match=r"my\.yaml:7: net: blocks: row 2: block string 'ds_r1_k_s1_c8': 'k' is no"):
+    with pytest.raises(ConfigError, match=r"my\.yaml:7: net: blocks: row 2: block string 'ds_r1_k_s1_c8': 'k' is not"):
         load_spec(f"{path}:net")
 
 
@@ -51,7 +51,7 @@ def test_the_line_is_that_of_the_fault(write):
         ),
         (
             "stem: 8, blocks: [ds_r1_k_s1_c8]",
-            "row 1: block string 'ds_r1_k_s1_c8': 'k' is no value .*; write k3 or k3.5",
+            "row 1: block string 'ds_r1_k_s1_c8': 'k' is not a value .*; write k3 or k3.5",
         ),
         ("stem: 8, blocks: [ds_r1_k3_s1_c8, 5]", "my.yaml:1:41: net: blocks: row 2 is 5; it must be a block string"),
         ("stem: 8, blocks: [[ds_r1_k3_s1_c8]]", "net: blocks: row 1 is a list; it must be a block string"),
@@ -135,7 +135,7 @@ def test_bad_name(write, name):
 
 
 def test_duplicate_name(write):
-    with pytest.raises(ConfigError, match=r"my\.yaml:2:1: 'net' stands here twice \(before in line 1\); keep one"):
+    with pytest.raises(ConfigError, match=r"my\.yaml:2:1: 'net' is here twice \(before in line 1\); keep one"):
         load_spec(write("net: {base: mixnet_s}\nnet: {base: mixnet_m}\n"))
 
 

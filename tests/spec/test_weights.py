@@ -171,7 +171,7 @@ def test_a_pin_fills_in(pin):
             r":1: mobilenetv2_100\.tv_in1k: sha256 0.* does not begin with b0353104",
         ),
         (f"mobilenetv2_100.tv_in1k: {{revision: '{COMMIT}'}}", "revision is given for a URL"),
-        ("a: {sha256: b}\na: {sha256: b}", "'a' stands here twice"),
+        ("a: {sha256: b}\na: {sha256: b}", "'a' is here twice"),
     ],
 )
 def test_malformed_pins(pin, text, message):

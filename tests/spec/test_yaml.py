@@ -124,11 +124,9 @@ DEEP = PLACE.format(1, r"\d+") + "(nested deeper than 16 levels|not valid YAML: 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        pytest.param(
-            "a: 1\nb: 2\na: 3\n", PLACE.format(3, 1) + r"'a' stands here twice \(before in line 1\)", id="twice"
-        ),
-        pytest.param("n: {a: 1, a: 1}", PLACE.format(1, 11) + "'a' stands here twice", id="twice in flow"),
-        pytest.param("a: 1\n'a': 2\n", PLACE.format(2, 1) + "'a' stands here twice", id="twice, quoted"),
+        pytest.param("a: 1\nb: 2\na: 3\n", PLACE.format(3, 1) + r"'a' is here twice \(before in line 1\)", id="twice"),
+        pytest.param("n: {a: 1, a: 1}", PLACE.format(1, 11) + "'a' is here twice", id="twice in flow"),
+        pytest.param("a: 1\n'a': 2\n", PLACE.format(2, 1) + "'a' is here twice", id="twice, quoted"),
         pytest.param(
             "a: 1\nb: *a\n", PLACE.format(2, 4) + r"aliases \(\*name\) are not read here; use 'base'", id="alias"
         ),

@@ -77,7 +77,7 @@ def test_every_setting_is_written_out():
         ("model: x\naugmentation: 3\n", r"r.yaml:2:\d+: augmentation is 3; it must be a mapping such as {crop"),
         ("epochs: 3\n", r"r.yaml:1:1: 'model' is missing; add model: a model's name"),
         ("- 1\n", r"r.yaml: holds no settings; write lines such as 'epochs: 10'"),
-        ("model: x\nmodel: y\n", r"r.yaml:2:1: 'model' stands here twice"),
+        ("model: x\nmodel: y\n", r"r.yaml:2:1: 'model' is here twice"),
         ("model: x\nfreeze: backbone\nweights: random\n", r"freeze is backbone, and weights are random"),
         ("model: x\nfreeze: backbone\nteacher: y\n", r"teacher is for a network that learns"),
     ],

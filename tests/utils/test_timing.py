@@ -40,7 +40,7 @@ def test_subjects_take_turns(clock):
     timings = interleave({name: subject(clock, log, name, 30) for name in "abc"}, rounds=30, warmup=1)
     rounds = [log[start : start + 3] for start in range(6, len(log), 3)]
     assert [sorted(names) for names in rounds] == [list("abc")] * 30
-    # Nobody has one neighbour alone: its engine's threads may still be awake.
+    # No subject always follows the same one, whose engine's threads may still be awake.
     assert len(set(itertools.pairwise(log[6:]))) >= 6
     assert all(len(timing.samples) == 30 and timing.median == pytest.approx(30) for timing in timings.values())
 
