@@ -79,7 +79,7 @@ def test_columns_and_names_of_a_table_are_options_of_training_and_evaluation(mat
     output = run("eval", table, *columns, "--weights", material / "run", "--json", "-")
     assert '"class": "red pears"' in output
     assert "needed are path, label" in run("eval", table, "--weights", material / "run", status=1)
-    assert "no.txt does not exist; wanted is a text file with one class name a line" in run(
+    assert "no.txt does not exist; give a text file with one class name per line" in run(
         "eval", table, "--weights", material / "run", "--class-names", material / "no.txt", status=1
     )
 
