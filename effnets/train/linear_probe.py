@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from effnets.data.dataset import ImageDataset
 from effnets.data.eval_loader import default_workers
 from effnets.data.loader import Batch, EpochLoader
-from effnets.data.sampling import balanced_order, class_weights, shuffled_order, some_images
+from effnets.data.sampling import balanced_order, shuffled_order, some_images
 from effnets.data.transforms import TrainTransform
 from effnets.deploy.optimize.optimize import optimize
 from effnets.evaluation.validate import ValidationBatches, ValidationLoader
@@ -29,7 +29,7 @@ from effnets.nn.utils import evaluating
 from effnets.report.write import EpochRow
 from effnets.train.bn_calibration import adapt_backbone, adapts_backbone
 from effnets.train.checkpoint import Checkpointer, write_file
-from effnets.train.loss import Loss
+from effnets.train.loss import Loss, make_loss
 from effnets.train.optim import make_optimizer
 from effnets.train.recipe import Recipe
 from effnets.train.trainer import TrainContext, Trainer
@@ -44,13 +44,13 @@ class Features:
 
     Attributes:
         statistics: the network's batch statistics, if they are not those of its weights.
-        broken: the messages of images that were left out, by index.
+        corrupt: the messages of images that were left out, by index.
     """
 
     values: Tensor
     labels: Tensor
     statistics: dict[str, Tensor] = field(default_factory=dict)
-    broken: dict[int, str] = field(default_factory=dict)
+    corrupt: dict[int, str] = field(default_factory=dict)
 
 
 @torch.no_grad()
@@ -104,7 +104,7 @@ def compute_augmented_features(
     return Features(
         values=torch.stack(values),
         labels=torch.from_numpy(loader.dataset.labels[kept]).long(),
-        broken=loader.corrupt.messages,
+        corrupt=loader.corrupt.messages,
     )
 
 
@@ -290,13 +290,8 @@ def train_head(model: Classifier, train: ImageDataset, recipe: Recipe, context: 
     features = compute_features(model, loader, context.accelerator.device, context.shutdown, mirrored=mirrored)
     # Features as they are, so that the weights have the size at which training of the whole model continues.
     probe = LinearProbe(features, model.num_classes, standardized=False)
-    weights = None
-    if recipe.balance == "weights":
-        weights = torch.from_numpy(class_weights(train.labels, len(train.class_names)))
-    loss = Loss(label_smoothing=recipe.label_smoothing, class_weights=weights)
-    trainer = _trainer(
-        probe, features, None, replace(recipe, epochs=recipe.head_epochs), loss, context, every_view=False
-    )
+    recipe = replace(recipe, epochs=recipe.head_epochs)
+    trainer = _trainer(probe, features, None, recipe, make_loss(recipe, train), context, every_view=False)
     fold_probe(trainer.fit(), model)
     return trainer.progress.rows[1:]
 

@@ -6,7 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from effnets.data.dataset import ImageDataset
+from effnets.data.sampling import class_weights
 from effnets.nn.classifier import Classifier
+from effnets.train.recipe import Recipe
 
 
 class Teacher(nn.Module):
@@ -78,3 +81,17 @@ class Loss(nn.Module):
         actual = (logits / self.temperature).log_softmax(1)
         distance = F.kl_div(actual, expected, reduction="batchmean", log_target=True) * self.temperature**2
         return (1 - self.teacher_share) * loss + self.teacher_share * distance
+
+
+def make_loss(recipe: Recipe, train: ImageDataset, teacher: Teacher | None = None) -> Loss:
+    """Return the recipe's loss, with class weights of the training images if the recipe balances by these."""
+    weights = None
+    if recipe.balance == "weights":
+        weights = torch.from_numpy(class_weights(train.labels, len(train.class_names)))
+    return Loss(
+        label_smoothing=recipe.label_smoothing,
+        class_weights=weights,
+        teacher=teacher,
+        teacher_share=recipe.teacher_share,
+        temperature=recipe.temperature,
+    )

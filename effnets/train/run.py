@@ -15,19 +15,19 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from effnets.data.cache import CachedDataset, cache_decoded
-from effnets.data.checks import allowed_corrupt, reasons
+from effnets.data.checks import Check, allowed_corrupt, reasons
 from effnets.data.eval_loader import default_workers
 from effnets.data.open import DataConfig, open_data
-from effnets.data.sampling import class_weights
 from effnets.errors import DataError, TrainingError
 from effnets.evaluation import Evaluation, evaluate
 from effnets.evaluation.validate import ValidationLoader
+from effnets.factory import create_model
 from effnets.inference.transform import create_transform
 from effnets.report import write_report
 from effnets.train.bn_calibration import adapts_backbone, restore_if_identity
 from effnets.train.callbacks import Callback, CallbackList, ExperimentLogger, check_loggers
 from effnets.train.checkpoint import RUN_STATE, Checkpointer, finished_metrics
-from effnets.train.loss import Loss, Teacher
+from effnets.train.loss import Teacher, make_loss
 from effnets.train.model import build_model, choose_precision, load_teacher, require_batch_of_one, to_device
 from effnets.train.optim import learning_rate, make_optimizer
 from effnets.train.recipe import Recipe, find_recipe, read_recipe
@@ -36,7 +36,6 @@ from effnets.train.trainer import TrainContext, Trainer
 from effnets.utils.shutdown import GracefulShutdown
 
 if TYPE_CHECKING:
-    from effnets.data.checks import Check
     from effnets.data.dataset import ImageDataset
     from effnets.data.loader import EpochLoader
     from effnets.data.splits import Splits
@@ -58,19 +57,15 @@ class TrainedModel:
     @property
     def best_top1(self) -> float | None:
         """Top-1 on validation of the best weights, in per cent; None without validation images."""
-        value: float | None = self.metrics["best_top1"]
-        return value
+        return self.metrics["best_top1"]
 
     @property
     def test_top1(self) -> float | None:
         """Top-1 on test/, in per cent, measured once at the end; None without test images."""
-        value: float | None = self.metrics["test_top1"]
-        return value
+        return self.metrics["test_top1"]
 
     def load(self) -> Classifier:
         """Load the best model, in evaluation mode."""
-        from effnets.factory import create_model
-
         return create_model(self.folder, pretrained=True).eval()
 
 
@@ -299,10 +294,8 @@ class Run:
 
     def finish(self, trainer: Trainer) -> dict[str, Any]:
         """Measure the best model, write the report, and mark the run as finished, in this order; return the metrics."""
-        metrics: dict[str, Any] = {}
         accelerator = self.context.accelerator
-        if accelerator.is_main_process:
-            metrics = self._finish(trainer)
+        metrics = self._finish(trainer) if accelerator.is_main_process else {}
         if accelerator.num_processes > 1:
             from accelerate.utils import broadcast_object_list
 
@@ -345,30 +338,22 @@ class Run:
 
     def _trainer(self, train: ImageDataset) -> Trainer:
         recipe, model, state, context = self.recipe, self.model, self.state, self.context
-        weights = None
-        if recipe.balance == "weights":
-            weights = torch.from_numpy(class_weights(train.labels, len(train.class_names)))
-        loss = Loss(
-            label_smoothing=recipe.label_smoothing,
-            class_weights=weights,
-            teacher=self.teacher,
-            teacher_share=recipe.teacher_share,
-            temperature=recipe.temperature,
-        )
+        loss = make_loss(recipe, train, self.teacher)
         val_loader = None
-        if self.splits.val is not None:
-            val_loader = make_val_loader(self.splits.val, model, recipe, context)
-            state.track_broken("val", val_loader.corrupt.messages)
+        if (val := self.splits.val) is not None:
+            share = range(context.accelerator.process_index, len(val), context.accelerator.num_processes)
+            val_loader = ValidationLoader(val, create_transform(model), recipe.batch_size, share, strict=context.strict)
+            state.track_corrupt("val", val_loader.corrupt.messages)
         if recipe.freeze == "backbone":
             from effnets.train.linear_probe import fold_probe, probe_features, probe_trainer
 
             context.callback.on_progress("computing features", 0.0)
             features = probe_features(model, train, recipe, context, self.checkpointer.states)
-            state.track_broken("train", features.broken)
+            state.track_corrupt("train", features.corrupt)
             trainer = probe_trainer(model, features, val_loader, loss, recipe, context, self.checkpointer)
         else:
             train_loader = make_train_loader(train, model, recipe, context)
-            state.track_broken("train", train_loader.corrupt.messages)
+            state.track_corrupt("train", train_loader.corrupt.messages)
             trainer = Trainer(
                 network=model,
                 loss=loss.to(context.accelerator.device),
@@ -401,8 +386,6 @@ class Run:
         known = len(state.messages)
         progress = _progress(self.context, "the result was measured")  # the model is saved; this is done again
         evaluation = evaluate_best(model, self.splits, state, progress, strict=self.context.strict)
-        if evaluation is None:
-            state.messages.append(_NO_REPORT)
         for message in state.messages[known:]:
             callback.on_message(message)
         test = None
@@ -420,7 +403,6 @@ _ADAPTED = (
     "the backbone's batch statistics were moved towards those of the training images; set bn to eval to keep the "
     "weights' own"
 )
-_NO_REPORT = "there are no images for validation and none in test/, so nothing was measured, and there is no report"
 
 
 def _progress(context: TrainContext, doing: str) -> Callable[[str, float], None]:
@@ -453,12 +435,6 @@ def make_train_loader(train: ImageDataset, model: Classifier, recipe: Recipe, co
         device=context.accelerator.device,
         channels_last=recipe.channels_last,
     )
-
-
-def make_val_loader(val: ImageDataset, model: Classifier, recipe: Recipe, context: TrainContext) -> ValidationLoader:
-    """Return the loader of this process's share of the validation images."""
-    indices = range(context.accelerator.process_index, len(val), context.accelerator.num_processes)
-    return ValidationLoader(val, create_transform(model), recipe.batch_size, indices, strict=context.strict)
 
 
 def evaluate_best(
@@ -508,6 +484,8 @@ def evaluate_best(
     if splits.test is not None:
         tested = measure(splits.test, "test", None if validated is None else validated.calibration.temperature)
     evaluation = tested or validated
-    if evaluation is not None:
+    if evaluation is None:
+        state.messages.append("without images for validation or in test/, nothing was measured, and there is no report")
+    else:
         state.record_calibration(evaluation)
     return evaluation

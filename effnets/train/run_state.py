@@ -72,7 +72,7 @@ class RunState:
         recipe, data, command: what was requested.
         class_names: of the data. images: their number by split. digests: of their names and labels, by split.
         revision: of data that may change at their source.
-        messages: for the user. broken: by split, the messages of images that were left out on the way, by index.
+        messages: for the user. corrupt: by split, the messages of images that were left out on the way, by index.
         precision: that was chosen. processes: that train together. cached: whether images are decoded once.
         head_rows: of the classifier's head start.
         calibration: of the best model, once it is measured: temperature, and the splits it was fitted and measured on.
@@ -88,7 +88,7 @@ class RunState:
     revision: str | None = None
     processes: int = 1
     messages: list[str] = field(default_factory=list)
-    broken: dict[str, dict[int, str]] = field(default_factory=dict)
+    corrupt: dict[str, dict[int, str]] = field(default_factory=dict)
     precision: str = "float32"
     cached: bool = False
     head_rows: list[EpochRow] = field(default_factory=list)
@@ -105,16 +105,16 @@ class RunState:
     def notes(self) -> list[str]:
         """The messages, and what was left out on the way."""
         left_out = [
-            f"left out of {split} on the way: {len(broken)} that cannot be read, first {next(iter(broken.values()))}"
-            for split, broken in self.broken.items()
-            if broken
+            f"left out of {split} on the way: {len(corrupt)} that cannot be read, first {next(iter(corrupt.values()))}"
+            for split, corrupt in self.corrupt.items()
+            if corrupt
         ]
         return [*self.messages, *left_out]
 
-    def track_broken(self, split: str, broken: dict[int, str]) -> None:
-        """Record a loader's broken images of a split, now and later, beside those that an earlier process found."""
-        broken |= self.broken.get(split, {})
-        self.broken[split] = broken
+    def track_corrupt(self, split: str, corrupt: dict[int, str]) -> None:
+        """Record a loader's corrupt images of a split, now and later, beside those that an earlier process found."""
+        corrupt |= self.corrupt.get(split, {})
+        self.corrupt[split] = corrupt
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run continues with; the keys are those of version 0.1.0."""
@@ -122,7 +122,7 @@ class RunState:
             "precision": self.precision,
             "cached": self.cached,
             "notes": self.messages,
-            "broken": self.broken,
+            "broken": self.corrupt,
             "head_rows": [asdict(row) for row in self.head_rows],
             "spent": self.seconds,
             "class_names": list(self.class_names),
@@ -141,7 +141,7 @@ class RunState:
         self.precision, self.earlier_seconds = state["precision"], state["spent"]
         self.cached = state.get("cached", False)  # runs of earlier versions decoded in every epoch
         self.messages = list(dict.fromkeys([*state["notes"], *self.messages]))
-        self.broken = state.get("broken", {})
+        self.corrupt = state.get("broken", {})
         self.head_rows = [EpochRow(**row) for row in state["head_rows"]]
 
     def _require_same_data(self, before: dict[str, Any]) -> None:

@@ -39,7 +39,7 @@ def test_as_good_as_is_to_within_a_standard_error_of_so_many_pictures():
 
 
 @pytest.mark.parametrize("asked_at", [0, 2, 3])
-def test_a_request_to_end_is_heeded_after_the_batch(asked_at):
+def test_a_stop_request_takes_effect_after_the_batch(asked_at):
     stop, seen = GracefulShutdown(), []
 
     def batches():

@@ -37,7 +37,7 @@ def test_the_folder_holds_a_network_that_gives_the_figures(folder, trained):
     assert effnets.predict(model, splits.test.image(0), topk=1)[0][0].label in CLASSES
 
 
-def test_the_temperature_is_fitted_on_validation_and_judged_on_test(folder, trained, recipe):
+def test_the_temperature_is_fitted_on_validation_and_measured_on_test(folder, trained, recipe):
     splits, network = open_data(folder / "data"), trained.load()
     for source in (splits.val, splits.test):
         source.labels = source.labels.copy()
@@ -63,7 +63,7 @@ def test_the_temperature_is_fitted_on_validation_and_judged_on_test(folder, trai
     assert state.calibration["temperature_fitted_on"] == "test"
 
 
-def test_metrics_tell_the_training(trained, recipe):
+def test_metrics_describe_the_training(trained, recipe):
     metrics = json.loads((trained.folder / "metrics.json").read_text())
     assert metrics == json.loads(json.dumps(trained.metrics))
     assert metrics["finished"] is True
@@ -148,7 +148,7 @@ def test_a_resumed_probe_ends_with_the_same_backbone(folder, trained, recipe, tm
     assert resumed.metrics["notes"] == undisturbed.metrics["notes"]
 
 
-def test_a_classifier_of_other_classes_is_no_beginning(trained, recipe):
+def test_a_classifier_of_other_classes_is_reset(trained, recipe):
     recipe = replace(recipe, weights=str(trained.folder))
     kept = trained.load().classifier.weight
     network, known = build_model(recipe, CLASSES)
@@ -169,7 +169,7 @@ def test_a_frozen_part_stays(folder, trained, recipe):
     assert {"stages.2.0.expand.conv.weight", "classifier.weight"} <= changed or run.metrics["best_epoch"] == 0
 
 
-def test_a_teacher_is_listened_to(folder, trained, recipe):
+def test_a_teacher_has_an_effect(folder, trained, recipe):
     taught = replace(recipe, teacher=str(trained.folder), teacher_share=0.9, epochs=2)
     run = effnets.finetune(taught, folder / "data", folder / "taught")
     alone = trained.metrics["epochs"][1]["train_loss"]
@@ -205,7 +205,7 @@ def test_without_validation_the_last_average_is_kept(folder, recipe, tmp_path):
     assert (run.metrics["best_epoch"], run.metrics["best_is_average"]) == (2, True)
 
 
-def test_a_rate_that_is_not_stated_is_told(folder, recipe, tmp_path):
+def test_a_rate_that_is_not_stated_is_recorded(folder, recipe, tmp_path):
     run = effnets.finetune(replace(recipe, epochs=1, learning_rate=None), folder / "data", tmp_path / "run")
     assert run.metrics["recipe"]["learning_rate"] == pytest.approx(2e-3)
     assert read_recipe(run.folder / "recipe.yaml").learning_rate is None

@@ -12,7 +12,7 @@ from effnets.train.callbacks import Callback
 from tests.support.drawn_classes import CLASSES, draw_data, spoil
 
 
-def test_a_probe_leaves_out_pictures_that_turn_out_broken(trained, recipe, tmp_path):
+def test_a_probe_leaves_out_images_that_turn_out_broken(trained, recipe, tmp_path):
     data = draw_data(tmp_path / "data", train=8, val=4, test=4)
     spoil(open_data(data).train, 1)
     probe = replace(recipe, weights=str(trained.folder), freeze="backbone", epochs=2, probe_views=2)
@@ -23,12 +23,12 @@ def test_a_probe_leaves_out_pictures_that_turn_out_broken(trained, recipe, tmp_p
         effnets.finetune(probe, data, tmp_path / "strict", strict=True)
 
 
-def test_pictures_that_turn_out_broken_are_no_end(trained, recipe, tmp_path):
+def test_images_that_turn_out_broken_are_no_end(trained, recipe, tmp_path):
     data = draw_data(tmp_path / "data", train=24, val=8, test=8)
     broken = {split: data / split / CLASSES[0] / "002.png" for split in ("train", "val", "test")}
     for file in broken.values():
         file.write_bytes(file.read_bytes()[:-60])
-    # With a head start, which sees the training pictures as well.
+    # With a head start, which sees the training images as well.
     recipe = replace(recipe, weights=str(trained.folder), epochs=1)
     with pytest.warns(UserWarning, match="left out of its batch"):
         found = effnets.finetune(recipe, data, tmp_path / "run", check="none")
@@ -43,7 +43,7 @@ def test_pictures_that_turn_out_broken_are_no_end(trained, recipe, tmp_path):
         effnets.finetune(recipe, data, tmp_path / "strict", check="none", strict=True)
 
 
-def test_broken_test_pictures_are_told_of_and_counted(recipe, tmp_path):
+def test_broken_test_images_are_noted_and_counted(recipe, tmp_path):
     data = draw_data(tmp_path / "data", train=4, val=4, test=8)
     short, told = replace(recipe, epochs=1), []
     spoil(open_data(data).test, 2)

@@ -1,4 +1,4 @@
-"""Trainings that cannot be, or that are asked to end, leave things as they are and say why."""
+"""Trainings that are refused or interrupted leave things as they are and say why."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_no_process_begins_before_all_have_looked_at_the_folder(folder, recipe, 
     assert begun[:2] == [False, True]
 
 
-def test_a_request_to_end_is_heeded_while_pictures_are_looked_at(folder, recipe, tmp_path):
+def test_a_stop_request_takes_effect_while_images_are_checked(folder, recipe, tmp_path):
     told = []
 
     class Asking(Callback):
@@ -53,7 +53,7 @@ def test_a_teacher_of_no_known_network_is_refused(folder, trained, recipe, tmp_p
     assert not (tmp_path / "run").exists()
 
 
-def test_one_picture_is_no_batch_to_normalise_by(folder, recipe, tmp_path):
+def test_one_image_is_not_a_batch_to_normalize_by(folder, recipe, tmp_path):
     single = replace(recipe, model="rexnet_100", batch_size=1, image_size=32)
     with pytest.raises(effnets.TrainingError, match=r"rexnet_100 has layers that cannot normalize by one: raise batch"):
         effnets.finetune(single, folder / "data", tmp_path / "run")
@@ -77,8 +77,8 @@ def test_other_trainings_folders_are_refused(folder, trained, recipe, tmp_path):
     with pytest.raises(effnets.TrainingError, match=r"images were {'train': 72, .* and are {'train': 60"):
         effnets.finetune(recipe, tmp_path / "less", output, resume=True)
     draw_data(tmp_path / "others", train=24, val=8, test=8)
-    picture = next((tmp_path / "others" / "train").rglob("*.png"))
-    picture.rename(picture.with_name("zzz.png"))
+    image = next((tmp_path / "others" / "train").rglob("*.png"))
+    image.rename(image.with_name("zzz.png"))
     with pytest.raises(effnets.TrainingError, match="as many images as then, but their names or labels differ"):
         effnets.finetune(recipe, tmp_path / "others", output, resume=True)
     inside = folder / "data" / "train" / "run"
@@ -125,13 +125,13 @@ def test_argument_errors_come_before_heavy_imports(tmp_path):
         ({"freeze": "99"}, "freeze is '99'"),
     ],
 )
-def test_what_cannot_be_leaves_no_folder_behind(folder, recipe, tmp_path, changes, message):
+def test_a_refused_training_leaves_no_folder_behind(folder, recipe, tmp_path, changes, message):
     with pytest.raises(effnets.EffnetsError, match=message):
         effnets.finetune(replace(recipe, **changes), folder / "data", tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
-def test_a_training_that_is_over_is_not_taken_for_another(folder, trained, recipe):
+def test_a_finished_training_is_not_taken_for_another(folder, trained, recipe):
     again = effnets.finetune(recipe, folder / "data", trained.folder, resume=True)
     assert again.metrics == json.loads((trained.folder / "metrics.json").read_text())
     with pytest.raises(effnets.TrainingError, match=r"started with other settings \(epochs 4 → 50\)"):

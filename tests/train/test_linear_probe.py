@@ -47,29 +47,29 @@ def network(tmp_path):
 
 
 @pytest.fixture
-def pictures(tmp_path, network):
+def loader(tmp_path, network):
     source = open_data(draw_data(tmp_path / "data")).train
     return ValidationLoader(source, create_transform(network), 5)
 
 
-def test_pictures_are_the_same_in_every_pass(pictures):
-    first, second = list(pictures), list(pictures)
+def test_images_are_the_same_in_every_pass(loader):
+    first, second = list(loader), list(loader)
     assert [len(images) for images, _ in first] == [5, 5, 5, 5, 4]
     assert all(torch.equal(a, b) for (a, _), (b, _) in zip(first, second, strict=True))
-    alone = torch.stack([pictures.transform(pictures.dataset.image(index)) for index in range(24)])
+    alone = torch.stack([loader.transform(loader.dataset.image(index)) for index in range(24)])
     assert torch.equal(torch.cat([images for images, _ in first]), alone)
-    assert torch.equal(torch.cat([labels for _, labels in first]), torch.from_numpy(pictures.dataset.labels))
-    chosen = ValidationLoader(pictures.dataset, pictures.transform, 2, [7, 3, 9])
+    assert torch.equal(torch.cat([labels for _, labels in first]), torch.from_numpy(loader.dataset.labels))
+    chosen = ValidationLoader(loader.dataset, loader.transform, 2, [7, 3, 9])
     assert torch.equal(torch.cat([images for images, _ in chosen]), alone[[7, 3, 9]])
 
 
-def test_pictures_that_turn_out_broken_are_left_out(pictures):
-    transform, names = pictures.transform, [pictures.dataset.name(index) for index in range(24)]
-    whole = torch.cat([images for images, _ in pictures])
+def test_images_that_turn_out_broken_are_left_out(loader):
+    transform, names = loader.transform, [loader.dataset.name(index) for index in range(24)]
+    whole = torch.cat([images for images, _ in loader])
     files = [Path(names[index]) for index in (7, 8, 9, 10)]
     for file in files[:3]:
         file.write_bytes(file.read_bytes()[:-60])
-    one_by_one = ValidationLoader(pictures.dataset, transform, 1)
+    one_by_one = ValidationLoader(loader.dataset, transform, 1)
     with pytest.warns(UserWarning, match=r"left out of its batch: .* cannot be read as an image"):
         first = list(one_by_one)
     assert list(one_by_one.corrupt.messages) == [7, 8, 9]
@@ -77,26 +77,26 @@ def test_pictures_that_turn_out_broken_are_left_out(pictures):
     readable = [index for index in range(24) if index not in (7, 8, 9)]
     for batches in (first, list(one_by_one)):
         assert torch.equal(torch.cat([images for images, _ in batches]), whole[readable])
-        assert torch.cat([labels for _, labels in batches]).tolist() == pictures.dataset.labels[readable].tolist()
+        assert torch.cat([labels for _, labels in batches]).tolist() == loader.dataset.labels[readable].tolist()
     with (
         pytest.warns(UserWarning, match="left out"),
         pytest.raises(effnets.DataError, match=r"1 of 24 images cannot be read, and 0 may be left out; fix"),
     ):
-        list(ValidationLoader(pictures.dataset, transform, 1, strict=True))
+        list(ValidationLoader(loader.dataset, transform, 1, strict=True))
     files[3].write_bytes(b"")
     with (
         pytest.warns(UserWarning, match="left out"),
         pytest.raises(effnets.DataError, match=r"4 of 24 images cannot be read, and 3 may be left out; fix"),
     ):
-        list(ValidationLoader(pictures.dataset, transform, 5))
+        list(ValidationLoader(loader.dataset, transform, 5))
     with pytest.warns(UserWarning, match="left out"), pytest.raises(effnets.DataError, match="1 of 1 images cannot"):
-        list(ValidationLoader(pictures.dataset, transform, 5, [7]))
+        list(ValidationLoader(loader.dataset, transform, 5, [7]))
 
 
 @pytest.mark.parametrize("standardized", [True, False])
-def test_a_folded_probe_gives_the_probes_answers(network, pictures, standardized):
+def test_a_folded_probe_gives_the_probes_answers(network, loader, standardized):
     network.train()
-    features = compute_features(network, pictures, CPU, GracefulShutdown(), mirrored=True)
+    features = compute_features(network, loader, CPU, GracefulShutdown(), mirrored=True)
     assert network.training
     assert features.values.shape == (2, 24, 24)
     probe = LinearProbe(features, 3, standardized=standardized)
@@ -105,7 +105,7 @@ def test_a_folded_probe_gives_the_probes_answers(network, pictures, standardized
     with torch.no_grad():
         fold_probe(probe.state_dict(), network)
         network.eval()
-        images = torch.cat([images for images, _ in pictures])
+        images = torch.cat([images for images, _ in loader])
         assert torch.allclose(network(images), probe(features.values[0]), atol=1e-4)
         assert torch.allclose(network(images.flip(3)), probe(features.values[1]), atol=1e-4)
     if standardized:
@@ -113,35 +113,35 @@ def test_a_folded_probe_gives_the_probes_answers(network, pictures, standardized
         assert torch.allclose(seen.mean(0), torch.zeros(24), atol=1e-4)
 
 
-def test_a_process_without_validation_pictures_takes_part(network, pictures, tmp_path):
+def test_a_process_without_validation_images_takes_part(network, loader, tmp_path):
     recipe = Recipe(model="drawn", freeze="backbone", epochs=2, probe_views=1, workers=0)
     context = TrainContext(accelerator=Accelerator(cpu=True), shutdown=GracefulShutdown())
-    none = ValidationLoader(pictures.dataset, pictures.transform, 5, [])
-    features = probe_features(network, pictures.dataset, recipe, context, tmp_path)
+    none = ValidationLoader(loader.dataset, loader.transform, 5, [])
+    features = probe_features(network, loader.dataset, recipe, context, tmp_path)
     trainer = probe_trainer(network, features, none, Loss(), recipe, context)
     trainer.fit()
     assert [row.epoch for row in trainer.progress.rows] == [0, 1, 2]
 
 
-def test_augmented_features_are_a_view_for_each_epoch(network, pictures):
+def test_augmented_features_are_a_view_for_each_epoch(network, loader):
     preprocess = network.spec.preprocess
     transform = TrainTransform(preprocess, 32, Augmentation())
-    loader = EpochLoader(pictures.dataset, transform, batch_size=5, order="sequential", drop_last=False)
+    epochs = EpochLoader(loader.dataset, transform, batch_size=5, order="sequential", drop_last=False)
     network.train()
-    features = compute_augmented_features(network, loader, 2, GracefulShutdown())
+    features = compute_augmented_features(network, epochs, 2, GracefulShutdown())
     assert network.training
     assert features.values.shape == (2, 24, 24)
     assert not torch.equal(features.values[0], features.values[1])
-    assert features.labels.tolist() == pictures.dataset.labels.tolist()
-    again = compute_augmented_features(network, loader, 1, GracefulShutdown())
+    assert features.labels.tolist() == loader.dataset.labels.tolist()
+    again = compute_augmented_features(network, epochs, 1, GracefulShutdown())
     assert torch.equal(again.values[0], features.values[0])
 
 
-def test_a_request_to_end_is_heeded_after_the_batch(network, pictures):
+def test_a_stop_request_takes_effect_after_the_batch(network, loader):
     seen = []
 
     def asked_to_end():
-        for number, batch in enumerate(pictures):
+        for number, batch in enumerate(loader):
             seen.append(number)
             if number == 1:
                 stop.received = signal.SIGTERM
@@ -160,21 +160,21 @@ def test_constant_features_do_not_blow_up():
     assert probe(torch.ones(4, 3)).isfinite().all()
 
 
-def test_kept_features_are_those_of_the_same_network_and_pictures(network, pictures, tmp_path):
+def test_kept_features_are_those_of_the_same_network_and_images(network, loader, tmp_path):
     path = tmp_path / "kept" / "features.safetensors"
-    key = features_key(network, pictures.dataset, "mirrored")
-    features = compute_features(network, pictures, CPU, GracefulShutdown(), mirrored=True)
+    key = features_key(network, loader.dataset, "mirrored")
+    features = compute_features(network, loader, CPU, GracefulShutdown(), mirrored=True)
     assert read_features(path, key) is None
     write_features(path, key, features)
     found = read_features(path, key)
     assert torch.equal(found.values, features.values)
     assert torch.equal(found.labels, features.labels)
-    assert read_features(path, features_key(network, pictures.dataset, "plain")) is None
+    assert read_features(path, features_key(network, loader.dataset, "plain")) is None
     network.reset_classifier(7)  # of no matter to what enters it
-    assert features_key(network, pictures.dataset, "mirrored") == key
+    assert features_key(network, loader.dataset, "mirrored") == key
     with torch.no_grad():
         network.stem.conv.weight[0, 0, 0, 0] += 1
-    assert features_key(network, pictures.dataset, "mirrored") != key
+    assert features_key(network, loader.dataset, "mirrored") != key
     path.write_bytes(b"damaged")
     assert read_features(path, key) is None
 
@@ -199,7 +199,7 @@ def test_batches_of_features_go_by_turns_to_processes():
 
 
 @pytest.mark.parametrize("balanced", [False, True])
-def test_an_epoch_of_a_probe_has_every_view_of_every_picture(balanced):
+def test_an_epoch_of_a_probe_has_every_view_of_every_image(balanced):
     values = torch.arange(3 * 8.0).view(3, 8, 1)  # of view v and picture p: 8 v + p
     features = Features(values=values, labels=torch.arange(8) // 4)
     batches = FeatureLoader(features, every_view=True, batch_size=4, seed=1, balanced=balanced)

@@ -1,4 +1,4 @@
-"""Losses: smoothing, soft targets, class weights, and a teacher that sees the student's pictures as its own."""
+"""Losses: smoothing, soft targets, class weights, and a teacher that sees the student's images as its own."""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ class BreakingOff(Callback):
             raise EOFError
 
 
-def test_a_request_to_end_is_heeded_between_two_files(tmp_path, monkeypatch):
+def test_a_stop_request_takes_effect_between_two_files(tmp_path, monkeypatch):
     stop, told = GracefulShutdown(), []
 
     def looking_into(_config, progress, **_seed):
