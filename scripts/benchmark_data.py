@@ -16,7 +16,7 @@ import torch
 
 from effnets.data import open_data
 from effnets.data.augmentation import Augmentation
-from effnets.data.cache import CachedDataset
+from effnets.data.dataset import CachedDataset
 from effnets.data.loader import EpochLoader
 from effnets.data.transforms import TrainTransform
 from effnets.spec.specs import PreprocessSpec

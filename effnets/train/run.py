@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from effnets.data.cache import CachedDataset, cache_decoded
 from effnets.data.checks import Check, allowed_corrupt, reasons
+from effnets.data.dataset import CachedDataset, cache_decoded
 from effnets.data.eval_loader import default_workers
 from effnets.data.open import DataConfig, open_data
 from effnets.errors import DataError, TrainingError

@@ -7,7 +7,7 @@ import pytest
 import effnets
 from effnets.data import open_data
 from effnets.data.augmentation import Augmentation
-from effnets.data.cache import CachedDataset, cache_decoded
+from effnets.data.dataset import CachedDataset, cache_decoded
 from tests.support.drawn_classes import draw_data
 
 

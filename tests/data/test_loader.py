@@ -12,7 +12,7 @@ import torch
 
 from effnets.data import DataConfig, open_data
 from effnets.data.augmentation import Augmentation
-from effnets.data.cache import CachedDataset, cache_all
+from effnets.data.dataset import CachedDataset, cache_all
 from effnets.data.loader import EpochLoader
 from effnets.data.transforms import TrainTransform
 from effnets.errors import ArgumentError, DataError
