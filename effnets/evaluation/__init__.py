@@ -1,7 +1,6 @@
-"""How good a model is on pictures with labels, whatever executes it. Free of torch where the model is."""
+"""Measure models on labeled images, and compare them. Free of torch, unless the model is a torch module."""
 
-from effnets.evaluation.comparison import Comparison, compare
 from effnets.evaluation.evaluate import evaluate
-from effnets.evaluation.result import Broken, Evaluation, RealScore
+from effnets.evaluation.result import Broken, Comparison, Evaluation, RealScore, compare
 
 __all__ = ["Broken", "Comparison", "Evaluation", "RealScore", "compare", "evaluate"]

@@ -1,4 +1,4 @@
-"""Answers as they pass by, batch after batch: a few numbers for each picture, and no logits unless asked."""
+"""`evaluate`: measure a model on labeled images. Free of torch, unless the model is a torch module."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from effnets.data.open import DataConfig, open_evaluation_data
 from effnets.engines.base import Engine
 from effnets.errors import ArgumentError, DataError, ImageError, WeightsError
 from effnets.evaluation.labels import RealLabels, match_classes
-from effnets.evaluation.metrics import CalibrationTally
+from effnets.evaluation.metrics import CalibrationAccumulator
 from effnets.evaluation.result import Broken, Evaluation
 from effnets.inference.predictor import create_predictor
 from effnets.utils.arguments import check_integer
@@ -26,20 +26,134 @@ from effnets.utils.machine import cpu_count
 if TYPE_CHECKING:
     from torch import nn
 
+_MAX_WORKERS = 16
 
-class Accumulator:
-    """Collects what an `Evaluation` consists of.
+
+def evaluate(
+    model: nn.Module | Engine,
+    data: ImageDataset | str | os.PathLike[str],
+    *,
+    batch_size: int = 32,
+    topk: int = 5,
+    image_size: int | tuple[int, int] | None = None,
+    real_labels: str | os.PathLike[str] | None = None,
+    strict: bool = False,
+    image_column: str | None = None,
+    label_column: str | None = None,
+    class_names: Sequence[str] | None = None,
+    workers: int | None = None,
+    keep_logits: bool = False,
+    temperature: float | None = None,
+    progress: Callable[[float], object] | None = None,
+) -> Evaluation:
+    """Measure a model on labeled images, with the preprocessing that belongs to its weights.
 
     Args:
-        topk: among how many of the likeliest outputs the true class is looked for.
-        keep_logits: whether they are kept.
-        temperature: fitted on other pictures, to judge calibration by; None fits one on these.
+        model: a classifier, also inside of torch.compile or DataParallel, which runs in evaluation mode on its device,
+            each of its modules left in the mode it was in; or an engine from `effnets.load_engine`, without torch.
+        data: images, or what `open_evaluation_data` takes, of which test/ is used, else val/, else all.
+            Classes are matched with the model's by name; ImageNet's folders (``n01440764``) are known.
+        batch_size: images in a batch.
+        topk: an answer counts for the second accuracy if the true class is among this many likeliest.
+        image_size: side of the input in pixels, or (height, width); None takes the model's own.
+        real_labels: a file of ReaL labels, for ImageNet's validation images.
+        strict: raise an error for an image that cannot be read; otherwise it is left out and named in `broken`.
+        image_column, label_column, class_names: as in `effnets.finetune`, for data given by a path or an address.
+        workers: threads that decode; None takes one per core, up to 16.
+        keep_logits: return all logits, which takes 4 bytes for each image and output.
+        temperature: fitted on other images, to measure calibration with; None fits one on these images.
+        progress: called with the share done, 0 to 1: first of reading shards on a server, then of the evaluation.
+
+    Raises:
+        MissingFileError, DataError: if the data does not exist, or has no readable image.
+        ImageError: if an image cannot be read, with `strict`; the message names it.
+        ArgumentError: if the classes are not the model's, or a number is out of range.
+        WeightsError: if logits are NaN or infinite.
+    """
+    check_integer("batch_size", batch_size, 1, "it must be at least 1")
+    check_integer("topk", topk, 1, "ask for at least 1")
+    if temperature is not None and not 0.01 <= temperature <= 100:
+        raise ArgumentError(f"temperature is {temperature!r}; give a number from 0.01 to 100")
+    workers = check_integer("workers", workers or min(cpu_count(), _MAX_WORKERS), 1, "it must be at least 1")
+    split, notes, origin = "given", tuple[str, ...](), "images in memory"
+    if isinstance(data, ImageDataset):
+        dataset = data
+    else:
+        # Every image is read below anyway, and corrupt ones are reported then.
+        opened = open_evaluation_data(
+            DataConfig(
+                data, check="none", image_column=image_column, label_column=label_column, class_names=class_names
+            ),
+            progress=None if progress is None else lambda _what, share: progress(share),
+        )
+        split, dataset, notes, origin = opened.split, opened.source, opened.notes, os.fspath(data)
+    if len(dataset) == 0:
+        raise DataError(f"{origin}: there is no image to evaluate on")
+    predictor = create_predictor(model, image_size, "image_size")
+    outputs, note = match_classes(dataset.class_names, predictor.class_names, named=predictor.named)
+    real = RealLabels(real_labels) if real_labels is not None else None
+    if real:
+        real.check(dataset, predictor.class_names)
+    accumulator = Accumulator(topk, keep_logits=keep_logits, temperature=temperature)
+    broken: list[Broken] = []
+    decoding, network = _Throughput(), _Throughput()
+    # Decoding and network take turns, so that each is timed alone.
+    begin, done = time.perf_counter(), 0
+    for batch in EvalLoader(dataset, predictor.prepare, batch_size, workers=workers, prefetch=False):
+        decoded = time.perf_counter()
+        broken += _broken(dataset, batch.corrupt, strict=strict)
+        if batch.inputs:
+            logits = predictor.logits(batch.inputs)
+            decoding.add(decoded - begin, len(batch.inputs))
+            network.add(time.perf_counter() - decoded, len(batch.inputs))
+            accumulator.add(batch.indices, outputs[dataset.labels[batch.indices]], logits)
+        done += len(batch.inputs) + len(batch.corrupt)
+        if progress is not None:
+            progress(done / len(dataset))
+        begin = time.perf_counter()
+    broken.sort(key=lambda one: one.name)
+    if not accumulator.count:
+        raise DataError(f"{origin}: all {len(dataset)} images are unreadable, the first because: {broken[0].reason}")
+    indices, answers = accumulator.indices(), accumulator.answers()
+    return Evaluation(
+        model=predictor.model,
+        engine=predictor.engine,
+        data=origin,
+        split=split,
+        notes=notes + ((note,) if note else ()),
+        class_names=predictor.class_names,
+        classes=outputs,
+        indices=indices,
+        labels=accumulator.labels(),
+        answers=answers,
+        confidences=accumulator.confidences(),
+        right_in_topk=accumulator.right_in_topk,
+        topk=topk,
+        calibration=accumulator.calibration.finish(),
+        broken=tuple(broken),
+        real=real.score(dataset, predictor.class_names, indices, answers) if real else None,
+        decoding_speed=decoding.speed,
+        network_speed=network.speed,
+        workers=workers,
+        batch_size=batch_size,
+        logits=accumulator.logits(),
+        source=dataset,
+    )
+
+
+class Accumulator:
+    """Collects a few numbers for each image, batch after batch; the logits only on request.
+
+    Args:
+        topk: an answer counts in `right_in_topk` if the true class is among this many likeliest.
+        keep_logits: whether to keep them.
+        temperature: fitted on other images, to measure calibration with; None fits one on these.
     """
 
     def __init__(self, topk: int, *, keep_logits: bool = False, temperature: float | None = None) -> None:
         self._topk = topk
         self.right_in_topk = 0
-        self.calibration = CalibrationTally(temperature)
+        self.calibration = CalibrationAccumulator(temperature)
         self._indices: list[NDArray[np.int64]] = []
         self._labels: list[NDArray[np.int64]] = []
         self._answers: list[NDArray[np.int64]] = []
@@ -47,10 +161,10 @@ class Accumulator:
         self._logits: list[NDArray[np.float32]] | None = [] if keep_logits else None
 
     def add(self, indices: NDArray[np.int64], labels: NDArray[np.int64], logits: NDArray[np.float32]) -> None:
-        """Count the logits ``[N, C]`` for pictures of which `labels` are the true outputs.
+        """Add the logits ``[N, C]`` of images whose true outputs are `labels`.
 
         Raises:
-            WeightsError: the logits are not all finite.
+            WeightsError: if the logits are not all finite.
         """
         if not np.isfinite(logits).all():
             raise WeightsError(
@@ -73,168 +187,51 @@ class Accumulator:
 
     @property
     def count(self) -> int:
-        """Pictures counted so far."""
+        """Images added so far."""
         return sum(len(labels) for labels in self._labels)
 
     def indices(self) -> NDArray[np.int64]:
-        """Of the pictures, ``[N]``."""
+        """Return the indices of the images, ``[N]``."""
         return np.concatenate(self._indices)
 
     def labels(self) -> NDArray[np.int64]:
-        """True outputs, ``[N]``."""
+        """Return the true outputs, ``[N]``."""
         return np.concatenate(self._labels)
 
     def answers(self) -> NDArray[np.int64]:
-        """Likeliest outputs, ``[N]``."""
+        """Return the likeliest outputs, ``[N]``."""
         return np.concatenate(self._answers)
 
     def confidences(self) -> NDArray[np.float32]:
-        """Probabilities of the answers, ``[N]``."""
+        """Return the probabilities of the answers, ``[N]``."""
         return np.concatenate(self._confidences)
 
     def logits(self) -> NDArray[np.float32] | None:
-        """``[N, C]`` if they were to be kept."""
+        """Return ``[N, C]`` if they are kept."""
         return None if self._logits is None else np.concatenate(self._logits)
 
 
-_MAX_WORKERS = 16
-
-
-def evaluate(
-    model: nn.Module | Engine,
-    data: ImageDataset | str | os.PathLike[str],
-    *,
-    batch_size: int = 32,
-    topk: int = 5,
-    image_size: int | tuple[int, int] | None = None,
-    real_labels: str | os.PathLike[str] | None = None,
-    strict: bool = False,
-    image_column: str | None = None,
-    label_column: str | None = None,
-    class_names: Sequence[str] | None = None,
-    workers: int | None = None,
-    keep_logits: bool = False,
-    temperature: float | None = None,
-    progress: Callable[[float], object] | None = None,
-) -> Evaluation:
-    """Measure a model on pictures with labels, prepared as its weights want them.
-
-    Args:
-        model: a classifier, also inside of torch.compile or DataParallel, run in evaluation mode where it is, its
-            modules left in the mode they were in; or an engine of `effnets.load_engine`, which needs no torch.
-        data: pictures; or what `open_evaluation_data` takes, of which test/ is used, else val/, else all.
-            Classes are matched with the model's by name; ImageNet's folders (``n01440764``) are known.
-        batch_size: pictures at a time.
-        topk: among how many answers the right one counts for the second figure.
-        image_size: side of the input in pixels, or (height, width); None takes the model's own.
-        real_labels: a file of ReaL labels, for ImageNet's validation pictures.
-        strict: let a picture that cannot be read be an error; otherwise it is left out and named in `broken`.
-        image_column, label_column, class_names: as of `effnets.finetune`, for data that are opened here.
-        workers: threads that decode; None takes one for each core, up to 16.
-        keep_logits: keep them all, which takes 4 bytes for each picture and output.
-        temperature: fitted on other pictures, to judge calibration by; None fits one on the pictures themselves.
-        progress: called with the share that is done, 0 to 1; of looking into shards on a server, which comes first,
-            then of measuring.
-
-    Raises:
-        MissingFileError, DataError: no such data, or no readable picture in them.
-        ImageError: with `strict`, a picture cannot be read; names it.
-        ArgumentError: classes that are not the model's, or a number out of range. WeightsError: logits that are NaN.
-    """
-    check_integer("batch_size", batch_size, 1, "it must be at least 1")
-    check_integer("topk", topk, 1, "ask for at least 1")
-    if temperature is not None and not 0.01 <= temperature <= 100:
-        raise ArgumentError(f"temperature is {temperature!r}; give a number from 0.01 to 100")
-    workers = check_integer("workers", workers or min(cpu_count(), _MAX_WORKERS), 1, "it must be at least 1")
-    split, notes, origin = "given", tuple[str, ...](), "pictures in memory"
-    if isinstance(data, ImageDataset):
-        source = data
-    else:
-        # Every picture is read below anyway, and a broken one told of then.
-        opened = open_evaluation_data(
-            DataConfig(
-                data, check="none", image_column=image_column, label_column=label_column, class_names=class_names
-            ),
-            progress=None if progress is None else lambda _what, share: progress(share),
-        )
-        split, source, notes, origin = opened.split, opened.source, opened.notes, os.fspath(data)
-    if len(source) == 0:
-        raise DataError(f"{origin}: there is no picture to evaluate on")
-    predictor = create_predictor(model, image_size, "image_size")
-    outputs, note = match_classes(source.class_names, predictor.class_names, named=predictor.named)
-    real = RealLabels(real_labels) if real_labels is not None else None
-    if real:
-        real.check(source, predictor.class_names)
-    accumulator = Accumulator(topk, keep_logits=keep_logits, temperature=temperature)
-    broken: list[Broken] = []
-    decoding, network = _Clock(), _Clock()
-    # Decoding and network take turns, so that each is timed alone.
-    began, done = time.perf_counter(), 0
-    for batch in EvalLoader(source, predictor.prepare, batch_size, workers=workers, prefetch=False):
-        decoded = time.perf_counter()
-        broken += _corrupt(source, batch.corrupt, strict=strict)
-        if batch.inputs:
-            logits = predictor.logits(batch.inputs)
-            decoding.add(decoded - began, len(batch.inputs))
-            network.add(time.perf_counter() - decoded, len(batch.inputs))
-            accumulator.add(batch.indices, outputs[source.labels[batch.indices]], logits)
-        done += len(batch.inputs) + len(batch.corrupt)
-        if progress is not None:
-            progress(done / len(source))
-        began = time.perf_counter()
-    broken.sort(key=lambda one: one.name)
-    if not accumulator.count:
-        raise DataError(
-            f"{origin}: none of its {len(source)} images can be read, the first because: {broken[0].reason}"
-        )
-    indices, answers = accumulator.indices(), accumulator.answers()
-    return Evaluation(
-        model=predictor.model,
-        engine=predictor.engine,
-        data=origin,
-        split=split,
-        notes=notes + ((note,) if note else ()),
-        class_names=predictor.class_names,
-        classes=outputs,
-        indices=indices,
-        labels=accumulator.labels(),
-        answers=answers,
-        confidences=accumulator.confidences(),
-        right_in_topk=accumulator.right_in_topk,
-        topk=topk,
-        calibration=accumulator.calibration.finish(),
-        broken=tuple(broken),
-        real=real.score(source, predictor.class_names, indices, answers) if real else None,
-        decoding_speed=decoding.speed,
-        network_speed=network.speed,
-        workers=workers,
-        batch_size=batch_size,
-        logits=accumulator.logits(),
-        source=source,
-    )
-
-
 @dataclass(slots=True)
-class _Clock:
-    """Images/s over batches; the first, in which memory is allocated and kernels are compiled, counts only alone."""
+class _Throughput:
+    """Images/s over batches. The first allocates memory and compiles kernels, and counts only if it is the only one."""
 
     first: float = 0.0
-    later: float = 0.0
+    seconds: float = 0.0
     images: int = 0
 
     def add(self, seconds: float, images: int) -> None:
         if not self.first:
             self.first = images / max(seconds, 1e-9)
         else:
-            self.later += seconds
+            self.seconds += seconds
             self.images += images
 
     @property
     def speed(self) -> float:
-        return self.images / self.later if self.images else self.first
+        return self.images / self.seconds if self.images else self.first
 
 
-def _corrupt(dataset: ImageDataset, messages: dict[int, str], *, strict: bool) -> list[Broken]:
+def _broken(dataset: ImageDataset, messages: dict[int, str], *, strict: bool) -> list[Broken]:
     """Return the images of a batch that could not be read, with reasons that name them.
 
     Raises:

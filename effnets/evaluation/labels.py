@@ -1,4 +1,4 @@
-"""Match classes of a network and of data, and ImageNet's ReaL labels."""
+"""Match the classes of data with a model's outputs, and read ImageNet's ReaL labels. Free of torch."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ _SHOWN = 6
 def match_classes(
     data_names: Sequence[str], model_names: Sequence[str], *, named: bool = True
 ) -> tuple[NDArray[np.int64], str | None]:
-    """The output of each class of the data ``[classes of the data]``, and a note where that wants saying.
+    """Return the output of each class of the data ``[classes of the data]``, and a note for the user, if any.
 
-    Classes are matched by name, whatever their order. Of ImageNet's 1000 outputs, or 1001 with a background before
+    Classes are matched by name, in any order. Of ImageNet's 1000 outputs, or 1001 with a background before
     them, the WordNet numbers of its folders (``n01440764``) and the full entries ("tench, Tinca tinca") are names too.
-    Data that only number their classes, from 0 and as many as the model's, mean its outputs by these numbers (in a
-    folder's listing, class 10 comes before class 2). A model that does not name its outputs (`named` is False) has them
-    in the order of the data's classes.
+    If the data only number their classes, from 0 and as many as the model's, these are the numbers of its outputs (in a
+    folder's listing, class 10 comes before class 2). If the model does not name its outputs (`named` is False), they
+    are in the order of the data's classes.
 
     Raises:
-        ArgumentError: classes of the data that the model does not have; shows both.
+        ArgumentError: if the model lacks classes of the data; the message shows both.
     """
     if list(data_names) == list(model_names):
         return np.arange(len(data_names)), None
@@ -61,7 +61,7 @@ def match_classes(
 
 
 def _by_name(data_names: Sequence[str], names: Sequence[str]) -> NDArray[np.int64] | None:
-    """The place of each of the data's names, None unless each stands there exactly once."""
+    """Return the position of each of the data's names in `names`; None unless each occurs exactly once."""
     places: dict[str, list[int]] = {}
     for place, name in enumerate(names):
         places.setdefault(name, []).append(place)
@@ -72,7 +72,7 @@ def _by_name(data_names: Sequence[str], names: Sequence[str]) -> NDArray[np.int6
 
 
 def _by_number(data_names: Sequence[str], model_names: Sequence[str]) -> NDArray[np.int64] | None:
-    """Outputs where the data number their classes, each once."""
+    """Return the outputs if the data number their classes, each once."""
     first = None if len(set(data_names)) < len(data_names) else first_numbered(data_names, model_names)
     return None if first is None else np.array([int(name) for name in data_names], np.int64) + first
 
@@ -105,13 +105,13 @@ _NUMBER = re.compile(r"ILSVRC2012_val_(\d{8})")
 
 
 class RealLabels:
-    """A file of ReaL labels: a JSON list with a list of ImageNet-1k's class numbers for each validation picture.
+    """A file of ReaL labels: a JSON list with a list of ImageNet-1k's class numbers for each validation image.
 
-    Entry k belongs to ``ILSVRC2012_val_`` k + 1. Pictures of other names are taken in the order of their file names,
-    if there are as many as entries.
+    Entry k belongs to ``ILSVRC2012_val_`` k + 1. Images with other names are taken in the order of their file names, if
+    there are as many as entries.
 
     Raises:
-        MissingFileError, ArgumentError: no such file, or it holds something else.
+        MissingFileError: if the file does not exist. ArgumentError: if it contains something else.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -119,20 +119,20 @@ class RealLabels:
         try:
             entries = json.loads(self._path.read_text(encoding="utf-8"))
         except FileNotFoundError:
-            raise MissingFileError(f"{path}: no such file of ReaL labels") from None
+            raise MissingFileError(f"{path}: no file of ReaL labels; give the path of ReaL's real.json") from None
         except (OSError, ValueError) as error:
             raise ArgumentError(f"{path}: cannot be read as JSON ({error}); give ReaL's real.json") from None
         if not isinstance(entries, list) or not all(_is_entry(entry) for entry in entries):
             raise ArgumentError(
-                f"{path}: is no list of lists of class numbers from 0 to 999, as ReaL's real.json is; give that file"
+                f"{path}: expected a list of lists of class numbers from 0 to 999; give ReaL's real.json"
             )
         self._entries: list[list[int]] = entries
 
     def check(self, source: ImageDataset, class_names: tuple[str, ...]) -> None:
-        """Refuse what these labels are not for, before an hour of classifying.
+        """Check that these labels fit the images and the model, before an hour of evaluation.
 
         Raises:
-            ArgumentError: a model without ImageNet's classes, or other pictures.
+            ArgumentError: if the model has other classes than ImageNet's, or the labels are of other images.
         """
         self._places(source)
         _background(class_names, self._path)
@@ -144,16 +144,16 @@ class RealLabels:
         indices: NDArray[np.int64],
         answers: NDArray[np.int64],
     ) -> RealScore:
-        """How many `answers` for the pictures `indices` of `source` are among their labels; errors as of `check`."""
+        """Return how many `answers` for the images `indices` of `source` are among their labels; raises as `check`."""
         places, offset = self._places(source), _background(class_names, self._path)
         labels = [self._entries[places[index]] for index in indices]
-        judged = [(answer - offset in own) for own, answer in zip(labels, answers, strict=True) if own]
-        if not judged:
-            raise ArgumentError(f"{self._path}: has no label for any of the {len(labels)} pictures")
-        return RealScore(right=sum(judged), count=len(judged), left_out=len(labels) - len(judged))
+        right = [answer - offset in own for own, answer in zip(labels, answers, strict=True) if own]
+        if not right:
+            raise ArgumentError(f"{self._path}: has no label for any of the {len(labels)} images")
+        return RealScore(right=sum(right), count=len(right), left_out=len(labels) - len(right))
 
     def _places(self, source: ImageDataset) -> NDArray[np.int64]:
-        """The entry of each picture."""
+        """Return the entry of each image."""
         names = [source.name(index) for index in range(len(source))]
         numbers = [_NUMBER.search(name) for name in names]
         if all(numbers):
@@ -166,8 +166,8 @@ class RealLabels:
             places[order] = np.arange(len(names))
             return places
         raise ArgumentError(
-            f"{self._path}: has labels for {len(self._entries)} pictures, and the data have {len(names)}, "
-            f"such as {names[0]}; give ImageNet's validation pictures, called ILSVRC2012_val_00000001.JPEG and so on"
+            f"{self._path}: has labels for {len(self._entries)} images, and the data have {len(names)}, "
+            f"such as {names[0]}; give ImageNet's validation images, called ILSVRC2012_val_00000001.JPEG and so on"
         )
 
 
@@ -176,11 +176,11 @@ def _is_entry(entry: object) -> bool:
 
 
 def _background(class_names: tuple[str, ...], path: Path) -> int:
-    """The number of outputs before ImageNet's first class."""
+    """Return the number of outputs before ImageNet's first class."""
     offset = len(class_names) - 1000
     if offset not in (0, 1) or class_names[offset:] != imagenet1k():
         raise ArgumentError(
-            f"{path}: labels are of ImageNet-1k's classes, and the model has {len(class_names)} others; "
+            f"{path}: ReaL labels are of ImageNet-1k's classes, and the model has {len(class_names)} others; "
             "leave the ReaL labels out"
         )
     return offset

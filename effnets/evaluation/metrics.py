@@ -1,4 +1,4 @@
-"""What is measured of a classifier's answers, in NumPy: intervals, scores of classes, calibration. Free of torch."""
+"""Metrics of a classifier in NumPy: confidence intervals, scores of classes, calibration. Free of torch."""
 
 from __future__ import annotations
 
@@ -10,30 +10,30 @@ from numpy.typing import NDArray
 
 BINS = 15  # equally wide, as Guo et al. 2017 (arXiv:1706.04599) have them
 _Z95 = 1.959963984540054
-# Temperatures at which all images are measured while they pass by: 8 % apart, and what lies between is interpolated.
+# Temperatures at which every batch is measured: 8 % apart, interpolated in between.
 _TEMPERATURES = np.geomspace(0.1, 10.0, 61)
-_EXACT = 1000  # up to so many differing answers the binomial distribution is summed
+_EXACT = 1000  # up to this many changed answers, mcnemar sums the binomial distribution
 
 
 def wilson_interval(right: int, count: int) -> tuple[float, float]:
-    """Between what the true share lies with 95 % confidence, 0..1, where `right` of `count` were.
+    """Return the 95 % confidence interval of a share, 0..1, of which `right` of `count` were seen.
 
     Wilson's score interval (Wilson 1927): unlike the normal one it stays within 0..1 and holds for few images.
     """
     if count == 0:
         return 0.0, 1.0
     share, z2 = right / count, _Z95**2
-    centre = (share + z2 / (2 * count)) / (1 + z2 / count)
+    center = (share + z2 / (2 * count)) / (1 + z2 / count)
     half = _Z95 / (1 + z2 / count) * math.sqrt(share * (1 - share) / count + z2 / (4 * count**2))
-    # Exactly 0 and 1 where no, or every, answer was right: rounding must not exclude what was seen.
-    return (0.0 if right == 0 else centre - half), (1.0 if right == count else centre + half)
+    # Exactly 0 and 1 if no, or every, answer was right: rounding must not exclude the observed share.
+    return (0.0 if right == 0 else center - half), (1.0 if right == count else center + half)
 
 
 def mcnemar(gained: int, lost: int) -> float:
-    """How probable so uneven a split of the changed verdicts is by chance alone (McNemar 1947), 0..1.
+    """Return the p-value of McNemar's test (McNemar 1947), 0..1, that neither of two classifiers is better.
 
-    Two classifiers judge the same images; `gained` were wrong with the first and right with the second, `lost` the
-    other way round. Exact for up to 1000, by the corrected chi-square beyond.
+    Both classify the same images; `gained` were wrong with the first and right with the second, `lost` the other way
+    round. Exact for up to 1000 changes, by the corrected chi-square beyond.
     """
     changed = gained + lost
     if changed == 0:
@@ -47,12 +47,12 @@ def mcnemar(gained: int, lost: int) -> float:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClassScores:
-    """How well each class is told: arrays ``[C]``, shares 0..1, NaN where there is nothing to divide by.
+    """Precision, recall and F1 of each class: arrays ``[C]`` of shares 0..1, NaN for a division by zero.
 
     Attributes:
-        support: images of the class. answered: how often it was the answer.
-        precision: of the answers that name it, how many are right. recall: of its images, how many are recognised.
-        f1: their harmonic mean.
+        support: images of the class. answered: images for which it was the answer.
+        precision: share of these answers that are right. recall: share of its images that are recognized.
+        f1: harmonic mean of both.
     """
 
     support: NDArray[np.int64]
@@ -63,7 +63,7 @@ class ClassScores:
 
 
 def precision_recall(labels: NDArray[np.integer], answers: NDArray[np.integer], num_classes: int) -> ClassScores:
-    """The scores of each of `num_classes` from the true `labels` and the `answers`, both ``[N]``."""
+    """Return the scores of each of `num_classes` from the true `labels` and the `answers`, both ``[N]``."""
     support = np.bincount(labels, minlength=num_classes)
     answered = np.bincount(answers, minlength=num_classes)
     right = np.bincount(labels[labels == answers], minlength=num_classes)
@@ -77,15 +77,15 @@ class Calibration:
     """Whether probabilities mean what they say, in bins of equal width over the answer's probability.
 
     Attributes:
-        temperature: by which logits are divided so that the mean loss is least (Guo et al. 2017, section 4.2); None
-            where it lies beyond 0.1..10, as when every answer is right.
-        fitted_here: whether it was fitted on these very images, which flatters what is measured with it.
+        temperature: divides the logits to minimize the mean loss (Guo et al. 2017, section 4.2); None if it is outside
+            of 0.1..10, as when every answer is right.
+        fitted_here: whether it was fitted on these very images, which makes its figures too good.
         error: expected calibration error (ECE), 0..1: the mean gap between confidence and share of right answers.
-        scaled_error: the same after the logits are divided by the temperature (by the nearest of 61, 8 % apart, where
-            it was fitted here).
-        loss, scaled_loss: mean cross entropy in nats, as answered and with the temperature.
-        counts, confidence, accuracy: of each bin: images, mean probability of the answer, share that is right; the
-            shares are NaN for empty bins.
+        scaled_error: the same with logits divided by the temperature (by the nearest of 61, 8 % apart, if it was
+            fitted here).
+        loss, scaled_loss: mean cross entropy in nats, without and with the temperature.
+        counts, confidence, accuracy: for each bin, the images, the mean probability of the answer and the share of
+            right answers; NaN for empty bins.
         scaled_counts, scaled_confidence, scaled_accuracy: the same with the temperature.
     """
 
@@ -103,16 +103,16 @@ class Calibration:
     scaled_accuracy: NDArray[np.float64]
 
 
-class CalibrationTally:
-    """Calibration of logits that pass by in batches, none of which is kept: sums for each temperature.
+class CalibrationAccumulator:
+    """Computes calibration from batches of logits that it does not keep: sums for each temperature.
 
     Args:
-        temperature: that was fitted on other images; None fits one on these.
+        temperature: fitted on other images; None fits one on these.
     """
 
     def __init__(self, temperature: float | None = None) -> None:
         self._given = temperature
-        # After those that are tried: temperature 1, the logits as they are, and the one that was given.
+        # After the temperatures to try: 1, for the logits as they are, and the given one.
         self._inverse = np.append(1 / _TEMPERATURES, [1.0, *([] if temperature is None else [1 / temperature])])
         size = len(self._inverse)
         self._loss = np.zeros(size)
@@ -121,10 +121,10 @@ class CalibrationTally:
         self._count = 0
 
     def add(self, logits: NDArray[np.float32], labels: NDArray[np.integer]) -> None:
-        """Count logits ``[N, C]`` and their true classes ``[N]``."""
+        """Add logits ``[N, C]`` and their true classes ``[N]``."""
         rows = np.arange(len(labels))
         shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
-        # In a precision that is ample for sums, and in which exp is several times as fast.
+        # float32 is precise enough for these sums, and its exp is several times as fast.
         single, truth = shifted.astype(np.float32), shifted[rows, labels]
         right = logits.argmax(axis=1) == labels
         for row, inverse in enumerate(self._inverse):
@@ -140,7 +140,7 @@ class CalibrationTally:
         self._count += len(labels)
 
     def finish(self) -> Calibration:
-        """What the images counted so far give; there must be one."""
+        """Return the calibration of all images so far, at least one."""
         plain = len(_TEMPERATURES)
         temperature, fitted = self._given, plain + 1
         if temperature is None:
@@ -165,7 +165,7 @@ class CalibrationTally:
         )
 
     def _best_inverse(self) -> float | None:
-        """Where the slope crosses zero: the loss is convex in the inverse temperature, so that it does so once."""
+        """Return where the slope crosses zero: once, since the loss is convex in the inverse temperature."""
         tried = slice(len(_TEMPERATURES) - 1, None, -1)  # rising
         inverse, slope = self._inverse[tried], self._slope[tried]
         if slope[0] >= 0 or slope[-1] <= 0:

@@ -1,27 +1,28 @@
-"""What an evaluation found. Free of torch."""
+"""The result of an evaluation, and the comparison of two. Free of torch."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from effnets.evaluation.metrics import Calibration, ClassScores, precision_recall, wilson_interval
+from effnets.errors import ArgumentError
+from effnets.evaluation.metrics import Calibration, ClassScores, mcnemar, precision_recall, wilson_interval
 
 if TYPE_CHECKING:
     from effnets.data.dataset import ImageDataset
 
 
-# Up to so many classes JSON holds the confusion matrix; and so many of the most confused pairs, however many there are.
+# JSON holds the confusion matrix of at most this many classes, and at most this many confused pairs.
 _WHOLE_MATRIX = 100
 
 
 @dataclass(frozen=True, slots=True)
 class Broken:
-    """A picture that could not be read, and why."""
+    """An image that could not be read, and why."""
 
     name: str
     reason: str
@@ -29,11 +30,11 @@ class Broken:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RealScore:
-    """Accuracy by reassessed labels (ReaL, Beyer et al. 2020, arXiv:2006.07159): any of a picture's labels is right.
+    """Accuracy by reassessed labels (ReaL, Beyer et al. 2020, arXiv:2006.07159): any of an image's labels is right.
 
     Attributes:
-        right, count: answers among the picture's labels, of the pictures that have any.
-        left_out: pictures without a label.
+        right: answers that are among the image's labels. count: images that have labels.
+        left_out: images without a label.
     """
 
     right: int
@@ -42,34 +43,34 @@ class RealScore:
 
     @property
     def top1(self) -> float:
-        """In per cent."""
+        """Accuracy in per cent."""
         return 100 * self.right / self.count
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Of `top1`, in per cent, with 95 % confidence (Wilson)."""
+        """The 95 % confidence interval of `top1`, in per cent (Wilson)."""
         return percent_interval(self.right, self.count)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluation:
-    """What a model answered for pictures with labels. Classes are numbered as the model's outputs.
+    """Result of a model on labeled images. Classes are numbered as the model's outputs.
 
     Attributes:
-        model, engine: the network's name, and what executed it.
-        data, split, notes: what was classified, which part of it, and what else there is to say.
+        model: its name. engine: what executed it.
+        data: path or address of the images. split: which part of it. notes: remarks for the user.
         class_names: of the model's outputs.
         classes: the outputs that stand for classes of the data, ``[K]``, in the data's order.
-        indices: of the pictures in `source`, ``[N]``; the arrays below go with it.
+        indices: of the images in `source`, ``[N]``; the arrays below follow the same order.
         labels, answers: true class and likeliest output, ``[N]``.
         confidences: probability of the answer, 0..1, ``[N]``.
-        right_in_topk, topk: for how many the true class was among the `topk` likeliest.
+        right_in_topk: number of images whose true class was among the `topk` likeliest.
         calibration: mean loss, expected calibration error and temperature.
-        broken: pictures that could not be read; they count nowhere else.
-        real: by reassessed labels, where these were given.
-        decoding_speed, network_speed: images/s, on `workers` threads and in batches of `batch_size`.
-        logits: ``[N, outputs]`` if they were asked for.
-        source: the pictures.
+        broken: images that could not be read; nothing else counts them.
+        real: accuracy by ReaL labels, if these were given.
+        decoding_speed, network_speed: images/s, with `workers` threads and batches of `batch_size`.
+        logits: ``[N, outputs]`` if requested.
+        source: the images.
     """
 
     model: str
@@ -97,7 +98,7 @@ class Evaluation:
 
     @property
     def count(self) -> int:
-        """Pictures that were classified."""
+        """Number of images that were classified."""
         return len(self.labels)
 
     @property
@@ -107,17 +108,17 @@ class Evaluation:
 
     @property
     def top1(self) -> float:
-        """Right answers in per cent."""
+        """Share of right answers, in per cent."""
         return 100 * float(self.right.mean())
 
     @property
     def topk_accuracy(self) -> float:
-        """Pictures whose true class was among the `topk` likeliest, in per cent."""
+        """Share of images whose true class was among the `topk` likeliest, in per cent."""
         return 100 * self.right_in_topk / self.count
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Of `top1`, in per cent, with 95 % confidence (Wilson)."""
+        """The 95 % confidence interval of `top1`, in per cent (Wilson)."""
         return percent_interval(int(self.right.sum()), self.count)
 
     @property
@@ -126,13 +127,13 @@ class Evaluation:
         return self.calibration.loss
 
     def scores(self) -> ClassScores:
-        """Support, precision, recall and F1 of each output."""
+        """Return support, precision, recall and F1 of each output."""
         return precision_recall(self.labels, self.answers, len(self.class_names))
 
     def confusion(self) -> NDArray[np.int64]:
-        """How often a picture of class `row` was taken for class `column`, ``[K, K + 1]``, in the order of `classes`.
+        """Return the confusion matrix ``[K, K + 1]`` in the order of `classes`: rows are true classes, columns answers.
 
-        The last column counts answers that are no class of the data.
+        The last column counts answers that are not a class of the data.
         """
         size = len(self.classes)
         place = np.full(len(self.class_names), size)
@@ -141,7 +142,7 @@ class Evaluation:
         return np.bincount(cells, minlength=size * (size + 1)).reshape(size, size + 1)
 
     def confused_pairs(self, count: int = 10) -> list[tuple[str, str, int]]:
-        """The most frequent mistakes: true class, answer, and how often."""
+        """Return the `count` most frequent mistakes: true class, answer, and number of images."""
         wrong = ~self.right
         cells, times = np.unique(self.labels[wrong] * len(self.class_names) + self.answers[wrong], return_counts=True)
         order = np.argsort(-times, kind="stable")[:count]
@@ -152,7 +153,7 @@ class Evaluation:
         ]
 
     def to_dict(self, *, per_image: bool = False) -> dict[str, Any]:
-        """As plain values that JSON can hold; with `per_image` the answer for each picture too."""
+        """Return plain values for JSON, with the answer for each image if `per_image`."""
         calibration = self.calibration
         values: dict[str, Any] = {
             "model": self.model,
@@ -220,10 +221,81 @@ class Evaluation:
 
 
 def percent_interval(right: int, count: int) -> tuple[float, float]:
-    """Wilson's 95 % interval in per cent."""
+    """Return Wilson's 95 % interval in per cent."""
     low, high = wilson_interval(right, count)
     return 100 * low, 100 * high
 
 
 def _number(value: float) -> float | None:
     return None if math.isnan(value) else float(value)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """Difference between the answers of two models for the same images.
+
+    Attributes:
+        images: number that both classified.
+        changed: number of answers that differ.
+        gained: of these, wrong with the first model and right with the second. lost: the other way round.
+        p_value: of McNemar's test of gained against lost, with the null hypothesis that neither model is better.
+        confidence_change: largest difference of the answer's probability, 0..1, among equal answers.
+    """
+
+    images: int
+    changed: int
+    gained: int
+    lost: int
+    p_value: float
+    confidence_change: float
+
+    @property
+    def agreement(self) -> float:
+        """Share of equal answers, in per cent."""
+        return 100 * (self.images - self.changed) / self.images
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        return {**asdict(self), "agreement": self.agreement}
+
+
+def compare(first: Evaluation, second: Evaluation) -> Comparison:
+    """Compare the answers of two evaluations of the same images.
+
+    Raises:
+        ArgumentError: if they are not of the same images and classes.
+    """
+    same = (
+        np.array_equal(first.indices, second.indices)
+        and first.source.class_names == second.source.class_names
+        and np.array_equal(_in_data_order(first, first.labels), _in_data_order(second, second.labels))
+    )
+    if not same:
+        raise ArgumentError(
+            f"{first.model} was evaluated on {first.count} images, {second.model} on {second.count}, and they are "
+            "not the same images of the same classes; evaluate both on the same data"
+        )
+    answers = _in_data_order(first, first.answers), _in_data_order(second, second.answers)
+    changed = (answers[0] != answers[1]) | ((answers[0] < 0) & ~_same_names(first, second))
+    gained, lost = int((~first.right & second.right).sum()), int((first.right & ~second.right).sum())
+    change = np.abs(first.confidences - second.confidences)[~changed]
+    return Comparison(
+        images=first.count,
+        changed=int(changed.sum()),
+        gained=gained,
+        lost=lost,
+        p_value=mcnemar(gained, lost),
+        confidence_change=float(change.max(initial=0.0)),
+    )
+
+
+def _in_data_order(evaluation: Evaluation, outputs: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return outputs as classes of the data, which models may number differently; -1 for an output of another class."""
+    places = np.full(len(evaluation.class_names), -1)
+    places[evaluation.classes] = np.arange(len(evaluation.classes))
+    return places[outputs]
+
+
+def _same_names(first: Evaluation, second: Evaluation) -> Any:
+    names = np.array(first.class_names, object)[first.answers], np.array(second.class_names, object)[second.answers]
+    return names[0] == names[1]

@@ -166,9 +166,9 @@ def test_a_whole_batch_may_be_broken(colour_engine):
 
 
 def test_nothing_readable(colour_engine):
-    with pytest.raises(DataError, match=r"none of its 2 images can be read, the first because: red/0000\.png"):
+    with pytest.raises(DataError, match=r"all 2 images are unreadable, the first because: red/0000\.png"):
         effnets.evaluate(colour_engine, PicturesInMemory([None, None], [0, 0], ("red",)))
-    with pytest.raises(DataError, match="there is no picture to evaluate on"):
+    with pytest.raises(DataError, match="there is no image to evaluate on"):
         effnets.evaluate(colour_engine, PicturesInMemory([], [], ("red",)))
 
 
@@ -260,7 +260,7 @@ def test_comparing(colour_engine, model, source):
     assert (comparison.images, comparison.changed, comparison.gained, comparison.lost) == (3, 2, 1, 1)
     assert comparison.p_value == 1
     assert comparison.agreement == pytest.approx(100 / 3)
-    with pytest.raises(ArgumentError, match="mean was evaluated on 3 pictures, mobilenetv1_025 on 45"):
+    with pytest.raises(ArgumentError, match="mean was evaluated on 3 images, mobilenetv1_025 on 45"):
         compare(found, effnets.evaluate(model, source))
 
 
@@ -333,11 +333,11 @@ def test_reassessed_labels_by_order_of_file_names(imagenet, tmp_path):
 @pytest.mark.parametrize(
     ("entries", "message"),
     [
-        ({"a": [1]}, "no list of lists of class numbers from 0 to 999"),
-        ([[1], [1000]], "no list of lists of class numbers"),
-        ([[1], ["cat"]], "no list of lists of class numbers"),
-        ([[1], [2]], "labels for 2 pictures, and the data have 4, such as n01440764/ILSVRC2012_val_00000004.JPEG"),
-        ([[], [], [], []], "has no label for any of the 4 pictures"),
+        ({"a": [1]}, "expected a list of lists of class numbers from 0 to 999"),
+        ([[1], [1000]], "list of lists of class numbers"),
+        ([[1], ["cat"]], "list of lists of class numbers"),
+        ([[1], [2]], "labels for 2 images, and the data have 4, such as n01440764/ILSVRC2012_val_00000004.JPEG"),
+        ([[], [], [], []], "has no label for any of the 4 images"),
     ],
 )
 def test_reassessed_labels_of_something_else(imagenet, tmp_path, entries, message):
@@ -348,13 +348,13 @@ def test_reassessed_labels_of_something_else(imagenet, tmp_path, entries, messag
 
 def test_reassessed_labels_that_are_not_there_or_not_for_this_model(imagenet, colour_engine, tmp_path):
     network, source = imagenet
-    with pytest.raises(MissingFileError, match="no such file of ReaL labels"):
+    with pytest.raises(MissingFileError, match="no file of ReaL labels"):
         effnets.evaluate(network, source, real_labels=tmp_path / "none.json")
     (tmp_path / "text.json").write_text("no json")
     with pytest.raises(ArgumentError, match=r"text\.json: cannot be read as JSON"):
         effnets.evaluate(network, source, real_labels=tmp_path / "text.json")
     colours = PicturesInMemory([patch("red")], [0], ("red",))
-    with pytest.raises(ArgumentError, match="are of ImageNet-1k's classes, and the model has 4 others"):
+    with pytest.raises(ArgumentError, match="ReaL labels are of ImageNet-1k's classes, and the model has 4 others"):
         effnets.evaluate(colour_engine, colours, real_labels=real_labels(tmp_path / "real.json", [[1]]))
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from effnets.evaluation.metrics import BINS, CalibrationTally, mcnemar, precision_recall, wilson_interval
+from effnets.evaluation.metrics import BINS, CalibrationAccumulator, mcnemar, precision_recall, wilson_interval
 
 
 @pytest.mark.parametrize(
@@ -82,10 +82,10 @@ def expected_error(logits: np.ndarray, labels: np.ndarray) -> float:
 @pytest.mark.parametrize("sharpness", [0.4, 1.0, 3.0])
 def test_calibration_against_its_definition(sharpness):
     logits, labels = logits_of(3000, 7, sharpness)
-    tally = CalibrationTally()
+    accumulator = CalibrationAccumulator()
     for part in (slice(0, 1), slice(1, 999), slice(999, None)):
-        tally.add(logits[part], labels[part])
-    found = tally.finish()
+        accumulator.add(logits[part], labels[part])
+    found = accumulator.finish()
     assert found.loss == pytest.approx(mean_loss(logits, labels, 1.0), rel=1e-6)
     assert found.error == pytest.approx(expected_error(logits, labels), abs=1e-6)
     assert found.counts.sum() == found.scaled_counts.sum() == 3000
@@ -100,14 +100,14 @@ def test_calibration_against_its_definition(sharpness):
 
 def test_a_temperature_from_elsewhere_is_judged_as_it_is():
     logits, labels = logits_of(2000, 5, 2.0)
-    tally = CalibrationTally(1.3)
-    tally.add(logits, labels)
-    found = tally.finish()
+    accumulator = CalibrationAccumulator(1.3)
+    accumulator.add(logits, labels)
+    found = accumulator.finish()
     assert (found.temperature, found.fitted_here) == (1.3, False)
     assert found.loss == pytest.approx(mean_loss(logits, labels, 1.0), rel=1e-6)
     assert found.scaled_loss == pytest.approx(mean_loss(logits, labels, 1.3), rel=1e-6)
     assert found.scaled_error == pytest.approx(expected_error(logits / np.float32(1.3), labels), abs=1e-4)
-    alone = CalibrationTally()
+    alone = CalibrationAccumulator()
     alone.add(logits, labels)
     assert alone.finish().fitted_here
     assert alone.finish().scaled_loss < found.scaled_loss
@@ -117,7 +117,7 @@ def test_a_temperature_from_elsewhere_is_judged_as_it_is():
 @given(st.integers(0, 1000), st.integers(2, 12), st.integers(1, 60))
 def test_batches_do_not_matter(seed, classes, batch):
     logits, labels = logits_of(60, classes, 2.0, seed)
-    whole, parts = CalibrationTally(), CalibrationTally()
+    whole, parts = CalibrationAccumulator(), CalibrationAccumulator()
     whole.add(logits, labels)
     for start in range(0, 60, batch):
         parts.add(logits[start : start + batch], labels[start : start + batch])
@@ -129,16 +129,16 @@ def test_batches_do_not_matter(seed, classes, batch):
 
 
 def test_there_is_no_best_temperature_where_every_answer_is_right():
-    tally = CalibrationTally()
-    tally.add(np.array([[4, 0], [0, 9]], np.float32), np.array([0, 1]))
-    found = tally.finish()
+    accumulator = CalibrationAccumulator()
+    accumulator.add(np.array([[4, 0], [0, 9]], np.float32), np.array([0, 1]))
+    found = accumulator.finish()
     assert found.temperature is None
     assert (found.error, found.loss) == (found.scaled_error, found.scaled_loss)
 
 
 def test_huge_logits():
-    tally = CalibrationTally()
-    tally.add(np.array([[1e4, -1e4], [-1e4, 1e4]], np.float32), np.array([0, 0]))
-    found = tally.finish()
+    accumulator = CalibrationAccumulator()
+    accumulator.add(np.array([[1e4, -1e4], [-1e4, 1e4]], np.float32), np.array([0, 0]))
+    found = accumulator.finish()
     assert found.loss == pytest.approx(1e4)
     assert found.error == pytest.approx(0.5)

@@ -10,6 +10,7 @@ from PIL import Image
 import effnets
 from effnets.errors import ArgumentError, ImageError, WeightsError
 from effnets.inference.labels import imagenet1k, rank
+from effnets.inference.predictor import create_predictor
 from tests.support import shake
 
 
@@ -109,6 +110,29 @@ def test_an_unreadable_image_is_named(model, tmp_path):
         effnets.predict(model, [picture(0), tmp_path / "notes.jpg"])
 
 
+def test_an_unreadable_image_is_skipped_on_request(model, tmp_path):
+    (tmp_path / "notes.jpg").write_text("not a picture")
+    images = [picture(0), tmp_path / "notes.jpg", tmp_path / "missing.jpg", picture(1)]
+    with pytest.warns(UserWarning, match="skipped: ") as warned:
+        found = effnets.predict(model, images, on_error="skip", batch_size=2)
+    assert [len(predictions) for predictions in found] == [5, 0, 0, 5]
+    assert ["notes.jpg" in str(warned[0].message), "missing.jpg" in str(warned[1].message)] == [True, True]
+    assert [[p.index for p in found[0]], [p.index for p in found[3]]] == [
+        [p.index for p in predictions] for predictions in effnets.predict(model, [picture(0), picture(1)])
+    ]
+
+
+def test_a_stream_gives_results_and_reasons_in_order(model, tmp_path):
+    paths = [tmp_path / f"{number}.png" for number in range(7)]
+    for number, path in enumerate(paths):
+        picture(number).save(path)
+    paths[3].write_bytes(b"")
+    found = list(create_predictor(model).stream(paths, 1, 2, on_error="skip"))
+    assert "3.png is empty" in found[3]
+    expected = effnets.predict(model, paths[:3] + paths[4:], 1)
+    assert [predictions[0].index for predictions in found[:3] + found[4:]] == [one[0].index for one in expected]
+
+
 @pytest.mark.parametrize(
     ("arguments", "options", "message"),
     [
@@ -116,6 +140,7 @@ def test_an_unreadable_image_is_named(model, tmp_path):
         ({}, {"topk": 2.5}, "topk is 2.5; ask for"),
         ({}, {"batch_size": 0}, "batch_size is 0"),
         ({}, {"input_size": 0}, "input_size is 0"),
+        ({}, {"on_error": "ignore"}, "on_error is 'ignore'; choose 'raise' or 'skip'"),
         ({"num_classes": 0}, {}, "no classifier; build it without features_only"),
         ({"features_only": True}, {}, "no classifier; build it without features_only"),
         ({"global_pool": "none"}, {"input_size": 64}, "classifies every place; pool to classify"),
