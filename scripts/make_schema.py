@@ -7,16 +7,19 @@ python scripts/make_schema.py --check   # exit status 1 when a file is stale
 import argparse
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from types import NoneType
+from typing import Any, Literal, get_args, get_origin
 
 from effnets.data.augmentation import Augmentation
+from effnets.spec.decode import Fragment
 from effnets.spec.entries import ENTRY_KEYS
-from effnets.spec.json_schema import make_key_table, make_schema, make_settings_schema, make_weights_schema
+from effnets.spec.json_schema import make_schema, make_settings_schema, make_weights_schema
+from effnets.spec.specs import BlockSpec
 from effnets.spec.weights import WEIGHTS_KEYS
 from effnets.train.recipe import Recipe
-from effnets.utils.arguments import field_infos
+from effnets.utils.arguments import FieldInfo, Range, field_infos
 from effnets.utils.paths import configs_dir
 
 
@@ -45,6 +48,33 @@ def make_keys_page() -> str:
     return "\n\n".join([head, *sections]) + "\n"
 
 
+def make_key_table(keys: Mapping[str, FieldInfo]) -> str:
+    """Make a table in Markdown: each key with its type and range, its default and its meaning."""
+    lines = ["| key | value | default | meaning |", "| --- | --- | --- | --- |"]
+    for name, info in keys.items():
+        value = " or ".join(describe_option(option) for option in info.options)
+        if isinstance(info.limits, Range):
+            value += f", {info.limits.low:,.10g} to {info.limits.high:,.10g}"
+        plain = info.default is None or isinstance(info.default, str | int | float | tuple)
+        default = f"`{in_yaml(info.default)}`" if plain and info.default != "" else ""
+        lines.append(f"| `{name}` | {value} | {default} | {info.doc} |")
+    return "\n".join(lines)
+
+
+def describe_option(option: Any) -> str:
+    if get_origin(option) is Literal:
+        return ", ".join(f"`{choice}`" for choice in get_args(option))
+    if get_origin(option) is tuple:
+        return "list of block strings" if get_args(option)[0] is BlockSpec else "list of numbers"
+    names = {int: "integer", float: "number", bool: "boolean", str: "text", NoneType: "null"}
+    return {**names, Fragment: "part of a block string"}.get(option, "mapping")
+
+
+def in_yaml(value: Any) -> str:
+    return json.dumps(list(value) if isinstance(value, tuple) else value).strip('"')
+
+
+KEYS_PAGE = Path(__file__).resolve().parents[1] / "docs" / "keys.md"
 SCHEMAS: dict[str, Callable[[], dict[str, Any]]] = {
     "schema.json": make_schema,
     "weights-schema.json": make_weights_schema,
@@ -59,7 +89,7 @@ def main() -> None:
     texts = {
         configs_dir() / name: json.dumps(make(), indent=2, ensure_ascii=False) + "\n" for name, make in SCHEMAS.items()
     }
-    texts[Path(__file__).resolve().parents[1] / "docs" / "keys.md"] = make_keys_page()
+    texts[KEYS_PAGE] = make_keys_page()
     for path, text in texts.items():
         if not arguments.check:
             path.write_text(text, encoding="utf-8")

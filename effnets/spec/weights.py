@@ -167,14 +167,14 @@ def _make(path: Path, templates: Mapping[str, Node], model: str, tag: str, node:
         if values["source"].endswith("/") and "file" in values:
             values["source"] += values["file"]
         if (resize := values.pop("resize", None)) is not None:
-            values["crop_pct"] = _crop_share(values["input_size"], resize)
+            values["crop_pct"] = crop_share(values["input_size"], resize)
         preprocess = PreprocessSpec(**{key: values.pop(key) for key in list(values) if key in _PREPROCESS_FIELDS})
         return WeightsSpec(model=model, tag=tag, preprocess=preprocess, **values)
     except ConfigError as error:
         raise error_at(path, node, where, str(error)) from None
 
 
-def _crop_share(input_size: int, resize: int) -> float:
+def crop_share(input_size: int, resize: int) -> float:
     """The share that makes the resized image's shorter side come out at exactly `resize` pixels."""
     if not input_size <= resize <= MAX_SIDE:
         raise ConfigError(f"resize is {resize}; it must be at least input_size, {input_size}, and at most {MAX_SIDE}")

@@ -48,6 +48,8 @@ def test_schema_file_is_in_step(name, make):
 def test_script_checks_and_writes(tmp_path, monkeypatch, capsys):
     main = runpy.run_path(str(SCRIPT))["main"]
     monkeypatch.setitem(main.__globals__, "configs_dir", lambda: tmp_path)
+    page = main.__globals__["KEYS_PAGE"]
+    monkeypatch.setitem(main.__globals__, "KEYS_PAGE", tmp_path / "keys.md")
     stored = tmp_path / "schema.json"
     for content in (None, "{}"):
         if content is not None:
@@ -57,8 +59,9 @@ def test_script_checks_and_writes(tmp_path, monkeypatch, capsys):
             main()
     monkeypatch.setattr("sys.argv", ["make_schema.py"])
     main()
-    for name in ("schema.json", "weights-schema.json"):
+    for name in ("schema.json", "weights-schema.json", "recipe-schema.json"):
         assert (tmp_path / name).read_bytes() == (configs_dir() / name).read_bytes()
+    assert (tmp_path / "keys.md").read_bytes() == page.read_bytes()
     assert "wrote" in capsys.readouterr().out
     monkeypatch.setattr("sys.argv", ["make_schema.py", "--check"])
     main()

@@ -9,7 +9,7 @@ import pytest
 
 from effnets.errors import ConfigError, MissingFileError
 from effnets.spec.json_schema import make_weights_schema
-from effnets.spec.weights import _crop_share, read_weights
+from effnets.spec.weights import crop_share, read_weights
 from effnets.spec.yaml import read_yaml
 from effnets.utils.paths import configs_dir
 from tests.spec.test_json_schema import read_plain, to_plain
@@ -76,7 +76,7 @@ def test_resize_is_a_crop_share_that_gives_it_back(read, size, resize):
 
 def test_resize_gives_itself_back_at_every_size():
     sizes = ((size, resize) for resize in range(1, 400) for size in range(math.ceil(resize / 20), resize + 1))
-    assert all(math.floor(size / _crop_share(size, resize)) == resize for size, resize in sizes)
+    assert all(math.floor(size / crop_share(size, resize)) == resize for size, resize in sizes)
 
 
 def test_resize_and_crop_replace_each_other(read):

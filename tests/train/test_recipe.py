@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import fields, replace
 
+import jsonschema
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
 import effnets
 from effnets.data.augmentation import Augmentation
 from effnets.train.recipe import Recipe, encode_recipe, find_recipe, list_recipes, read_recipe
+from effnets.utils.paths import configs_dir
 
 RECIPES = st.builds(
     Recipe,
@@ -111,8 +115,15 @@ def test_changes_go_before_the_file_and_are_checked_alike(tmp_path):
 def test_recipes_that_come_along_are_found_and_read():
     names = list_recipes()
     assert "finetune" in names
+    validator = jsonschema.Draft202012Validator(json.loads((configs_dir() / "recipe-schema.json").read_text()))
     for name in names:
-        assert read_recipe(find_recipe(name)).model
+        path = find_recipe(name)
+        assert read_recipe(path).model
+        assert path.read_text().startswith("# yaml-language-server: $schema=../recipe-schema.json\n")
+        validator.validate(yaml.safe_load(path.read_text()))
+    assert validator.is_valid({"model": "x", "freeze": 3, "augmentation": {"scale": [0.5, 1]}})
+    for wrong in ({"epochs": 3}, {"model": "x", "epochs": 0}, {"model": "x", "augmentation": {"mixupp": 1}}):
+        assert not validator.is_valid(wrong)
     with pytest.raises(effnets.ConfigError, match="no recipe 'finetun'; did you mean finetune"):
         find_recipe("finetun")
     with pytest.raises(effnets.MissingFileError, match=r"nowhere\.yaml: no such file"):
