@@ -104,7 +104,7 @@ def test_train_takes_a_recipe_by_its_file(material):
         (["--set", "augmentation={mixupp: 0.2}"], 1, "unknown key 'mixupp'; did you mean 'mixup'?"),
         (["--set", "epocs=3"], 1, "unknown key 'epocs'; did you mean 'epochs'?"),
         (["--set", "weight_decay=-1"], 1, "weight_decay is -1; it must lie in 0..10"),
-        (["--freeze", "most"], 1, "freeze is 'most'; choose none, stem, a number of stages, stages, or backbone"),
+        (["--freeze", "most"], 1, "freeze is 'most'; it must be none, stem, a number of stages, stages, or backbone"),
         (["--recipe", "finetun"], 1, "no recipe 'finetun'; did you mean finetune"),
     ],
 )
