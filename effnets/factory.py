@@ -105,7 +105,7 @@ def create_model(
             file's header or a folder's config states (padding, bn_eps, activation, input_size, mean, std, …)
             overrides the model's.
         num_classes: outputs; None takes the weights' number, or the model's; 0 leaves the classifier out. Another
-            number than the weights': the classifier is freshly initialised, which is reported and warned about.
+            number than the weights': the classifier is freshly initialized, which is reported and warned about.
             TensorFlow's 1001 outputs become 1000, without background, unless all 1001 are asked for.
         in_chans: channels of the input; a loaded stem is adapted at the same scale.
         drop_rate: dropout before the classifier; None takes the model's.

@@ -159,7 +159,7 @@ def _look_up(models: Sequence[str], image_size: int | None) -> list[_Asked]:
 def _measure(model: _Asked, how: _How, ceiling: Ceiling, unmeasured: Unmeasured, tell: Progress) -> list[Row]:
     """All rows of one model; what cannot be measured goes into `unmeasured`."""
     if "torch-compile" in how.engines:
-        # What was compiled for one network is of no use to the next, and torch limits how much there is.
+        # What was compiled for one network does not serve the next, and torch limits how much it keeps.
         torch.compiler.reset()
     tell(f"{model.label}: exporting", 0.0)
     try:

@@ -213,7 +213,7 @@ def pareto_front(candidates: Iterable[Candidate]) -> list[Candidate]:
 
 
 def recommend(candidates: Sequence[Candidate], limits: Limits) -> Recommendation | None:
-    """The most accurate measured candidate within `limits`, with its neighbours; None if there is none."""
+    """The most accurate measured candidate within `limits`, with its neighbors; None if none fits."""
     measured = [candidate for candidate in candidates if candidate.latency is not None]
     possible = [candidate for candidate in measured if within(candidate, limits)]
     if not possible:

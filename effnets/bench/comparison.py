@@ -23,7 +23,7 @@ from effnets.errors import EffnetsError, EngineError, VerificationError
 from effnets.nn.classifier import Classifier
 from effnets.utils.timing import Timing, interleave
 
-# Why there is none, in a report.
+# Reasons for a missing result, in a report.
 UNKNOWN_PEAK = "peak memory, which this system does not tell of a process"
 
 _STATUS = Path("/proc/self/status")

@@ -180,7 +180,7 @@ class Meter:
             ExportError, EngineError: the network cannot be brought onto the engine.
         """
         if self.engine == "torch-compile":
-            # What was compiled for one network is of no use to the next, and beyond a limit torch compiles no more.
+            # What was compiled for one network does not serve the next, and beyond a limit torch compiles no more.
             import torch
 
             torch.compiler.reset()

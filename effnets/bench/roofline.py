@@ -34,7 +34,7 @@ class Ceiling:
 class Layer:
     """One layer's work for one image: multiply-adds, values read and written, and weights, read once for a batch.
 
-    Batch normalisation and activations count nothing: engines do them on the way.
+    Batch normalization and activations count nothing: engines do them on the way.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""The command ``effnets``. Each command is a file of its own, imported when it is called for."""
+"""The command ``effnets``. Each subcommand is a file of its own, imported when it runs."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ _COMMANDS = {
     "choose": ("effnets.cli.choose", "Choose the most accurate network for a budget, by measuring."),
     "convert": ("effnets.cli.convert", "Write a weights file for another framework."),
     "demo": ("effnets.cli.demo", "See it work: classify, fine-tune, export, compare engines, without network."),
-    "eval": ("effnets.cli.eval", "Measure accuracy on pictures with labels, and compare."),
+    "eval": ("effnets.cli.eval", "Measure accuracy on labeled images, and compare."),
     "export": ("effnets.cli.export", "Write a model as one verified ONNX file."),
-    "finetune": ("effnets.cli.finetune", "Fine-tune a pretrained network on photographs by class."),
+    "finetune": ("effnets.cli.finetune", "Fine-tune a pretrained network on images by class."),
     "list": ("effnets.cli.list", "List models with their parameters, multiply-adds and input size."),
     "predict": ("effnets.cli.predict", "Classify photographs."),
     "prefetch": ("effnets.cli.prefetch", "Fetch published weights into the cache, for use without network."),
@@ -35,7 +35,7 @@ _COMMANDS = {
 
 
 class _LazyGroup(click.Group):
-    """A group that knows its commands' names and imports a command only to run it."""
+    """A group that imports a command only to run it."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
         return sorted(_COMMANDS)
@@ -65,7 +65,7 @@ class _LazyGroup(click.Group):
         except EffnetsError as error:
             raise click.ClickException(str(error)) from None
         except OSError as error:
-            if error.errno == errno.EPIPE:  # whoever read the output has enough: click's business
+            if error.errno == errno.EPIPE:  # the reader closed the pipe, which click handles
                 raise
             raise click.ClickException(f"output or input failed: {error.strerror or error}") from None
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def _numbers(_context: click.Context, _parameter: click.Parameter, value: str) -> list[int]:
     parts = [part.strip() for part in value.split(",")]
     if not all(part.isdecimal() and int(part) for part in parts):
-        raise click.BadParameter(f"{value!r} is no list of numbers above 0, such as 1,16")
+        raise click.BadParameter(f"{value!r} is not a list of numbers above 0, such as 1,16")
     return [int(part) for part in parts]
 
 

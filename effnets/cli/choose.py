@@ -33,7 +33,7 @@ _SHOWN = 5
 @click.option("--threads", type=click.IntRange(1), help="Threads of the engine [default: its own choice].")
 @click.option("--budget", type=SECONDS, default=_BUDGET, help=f"Seconds to measure for [default: {_BUDGET:.0f}].")
 @click.option("--models", "pattern", default="*", metavar="PATTERN", help="Only these, such as 'mixnet_*'.")
-@click.option("--remeasure", is_flag=True, help="Measure anew what was measured before.")
+@click.option("--remeasure", is_flag=True, help="Measure again what was measured before.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 @click.option("--svg", type=SvgFile(), metavar="FILE", help="Draw the plot there, into ….svg.")
 def command(

@@ -129,7 +129,7 @@ def compare_engines(
     All take turns, and all use every core.
 
     Args:
-        network: in evaluation mode. exported: its ONNX file; None if there is none.
+        network: in evaluation mode. exported: its ONNX file; or None.
         batches: images at a time. rounds: samples of each engine at each. seconds: no round begins after this time.
         progress: called with a description and the fraction done, 0 to 1.
 

@@ -206,7 +206,8 @@ def _tell(evaluations: list[Evaluation]) -> None:
     evaluation = evaluations[0]
     if evaluation.calibration.temperature is not None and evaluation.calibration.fitted_here:
         click.echo(
-            "the temperature was fitted on the pictures that it is judged by; give another by --temperature", err=True
+            "the temperature was fitted on the same images that measure calibration; give another by --temperature",
+            err=True,
         )
     for broken in evaluation.broken[:_BROKEN]:
         click.echo(printable(f"left out: {broken.reason}"), err=True)

@@ -24,10 +24,10 @@ DEMONSTRATION = "mixnet_xs_32px.cifar10"
 
 
 def load_demonstration() -> Classifier:
-    """The demonstration network with its weights, which lie in the package.
+    """Load the demonstration network with its weights, which are in the package.
 
     Raises:
-        MissingFileError, WeightsError: the installation is not whole.
+        MissingFileError, WeightsError: if the installation is incomplete.
     """
     # Imported here, like every use of torch by a command.
     from effnets.factory import create_model

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 @click.option("--weights", help="A weights file, or a tag [default: the published weights].")
 @click.option("--image-size", type=click.IntRange(1, 8192), help="Side of the input in pixels [default: the weights'].")
 @click.option("--dynamic-size", is_flag=True, help="Take images of any size.")
-@click.option("--preprocess", is_flag=True, help="Take uint8 photos, and resize, crop and normalise in the graph.")
+@click.option("--preprocess", is_flag=True, help="Take uint8 photos, and resize, crop and normalize in the graph.")
 @click.option("--topk", type=click.IntRange(1), help="Give the K likeliest classes as well, with probabilities.")
 @click.option("--int8", is_flag=True, help="Compute in int8, if the answers stay the same; needs --calibration.")
 @click.option("--calibration", metavar="FOLDER", help="Photos for --int8; by class in subfolders, accuracy counts too.")
@@ -66,7 +66,7 @@ def command(
         raise click.UsageError("--calibration is for --int8; give both, or neither")
     if int8 and (dynamic_size or preprocess):
         option = "--dynamic-size" if dynamic_size else "--preprocess"
-        raise click.UsageError(f"--int8 is for one image size, normalised outside of the file; leave {option} out")
+        raise click.UsageError(f"--int8 is for one image size, normalized outside of the file; leave {option} out")
     if calibration is not None and not Path(calibration).is_dir():
         raise click.UsageError(f"--calibration {calibration}: no such folder")
     if tuned and no_optimize:

@@ -101,9 +101,9 @@ class SvgFile(click.Path):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
         path = Path(os.fsdecode(super().convert(value, param, ctx)))
         if path.suffix.lower() != ".svg":
-            self.fail(f"{str(path)!r} is no name of an SVG file; let it end in .svg", param, ctx)
+            self.fail(f"{str(path)!r} is not the name of an SVG file; it must end in .svg", param, ctx)
         if not path.parent.is_dir():
-            self.fail(f"{path.parent} is no folder; make it first", param, ctx)
+            self.fail(f"{path.parent} is not a folder; create it first", param, ctx)
         if not find_spec("matplotlib"):
             self.fail("matplotlib, which draws it, is not installed: pip install 'effnets[train]'", param, ctx)
         return path

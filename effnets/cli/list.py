@@ -64,7 +64,7 @@ def _list_weights(pattern: str, as_json: bool) -> None:
         return
     name_width = max(len(entry.name) for entry in weights)
     licence_width = max(len("licence"), *(len(entry.licence) for entry in weights))
-    click.echo(f"{'weights':{name_width}}  top-1    input  {'licence':{licence_width}}  source")
+    click.echo(f"{'weights':{name_width}}  top-1    input  {'license':{licence_width}}  source")
     for entry in weights:
         top1 = "–" if entry.top1 is None else f"{entry.top1:.1f}"
         size = f"{entry.preprocess.input_size}×{entry.preprocess.input_size}"

@@ -330,7 +330,7 @@ class EpochLoader:
             batch_size=None,  # every item is a whole batch already
             sampler=sampler,
             num_workers=workers,
-            collate_fn=_as_is,  # type: ignore[arg-type] # there is no list without a batch size
+            collate_fn=_as_is,  # type: ignore[arg-type] # it gets no list without a batch size
             persistent_workers=persistent,
             worker_init_fn=self._shutdown.worker_init_fn,
             pin_memory=self.device.type == "cuda",

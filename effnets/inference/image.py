@@ -41,10 +41,10 @@ _SWAPPING_SIDES = {_TURNS[5], _TURNS[6], _TURNS[7], _TURNS[8]}
 
 
 def load_rgb(source: ImageSource, channels: int = 3) -> Image.Image:
-    """Read an image, turn it upright as its EXIF says, and bring it to 8-bit RGB or grey.
+    """Read an image, turn it upright as its EXIF says, and bring it to 8-bit RGB or gray.
 
     Modes are converted as by the loaders of timm and torchvision, with which the networks were trained:
-    transparency is dropped, not blended. Only 16-bit greys, which these saturate, are scaled to 8 bits;
+    transparency is dropped, not blended. Only 16-bit grays, which these saturate, are scaled to 8 bits;
     Pillow's 32-bit mode I passes for 16 bits while its values fit. Of an animation the first frame counts.
 
     A file whose header claims more than twice ``PIL.Image.MAX_IMAGE_PIXELS`` (179 megapixels by default) is
@@ -112,7 +112,7 @@ def color_mode(channels: int) -> str:
     """Return Pillow's mode for a network with 3 or 1 input channels, or raise an ArgumentError."""
     modes = {3: "RGB", 1: "L"}
     if channels not in modes:
-        raise ArgumentError(f"channels is {channels!r}; images have 3 (RGB) or 1 (grey)")
+        raise ArgumentError(f"channels is {channels!r}; images have 3 (RGB) or 1 (gray)")
     return modes[channels]
 
 
@@ -162,7 +162,7 @@ def _pillow_at_work(name: str) -> Iterator[None]:
 def _damaged(name: str, error: Exception) -> ImageError:
     return ImageError(
         f"{name} cannot be read as an image ({str(error) or type(error).__name__}); "
-        "it may be damaged or cut short: copy it again, or save it anew as JPEG or PNG"
+        "it may be damaged or cut short: copy it again, or save it again as JPEG or PNG"
     )
 
 
@@ -180,7 +180,7 @@ def _upright_in_mode(image: Image.Image, mode: str) -> Image.Image:
 
 
 def _turn(image: Image.Image) -> Image.Transpose | None:
-    # Not ImageOps.exif_transpose: it writes the EXIF anew as well, and fails if any of it is damaged.
+    # Not ImageOps.exif_transpose: it rewrites the EXIF as well, and fails if any of it is damaged.
     try:
         return _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:  # Viewers show a picture with unreadable EXIF as it is stored.
@@ -192,7 +192,7 @@ def _to_8_bits(image: Image.Image) -> Image.Image:
     if image.mode in ("La", "LAB"):
         return image.convert("LA" if image.mode == "La" else "RGB")
     if image.mode == "P" and isinstance(image.info.get("transparency"), bytes):
-        return image.convert("RGBA")  # The same colours; Pillow warns of the direct way.
+        return image.convert("RGBA")  # The same colors; Pillow warns of the direct way.
     if image.mode != "F" and not image.mode.startswith("I"):
         return image
     values = np.asarray(image)
@@ -228,7 +228,7 @@ def name_of(image: Image.Image) -> str:
     return str(getattr(image, "filename", "")) or "the image"
 
 
-# Pillow recognises these, but they are documents, films and data.
+# Pillow opens these, but they are documents, videos and data.
 _NO_PICTURES = frozenset({"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "PDF", "WMF"})
 
 
@@ -244,7 +244,7 @@ class PhotoResult:
 def find_photos(paths: Iterable[str], tell: Callable[[str], object]) -> Iterator[PhotoResult]:
     """Every path that is not a folder, and the image files in those that are, subfolders included.
 
-    `tell` is told what else a folder holds; a folder that cannot be read, or has no image, is an
+    `tell` is called with what else a folder holds; a folder that cannot be read, or has no image, is an
     error result.
     """
     for path in paths:
@@ -292,15 +292,15 @@ _MAX_RESIZED_PIXELS = 89_478_485  # Pillow's default of what is worth decoding
 def image_to_array(
     image: Image.Image, preprocess: PreprocessSpec, size: int | tuple[int, int] | None = None
 ) -> NDArray[np.float32]:
-    """Resize, crop and normalise an image, bit for bit as timm's evaluation transform does.
+    """Resize, crop and normalize an image, bit for bit as timm's evaluation transform does.
 
     The image is resized, its aspect ratio kept, until it just covers the size divided by `crop_pct`; its
-    centre is cropped to the size; values become (x/255 - mean) / std. The array is contiguous, of shape
+    center is cropped to the size; values become (x/255 - mean) / std. The array is contiguous, of shape
     [C, H, W], with C = 3 for RGB and 1 for L.
 
     Args:
         image: of mode "RGB" or "L", from `load_rgb`.
-        preprocess: of the weights. A grey image takes the averages of the three means and stds.
+        preprocess: of the weights. A gray image takes the averages of the three means and stds.
         size: side of a square, or (height, width), in pixels; by default the input size of the weights.
 
     Raises:
@@ -324,12 +324,12 @@ def normalise_pixels(pixels: NDArray[np.uint8], preprocess: PreprocessSpec) -> N
 
 
 def cover_size(height: int, width: int, preprocess: PreprocessSpec) -> tuple[int, int]:
-    """The (height, width) that a resized image just covers, before its centre is cropped to `height` and `width`."""
+    """The (height, width) that a resized image just covers, before its center is cropped to `height` and `width`."""
     return math.floor(height / preprocess.crop_pct), math.floor(width / preprocess.crop_pct)
 
 
 def resized_size(image: Image.Image, height: int, width: int, preprocess: PreprocessSpec) -> tuple[int, int]:
-    """The (width, height) that an image is resized to, before its centre is cropped to `height` and `width`.
+    """The (width, height) that an image is resized to, before its center is cropped to `height` and `width`.
 
     Raises:
         ImageError: these are over 89,478,485 pixels.

@@ -131,7 +131,7 @@ def rank(logits: NDArray[np.float32], names: Sequence[str], topk: int) -> list[l
     """The `topk` likeliest classes of each row of logits ``[N, C]``, the likeliest first; all of them if C is less.
 
     Raises:
-        ArgumentError: `topk` is no number of predictions, or names are too many or too few.
+        ArgumentError: if `topk` is below 1, or the number of names differs from C.
         WeightsError: the logits are not all finite.
     """
     topk = check_integer("topk", topk, 1, "ask for at least 1 prediction")

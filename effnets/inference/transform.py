@@ -37,7 +37,7 @@ class Transform:
     Attributes:
         preprocess: crop share, interpolation, mean and std; its input size is that of the weights.
         size: side of the square that comes out, or its (height, width), in pixels.
-        channels: 3 for RGB, 1 for grey.
+        channels: 3 for RGB, 1 for gray.
     """
 
     preprocess: PreprocessSpec

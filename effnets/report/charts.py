@@ -1,4 +1,4 @@
-"""One drawing, two forms: PNG in the colours of day, SVG in the colours of the page around it."""
+"""One drawing, two forms: PNG in the colors of the light theme, SVG in the colors of the page around it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _VARIABLES = {
     ACCENT: "accent",
     SECOND: "second",
     BAD: "bad",
-    WHITE: "page",  # on strong colours: light by day, dark by night
+    WHITE: "page",  # on strong colors: light by day, dark by night
 }
 _FONT = "DejaVu Sans"
 _PIXELS = 72  # to an inch: one point is one pixel of the page
@@ -107,7 +107,7 @@ def finish(figure: Figure, name: str, text: str) -> Drawing:
 
 
 def _for_page(svg: str, name: str, text: str) -> str:
-    """An element of the page: named, free of what concerns files, coloured by the page."""
+    """An element of the page: named, free of what concerns files, colored by the page."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", svg, flags=re.DOTALL)
     box = re.search(r'viewBox="[^"]*"', svg)
@@ -234,7 +234,7 @@ _COUNTED = 25  # up to so many classes have their counts written into the cells
 def confusion_matrix(matrix: NDArray[np.int64], names: Sequence[str]) -> Drawing | None:
     """Rows are true classes, columns answers ``[K, K]``; None for more than 100 classes.
 
-    Colour is the share of the row's pictures: right answers on the diagonal in one colour, mistakes in another and
+    Color is the share of the row's pictures: right answers on the diagonal in one color, mistakes in another and
     stronger, so that single ones show.
     """
     count = len(names)

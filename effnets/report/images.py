@@ -178,7 +178,7 @@ def _as_seen(image: Image.Image, cover: tuple[int, int], size: tuple[int, int]) 
 
 
 def _heated(seen: Image.Image, maps: NDArray[np.float32]) -> Sequence[Image.Image]:
-    """The picture in grey under each map, in colours that are the same for all of them; what speaks against is left."""
+    """Overlay each map on the image in gray, with one color scale; negative evidence is clipped."""
     grey = np.asarray(seen.convert("L").resize((_MAP, _MAP)), np.float32)[..., None] / 255
     evidence = np.maximum(maps, 0) / max(float(maps.max()), 1e-9)
     images = []

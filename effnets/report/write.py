@@ -57,7 +57,7 @@ class RunSummary:
         network: whose answers these are, for parameters and class-activation maps; None for an exported file.
         history: the epochs, none for a mere evaluation.
         selected_top1: on validation, in per cent, of the weights that were kept.
-        recipe: every setting; mappings within it are shown as ``optimiser.lr``.
+        recipe: every setting; mappings within it are shown as ``optimizer.lr``.
         notes: what to know of the data.
         pictures: how many there are, by split.
         training_seconds, training_speed: in all, and images/s of the training steps.

@@ -202,7 +202,7 @@ PACKAGE_SCHEME = "package:"
 _HUB_FILE = "model.safetensors"
 
 _REPOSITORY = Pattern(
-    rf"{HUB_SCHEME}[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*", f"{HUB_SCHEME}organisation/repository"
+    rf"{HUB_SCHEME}[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*", f"{HUB_SCHEME}organization/repository"
 )
 # A revision becomes a path in the cache: its segments must not begin with a dot.
 _FILE = Pattern(
@@ -318,7 +318,7 @@ class WeightsSpec:
             secure = url.scheme == "https" or (url.scheme == "http" and url.hostname in _LOCAL_HOSTS)
             require(
                 secure and bool(url.hostname),
-                f"source is {self.source!r}; write {HUB_SCHEME}organisation/repository, or the file's https:// URL "
+                f"source is {self.source!r}; write {HUB_SCHEME}organization/repository, or the file's https:// URL "
                 f"(or {PACKAGE_SCHEME}file, of one in this package)",
             )
             default = url.path.rpartition("/")[2]

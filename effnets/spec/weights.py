@@ -1,7 +1,7 @@
 """Published weights: the tables ``configs/weights/<family>.yaml``, and the pins of the exact files. Free of torch.
 
 Pins are in a file of their own, ``configs/weights/pins.yaml``, which ``scripts/pin_weights.py`` writes, so that an
-organisation can pin its own mirror: the environment variable ``EFFNETS_PINS`` names another file, which replaces it.
+organization can pin its own mirror: the environment variable ``EFFNETS_PINS`` names another file, which replaces it.
 Only files that come with the package always have their pins there.
 """
 

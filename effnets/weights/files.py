@@ -108,7 +108,7 @@ class _Reader:
             if size > _MAX_BYTES:
                 raise self._error(f"claims more than {_MAX_BYTES >> 20} MB, far above any of Keras' networks; refused")
             if name in tensors:
-                raise self._error(f"holds {name} twice; save the Keras model anew")
+                raise self._error(f"holds {name} twice; save the Keras model again")
             tensors[name] = torch.from_numpy(np.array(dataset[()], dtype=dataset.dtype.newbyteorder("=")))
         return tensors
 
@@ -255,7 +255,7 @@ def _encode(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, str]
 def _in_order(data: bytes) -> bytes:
     """The same file with what its header states in alphabetical order, so that equal weights make equal files.
 
-    The library writes these in an order that it draws anew each time.
+    The library writes these in a random order each time.
     """
     length = int.from_bytes(data[:8], "little")
     header = json.loads(data[8 : 8 + length])

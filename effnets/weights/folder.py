@@ -45,7 +45,7 @@ def read_timm_config(config: Mapping[str, Any], source: str) -> tuple[ModelSpec,
     """The network and the names of its classes of a config that timm's ``save_for_hf`` wrote; `source` names the file.
 
     Raises:
-        ConfigError: it is none, or asks for what this library does not have.
+        ConfigError: if it is not such a configuration, or needs what this library does not have.
         UnknownModelError: an architecture that the zoo does not have.
     """
     if "architecture" not in config:
@@ -121,7 +121,7 @@ def read_transformers_config(
 
     Args:
         config: its ``config.json``.
-        processor: its ``preprocessor_config.json``, None where there is none: then transformers' own defaults hold.
+        processor: its ``preprocessor_config.json``, or None: then transformers' own defaults hold.
         source: the config's file, for messages.
 
     Raises:
@@ -170,7 +170,7 @@ def _transformers_labels(config: Mapping[str, Any]) -> list[str]:
 
 
 def _transformers_preprocess(processor: Mapping[str, Any]) -> PreprocessSpec:
-    """Resize the shorter side, crop the centre, normalise; the defaults are those of transformers' processors."""
+    """Resize the shorter side, crop the center, normalize; the defaults are those of transformers' processors."""
     size, crop = (
         processor.get("size", {"shortest_edge": 256}),
         processor.get("crop_size", {"height": 224, "width": 224}),
@@ -223,7 +223,7 @@ _MAX_CONFIG = 2 << 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SavedModel:
-    """A network that lies in a folder.
+    """A network in a folder.
 
     Attributes:
         spec: its description.

@@ -31,7 +31,7 @@ def load_weights(
         path: a ``.safetensors``, ``.pth``, ``.pt``, ``.bin`` or ``.h5`` file.
         dialect: whose names the file has; ``auto`` tells by its keys.
         head: what to do with the classifier. ``auto`` loads it if it has the network's size, and else (or if the
-            file has none) initialises a new one; ``strict`` wants it to fit; ``drop`` always initialises a new one.
+            file has none) initializes a new one; ``strict`` wants it to fit; ``drop`` always initializes a new one.
 
     Returns:
         What was done; also kept as ``model.load_report``.

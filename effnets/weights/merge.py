@@ -27,7 +27,7 @@ _SHOWN = 5
 def require_precision(path: Path, wanted: Mapping[str, Tensor], offered: Mapping[str, Tensor]) -> None:
     """Refuse integers, booleans and numbers below 16 bits in the place of weights, and fractions in a counter's.
 
-    They are quantised, or another thing under the same name: as they stand their values mean nothing here.
+    They are quantized, or another thing under the same name: as they stand their values mean nothing here.
 
     Raises:
         WeightsError: names the tensors and their types.
@@ -45,7 +45,7 @@ def require_precision(path: Path, wanted: Mapping[str, Tensor], offered: Mapping
     if wrong:
         raise WeightsError(
             f"{path}: {_listed(wrong)}; weights are float16, bfloat16, float32 or float64 and counters integers: "
-            "save the network unquantised, with model.float()"
+            "save the network unquantized, with model.float()"
         )
 
 
@@ -135,7 +135,7 @@ def merge_weights(model: Classifier | FeaturePyramid, weights: NativeWeights, *,
         initialize(model.classifier)
         had = weights.num_classes
         warnings.warn(
-            f"{model.spec.name}: the classifier of {model.num_classes} classes is newly initialised and needs training "
+            f"{model.spec.name}: the classifier of {model.num_classes} classes is newly initialized and needs training "
             f"({path.name} has {'none' if had is None else f'one of {had}'})",
             stacklevel=3,
         )
@@ -203,7 +203,7 @@ def _drop_by_rule(model: Classifier | FeaturePyramid, offered: dict[str, Tensor]
 
 
 def _reinitialise_by_rule(targets: Mapping[str, Tensor], offered: Mapping[str, Tensor], head: str) -> list[str]:
-    """Names of the classifier's parameters if it is to be initialised anew."""
+    """Names of the classifier's parameters if it is to be initialized again."""
     names = [name for name in targets if name.startswith("classifier.")]
     fits = all(name in offered and offered[name].shape[:1] == targets[name].shape[:1] for name in names)
     return names if names and (head == "drop" or (head == "auto" and not fits)) else []
@@ -230,7 +230,7 @@ def _require_match(
     """Raise a readable diff unless names and shapes are the same."""
     lines = []
     both = wanted.keys() & offered.keys()
-    # What only one side has says most, then the shapes of convolutions; those of batch normalisation follow from them.
+    # What only one side has says most, then the shapes of convolutions; those of batch normalization follow from them.
     for name in sorted(wanted.keys() | offered.keys(), key=lambda n: (n in both, n in both and wanted[n].ndim < 2, n)):
         ours, theirs = wanted.get(name), offered.get(name)
         if ours is not None and theirs is not None and ours.shape == theirs.shape:

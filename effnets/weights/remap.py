@@ -111,7 +111,7 @@ def _read(
             value = parse(header[key])
         except (ValueError, TypeError, RecursionError, OverflowError):
             shown = header[key][:40]
-            raise WeightsError(f"{source}: its header says {key} = {shown!r}, which is no such value") from None
+            raise WeightsError(f"{source}: its header says {key} = {shown!r}, which is not a valid value") from None
         if value != getattr(target, key):
             values[key] = value
     return values

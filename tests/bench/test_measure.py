@@ -252,11 +252,11 @@ def test_a_chart_that_cannot_be_written_is_refused_before_the_work(tmp_path, mon
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--batch", "1,x"), "is no list of numbers above 0"),
+        (("--batch", "1,x"), "is not a list of numbers above 0"),
         (("--json", "--markdown"), "choose one"),
-        (("--svg", "/nowhere/x.svg"), "Invalid value for '--svg': /nowhere is not a folder; make it first"),
-        (("--svg", "x.png"), "Invalid value for '--svg': 'x.png' is no name of an SVG file; let it end in .svg"),
-        (("--svg", "svg"), "Invalid value for '--svg': 'svg' is no name of an SVG file; let it end in .svg"),
+        (("--svg", "/nowhere/x.svg"), "Invalid value for '--svg': /nowhere is not a folder; create it first"),
+        (("--svg", "x.png"), "Invalid value for '--svg': 'x.png' is not the name of an SVG file; it must end in .svg"),
+        (("--svg", "svg"), "Invalid value for '--svg': 'svg' is not the name of an SVG file; it must end in .svg"),
     ],
 )
 def test_wrong_options(options, message):

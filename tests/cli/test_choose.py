@@ -120,7 +120,10 @@ def test_weights_without_accuracy_are_named():
         (["--max-madds", "-3M"], "Invalid value for '--max-madds'"),
         (["--min-top1", "175"], "Invalid value for '--min-top1'"),
         (["--budget", "soon"], "Invalid value for '--budget'"),
-        (["--svg", "plot.png"], "Invalid value for '--svg': 'plot.png' is no name of an SVG file; let it end in .svg"),
+        (
+            ["--svg", "plot.png"],
+            "Invalid value for '--svg': 'plot.png' is not the name of an SVG file; it must end in .svg",
+        ),
         (["--svg", "no/such/plot.svg"], "Invalid value for '--svg': no/such is not a folder"),
     ],
 )

@@ -119,7 +119,7 @@ def test_a_temperature_from_elsewhere(place, tmp_path):
     row = [tmp_path / "data", *weights, "--json", "-"]
     own = run(*row)
     assert json.loads(own.stdout)["evaluations"][0]["temperature_fitted_on_these_pictures"] is True
-    assert "the temperature was fitted on the pictures that it is judged by" in " ".join(own.stderr.split())
+    assert "the temperature was fitted on the same images that measure calibration" in " ".join(own.stderr.split())
     given = run(*row, "--temperature", 2)
     values = json.loads(given.stdout)["evaluations"][0]
     assert (values["temperature"], values["temperature_fitted_on_these_pictures"]) == (2, False)

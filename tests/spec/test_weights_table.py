@@ -132,10 +132,10 @@ REFUSED = [
     (entry("sha256_prefix: b0353104"), "sha256_prefix b0353104 is not in the file's name, model.safetensors"),
     (entry("sha256_prefix: 12345678"), "sha256_prefix is 12345678; it must be text"),
     (entry("revision: main"), "revision is 'main'; it must be the 40 lowercase hex digits of a commit"),
-    (GOOD.replace(HUB, "hf-hub:net"), "source is 'hf-hub:net'; it must be hf-hub:organisation/repository"),
+    (GOOD.replace(HUB, "hf-hub:net"), "source is 'hf-hub:net'; it must be hf-hub:organization/repository"),
     (
         GOOD.replace(HUB, "org/net"),
-        r"source is 'org/net'; write hf-hub:organisation/repository, or the file's https:// URL",
+        r"source is 'org/net'; write hf-hub:organization/repository, or the file's https:// URL",
     ),
     (GOOD.replace(HUB, "http://x.org/w.pth"), "or the file's https:// URL"),
     (GOOD.replace(HUB, "https://x.org/"), "a URL ends with the file's name"),

@@ -55,7 +55,7 @@ def test_construction_draws_nothing_when_weights_follow(trained):
 
 def test_another_number_of_classes_is_warned_about_once_and_reported(trained):
     model, files = trained
-    with pytest.warns(UserWarning, match=r"classifier of 3 classes is newly initialised.*has one of 7") as caught:
+    with pytest.warns(UserWarning, match=r"classifier of 3 classes is newly initialized.*has one of 7") as caught:
         loaded = effnets.create_model("mixnet_s", weights=files["timm"], num_classes=3)
     assert len(caught) == 1
     assert loaded.load_report.reinitialised == ("classifier.weight", "classifier.bias")
@@ -94,7 +94,7 @@ def test_head_strict(trained):
 def test_head_drop_initialises_even_one_that_fits(trained):
     trained_model, files = trained
     model = effnets.create_model("mixnet_s", num_classes=7)
-    with pytest.warns(UserWarning, match="newly initialised"):
+    with pytest.warns(UserWarning, match="newly initialized"):
         report = effnets.load_weights(model, files["timm"], head="drop")
     assert report.reinitialised == ("classifier.weight", "classifier.bias")
     assert not torch.equal(model.classifier.weight, trained_model.classifier.weight)
@@ -224,7 +224,7 @@ def test_class_names_travel_with_the_weights(tmp_path):
     effnets.save_weights(model, tmp_path / "w.safetensors")
     again = effnets.create_model("mobilenetv1_025", weights=tmp_path / "w.safetensors")
     assert again.class_names == ("Kätzchen", "owl")
-    with pytest.warns(UserWarning, match="newly initialised"):
+    with pytest.warns(UserWarning, match="newly initialized"):
         other = effnets.create_model("mobilenetv1_025", weights=tmp_path / "w.safetensors", num_classes=3)
     assert other.class_names is None
     other.class_names = ("a", "b", "c")

@@ -103,7 +103,7 @@ def test_class_names_travel_on(tmp_path):
     effnets.save_pretrained(model, tmp_path / "saved")
     again = effnets.create_model(tmp_path / "saved", pretrained=True)
     assert again.class_names == CLASSES
-    with pytest.warns(UserWarning, match="the classifier of 4 classes is newly initialised"):
+    with pytest.warns(UserWarning, match="the classifier of 4 classes is newly initialized"):
         other = effnets.create_model("mixnet_xs_32px", pretrained=True, num_classes=4)
     assert other.class_names is None
 

@@ -100,7 +100,7 @@ def test_a_variance_of_zero_is_one(load, value):
 def test_other_numbers_are_no_weights(load, dtype):
     kind = str(dtype).removeprefix("torch.")
     message = (
-        rf"w\.safetensors: stem\.conv\.weight is {kind}; weights are float16.*save the network unquantised, with m"
+        rf"w\.safetensors: stem\.conv\.weight is {kind}; weights are float16.*save the network unquantized, with m"
     )
     for options in ({}, {"in_chans": 1}):
         with pytest.raises(WeightsError, match=message):

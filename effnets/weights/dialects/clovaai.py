@@ -23,7 +23,7 @@ from effnets.weights.dialects.interface import (
 
 __all__ = ["DIALECT"]
 
-# Convolution, normalisation and activation of the stem come before the blocks.
+# Convolution, normalization and activation of the stem come before the blocks.
 _FIRST_BLOCK = 3
 
 # A block's parts, by whether it has an expansion and whether it has squeeze-and-excite. The depthwise activation stands

@@ -98,7 +98,7 @@ def collect(pairs: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
     collected: dict[str, Tensor] = {}
     for name, tensor in pairs:
         if name in collected:
-            raise WeightsError(f"two tensors are both {name}; the file is a mixture, write it anew")
+            raise WeightsError(f"two tensors are both {name}; the file is a mixture, write it again")
         collected[name] = tensor
     return collected
 

@@ -1,6 +1,6 @@
 """The names of Keras Applications' MobileNet and MobileNetV2, as `effnets.weights.files` reads and writes them.
 
-A name is the layer's and the weight's, ``conv_dw_1/depthwise_kernel``. Kernels lie as height, width, input, output;
+A name is the layer's and the weight's, ``conv_dw_1/depthwise_kernel``. Kernels are height, width, input, output;
 depthwise ones as height, width, channel, 1. MobileNet's classifier is a 1×1 convolution, MobileNetV2's a dense layer.
 
 A layer has up to three names: Keras' own of today, which is written; that of the MobileNetV2 files of 2018, which Keras
@@ -54,7 +54,7 @@ _WEIGHTS |= {foreign: own for own, foreign in _NORMALISATION.items()}
 _DENSE, _KERNEL, _DEPTHWISE = (1, 0), (3, 2, 0, 1), (2, 3, 0, 1)
 _INVERSE = {_KERNEL: (2, 3, 1, 0), _DEPTHWISE: (2, 3, 0, 1)}
 
-# How many convolutions, depthwise ones and normalisations MobileNet has, with its classifier and without; MobileNetV2.
+# How many convolutions, depthwise ones and normalizations MobileNet has, with its classifier and without; MobileNetV2.
 _COUNTS = ((15, 13, 27), (14, 13, 27), (35, 17, 52))
 
 

@@ -89,7 +89,7 @@ def test_files_without_top(name, tmp_path):
     x = images(2, 3, 64, 64)
     loaded = effnets.create_model(name, weights=tmp_path / "notop.h5", num_classes=0).eval()
     assert error_between(model(x), loaded(x)) == 0
-    with pytest.warns(UserWarning, match=r"newly initialised.*notop\.h5 has none"):
+    with pytest.warns(UserWarning, match=r"newly initialized.*notop\.h5 has none"):
         effnets.create_model(name, weights=tmp_path / "notop.h5", num_classes=3)
 
 
