@@ -14,9 +14,7 @@ import click
 from effnets._version import __version__
 from effnets.errors import EffnetsError
 
-__all__ = ["main"]
-
-# Command → (module, one line for --help, so that help imports none of them).
+# Command → (module, and its function if not `command`; one line for --help, so that help imports none of them).
 _COMMANDS = {
     "bench": ("effnets.cli.bench", "Measure models on this machine, against other libraries."),
     "choose": ("effnets.cli.choose", "Choose the most accurate network for a budget, by measuring."),
@@ -24,12 +22,12 @@ _COMMANDS = {
     "demo": ("effnets.cli.demo", "See it work: classify, fine-tune, export, compare engines, without network."),
     "eval": ("effnets.cli.eval", "Measure accuracy on labeled images, and compare."),
     "export": ("effnets.cli.export", "Write a model as one verified ONNX file."),
-    "finetune": ("effnets.cli.finetune", "Fine-tune a pretrained network on images by class."),
+    "finetune": ("effnets.cli.training:finetune_command", "Fine-tune a pretrained network on images by class."),
     "list": ("effnets.cli.list", "List models with their parameters, multiply-adds and input size."),
     "predict": ("effnets.cli.predict", "Classify photographs."),
     "prefetch": ("effnets.cli.prefetch", "Fetch published weights into the cache, for use without network."),
     "show": ("effnets.cli.show", "Show a model's stages: shapes, kernels, costs, block strings."),
-    "train": ("effnets.cli.train", "Train a network by a recipe."),
+    "train": ("effnets.cli.training:train_command", "Train a network by a recipe."),
     "tune": ("effnets.cli.tune", "Find the fastest way to execute a model on this machine."),
 }
 
@@ -43,7 +41,8 @@ class _LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
         if cmd_name not in _COMMANDS:
             return None
-        command = importlib.import_module(_COMMANDS[cmd_name][0]).command
+        module, _, attribute = _COMMANDS[cmd_name][0].partition(":")
+        command = getattr(importlib.import_module(module), attribute or "command")
         assert isinstance(command, click.Command)
         return command
 

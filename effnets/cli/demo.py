@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from effnets.cli.callbacks import ProgressBarCallback
 from effnets.cli.demo_steps import (
     MODEL,
     PLAIN,
@@ -24,8 +23,9 @@ from effnets.cli.demo_steps import (
     missing,
     writing,
 )
-from effnets.cli.eval_targets import load_demonstration
+from effnets.cli.eval import load_demonstration
 from effnets.cli.format import printable, progress_bar, short
+from effnets.cli.training import ProgressBarCallback
 from effnets.errors import TrainingInterruptedError
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""Numbers, names and tables as people read them."""
+"""What commands share: numbers, names and tables as people read them, types of arguments, options of data sets."""
 
 from __future__ import annotations
 
@@ -18,8 +18,6 @@ from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from effnets.evaluation import Comparison, Evaluation
 
 
@@ -107,6 +105,26 @@ class SvgFile(click.Path):
         if not find_spec("matplotlib"):
             self.fail("matplotlib, which draws it, is not installed: pip install 'effnets[train]'", param, ctx)
         return path
+
+
+def _read_names(_context: click.Context, _parameter: click.Parameter, file: str | None) -> tuple[str, ...] | None:
+    if file is None:
+        return None
+    from effnets.data.splits import read_names
+
+    return read_names(Path(file))
+
+
+image_column_option = click.option("--image-column", metavar="NAME", help="Of a table: the column of the images.")
+label_column_option = click.option(
+    "--label-column", metavar="NAME", help="Of a table: the column of the classes. Of shards: their key in the JSON."
+)
+class_names_option = click.option(
+    "--class-names",
+    metavar="FILE",
+    callback=_read_names,
+    help="Names of the classes 0, 1, …, one a line, if DATA has numbers only; or instead of its own.",
+)
 
 
 # Where nobody watches, a line is as long as it needs to be.

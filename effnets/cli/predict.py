@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from effnets.cli.eval_targets import is_whole
+from effnets.cli.eval import is_whole, load_demonstration, notice
 from effnets.cli.format import printable, progress_bar
 from effnets.inference.image import PhotoResult, find_photos
 
@@ -102,8 +102,6 @@ def _load(model: str | None, weights: str | None) -> Classifier | Engine:
         return _load_network(weights, None)
     if weights is not None:
         raise click.UsageError(f"--weights {weights}: which network are they of? Add --model (FILE.onnx needs none)")
-    from effnets.cli.eval_targets import load_demonstration, notice
-
     network = load_demonstration()
     click.echo(notice(network), err=True)
     return network

@@ -1,4 +1,4 @@
-"""Shared by ``effnets finetune`` and ``effnets train``: their options, and the training."""
+"""``effnets finetune`` and ``effnets train``."""
 
 from __future__ import annotations
 
@@ -10,15 +10,55 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from effnets.cli.callbacks import ConsoleCallback
-from effnets.cli.format import printable, progress_bar
-from effnets.cli.options import class_names_option, image_column_option, label_column_option
+from effnets.cli.format import (
+    class_names_option,
+    image_column_option,
+    label_column_option,
+    printable,
+    progress_bar,
+)
 from effnets.errors import TrainingInterruptedError
-from effnets.train.callbacks import LOGGERS
+from effnets.train.callbacks import LOGGERS, Callback
+
+if TYPE_CHECKING:
+    from effnets.report.write import EpochRow
+
+
+class ProgressBarCallback(Callback):
+    """Move a progress bar, if there is one (`effnets.cli.format`)."""
+
+    def __init__(self, bar: Callable[[str, float], None] | None) -> None:
+        self._bar = bar
+
+    def on_progress(self, what: str, fraction: float) -> None:
+        if self._bar is not None:
+            self._bar(what, fraction)
+
+
+class ConsoleCallback(ProgressBarCallback):
+    """Print messages, and a line for each epoch, as well."""
+
+    def on_message(self, text: str) -> None:
+        click.echo(f"note: {printable(text)}", err=True)
+
+    def on_epoch_end(self, row: EpochRow) -> None:
+        parts = []
+        if row.train_loss is not None:
+            parts.append(f"loss {row.train_loss:.3f}")
+        if row.val_top1 is not None:
+            parts.append(f"validation {row.val_top1:.1f} %")
+        if row.average_top1 is not None:
+            parts.append(f"average {row.average_top1:.1f} %")
+        if row.seconds and row.phase == "all":
+            parts.append(f"{row.images / row.seconds:.0f} images/s")
+        # The head start counts its own epochs, without validation.
+        alone = "classifier alone, " if row.phase == "head" and row.val_top1 is None else ""
+        if parts:
+            click.echo(f"{alone}epoch {row.epoch}: {', '.join(parts)}")
 
 
 def _settings(_context: click.Context, _parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, Any]:
@@ -61,8 +101,8 @@ _settings_option = click.option(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RunOptions:
-    """The values of `run_options`: settings of the recipe, and arguments of `effnets.finetune`."""
+class _RunOptions:
+    """The values of `_run_options`: settings of the recipe, and arguments of `effnets.finetune`."""
 
     settings: dict[str, Any]
     strict: bool
@@ -74,7 +114,7 @@ class RunOptions:
     resume: bool
 
 
-def run_options(command: Callable[..., None]) -> Callable[..., None]:
+def _run_options(command: Callable[..., None]) -> Callable[..., None]:
     """Add the options of every training to a command, which receives them together as `options`."""
 
     @_settings_option
@@ -98,13 +138,13 @@ def run_options(command: Callable[..., None]) -> Callable[..., None]:
     @click.option("--resume", is_flag=True, help="Continue from the last checkpoint, if there is one.")
     @functools.wraps(command)
     def gathered(**values: Any) -> None:
-        shared = {field.name: values.pop(field.name) for field in fields(RunOptions)}
-        command(options=RunOptions(**shared), **values)
+        shared = {field.name: values.pop(field.name) for field in fields(_RunOptions)}
+        command(options=_RunOptions(**shared), **values)
 
     return gathered
 
 
-def train(recipe: str, overrides: dict[str, Any], data: str, output: Path, options: RunOptions) -> None:
+def _train(recipe: str, overrides: dict[str, Any], data: str, output: Path, options: _RunOptions) -> None:
     """Train, report progress, and exit with status 143 after SIGTERM and 130 after Ctrl-C, with everything saved.
 
     The `overrides` by options of the command precede ``--set``; None leaves the recipe's value.
@@ -149,3 +189,95 @@ def _print_result(metrics: dict[str, Any], output: Path) -> None:
     shown = {"validation": metrics["best_top1"], "test": metrics["test_top1"]}
     figures = [f"{name} top-1 {value:.2f} %" for name, value in shown.items() if value is not None]
     click.echo(f"{printable(str(output))}: {', '.join(figures) or 'trained'}, after {metrics['seconds']:.0f} s")
+
+
+@click.command(name="finetune")
+@click.argument("data")
+@click.option("--model", required=True, help="A model's name, or a YAML file.")
+@click.option("--weights", help="A file, a folder, a tag, or random [default: the published weights].")
+@click.option("--output", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder of the run.")
+@click.option("--recipe", default="finetune", show_default=True, help="A recipe's name or YAML file.")
+@click.option("--epochs", type=click.IntRange(1), help="Passes over the images [default: the recipe's].")
+@click.option("--batch-size", type=click.IntRange(1), help="Images in a forward pass [default: the recipe's].")
+@click.option("--image-size", type=click.IntRange(8, 8192), help="Side of the input in pixels [default: the weights'].")
+@click.option(
+    "--lr",
+    "learning_rate",
+    type=click.FloatRange(0, min_open=True),
+    help="Learning rate of the last layer [default: by the network's width].",
+)
+@click.option(
+    "--freeze", help="stem, a number of stages, stages, or backbone: a linear probe on cached features [default: none]."
+)
+@click.option("--teacher", help="A network to learn from as well: a name, or the folder of a run.")
+@click.option("--balance", type=click.Choice(["none", "weights", "sampler"]), help="Of classes of different sizes.")
+@click.option(
+    "--precision",
+    type=click.Choice(["auto", "float32", "bfloat16"]),
+    help="[default: bfloat16 if the device computes in it natively]",
+)
+@click.option("--seed", type=click.IntRange(0), help="Of all random numbers [default: 0].")
+@click.option("--workers", type=click.IntRange(0), help="Processes that load images [default: by the cores].")
+@_run_options
+def finetune_command(
+    data: str,
+    output: Path,
+    recipe: str,
+    model: str,
+    weights: str | None,
+    epochs: int | None,
+    batch_size: int | None,
+    image_size: int | None,
+    learning_rate: float | None,
+    freeze: str | None,
+    teacher: str | None,
+    balance: str | None,
+    precision: str | None,
+    seed: int | None,
+    workers: int | None,
+    options: _RunOptions,
+) -> None:
+    """Fine-tune a pretrained network on the images in DATA: a folder by class, a CSV file, an archive, ….
+
+    OUTPUT then holds model.safetensors, which create_model loads, metrics.json, and last/, from which --resume
+    continues after any interruption. SIGTERM and Ctrl-C save everything and exit with status 143 and 130.
+    """
+    overrides = {
+        "model": model,
+        "weights": weights,
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "image_size": image_size,
+        "learning_rate": learning_rate,
+        "freeze": freeze,
+        "teacher": teacher,
+        "balance": balance,
+        "precision": precision,
+        "seed": seed,
+        "workers": workers,
+    }
+    _train(recipe, overrides, data, output, options)
+
+
+@click.command(name="train")
+@click.argument("recipe")
+@click.argument("data")
+@click.option("--output", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder of the run.")
+@click.option("--model", help="Instead of the recipe's model.")
+@click.option("--epochs", type=click.IntRange(1), help="Passes over the images [default: the recipe's].")
+@click.option("--seed", type=click.IntRange(0), help="Of all random numbers [default: the recipe's].")
+@click.option("--workers", type=click.IntRange(0), help="Processes that load images [default: by the cores].")
+@_run_options
+def train_command(
+    recipe: str,
+    data: str,
+    output: Path,
+    model: str | None,
+    epochs: int | None,
+    seed: int | None,
+    workers: int | None,
+    options: _RunOptions,
+) -> None:
+    """Train a network on DATA by RECIPE: a name in configs/recipes, or a YAML file."""
+    overrides = {"model": model, "epochs": epochs, "seed": seed, "workers": workers}
+    _train(recipe, overrides, data, output, options)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from effnets.cli.callbacks import ConsoleCallback
+from effnets.cli.training import ConsoleCallback
 from effnets.report.write import EpochRow
 
 
