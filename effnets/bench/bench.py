@@ -9,10 +9,12 @@ from functools import partial
 
 import torch
 
-from effnets.bench.comparison import UNKNOWN_PEAK, Contest, tells_peak
+from effnets.bench.baselines import check_baselines
+from effnets.bench.comparison import Comparison
+from effnets.bench.memory import UNKNOWN_PEAK, measures_peak
 from effnets.bench.report import BenchReport, Row
 from effnets.bench.roofline import Ceiling, measure_ceiling
-from effnets.bench.variants import Unmeasured, check_engines, check_peers, make_programs, shake
+from effnets.bench.variants import Unmeasured, check_engines, make_programs, shake
 from effnets.engines.base import Precision
 from effnets.errors import ArgumentError, EffnetsError, EngineError
 from effnets.factory import create_model
@@ -26,8 +28,8 @@ Progress = Callable[[str, float], object]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Asked:
-    """A model, by the name that was asked for, and what its rows are called."""
+class _Model:
+    """A model, by the name that was resolved for, and what its rows are called."""
 
     name: str
     label: str
@@ -36,7 +38,7 @@ class _Asked:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _How:
+class _Settings:
     """Arguments of `bench` that hold for all models."""
 
     against: tuple[str, ...]
@@ -85,18 +87,18 @@ def bench(
         VerificationError: one of our programs computes something else.
         UnknownModelError, MissingFileError, ConfigError: as `effnets.load_spec`, before anything is measured.
     """
-    check_peers(tuple(against))
+    check_baselines(tuple(against))
     check_engines(engines, precision)
     if not models or not engines or not batches:
         raise ArgumentError("nothing to measure; name at least one model, one engine and one batch size")
     batches = list(dict.fromkeys(check_integer("batch", batch, 1, "a batch has at least 1 image") for batch in batches))
-    asked = _look_up(models, image_size)
+    resolved = _look_up(models, image_size)
     machine = describe_machine()
     threads = check_integer("threads", machine.cores if threads is None else threads, 1, "it must be at least 1")
     check_integer("rounds", rounds, 1, "it must be at least 1")
-    tell = progress or (lambda _what, _share: None)
-    untold = (UNKNOWN_PEAK,) if memory and not tells_peak() else ()
-    how = _How(
+    report_progress = progress or (lambda _what, _share: None)
+    untold = (UNKNOWN_PEAK,) if memory and not measures_peak() else ()
+    settings = _Settings(
         against=tuple(against),
         engines=tuple(engines),
         batches=tuple(batches),
@@ -112,8 +114,8 @@ def bench(
     unmeasured = Unmeasured()
     try:
         ceiling = measure_ceiling(precision=precision)
-        for index, model in enumerate(asked):
-            rows += _measure(model, how, ceiling, unmeasured, _part(tell, index, len(asked)))
+        for index, model in enumerate(resolved):
+            rows += _measure(model, settings, ceiling, unmeasured, _part(report_progress, index, len(resolved)))
     finally:
         torch.set_num_threads(before)
     missing = (*unmeasured.absent, *unmeasured.failed, *untold)
@@ -126,7 +128,7 @@ def bench(
         precision=precision,
         rounds=rounds,
         clock="processor time" if processor_time else "time",
-        image_size={model.label: model.size for model in asked},
+        image_size={model.label: model.size for model in resolved},
         load=load_since(load),
         rows=tuple(rows),
         missing=missing,
@@ -135,7 +137,7 @@ def bench(
     )
 
 
-def _look_up(models: Sequence[str], image_size: int | None) -> list[_Asked]:
+def _look_up(models: Sequence[str], image_size: int | None) -> list[_Model]:
     """What can be told of models without work, also of those that are saved in a folder or on the Hub."""
     specs: dict[str, ModelSpec] = {}
     for name in dict.fromkeys(models):
@@ -146,7 +148,7 @@ def _look_up(models: Sequence[str], image_size: int | None) -> list[_Asked]:
     labels = {name: name if is_tagged(name) else spec.name for name, spec in specs.items()}
     used = Counter(labels.values())
     return [
-        _Asked(
+        _Model(
             name=name,
             label=name if used[labels[name]] > 1 else labels[name],
             spec=spec,
@@ -156,22 +158,24 @@ def _look_up(models: Sequence[str], image_size: int | None) -> list[_Asked]:
     ]
 
 
-def _measure(model: _Asked, how: _How, ceiling: Ceiling, unmeasured: Unmeasured, tell: Progress) -> list[Row]:
+def _measure(
+    model: _Model, settings: _Settings, ceiling: Ceiling, unmeasured: Unmeasured, report_progress: Progress
+) -> list[Row]:
     """All rows of one model; what cannot be measured goes into `unmeasured`."""
-    if "torch-compile" in how.engines:
+    if "torch-compile" in settings.engines:
         # What was compiled for one network does not serve the next, and torch limits how much it keeps.
         torch.compiler.reset()
-    tell(f"{model.label}: exporting", 0.0)
+    report_progress(f"{model.label}: exporting", 0.0)
     try:
         network = create_model(model.name)
         shake(network)
         programs = make_programs(
             network,
             label=model.label,
-            against=how.against,
-            engines=how.engines,
-            precision=how.precision,
-            threads=how.threads,
+            against=settings.against,
+            engines=settings.engines,
+            precision=settings.precision,
+            threads=settings.threads,
             size=model.size,
             unmeasured=unmeasured,
         )
@@ -179,16 +183,18 @@ def _measure(model: _Asked, how: _How, ceiling: Ceiling, unmeasured: Unmeasured,
         # The others took minutes perhaps, and are worth as much without this one.
         unmeasured.failed.append(f"{model.label}: {str(error).removeprefix(f'{model.spec.name}: ')}")
         return []
-    contest = Contest(network, model.label, model.size, programs, unmeasured)
-    if how.memory:
-        contest.measure_memory(max(how.batches))
+    comparison = Comparison(network, model.label, model.size, programs, unmeasured)
+    if settings.memory:
+        comparison.measure_memory(max(settings.batches))
     rows: list[Row] = []
-    for turn, batch in enumerate(how.batches):
-        part = partial(_part(tell, turn, len(how.batches)), f"{model.label}, {batch}")
-        rows += contest.hold(batch, ceiling, rounds=how.rounds, processor_time=how.processor_time, progress=part)
+    for turn, batch in enumerate(settings.batches):
+        part = partial(_part(report_progress, turn, len(settings.batches)), f"{model.label}, {batch}")
+        rows += comparison.run(
+            batch, ceiling, rounds=settings.rounds, processor_time=settings.processor_time, progress=part
+        )
     return rows
 
 
-def _part(tell: Progress, index: int, count: int) -> Progress:
+def _part(report_progress: Progress, index: int, count: int) -> Progress:
     """What tells of part `index` of `count` equal ones."""
-    return lambda what, share: tell(what, (index + share) / count)
+    return lambda what, share: report_progress(what, (index + share) / count)

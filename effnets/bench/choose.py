@@ -35,7 +35,7 @@ class Network:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Candidate:
+class ModelCandidate:
     """One set of published weights at the size that its accuracy was measured at.
 
     Attributes:
@@ -84,7 +84,7 @@ class Limits:
         return replace(self, **{name: None})
 
 
-def within(candidate: Candidate, limits: Limits) -> bool:
+def within(candidate: ModelCandidate, limits: Limits) -> bool:
     """Whether all limits are kept. A latency that is not known is not held against it."""
 
     def above(value: float | None, limit: float | None) -> bool:
@@ -98,7 +98,7 @@ def within(candidate: Candidate, limits: Limits) -> bool:
     )
 
 
-def list_candidates(pattern: str = "*") -> tuple[list[Candidate], list[str]]:
+def list_candidates(pattern: str = "*") -> tuple[list[ModelCandidate], list[str]]:
     """The published weights that match `pattern`, and the names of those without accuracy on ImageNet-1k.
 
     Args:
@@ -120,7 +120,7 @@ def list_candidates(pattern: str = "*") -> tuple[list[Candidate], list[str]]:
         cost = count(spec, size)
         network = Network(name, size, _architecture(spec))
         candidates.append(
-            Candidate(
+            ModelCandidate(
                 name=name,
                 family=spec.family,
                 network=network,
@@ -132,15 +132,17 @@ def list_candidates(pattern: str = "*") -> tuple[list[Candidate], list[str]]:
     return candidates, without
 
 
-def networks_of(candidates: Iterable[Candidate]) -> list[list[Candidate]]:
+def networks_of(candidates: Iterable[ModelCandidate]) -> list[list[ModelCandidate]]:
     """Candidates that share a measurement, together."""
-    groups: dict[tuple[str, int], list[Candidate]] = {}
+    groups: dict[tuple[str, int], list[ModelCandidate]] = {}
     for candidate in candidates:
         groups.setdefault(candidate.network.key, []).append(candidate)
     return list(groups.values())
 
 
-def with_latencies(candidates: Sequence[Candidate], latencies: Mapping[tuple[str, int], float]) -> list[Candidate]:
+def with_latencies(
+    candidates: Sequence[ModelCandidate], latencies: Mapping[tuple[str, int], float]
+) -> list[ModelCandidate]:
     """The candidates with what was measured, in milliseconds by `Network.key`."""
     return [replace(candidate, latency=latencies.get(candidate.network.key)) for candidate in candidates]
 
@@ -152,7 +154,7 @@ def _architecture(spec: ModelSpec) -> str:
 
 
 # Field of `Limits` → what of a candidate it limits, and whether less of it is better.
-_LIMITED: dict[str, tuple[Callable[[Candidate], float | None], bool]] = {
+_LIMITED: dict[str, tuple[Callable[[ModelCandidate], float | None], bool]] = {
     "max_latency": (lambda candidate: candidate.latency, True),
     "max_params": (lambda candidate: candidate.params, True),
     "max_madds": (lambda candidate: candidate.madds, True),
@@ -170,9 +172,9 @@ class Recommendation:
         below: the most accurate faster one. None: none was measured.
     """
 
-    chosen: Candidate
-    above: Candidate | None
-    below: Candidate | None
+    chosen: ModelCandidate
+    above: ModelCandidate | None
+    below: ModelCandidate | None
 
     def __str__(self) -> str:
         chosen = self.chosen
@@ -192,27 +194,27 @@ class Nearest:
     """What breaks only this limit, by least. `candidate` None: nothing breaks this limit alone."""
 
     limit: str
-    candidate: Candidate | None
+    candidate: ModelCandidate | None
 
 
-def dominates(one: Candidate, other: Candidate) -> bool:
+def dominates(one: ModelCandidate, other: ModelCandidate) -> bool:
     """Whether `one` is at least as accurate and as fast as `other`, and better in one of the two. Both are measured."""
     as_good = one.top1 >= other.top1 and _latency(one) <= _latency(other)
     return as_good and (one.top1 > other.top1 or _latency(one) < _latency(other))
 
 
-def pareto_front(candidates: Iterable[Candidate]) -> list[Candidate]:
+def pareto_front(candidates: Iterable[ModelCandidate]) -> list[ModelCandidate]:
     """The measured candidates that no other dominates in accuracy and latency, the fastest first."""
     measured = [candidate for candidate in candidates if candidate.latency is not None]
     measured.sort(key=_fastest)
-    front: list[Candidate] = []
+    front: list[ModelCandidate] = []
     for candidate in measured:
         if not front or candidate.top1 > front[-1].top1 or _equal(candidate, front[-1]):
             front.append(candidate)
     return front
 
 
-def recommend(candidates: Sequence[Candidate], limits: Limits) -> Recommendation | None:
+def recommend(candidates: Sequence[ModelCandidate], limits: Limits) -> Recommendation | None:
     """The most accurate measured candidate within `limits`, with its neighbors; None if none fits."""
     measured = [candidate for candidate in candidates if candidate.latency is not None]
     possible = [candidate for candidate in measured if within(candidate, limits)]
@@ -228,7 +230,7 @@ def recommend(candidates: Sequence[Candidate], limits: Limits) -> Recommendation
     )
 
 
-def nearest(candidates: Sequence[Candidate], limits: Limits) -> list[Nearest]:
+def nearest(candidates: Sequence[ModelCandidate], limits: Limits) -> list[Nearest]:
     """For each limit that is set, the candidate that breaks it alone, by the least. For when none keeps them all."""
     answers = []
     for field in fields(limits):
@@ -237,7 +239,7 @@ def nearest(candidates: Sequence[Candidate], limits: Limits) -> list[Nearest]:
             continue
         value_of, less_is_better = _LIMITED[field.name]
         others = limits.without(field.name)
-        breaking: list[tuple[float, Candidate]] = []
+        breaking: list[tuple[float, ModelCandidate]] = []
         for candidate in candidates:
             value = value_of(candidate)
             if value is not None and within(candidate, others) and not within(candidate, limits):
@@ -247,19 +249,19 @@ def nearest(candidates: Sequence[Candidate], limits: Limits) -> list[Nearest]:
     return answers
 
 
-def _latency(candidate: Candidate) -> float:
+def _latency(candidate: ModelCandidate) -> float:
     return math.inf if candidate.latency is None else candidate.latency
 
 
-def _best(candidate: Candidate) -> tuple[float, float, int, str]:
+def _best(candidate: ModelCandidate) -> tuple[float, float, int, str]:
     return -candidate.top1, _latency(candidate), candidate.params, candidate.name
 
 
-def _fastest(candidate: Candidate) -> tuple[float, float, int, str]:
+def _fastest(candidate: ModelCandidate) -> tuple[float, float, int, str]:
     return _latency(candidate), -candidate.top1, candidate.params, candidate.name
 
 
-def _equal(one: Candidate, other: Candidate) -> bool:
+def _equal(one: ModelCandidate, other: ModelCandidate) -> bool:
     return (one.top1, one.latency) == (other.top1, other.latency)
 
 
@@ -267,7 +269,7 @@ def _top1(value: float) -> str:
     return f"{value:.1f} %"
 
 
-def _ms(candidate: Candidate) -> str:
+def _ms(candidate: ModelCandidate) -> str:
     return f"{_latency(candidate):.2f} ms"
 
 
@@ -275,7 +277,7 @@ def _millions(value: float) -> str:
     return f"{value / 1e6:.2f} M"
 
 
-def _difference(other: Candidate, chosen: Candidate) -> str:
+def _difference(other: ModelCandidate, chosen: ModelCandidate) -> str:
     points = other.top1 - chosen.top1
     milliseconds = _latency(other) - _latency(chosen)
     params = (other.params - chosen.params) / 1e6

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from effnets._version import __version__
-from effnets.bench.choose import Candidate, Limits, Network, networks_of, with_latencies, within
+from effnets.bench.choose import Limits, ModelCandidate, Network, networks_of, with_latencies, within
 from effnets.deploy.engine import load_engine
 from effnets.deploy.optimize.rewrites import Rewrites, preset
 from effnets.engines.base import ENGINES, Engine, available_engines, load_onnx
@@ -35,7 +35,7 @@ _NOISE = 1.2
 
 
 def next_network(
-    candidates: Sequence[Candidate], latencies: Mapping[tuple[str, int], float], limits: Limits
+    candidates: Sequence[ModelCandidate], latencies: Mapping[tuple[str, int], float], limits: Limits
 ) -> Network | None:
     """The network whose latency matters most among those not measured; None if no other can change the answer.
 
@@ -85,13 +85,13 @@ def next_network(
     return None
 
 
-def expected_latency(candidate: Candidate, known: Sequence[tuple[Candidate, float]]) -> float:
+def expected_latency(candidate: ModelCandidate, known: Sequence[tuple[ModelCandidate, float]]) -> float:
     """A guess in milliseconds, from at least one measurement."""
     other, latency, _ = _nearest(candidate, known)
     return latency * (candidate.madds / other.madds) ** _TYPICAL
 
 
-def _least(candidate: Candidate, known: Sequence[tuple[Candidate, float]]) -> float:
+def _least(candidate: ModelCandidate, known: Sequence[tuple[ModelCandidate, float]]) -> float:
     """An optimistic guess: it will hardly be faster than that."""
     other, latency, kin = _nearest(candidate, known)
     ratio = candidate.madds / other.madds
@@ -99,7 +99,9 @@ def _least(candidate: Candidate, known: Sequence[tuple[Candidate, float]]) -> fl
     return latency * ratio**power / (_NOISE if kin else _BETWEEN_FAMILIES)
 
 
-def _nearest(candidate: Candidate, known: Sequence[tuple[Candidate, float]]) -> tuple[Candidate, float, bool]:
+def _nearest(
+    candidate: ModelCandidate, known: Sequence[tuple[ModelCandidate, float]]
+) -> tuple[ModelCandidate, float, bool]:
     """The measured candidate of the most similar size, of the same family where there is one, and whether it is."""
     kin = [pair for pair in known if pair[0].family == candidate.family]
     other, latency = min(kin or known, key=lambda pair: abs(math.log(pair[0].madds / candidate.madds)))
@@ -123,17 +125,17 @@ class Outcome:
             estimate. notes: what else is to be said.
     """
 
-    candidates: list[Candidate]
+    candidates: list[ModelCandidate]
     timings: dict[tuple[str, int], Timing]
     measured: int
     reused: int
-    open: list[Candidate]
-    skipped: list[Candidate]
+    open: list[ModelCandidate]
+    skipped: list[ModelCandidate]
     notes: list[str]
 
 
 @dataclass(slots=True)
-class Meter:
+class LatencyProfiler:
     """Measures one engine under one set of conditions.
 
     Attributes:
@@ -231,9 +233,9 @@ def pick_engine(name: str = "auto") -> str:
 
 
 def measure_candidates(
-    candidates: Sequence[Candidate],
+    candidates: Sequence[ModelCandidate],
     limits: Limits,
-    meter: Meter,
+    profiler: LatencyProfiler,
     *,
     store: MeasurementCache | None = None,
     anew: bool = False,
@@ -245,7 +247,7 @@ def measure_candidates(
     Args:
         candidates: see `effnets.bench.choose.list_candidates`.
         limits: what breaks one of them other than latency is never measured.
-        meter: measures.
+        profiler: measures.
         store: of earlier measurements, which gets the new ones; None: the user's. anew: do not reuse any.
         budget: seconds; no measurement begins that would likely end after them, but one may always be made.
         progress: called before each measurement with what is measured and the share of the budget that has passed.
@@ -259,7 +261,7 @@ def measure_candidates(
     possible = [candidate for candidate in candidates if within(candidate, limits.without("max_latency"))]
     if not anew:
         for group in networks_of(possible):
-            timing, note = store.read(meter.conditions(group[0].network))
+            timing, note = store.read(profiler.conditions(group[0].network))
             notes += [note] if note else []
             if timing is not None:
                 timings[group[0].network.key] = timing
@@ -271,8 +273,8 @@ def measure_candidates(
             break
         if progress is not None:
             progress(f"{network.name} at {network.size}", min(1.0, passed / budget))
-        timing = meter.measure(network)
-        note = store.write(meter.conditions(network), timing, when=_now())
+        timing = profiler.measure(network)
+        note = store.write(profiler.conditions(network), timing, when=_now())
         notes += [note] if note and note not in notes else []
         timings[network.key], latencies[network.key] = timing, timing.median
         longest = max(longest, time.perf_counter() - begin - passed)

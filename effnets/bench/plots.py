@@ -24,7 +24,7 @@ from matplotlib.text import Text
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from matplotlib.transforms import Bbox
 
-from effnets.bench.choose import Candidate, Limits, pareto_front
+from effnets.bench.choose import Limits, ModelCandidate, pareto_front
 from effnets.bench.report import BenchReport
 from effnets.bench.variants import OURS
 from effnets.report.charts import INK, MUTED, drawing_style
@@ -87,7 +87,7 @@ def draw_bars(report: BenchReport) -> str:
 
 
 def draw_choice(
-    candidates: Sequence[Candidate], limits: Limits, *, chosen: Candidate | None, title: str, x_label: str
+    candidates: Sequence[ModelCandidate], limits: Limits, *, chosen: ModelCandidate | None, title: str, x_label: str
 ) -> str:
     """Draw accuracy against latency on a logarithmic scale, with the Pareto front, the limits and the chosen network.
 

@@ -1,130 +1,23 @@
-"""The variants of a network that a benchmark times: ours, and those of other libraries."""
+"""Variants of a network that a benchmark times: ours and the baselines', on each engine."""
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
 
-from effnets.deploy.export.graph import quiet_exporters
 from effnets.engines.base import ENGINES, Precision, load_onnx
 from effnets.engines.metadata import ModelMetadata
-from effnets.engines.torch import engine_errors
-from effnets.errors import ArgumentError, EngineError, WeightsError
-from effnets.nn.classifier import Classifier
-from effnets.weights.dialects import get_dialect
+from effnets.errors import ArgumentError, EngineError
 
 if TYPE_CHECKING:
     from torch import nn
 
     from effnets.nn.classifier import Classifier
-
-
-PEERS = ("timm", "torchvision")
-
-
-def check_peers(peers: tuple[str, ...]) -> None:
-    """Refuse what cannot be compared with, before anything is measured.
-
-    Raises:
-        ArgumentError: no such peer. EngineError: it is not installed.
-    """
-    for peer in peers:
-        if peer not in PEERS:
-            raise ArgumentError(f"against is {peer!r}; choose from {', '.join(PEERS)}")
-        if not find_spec(peer):
-            raise EngineError(f"{peer} is not installed, so nothing compares with it; install it, or leave it out")
-
-
-def load_peer(peer: str, network: Classifier) -> nn.Module | None:
-    """The peer's own network in evaluation mode, with the weights of ours; None where it has no such network."""
-    module = _timm(network) if peer == "timm" else _torchvision(network)
-    if module is None:
-        return None
-    try:
-        tensors = get_dialect(peer).from_native(dict(network.state_dict()), network.plan)
-    except WeightsError:
-        return None
-    try:
-        module.load_state_dict({name: tensor.clone() for name, tensor in tensors.items()})
-    except RuntimeError:  # the peer's network of this name has other layers, as a YAML file may
-        return None
-    return module.eval().requires_grad_(False)
-
-
-def export_peer(peer: str, module: nn.Module, size: tuple[int, int]) -> bytes:
-    """An ONNX model for any number of images, by timm's own function, or torch's exporter as torchvision advises.
-
-    Raises:
-        EngineError: the peer's network cannot be exported so.
-    """
-    example = torch.zeros(2, 3, *size)
-    inputs, outputs = ["images"], ["logits"]
-    with quiet_exporters(), tempfile.TemporaryDirectory() as folder, engine_errors(f"{peer}'s export"):
-        path = Path(folder) / "model.onnx"
-        if peer == "timm":
-            from timm.utils.onnx import onnx_export
-
-            onnx_export(
-                module,
-                str(path),
-                example_input=example,
-                use_dynamo=True,
-                check=False,
-                input_names=inputs,
-                output_names=outputs,
-            )
-        else:
-            batch = {0: torch.export.Dim.DYNAMIC}
-            torch.onnx.export(
-                module,
-                (example,),
-                path,
-                dynamo=True,
-                dynamic_shapes=(batch,),
-                external_data=False,
-                verbose=False,
-                input_names=inputs,
-                output_names=outputs,
-            )
-        return path.read_bytes()
-
-
-def _timm(network: Classifier) -> nn.Module | None:
-    import timm
-
-    if not timm.is_model(network.spec.name):
-        return None
-    # The flag chooses padding that can be exported; it changes nothing else.
-    module: nn.Module = timm.create_model(network.spec.name, num_classes=network.num_classes, exportable=True)
-    return module
-
-
-def _torchvision(network: Classifier) -> nn.Module | None:
-    from torchvision.models import mobilenet_v2
-
-    width = {"mobilenetv2_100": 1.0, "mobilenetv2_140": 1.4, "mobilenetv2_050": 0.5}.get(network.spec.name)
-    if width is None:
-        return None
-    module = mobilenet_v2(num_classes=network.num_classes, width_mult=width)
-    return _if_alike(module, network)
-
-
-def _if_alike(module: nn.Module, network: Classifier) -> nn.Module | None:
-    """The module, if it has as many values as ours: torchvision rounds some widths otherwise."""
-
-    def count(tensors: dict[str, Tensor]) -> int:
-        return sum(tensor.numel() for name, tensor in tensors.items() if "num_batches" not in name)
-
-    return module if count(module.state_dict()) == count(dict(network.state_dict())) else None
 
 
 BENCH_ENGINES = ("torch", "torch-compile", "onnxruntime", "openvino")
@@ -216,13 +109,13 @@ def make_programs(
 
     A peer that has not, or that cannot export it, is noted in `unmeasured`, with the network's `label`.
     """
-    from effnets.bench.variants import export_peer, load_peer
+    from effnets.bench.baselines import export_baseline, load_baseline
     from effnets.deploy.export.graph import export_bytes
     from effnets.deploy.export.metadata import describe
     from effnets.deploy.optimize.optimize import optimize
     from effnets.deploy.optimize.rewrites import preset
 
-    loaded = {peer: load_peer(peer, network) for peer in against}
+    loaded = {peer: load_baseline(peer, network) for peer in against}
     peers = {peer: module for peer, module in loaded.items() if module is not None}
     unmeasured.absent += [f"{peer} has no {label}" for peer in against if peer not in peers]
     description = describe(network, size=size, input_kind="normalised", rewrites=None)
@@ -239,7 +132,7 @@ def make_programs(
         graphs: dict[str, bytes] = {}
         for peer, module in peers.items():
             try:
-                graphs[peer] = export_peer(peer, module, size)
+                graphs[peer] = export_baseline(peer, module, size)
             except EngineError as error:
                 unmeasured.failed.append(f"{label}: {error}")
         graphs[PLAIN] = export_bytes(network, None, size)[0]

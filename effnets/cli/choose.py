@@ -15,8 +15,8 @@ import click
 from effnets.cli.format import COUNT, LATENCY, PER_CENT, SECONDS, SvgFile, printable, short
 
 if TYPE_CHECKING:
-    from effnets.bench.choose import Candidate, Limits, Nearest, Recommendation
-    from effnets.bench.latency import Meter, Outcome
+    from effnets.bench.choose import Limits, ModelCandidate, Nearest, Recommendation
+    from effnets.bench.latency import LatencyProfiler, Outcome
 
 
 _BUDGET = 300.0
@@ -57,25 +57,25 @@ def command(
     """
     # Imported here: NumPy and the tables of weights, which --help needs not.
     from effnets.bench.choose import Limits, list_candidates, nearest, recommend
-    from effnets.bench.latency import Meter, measure_candidates, pick_engine
+    from effnets.bench.latency import LatencyProfiler, measure_candidates, pick_engine
     from effnets.deploy.export.onnx import check_writable
 
     if svg is not None:
         check_writable(svg)
     limits = Limits(max_latency=max_latency, max_params=max_params, max_madds=max_madds, min_top1=min_top1)
     candidates, unrated = list_candidates(pattern)
-    meter = Meter(pick_engine(engine), batch=batch, threads=threads)
+    profiler = LatencyProfiler(pick_engine(engine), batch=batch, threads=threads)
     with _progress(budget) as progress:
-        outcome = measure_candidates(candidates, limits, meter, anew=remeasure, budget=budget, progress=progress)
+        outcome = measure_candidates(candidates, limits, profiler, anew=remeasure, budget=budget, progress=progress)
     recommendation = recommend(outcome.candidates, limits)
     missed = [] if recommendation else nearest(outcome.candidates, limits)
     if as_json:
-        click.echo(json.dumps(_as_json(outcome, limits, recommendation, missed, meter, unrated), indent=1))
+        click.echo(json.dumps(_as_json(outcome, limits, recommendation, missed, profiler, unrated), indent=1))
     else:
-        _print(outcome, recommendation, missed, meter)
+        _print(outcome, recommendation, missed, profiler)
     _remark(outcome, recommendation, unrated)
     if svg is not None:
-        _draw(svg, outcome, limits, recommendation, meter)
+        _draw(svg, outcome, limits, recommendation, profiler)
     if recommendation is None:
         click.get_current_context().exit(1)
 
@@ -98,14 +98,16 @@ def _progress(budget: float) -> Iterator[Callable[[str, float], None] | None]:
         yield lambda name, share: bar.update(task, description=name, completed=share)
 
 
-def _print(outcome: Outcome, recommendation: Recommendation | None, missed: Sequence[Nearest], meter: Meter) -> None:
+def _print(
+    outcome: Outcome, recommendation: Recommendation | None, missed: Sequence[Nearest], profiler: LatencyProfiler
+) -> None:
     from effnets.bench.choose import pareto_front
     from effnets.cli.format import make_table, print_table
 
     front = pareto_front(outcome.candidates)
     if front:
         right = ["top-1", "latency", "middle half", "parameters", "multiply-adds", "input"]
-        table = make_table(["", "weights", *right], right=right, whole=["weights"], title=_conditions(meter))
+        table = make_table(["", "weights", *right], right=right, whole=["weights"], title=_conditions(profiler))
         for candidate in front:
             low, high = outcome.timings[candidate.network.key].quartiles
             table.add_row(
@@ -128,10 +130,10 @@ def _print(outcome: Outcome, recommendation: Recommendation | None, missed: Sequ
         click.echo(f"  {_option(entry.limit)}: {_describe(entry)}")
 
 
-def _conditions(meter: Meter) -> str:
-    images = "1 image" if meter.batch == 1 else f"{meter.batch} images"
-    threads = "" if meter.threads is None else f", {meter.threads} thread{'s' if meter.threads > 1 else ''}"
-    return f"Pareto front: published top-1 against the median latency of {images} on {meter.engine}{threads}"
+def _conditions(profiler: LatencyProfiler) -> str:
+    images = "1 image" if profiler.batch == 1 else f"{profiler.batch} images"
+    threads = "" if profiler.threads is None else f", {profiler.threads} thread{'s' if profiler.threads > 1 else ''}"
+    return f"Pareto front: published top-1 against the median latency of {images} on {profiler.engine}{threads}"
 
 
 def _option(limit: str) -> str:
@@ -184,7 +186,9 @@ def _few(names: Sequence[str]) -> str:
     return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
 
 
-def _draw(path: Path, outcome: Outcome, limits: Limits, recommendation: Recommendation | None, meter: Meter) -> None:
+def _draw(
+    path: Path, outcome: Outcome, limits: Limits, recommendation: Recommendation | None, profiler: LatencyProfiler
+) -> None:
     from effnets.bench.plots import draw_choice
     from effnets.deploy.export.onnx import write_file
     from effnets.utils.machine import describe_machine
@@ -194,8 +198,8 @@ def _draw(path: Path, outcome: Outcome, limits: Limits, recommendation: Recommen
         outcome.candidates,
         limits,
         chosen=recommendation.chosen if recommendation else None,
-        title=f"Published accuracy against latency on {meter.engine}",
-        x_label=f"ms for a batch of {meter.batch}, {machine.processor}, {machine.cores} cores",
+        title=f"Published accuracy against latency on {profiler.engine}",
+        x_label=f"ms for a batch of {profiler.batch}, {machine.processor}, {machine.cores} cores",
     )
     write_file(path, text.encode())
 
@@ -205,13 +209,13 @@ def _as_json(
     limits: Limits,
     recommendation: Recommendation | None,
     missed: Sequence[Nearest],
-    meter: Meter,
+    profiler: LatencyProfiler,
     unrated: Sequence[str],
 ) -> dict[str, Any]:
     from effnets.bench.choose import pareto_front
     from effnets.utils.machine import describe_machine
 
-    def name(candidate: Candidate | None) -> str | None:
+    def name(candidate: ModelCandidate | None) -> str | None:
         return None if candidate is None else candidate.name
 
     rows = []
@@ -222,9 +226,9 @@ def _as_json(
         rows.append({**row, "size": candidate.network.size, **times})
     return {
         "machine": describe_machine().to_dict(),
-        "engine": meter.engine,
-        "batch": meter.batch,
-        "threads": meter.threads,
+        "engine": profiler.engine,
+        "batch": profiler.batch,
+        "threads": profiler.threads,
         "limits": {field.name: getattr(limits, field.name) for field in fields(limits)},
         "recommended": name(recommendation.chosen if recommendation else None),
         "reason": str(recommendation) if recommendation else None,

@@ -8,8 +8,7 @@ import os
 import pytest
 from click.testing import CliRunner
 
-from effnets.bench import comparison as contest
-from effnets.bench import comparison as memory
+from effnets.bench import comparison, memory
 from effnets.cli import main
 from effnets.utils.machine import load_average, load_since
 from tests.support.small_benchmarks import quick, write_table
@@ -48,7 +47,7 @@ def test_without_a_load_the_report_leaves_it_out(tiny, monkeypatch, how):
 def test_where_the_system_tells_no_peak_memory_the_rest_is_measured(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(memory, "_STATUS", tmp_path / "none")
     monkeypatch.setattr(memory, "find_spec", lambda _name: None)
-    monkeypatch.setattr(contest, "peak_memory", None)
+    monkeypatch.setattr(comparison, "peak_memory", None)
     result = CliRunner().invoke(main, ["bench", tiny, *QUICKLY])
     assert result.exit_code == 0, result.output + repr(result.exception)
     assert "effnets rewritten" in result.stdout
@@ -61,6 +60,6 @@ def test_a_peak_without_proc(tmp_path, monkeypatch):
     pytest.importorskip("resource")
     known = memory._peak()
     monkeypatch.setattr(memory, "_STATUS", tmp_path / "none")
-    assert memory.tells_peak()
+    assert memory.measures_peak()
     # getrusage may include the process that started this one.
     assert memory._peak() > 0.5 * known

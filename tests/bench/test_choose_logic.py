@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from effnets.bench.choose import (
-    Candidate,
     Limits,
+    ModelCandidate,
     Network,
     dominates,
     list_candidates,
@@ -27,7 +27,9 @@ from effnets.errors import ArgumentError
 
 def candidate(name, *, latency=None, top1=75.0, params=4_000_000, madds=300_000_000, family="mixnet", size=224):
     network = Network(name, size, f"{family} {name}")
-    return Candidate(name=name, family=family, network=network, params=params, madds=madds, top1=top1, latency=latency)
+    return ModelCandidate(
+        name=name, family=family, network=network, params=params, madds=madds, top1=top1, latency=latency
+    )
 
 
 # Few values of each, so that ties are common.

@@ -1,4 +1,4 @@
-"""What is measured, kept, reused and measured anew, with a meter that counts instead of taking time."""
+"""What is measured, kept, reused and measured anew, with a profiler that counts instead of taking time."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import torch
 
 from effnets.bench import latency
 from effnets.bench.choose import Limits, Network, list_candidates
-from effnets.bench.latency import Meter, measure_candidates, pick_engine
+from effnets.bench.latency import LatencyProfiler, measure_candidates, pick_engine
 from effnets.deploy.optimize.rewrites import preset
 from effnets.errors import ArgumentError, EngineError
 from effnets.utils.timing import MeasurementCache, Timing
 
 
-class CountingMeter(Meter):
+class CountingMeter(LatencyProfiler):
     """Takes latency from the size, and remembers what was asked."""
 
     def __post_init__(self):
@@ -50,15 +50,15 @@ def test_the_second_run_measures_nothing(store, candidates):
 
 def test_other_conditions_are_other_measurements(store, candidates):
     measure_candidates(candidates, Limits(), CountingMeter("torch"), store=store)
-    for meter in (CountingMeter("torch", batch=2), CountingMeter("torch", threads=1), CountingMeter("onnxruntime")):
-        assert measure_candidates(candidates, Limits(), meter, store=store).reused == 0
+    for profiler in (CountingMeter("torch", batch=2), CountingMeter("torch", threads=1), CountingMeter("onnxruntime")):
+        assert measure_candidates(candidates, Limits(), profiler, store=store).reused == 0
 
 
 def test_measuring_anew_replaces(store, candidates):
     measure_candidates(candidates, Limits(), CountingMeter("torch"), store=store)
-    meter = CountingMeter("torch")
-    assert measure_candidates(candidates, Limits(), meter, store=store, anew=True).reused == 0
-    assert meter.asked
+    profiler = CountingMeter("torch")
+    assert measure_candidates(candidates, Limits(), profiler, store=store, anew=True).reused == 0
+    assert profiler.asked
 
 
 def change(**values):
@@ -85,9 +85,9 @@ def test_a_damaged_measurement_is_made_anew_and_said_so(store, candidates, damag
     measure_candidates(candidates, Limits(), CountingMeter("torch"), store=store)
     broken = sorted(store.folder.iterdir())[0]
     broken.write_text(damage(broken.read_text()))
-    meter = CountingMeter("torch")
-    outcome = measure_candidates(candidates, Limits(), meter, store=store)
-    assert len(meter.asked) == 1
+    profiler = CountingMeter("torch")
+    outcome = measure_candidates(candidates, Limits(), profiler, store=store)
+    assert len(profiler.asked) == 1
     assert [note.partition(": ")[2] for note in outcome.notes] == ["the measurement is damaged; measuring again"]
     assert measure_candidates(candidates, Limits(), CountingMeter("torch"), store=store).measured == 0
 
@@ -119,15 +119,15 @@ def test_time_is_up(store, candidates, monkeypatch):
 
 
 def test_cheap_limits_come_before_measuring(store, candidates):
-    meter = CountingMeter("torch")
-    assert measure_candidates(candidates, Limits(max_params=1e6), meter, store=store).measured == 0
-    assert meter.asked == []
+    profiler = CountingMeter("torch")
+    assert measure_candidates(candidates, Limits(max_params=1e6), profiler, store=store).measured == 0
+    assert profiler.asked == []
 
 
 @pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
 def test_a_network_is_really_measured(engine):
     network = list_candidates("tf_mobilenetv1_025.keras_r128_in1k")[0][0].network
-    timing = Meter(engine, batch=2, threads=1, seconds=0.1).measure(network)
+    timing = LatencyProfiler(engine, batch=2, threads=1, seconds=0.1).measure(network)
     assert len(timing.samples) >= 3
     assert timing.median > 0
 
@@ -145,14 +145,14 @@ def test_every_network_is_compiled(monkeypatch, tmp_path):
     table.write_text("small: {stem: 8, num_classes: 4, blocks: [dsa_r1_k3_s1_c8]}\n")
     for _ in range(2):
         compiled.append(0)
-        Meter("torch-compile", threads=1, seconds=0.01).measure(Network(str(table), 32, ""))
+        LatencyProfiler("torch-compile", threads=1, seconds=0.01).measure(Network(str(table), 32, ""))
     assert min(compiled) > 0, "timed without having been compiled"
     torch.compiler.reset()
 
 
 def test_each_engine_is_measured_with_its_own_rewrites():
     for engine in ("torch", "torch-compile", "onnxruntime"):
-        assert Meter(engine)._rewrites == preset(engine)
+        assert LatencyProfiler(engine)._rewrites == preset(engine)
 
 
 def test_no_engine(monkeypatch):

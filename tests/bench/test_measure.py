@@ -11,9 +11,8 @@ import torch
 from click.testing import CliRunner
 
 import effnets
+from effnets.bench import baselines, comparison
 from effnets.bench import bench as measure
-from effnets.bench import comparison as contest
-from effnets.bench import variants as peers
 from effnets.bench.plots import draw_bars
 from effnets.bench.roofline import Ceiling, bound, layers_of, measure_ceiling
 from effnets.bench.variants import Program
@@ -76,14 +75,14 @@ def test_memory_is_that_of_a_process():
 
 def test_another_network_is_not_timed(monkeypatch):
     pytest.importorskip("timm")
-    load = peers.load_peer
+    load = baselines.load_baseline
 
     def wrong(peer, network):
         module = load(peer, network)
         module.classifier.weight.mul_(1.5)
         return module
 
-    monkeypatch.setattr(peers, "load_peer", wrong)
+    monkeypatch.setattr(baselines, "load_baseline", wrong)
     found = quick(SMALL, engines=("torch",))
     assert {row.path for row in found.rows} == {"effnets", "effnets rewritten"}
     assert re.fullmatch(rf"timm's {SMALL} is another network \(on torch, logits differ by .*\)", found.absent[0])
@@ -154,7 +153,7 @@ def test_a_memory_probe_that_fails_costs_only_itself(tiny, monkeypatch):
     def fail(program, _shape):
         raise EngineError(f"{program.path} on {program.engine}: killed")
 
-    monkeypatch.setattr(contest, "peak_memory", fail)
+    monkeypatch.setattr(comparison, "peak_memory", fail)
     found = quick(tiny, engines=("torch",), against=(), memory=True)
     assert {row.megabytes for row in found.rows} == {None}
     assert found.missing[0] == "tiny: no peak memory of effnets on torch: killed"
@@ -191,7 +190,7 @@ def test_wrong_arguments(arguments, message):
 
 
 def test_a_peer_that_is_not_installed(monkeypatch):
-    monkeypatch.setattr(peers, "find_spec", lambda _name: None)
+    monkeypatch.setattr(baselines, "find_spec", lambda _name: None)
     with pytest.raises(EngineError, match="timm is not installed, so nothing compares with it"):
         quick(SMALL)
 

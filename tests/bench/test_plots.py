@@ -9,7 +9,15 @@ import xml.etree.ElementTree as ElementTree
 import pytest
 from matplotlib.textpath import TextPath
 
-from effnets.bench.choose import Candidate, Limits, Network, list_candidates, pareto_front, recommend, with_latencies
+from effnets.bench.choose import (
+    Limits,
+    ModelCandidate,
+    Network,
+    list_candidates,
+    pareto_front,
+    recommend,
+    with_latencies,
+)
 from effnets.bench.plots import Point, draw_choice, draw_weights
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -17,7 +25,7 @@ SVG = "{http://www.w3.org/2000/svg}"
 
 def point(name, latency):
     network = Network(name, 224, name)
-    return Candidate(
+    return ModelCandidate(
         name=name, family="mixnet", network=network, params=4_000_000, madds=10**8, top1=75.0, latency=latency
     )
 

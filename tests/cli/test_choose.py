@@ -1,4 +1,4 @@
-"""``effnets choose``: with a meter that makes latency up, and once as a process that really measures."""
+"""``effnets choose``: with a profiler that makes latency up, and once as a process that really measures."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import xml.etree.ElementTree as ElementTree
 import pytest
 from click.testing import CliRunner
 
-from effnets.bench.latency import Meter
+from effnets.bench.latency import LatencyProfiler
 from effnets.cli import main
 from effnets.spec.cost import count
 from effnets.utils.timing import Timing
@@ -29,7 +29,7 @@ def asked(monkeypatch, tmp_path):
         networks.append(network)
         return Timing((count(network.name, network.size).madds / 1e8,) * 3)
 
-    monkeypatch.setattr(Meter, "measure", measure)
+    monkeypatch.setattr(LatencyProfiler, "measure", measure)
     return networks
 
 
@@ -139,7 +139,7 @@ def test_wrong_names():
 
 
 def test_as_a_process_that_measures(tmp_path):
-    """On torch, which is the soonest to be ready; the engines of ONNX files are tried where the meter is."""
+    """On torch, which is the soonest to be ready; the engines of ONNX files are tried where the profiler is."""
 
     def choose():
         command = [sys.executable, "-m", "effnets", "choose", "--models", "tf_mobilenetv1_025", "--max-madds", "22M"]
