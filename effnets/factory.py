@@ -1,4 +1,4 @@
-"""The front door: a name, a file or a spec → a network, with or without weights."""
+"""`create_model`: a name, a file or a spec → a network, with or without weights."""
 
 from __future__ import annotations
 
@@ -15,6 +15,19 @@ from effnets.nn.features import FeaturePyramid
 from effnets.spec.specs import ModelSpec
 from effnets.weights.merge import merge_weights
 from effnets.weights.resolve import resolve
+
+
+# Defaults that are equal to plain values and are told from explicit ones by identity: only where the caller gives no
+# value does a saved network's own hold.
+class _DefaultInt(int):
+    pass
+
+
+class _DefaultStr(str):
+    __slots__ = ()
+
+
+_IN_CHANS, _OUTPUT_STRIDE, _GLOBAL_POOL = _DefaultInt(3), _DefaultInt(32), _DefaultStr("avg")
 
 
 @overload
@@ -80,32 +93,32 @@ def create_model(
     *,
     weights: str | os.PathLike[str] | None = None,
     num_classes: int | None = None,
-    in_chans: int = 3,
+    in_chans: int = _IN_CHANS,
     drop_rate: float | None = None,
     drop_path_rate: float = 0.0,
-    global_pool: str = "avg",
+    global_pool: str = _GLOBAL_POOL,
     features_only: bool = False,
     out_indices: int | Sequence[int] | None = None,
-    output_stride: int = 32,
+    output_stride: int = _OUTPUT_STRIDE,
     device: str | torch.device | None = None,
     dtype: torch.dtype | None = None,
 ) -> Classifier | FeaturePyramid:
-    """Build a network, in training mode like any new module; call ``.eval()`` before judging images with it.
+    """Build a network, in training mode like any new module; call ``.eval()`` before classifying images with it.
 
     Args:
-        name: a model of the zoo (`effnets.list_models`), a YAML file of your own, a folder of
-            `effnets.save_pretrained`'s or of timm's, such a repository on the Hub (``hf-hub:user/repo``, or with
-            ``@revision``), or a `ModelSpec`. What is saved keeps its in_chans, global_pool, drop_rate and output_stride
-            where these arguments are left at their defaults. With a tag (``mixnet_m.ft_in1k``) it is built as those
-            weights need it; they are loaded only with `pretrained`.
-        pretrained: load the model's published weights, those of the tag or the default ones, fetched and cached; or
-            those in the folder or the repository.
-        weights: what to load instead: the tag of published weights (``ft_in1k``, ``mixnet_m.ft_in1k``), a folder, a
+        name: a model of the zoo (`effnets.list_models`), a YAML file of your own, a folder
+            that `effnets.save_pretrained` or timm wrote, such a repository on the Hub (``hf-hub:user/repo``, or with
+            ``@revision``), or a `ModelSpec`. A saved network keeps its in_chans, global_pool, drop_rate and
+            output_stride unless these arguments are given. With a tag (``mixnet_m.ft_in1k``) the network is built as
+            those weights need it; they are loaded only with `pretrained`.
+        pretrained: load the model's published weights (the tag's, or the default ones), downloaded and cached; or those
+            of the folder or the repository.
+        weights: load these instead: the tag of published weights (``ft_in1k``, ``mixnet_m.ft_in1k``), a folder, a
             repository on the Hub, or a file (safetensors, pth, pt, bin, Keras' h5; in any dialect's names). What a
             file's header or a folder's config states (padding, bn_eps, activation, input_size, mean, std, …)
             overrides the model's.
         num_classes: outputs; None takes the weights' number, or the model's; 0 leaves the classifier out. Another
-            number than the weights': the classifier is freshly initialized, which is reported and warned about.
+            number than the weights': the classifier is newly initialized, with a warning and a note in the report.
             TensorFlow's 1001 outputs become 1000, without background, unless all 1001 are asked for.
         in_chans: channels of the input; a loaded stem is adapted at the same scale.
         drop_rate: dropout before the classifier; None takes the model's.
@@ -117,13 +130,13 @@ def create_model(
         device, dtype: of the parameters.
 
     Returns:
-        A `Classifier`, or a `FeaturePyramid` with `features_only`. Its `load_report` tells what was loaded.
+        A `Classifier`, or a `FeaturePyramid` with `features_only`. Its `load_report` lists what was loaded.
 
     Raises:
         UnknownModelError, ConfigError: as `effnets.load_spec`.
-        MissingFileError, WeightsError: as `effnets.load_weights`; also published weights that arrive damaged.
-        DownloadError: published weights are not here and cannot be fetched; says why and what helps.
-        ArgumentError: arguments that contradict each other or are out of range.
+        MissingFileError, WeightsError: as `effnets.load_weights`; also if published weights arrive damaged.
+        DownloadError: if weights are not cached and cannot be downloaded; says why and how to fix it.
+        ArgumentError: if arguments contradict each other or are out of range.
     """
     if out_indices is not None and not features_only:
         raise ArgumentError("out_indices picks levels of the feature pyramid; give it with features_only=True")
@@ -135,10 +148,10 @@ def create_model(
     spec, prepared, saved = resolved.spec, resolved.weights, resolved.arguments
     if prepared is not None and num_classes is None:
         num_classes = prepared.num_classes
-    in_chans = saved.get("in_chans", in_chans) if in_chans == 3 else in_chans
-    output_stride = saved.get("output_stride", output_stride) if output_stride == 32 else output_stride
+    in_chans = saved.get("in_chans", 3) if in_chans is _IN_CHANS else in_chans
+    output_stride = saved.get("output_stride", 32) if output_stride is _OUTPUT_STRIDE else output_stride
     if not features_only:
-        global_pool = saved.get("global_pool", global_pool) if global_pool == "avg" else global_pool
+        global_pool = saved.get("global_pool", "avg") if global_pool is _GLOBAL_POOL else global_pool
         drop_rate = saved.get("drop_rate") if drop_rate is None else drop_rate
     model: Classifier | FeaturePyramid
     if features_only:

@@ -101,6 +101,19 @@ def test_refusals(arguments, error, message):
         effnets.create_model(**{"name": "mixnet_s", **arguments})
 
 
+def test_explicit_arguments_override_those_of_a_saved_network(tmp_path):
+    saved = effnets.create_model("mobilenetv1_025", in_chans=1, global_pool="max", output_stride=16, drop_rate=0.5)
+    effnets.save_pretrained(saved, tmp_path)
+
+    def built(**arguments):
+        model = effnets.create_model(tmp_path, **arguments)
+        features = model.eval().forward_features(torch.zeros(1, model.in_chans, 64, 64))
+        return model.in_chans, model.pool.kind, 64 // features.shape[-1], model.dropout.p
+
+    assert built() == (1, "max", 16, 0.5)
+    assert built(in_chans=3, global_pool="avg", output_stride=32, drop_rate=0.0) == (3, "avg", 32, 0.0)
+
+
 def test_channels_that_do_not_divide(tmp_path):
     path = tmp_path / "thin.yaml"
     path.write_text("thin:\n  divisor: 1\n  stem: 4\n  blocks:\n    - dsa_r1_k3.5.7.9.11_s1_c8\n")

@@ -1,4 +1,4 @@
-"""A file that lies elsewhere → a file on this machine: from a folder of files, a cache, or the network."""
+"""Find weights in the package, the user's folder or a cache, or download them."""
 
 from __future__ import annotations
 
@@ -11,8 +11,6 @@ from effnets.spec.specs import RemoteFile, WeightsSpec
 from effnets.utils.paths import packaged_weights_dir
 from effnets.weights.hashing import find_problem, hash_file
 
-__all__ = ["FOLDER_VARIABLE", "FetchedFile", "fetch", "fetch_remote", "folder_of_files"]
-
 FOLDER_VARIABLE = "EFFNETS_WEIGHTS_DIR"
 
 _SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".h5")
@@ -20,14 +18,14 @@ _SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".h5")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FetchedFile:
-    """A file of weights, here and intact.
+    """A verified weights file on this machine.
 
     Attributes:
-        path: where it lies.
-        source: where it is from: ``hf-hub:org/repo@commit/file``, a URL, ``package:file``, or the path in the user's
+        path: of the file.
+        source: where it comes from: ``hf-hub:org/repo@commit/file``, a URL, ``package:file``, or a path in the user's
             folder.
-        sha256: of the file; None for one of the user's folder that nothing is known of.
-        dialect: whose names it has; ``auto`` where that is not known, as of one in the user's folder.
+        sha256: of the file; None for a file of the user's folder without a pin.
+        dialect: of its parameter names; ``auto`` for a file of the user's folder.
     """
 
     path: Path
@@ -37,17 +35,17 @@ class FetchedFile:
 
 
 def fetch(weights: WeightsSpec) -> FetchedFile:
-    """The file of `weights`, fetched if it is not here yet.
+    """Return the file of `weights`; download it if necessary.
 
     The folder that ``EFFNETS_WEIGHTS_DIR`` names comes first: ``model.tag.safetensors`` (or ``.pth``, ``.bin``, …) in
     it, or ``org/repo/file``. Then the cache, huggingface_hub's for the Hub and effnets' own for URLs; then the network.
-    Every file is compared with what is known of it: the pin, the hash that the Hub announces, or the file's name.
-    Weights that come with this package are neither looked for nor fetched.
+    Every file is verified against the pin, the hash that the Hub announces, or the prefix in the file's name.
+    Weights that are part of the package are read from there.
 
     Raises:
-        DownloadError: it is not here and cannot be fetched; says why and what helps.
-        WeightsError: it is not the file that was published.
-        MissingFileError: ``EFFNETS_WEIGHTS_DIR`` names no folder, or the package is not whole.
+        DownloadError: if the file is not cached and cannot be downloaded; says why and how to fix it.
+        WeightsError: if it is not the published file.
+        MissingFileError: if ``EFFNETS_WEIGHTS_DIR`` is not a folder, or the package is incomplete.
     """
     if weights.packaged:
         return _from_package(weights)
@@ -65,17 +63,15 @@ def fetch(weights: WeightsSpec) -> FetchedFile:
 
 
 def fetch_remote(remote: RemoteFile, *, refresh: bool = False) -> tuple[Path, str, str]:
-    """A file of a repository or a URL, from the cache or the network: where it lies now, its source, its sha256.
+    """Return path, source and sha256 of a file of a repository or a URL, from the cache or the network.
 
-    With `refresh` the Hub is asked for the newest state of the branch, whatever is cached.
+    With `refresh` the Hub is asked for the newest commit of the branch, even if an older one is cached.
 
     Raises:
         DownloadError, WeightsError: as `fetch`.
     """
-    # Here, since they take a while to import and a folder of files does without.
-    from effnets.weights.hub import commit_of, fetch_from_hub
-    from effnets.weights.retry import explain
-    from effnets.weights.urls import fetch_from_url
+    # Imported here because huggingface_hub is slow to import and a folder of files does not need it.
+    from effnets.weights.download import commit_of, explain, fetch_from_hub, fetch_from_url
 
     try:
         if remote.repo is None:
@@ -85,15 +81,15 @@ def fetch_remote(remote: RemoteFile, *, refresh: bool = False) -> tuple[Path, st
         return path, f"{remote.source}@{commit_of(path)}/{remote.file}", sha256
     except EffnetsError:
         raise
-    except Exception as error:  # of a client's many kinds
+    except Exception as error:  # the HTTP client has many kinds
         raise explain(error, remote) from None
 
 
 def folder_of_files() -> Path | None:
-    """The user's folder of files, which comes before every cache; None if there is none.
+    """Return the folder that ``EFFNETS_WEIGHTS_DIR`` names; None if it is unset.
 
     Raises:
-        MissingFileError: ``EFFNETS_WEIGHTS_DIR`` names no folder.
+        MissingFileError: if it is not a folder.
     """
     if not (named := os.environ.get(FOLDER_VARIABLE)):
         return None
@@ -104,7 +100,7 @@ def folder_of_files() -> Path | None:
 
 
 def _from_package(weights: WeightsSpec) -> FetchedFile:
-    """The file that comes with this package. Hashed each time: it is small, and there is nothing to remember it by."""
+    """Return the file in the package. It is small, so it is hashed each time."""
     path = packaged_weights_dir() / weights.file
     if not path.is_file():
         raise MissingFileError(
@@ -120,7 +116,7 @@ def _from_package(weights: WeightsSpec) -> FetchedFile:
 
 
 def _names_in_folder(weights: WeightsSpec) -> list[Path]:
-    """Where the file may lie in the user's folder, if there is one."""
+    """Return the paths that the file may have in the user's folder."""
     folder = folder_of_files()
     if folder is None:
         return []
@@ -131,7 +127,7 @@ def _names_in_folder(weights: WeightsSpec) -> list[Path]:
 
 
 def _from_folder(path: Path, weights: WeightsSpec) -> FetchedFile:
-    """The user's own copy, which must be the pinned file if it has its name; a conversion is another file."""
+    """Return the user's own copy. With the published suffix it must match the pin; with another it is a conversion."""
     is_copy = path.suffix == PurePosixPath(weights.file).suffix
     if is_copy and (problem := find_problem(path, weights.remote)):
         raise WeightsError(f"{path}: refused: {problem}; replace it, or take it out of {FOLDER_VARIABLE}")

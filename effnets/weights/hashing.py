@@ -1,8 +1,7 @@
-"""What killed processes leave behind: files in part, under names that nobody asks for again."""
+"""Hashes of files: computed once, remembered, and compared with the pin and with what the server announced."""
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import time
 from contextlib import suppress
@@ -12,12 +11,12 @@ from effnets.errors import WeightsError
 from effnets.spec.specs import RemoteFile
 from effnets.utils.paths import home_dir
 
-# A younger file may be another process's that is still fetching: locks do not hold on every filesystem of a cluster.
+# A younger file may belong to a download in progress: locks do not work on every filesystem of a cluster.
 _SECONDS = 24 * 3600.0
 
 
 def sweep(folder: Path, pattern: str) -> None:
-    """Remove the files of `folder` that match `pattern` and were not touched for a day, as far as that is possible."""
+    """Remove partial files of killed processes: those of `folder` that match `pattern` and are older than a day."""
     oldest = time.time() - _SECONDS
     with suppress(OSError):
         for path in folder.glob(pattern):
@@ -25,22 +24,22 @@ def sweep(folder: Path, pattern: str) -> None:
                 path.unlink(missing_ok=True)
 
 
-# Stands before the sha1 that git knows a file by, to tell it from a sha256 or the beginning of one.
+# Prefix of a git sha1, to tell it from a sha256 or its prefix.
 GIT_SHA1 = "git-sha1-"
 
 
 def find_problem(path: Path, remote: RemoteFile, announced: str | None = None) -> str | None:
-    """What is wrong with the file; None if it is as everybody says who knows: the pin, the server, the file's name."""
+    """Return how the file differs from the pin, the announced hash or the hash in its name; None if it does not."""
     stated = {"the pin": remote.sha256, "the server": announced, "the file's name": remote.sha256_prefix}
     wrong = [f"{who} says {value}" for who, value in stated.items() if value and not is_intact(path, value)]
     return f"its sha256 is {hash_file(path)}, and {', '.join(wrong)}" if wrong else None
 
 
 def hash_file(path: Path) -> str:
-    """The sha256 of a file, in hex.
+    """Return the sha256 of a file, in hex.
 
     Raises:
-        WeightsError: it cannot be read.
+        WeightsError: if it cannot be read.
     """
     try:
         with path.open("rb") as file:
@@ -50,14 +49,13 @@ def hash_file(path: Path) -> str:
 
 
 def is_intact(path: Path, expected: str) -> bool:
-    """Whether the file has the hash `expected`: a sha256, the beginning of one, or git's sha1 with `GIT_SHA1` before.
+    """Return whether the file has the hash `expected`: a sha256, a prefix of one, or `GIT_SHA1` and git's sha1.
 
-    What was found intact is remembered under `expected`, the file's size, its place on the disk and when it was
-    modified and changed, and not hashed again until one of them differs. Where nothing can be written the file is
-    hashed each time.
+    An intact file is remembered by `expected`, its size, inode, and times of modification and change, and is hashed
+    again only if one of them differs. Without a writable home folder it is hashed each time.
     """
     marker = _marker(path, expected)
-    with contextlib.suppress(OSError):
+    with suppress(OSError):
         if marker.is_file():
             return True
     if expected.startswith(GIT_SHA1):
@@ -70,23 +68,23 @@ def is_intact(path: Path, expected: str) -> bool:
 
 
 def remember(path: Path, expected: str) -> None:
-    """Note that the file was found intact, if there is a place to note it."""
-    with contextlib.suppress(OSError):
+    """Record that the file is intact, if the home folder is writable."""
+    with suppress(OSError):
         marker = _marker(path, expected)
         marker.parent.mkdir(parents=True, exist_ok=True)
         marker.touch()
 
 
 def note(remote: RemoteFile, commit: str, announced: str) -> None:
-    """Keep what the server announced for a file whose place in the cache does not tell, if there is a place to."""
-    with contextlib.suppress(OSError):
+    """Record the ETag of a file in a cache without links, if the home folder is writable."""
+    with suppress(OSError):
         place = _note(remote, commit)
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_text(announced, encoding="utf-8")
 
 
 def recall(remote: RemoteFile, commit: str) -> str | None:
-    """What `note` kept for the file; None if nothing."""
+    """Return the ETag that `note` recorded for the file; None without a record."""
     try:
         return _note(remote, commit).read_text(encoding="utf-8")
     except (OSError, ValueError):
@@ -99,13 +97,13 @@ def _note(remote: RemoteFile, commit: str) -> Path:
 
 
 def _sha1s(path: Path) -> tuple[str, str]:
-    """git's sha1 of the file, as the Hub announces for small ones; and the plain one, as some mirrors do instead."""
+    """Return git's sha1 of the file, which the Hub announces for small files, and the plain sha1 of some mirrors."""
     content = path.read_bytes()
     return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest(), hashlib.sha1(content).hexdigest()
 
 
 def _marker(path: Path, expected: str) -> Path:
     facts = path.stat()
-    # The time of change too: copies keep the other one, and nobody can set this one.
+    # ctime too: copies preserve mtime, but no program can set ctime.
     state = (facts.st_size, facts.st_ino, facts.st_mtime_ns, facts.st_ctime_ns)
     return home_dir() / "verified" / "-".join([expected, *map(str, state)])

@@ -1,4 +1,4 @@
-"""A user's network on the Hub: its config, table and weights, all of one commit."""
+"""Fetch a saved network from the Hub: its config, table and weights, all of one commit."""
 
 from __future__ import annotations
 
@@ -8,22 +8,20 @@ from pathlib import Path
 
 from effnets.errors import DownloadError, MissingFileError
 from effnets.spec.specs import HUB_SCHEME, RemoteFile, split_repository
+from effnets.weights.download import cached_path, commit_of, is_known_absent
 from effnets.weights.fetch import fetch_remote, folder_of_files
 from effnets.weights.folder import CONFIG, TABLE, WEIGHTS, SavedModel, files_beside, read_folder
-from effnets.weights.hub import commit_of, is_cached, is_known_absent
-
-__all__ = ["fetch_repository"]
 
 
 def fetch_repository(name: str, *, with_weights: bool = True, refresh: bool = False) -> SavedModel:
-    """The network of ``hf-hub:user/repo`` or ``hf-hub:user/repo@revision``, fetched if it is not here yet.
+    """Return the network of ``hf-hub:user/repo`` or ``hf-hub:user/repo@revision``; download what is not cached.
 
-    A folder ``user/repo`` in the one that ``EFFNETS_WEIGHTS_DIR`` names comes first, unless a revision is asked for.
-    Then the cache: what lies there is taken as it is, without a request, also if the branch has moved on; `refresh`
-    asks the Hub for its newest commit.
+    A folder ``user/repo`` in the one that ``EFFNETS_WEIGHTS_DIR`` names comes first, unless a revision is given. Then
+    the cache: its files are used without a request, even if the branch has moved on; `refresh` asks the Hub for its
+    newest commit.
 
     Raises:
-        ArgumentError: the name is none of a repository.
+        ArgumentError: if the name is not one of a repository.
         DownloadError, WeightsError: as `effnets.weights.fetch.fetch`.
         MissingFileError, ConfigError: as `effnets.weights.folder.read_folder`.
     """
@@ -31,7 +29,7 @@ def fetch_repository(name: str, *, with_weights: bool = True, refresh: bool = Fa
     own = folder_of_files()
     if own is not None and revision is None:
         folder = own / source.removeprefix(HUB_SCHEME)
-        # One that is there in part is none, as with published weights: the cache may have it whole.
+        # An incomplete folder is skipped, as with published weights: the cache may have everything.
         with suppress(MissingFileError):
             return read_folder(folder, with_weights=with_weights)
     remote = RemoteFile(
@@ -55,7 +53,7 @@ def fetch_repository(name: str, *, with_weights: bool = True, refresh: bool = Fa
 
 
 def _fetch_beside(remote: RemoteFile, *, optional: bool) -> None:
-    """Fetch a file into the snapshot; where it is `optional` the commit may lack it, which is remembered."""
+    """Fetch a file into the snapshot; the commit may lack an `optional` one, which the cache then records."""
     if optional and is_known_absent(remote):
         return
     try:
@@ -66,11 +64,11 @@ def _fetch_beside(remote: RemoteFile, *, optional: bool) -> None:
 
 
 def _fetch_weights(remote: RemoteFile) -> tuple[Path, str, str]:
-    """The first of the files that may hold weights and that the commit has, or else that the cache has."""
+    """Return path, source and sha256 of the first weights file that the commit has, or else that the cache has."""
     failure: DownloadError | None = None
     for file in WEIGHTS:
         candidate = replace(remote, file=file)
-        if is_known_absent(candidate) or (failure is not None and not is_cached(candidate)):
+        if is_known_absent(candidate) or (failure is not None and cached_path(candidate) is None):
             continue
         try:
             return fetch_remote(candidate)

@@ -23,7 +23,7 @@ TOKEN = "hf_good"
 class Fault:
     """What goes wrong with requests of `method` for names that end with `path`, `times` times.
 
-    `kind` is a status (500), or ``cut``, ``flip``, ``short``, ``crawl``, ``stall``. `headers` go with a status.
+    `kind` is a status (500), or ``cut``, ``flip``, ``short``, ``stall``. `headers` go with a status.
     """
 
     kind: int | str
@@ -182,11 +182,6 @@ def serve() -> Iterator[Hub]:
                     closing.wait(60)
                 elif fault == "cut":
                     self.wfile.write(content[: len(content) // 2])
-                elif fault == "crawl":
-                    for index in range(len(content)):
-                        self.wfile.write(content[index : index + 1])
-                        if closing.wait(0.5):
-                            break
                 else:
                     time.sleep(hub.slowness)
                     self.wfile.write(content)

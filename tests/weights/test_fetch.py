@@ -97,12 +97,10 @@ def test_a_fault_that_passes_is_not_noticed(hub, machine, kind, fault):
 
 LASTING = {
     "500": (Fault(500), "DownloadError", "the server answers 500"),
-    "429": (Fault(429, headers={"Retry-After": "3600"}), "DownloadError", "answers 429, and asks to wait 3600 s"),
     "cut": (Fault("cut"), "DownloadError", "check the connection and try again"),
     "flip": (Fault("flip"), "WeightsError", "refused: its sha256 is"),
     "short": (Fault("short"), "DownloadError", "file should be of size 300000 but has size 150000"),
     "stall": (Fault("stall"), "DownloadError", "ReadTimeout"),
-    "crawl": (Fault("crawl"), "DownloadError", "bytes in 2"),
 }
 
 
