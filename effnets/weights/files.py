@@ -102,7 +102,7 @@ class _Reader:
             if dataset.dtype.kind != "f":
                 raise self._error(f"{name} is of type {dataset.dtype}, no floating-point numbers; save it as float32")
             if dataset.external or dataset.is_virtual:
-                raise self._error(f"{name} lies in another file, which is not read; save a copy")
+                raise self._error(f"{name} is in another file, which is not read; save a copy")
             # Reading takes room for the array and for a chunk of it, both as the file claims them.
             size += dataset.nbytes + math.prod(dataset.chunks or (0,)) * dataset.dtype.itemsize
             if size > _MAX_BYTES:
@@ -140,7 +140,7 @@ class _Reader:
             weights = _NORMALISATION if len(variables) == len(_NORMALISATION) else _CONVOLUTION
             for number in variables:
                 if not number.isdecimal() or int(number) >= len(weights):
-                    raise self._error(f"layer {key} has a weight {number!r}, which none of these networks has")
+                    raise self._error(f"layer {key} has a weight {number!r}, which no network of the zoo has")
                 yield f"{key}/{weights[int(number)]}", self._member(variables, number)
 
     def _group(self, parent: Any, name: str) -> Any:
@@ -169,9 +169,9 @@ _WRAPPER_PREFIXES = ("module.", "_orig_mod.")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
-    """The tensors of a file under the names they have there.
+    """The tensors of a file, under the names in it.
 
-    `header` is the metadata that a safetensors file carries; `notes` say what was unwrapped on the way.
+    `header` is the metadata of a safetensors file; `notes` list what was unwrapped.
     """
 
     path: Path
@@ -184,11 +184,11 @@ class Checkpoint:
 def read_checkpoint(path: str | os.PathLike[str], *, sha256: str | None = None) -> Checkpoint:
     """Read a ``.safetensors`` file, a pickled one (``.pth``, ``.pt``, ``.bin``) as tensors only, or Keras' ``.h5``.
 
-    `sha256` is the file's, where the caller has verified it already; None: it is computed.
+    `sha256` is that of the file if the caller has verified it; None computes it.
 
     Raises:
-        MissingFileError: no such file.
-        WeightsError: a folder, an unknown suffix, a damaged file, or a pickle with more in it than tensors.
+        MissingFileError: if the file does not exist.
+        WeightsError: if it is a folder, damaged, has an unknown suffix, or is a pickle of more than tensors.
     """
     path = Path(path)
     _require_file(path)
@@ -207,7 +207,7 @@ def read_checkpoint(path: str | os.PathLike[str], *, sha256: str | None = None) 
         raise WeightsError(f"{path}: holds no tensors")
     require_plain(path, tensors)
     tensors, prefix_notes = _strip_prefixes(tensors)
-    # Hashed last: a file that is refused need not be.
+    # Hashed last, to save the time for a refused file.
     sha256 = sha256 or hash_file(path)
     return Checkpoint(path=path, sha256=sha256, tensors=tensors, header=header, notes=(*notes, *prefix_notes))
 
@@ -216,7 +216,7 @@ def write_checkpoint(path: str | os.PathLike[str], tensors: Mapping[str, Tensor]
     """Write a file, whole or not at all: safetensors with `header`, a pickled state dict or Keras' HDF5 by its suffix.
 
     Raises:
-        WeightsError: another suffix, or the disk refuses.
+        WeightsError: if the suffix is another, or the file cannot be written.
     """
     path = Path(path)
     data = _encode(path, {name: tensor.contiguous() for name, tensor in tensors.items()}, header)
@@ -253,10 +253,7 @@ def _encode(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, str]
 
 
 def _in_order(data: bytes) -> bytes:
-    """The same file with what its header states in alphabetical order, so that equal weights make equal files.
-
-    The library writes these in a random order each time.
-    """
+    """Sort the metadata in the header, which safetensors writes in random order: equal weights make equal files."""
     length = int.from_bytes(data[:8], "little")
     header = json.loads(data[8 : 8 + length])
     header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
@@ -271,7 +268,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         with safetensors.safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
             return {name: file.get_tensor(name) for name in file.keys()}, header  # noqa: SIM118 (no mapping)
-    # torch's come of shapes with numbers that it has no room for.
+    # RuntimeError: torch's, for shapes too large to allocate.
     except (safetensors.SafetensorError, OSError, ValueError, TypeError, RuntimeError) as error:
         reason = str(error).split("\n", 1)[0][:200]
         raise WeightsError(f"{path}: not a whole safetensors file ({reason}); fetch it again") from None
@@ -282,20 +279,20 @@ def _read_pickle(path: Path) -> Any:
         require_sound_pickle(path)
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        # Not torch's own words: they recommend to run what is in the file.
+        # Not torch's own message: it recommends to run the file's code.
         found = re.search(r"GLOBAL ([\w.]+)", str(error))
         reason = f" ({found[1]})" if found else ""
         raise WeightsError(
             f"{path}: refused, since it is no file of plain tensors{reason} and its code will not be run; "
             "convert it to safetensors where you trust it"
         ) from None
-    except Exception as error:  # over damaged files the unpickler stumbles in any way: IndexError, AssertionError, …
+    except Exception as error:  # damaged files raise anything: IndexError, AssertionError, …
         reason = f"{type(error).__name__}: {error}".split("\n", 1)[0][:200]
         raise WeightsError(f"{path}: not a whole PyTorch file ({reason}); fetch it again") from None
 
 
 def _unwrap(path: Path, content: Any) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """The state dict in what a training program pickled."""
+    """Return the state dict in a training program's checkpoint, and notes."""
     notes: tuple[str, ...] = ()
     if isinstance(content, dict):
         for wrapper in _WRAPPERS:
@@ -307,7 +304,7 @@ def _unwrap(path: Path, content: Any) -> tuple[dict[str, Tensor], tuple[str, ...
         raise WeightsError(f"{path}: holds a {type(content).__name__}, not a state dict; save model.state_dict()")
     strangers = [name for name, value in content.items() if not (isinstance(name, str) and isinstance(value, Tensor))]
     if strangers:
-        # Not as they would show themselves: a file's names may be long, have many lines, or be no names at all.
+        # A file's keys may be long, have many lines, or be other objects than strings.
         names = [name[:60] if isinstance(name, str) else f"<{type(name).__name__}>" for name in strangers[:5]]
         shown = " ".join(", ".join(names).split())
         raise WeightsError(f"{path}: not a state dict: {shown} are not tensors; save model.state_dict()")
@@ -315,7 +312,7 @@ def _unwrap(path: Path, content: Any) -> tuple[dict[str, Tensor], tuple[str, ...
 
 
 def _strip_prefixes(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """Names without what DistributedDataParallel and torch.compile put before all of them."""
+    """Remove the prefixes of DistributedDataParallel and torch.compile from the names."""
     notes = []
     while prefix := next((p for p in _WRAPPER_PREFIXES if all(name.startswith(p) for name in tensors)), None):
         tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}

@@ -1,4 +1,4 @@
-"""``config.json`` of other frameworks → the network it describes, in this library's terms. Free of torch."""
+"""Read folders of saved networks: this library's, timm's and transformers' ``config.json``. Free of torch."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from effnets.spec.specs import Activation, Interpolation, ModelSpec, PreprocessS
 
 ClassNames = tuple[str, ...] | None
 
-# What create_model is given too, and what makes no difference to a network in evaluation mode.
+# Arguments of create_model, and those without effect in evaluation mode.
 _ARGUMENTS = ("in_chans", "global_pool", "drop_rate", "output_stride")
 _HARMLESS_ARGUMENTS = frozenset({*_ARGUMENTS, "num_classes", "drop_path_rate"})
 
 _TRANSFORMERS_FAMILIES = {"mobilenet_v1": "mobilenetv1", "mobilenet_v2": "mobilenetv2"}
-# What transformers lets its users change and the networks of the zoo have fixed.
+# Settings of transformers that are fixed in the networks of the zoo.
 _TRANSFORMERS_FIXED = {
     "num_channels": 3,
     "min_depth": 8,
@@ -45,8 +45,8 @@ def read_timm_config(config: Mapping[str, Any], source: str) -> tuple[ModelSpec,
     """The network and the names of its classes of a config that timm's ``save_for_hf`` wrote; `source` names the file.
 
     Raises:
-        ConfigError: if it is not such a configuration, or needs what this library does not have.
-        UnknownModelError: an architecture that the zoo does not have.
+        ConfigError: if it is not such a config, or needs what this library does not have.
+        UnknownModelError: if the zoo does not have the architecture.
     """
     if "architecture" not in config:
         raise ConfigError(f"{source}: names no architecture as timm's configs do; its keys are {_some(config)}")
@@ -182,7 +182,7 @@ def _transformers_preprocess(processor: Mapping[str, Any]) -> PreprocessSpec:
         raise ValueError(f"images are to be resized, cut to a square and divided by 255, not {processor}")
     if not math.isclose(processor.get("rescale_factor", 1 / 255), 1 / 255):
         raise ValueError("rescale_factor is not 1/255")
-    normalised = processor.get("do_normalize", True)
+    normalized = processor.get("do_normalize", True)
     crop_pct = height / side
     if math.floor(height / crop_pct) < side:  # by rounding
         crop_pct = math.nextafter(crop_pct, 0)
@@ -190,14 +190,14 @@ def _transformers_preprocess(processor: Mapping[str, Any]) -> PreprocessSpec:
         input_size=int(height),
         crop_pct=crop_pct,
         interpolation=_RESAMPLING[processor.get("resample", 2)],
-        mean=tuple(processor.get("image_mean", (0.5,) * 3)) if normalised else (0.0,) * 3,
-        std=tuple(processor.get("image_std", (0.5,) * 3)) if normalised else (1.0,) * 3,
+        mean=tuple(processor.get("image_mean", (0.5,) * 3)) if normalized else (0.0,) * 3,
+        std=tuple(processor.get("image_std", (0.5,) * 3)) if normalized else (1.0,) * 3,
     )
 
 
 @contextmanager
 def _reading(source: str, framework: str) -> Iterator[None]:
-    """What a config of the wrong kind makes of the code that reads it, as one error."""
+    """Turn the errors of reading an unexpected config into a ConfigError."""
     try:
         yield
     except ConfigError as error:
@@ -214,7 +214,7 @@ def _some(keys: Mapping[str, Any]) -> str:
 TABLE, CONFIG, PROCESSOR = "model.yaml", "config.json", "preprocessor_config.json"
 # Tried in this order. The second is what timm wrote in earlier days.
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
-# By this key of config.json a reader far away knows of the table, without asking for a file that may not be there.
+# With this key in config.json, a reader of a repository requests the table only if it exists.
 TABLE_KEY = "model_table"
 
 # The names of 11,821 classes take half of one.
@@ -223,16 +223,16 @@ _MAX_CONFIG = 2 << 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SavedModel:
-    """A network in a folder.
+    """A network saved in a folder.
 
     Attributes:
         spec: its description.
         source: the folder, or the repository, for messages.
         class_names: where the config states them. (A header of the weights may state them too.)
         arguments: what `create_model` was given when it was built: in_chans, global_pool, drop_rate, output_stride.
-        background: whether the first output stands for none of the classes; None where the config does not tell.
-        weights: the file of its weights; None where it was not asked for.
-        weights_source, weights_sha256: where that file is from and its hash, where that is known.
+        background: whether the first output is the background; None if the config does not state it.
+        weights: the file of its weights; None if not requested.
+        weights_source, weights_sha256: origin and hash of that file, if known.
     """
 
     spec: ModelSpec
@@ -246,11 +246,11 @@ class SavedModel:
 
 
 def read_folder(folder: str | os.PathLike[str], *, with_weights: bool = True) -> SavedModel:
-    """What is in a folder of `save_pretrained`'s, timm's or transformers'.
+    """Read a folder that `save_pretrained`, timm or transformers wrote.
 
     Raises:
-        MissingFileError: no table and no config; or no weights, where they are asked for.
-        ConfigError: a file that is not one, or a network that this library does not have.
+        MissingFileError: if it has no table and no config, or no weights although requested.
+        ConfigError: if a file is invalid, or this library does not have the network.
     """
     folder = Path(folder)
     if (folder / CONFIG).is_file():
@@ -268,10 +268,10 @@ def read_folder(folder: str | os.PathLike[str], *, with_weights: bool = True) ->
 
 
 def files_beside(config: Path) -> tuple[str, ...]:
-    """What must be read with a ``config.json`` to know the network, and may be there.
+    """Return the files to read together with a ``config.json``, which may exist.
 
     Raises:
-        ConfigError: it is no JSON object.
+        ConfigError: if it is not a JSON object.
     """
     content = _read_json(config)
     if content.get(TABLE_KEY) == TABLE:
@@ -283,7 +283,7 @@ def _read_config(folder: Path) -> SavedModel:
     path = folder / CONFIG
     config = _read_json(path)
     if config.get(TABLE_KEY) == TABLE:
-        # Only then: a table may also be left from a network that another program saved over.
+        # Only then: another program may have saved over a network and left its table.
         if not (folder / TABLE).is_file():
             raise MissingFileError(f"{folder}: lacks {TABLE}, of which its {CONFIG} tells; save the model again")
         arguments = read_arguments(config, str(path))

@@ -1,4 +1,4 @@
-"""Weights from a file into a network: strict, all or nothing, and every decision reported."""
+"""Load and convert weights files: strict, all or nothing, and every decision reported."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ def load_weights(
 ) -> LoadReport:
     """Load a weights file into a network: every tensor fits, or nothing is changed.
 
-    Preprocessing and class names that the file's header states become the model's; of what it does not state the model
-    keeps what it has.
+    Preprocessing and class names in the file's header become the model's; the model keeps its own otherwise.
 
     Args:
         model: the network, also inside of torch.compile or DataParallel.
         path: a ``.safetensors``, ``.pth``, ``.pt``, ``.bin`` or ``.h5`` file.
-        dialect: whose names the file has; ``auto`` tells by its keys.
+        dialect: of the parameter names; ``auto`` detects it by the keys.
         head: what to do with the classifier. ``auto`` loads it if it has the network's size, and else (or if the
-            file has none) initializes a new one; ``strict`` wants it to fit; ``drop`` always initializes a new one.
+            file has no classifier) initializes a new one; ``strict`` requires it to fit; ``drop`` always initializes a
+            new one.
 
     Returns:
-        What was done; also kept as ``model.load_report``.
+        What was loaded; also kept as ``model.load_report``.
 
     Raises:
-        MissingFileError: no such file.
-        WeightsError: damaged, of unknown dialect, trained for another padding, epsilon or activation, or with names
-            or shapes that are not this network's; then the message is a diff of ``-`` missing and ``+`` unexpected.
-        ArgumentError: an unknown dialect or head.
+        MissingFileError: if the file does not exist.
+        WeightsError: if the file is damaged, of unknown dialect, trained for another padding, epsilon or activation, or
+            has other names or shapes than the network: a diff of ``-`` missing and ``+`` unexpected.
+        ArgumentError: if dialect or head is unknown.
     """
     model = network_of(model)
     weights = prepare_weights(path, model.spec, dialect, model.plan.num_classes)
@@ -63,10 +63,10 @@ def convert_weights(
     dialect: str = "auto",
     num_classes: int | None = None,
 ) -> LoadReport:
-    """Write the weights of `source` as `target`, in dialect `to`; they pass through the network, so that they fit it.
+    """Write the weights of `source` as `target` in dialect `to`, through the network, which verifies that they fit.
 
     Args:
-        source: the file to read, of `dialect` (``auto``: told by its keys), with a classifier or without.
+        source: the file to read, of `dialect` (``auto``: detected by the keys), with a classifier or without.
         target: the file to write; its suffix as for `effnets.save_weights`.
         model: the network, as for `effnets.create_model`.
         num_classes: outputs of `target`: None for those of `source`, without background; the number with it (1001)
@@ -76,7 +76,7 @@ def convert_weights(
         What was read.
 
     Raises:
-        ArgumentError: both are the same file, a dialect is unknown, or `source` has not so many outputs.
+        ArgumentError: if both are the same file, a dialect is unknown, or `source` has another number of outputs.
         MissingFileError, WeightsError: as `effnets.load_weights` and `effnets.save_weights`.
     """
     source, target = Path(source), Path(target)

@@ -1,4 +1,4 @@
-"""Whether a file's tensors are numbers that a network can compute with."""
+"""Merge a file's tensors into a network: check names, shapes and values, then copy; report every decision."""
 
 from __future__ import annotations
 

@@ -39,10 +39,10 @@ _PREPROCESS_FIELDS: Mapping[str, Callable[[str], Any]] = {
 
 
 def apply_header(spec: ModelSpec, header: Mapping[str, str], source: str) -> tuple[ModelSpec, tuple[str, ...]]:
-    """`spec` with what the header states put in place, and a note on each change.
+    """Return `spec` with the header's values, and a note on each change.
 
     Raises:
-        WeightsError: a value that is not of its kind; names the file, the key and the value.
+        WeightsError: if a value is invalid; names the file, the key and the value.
     """
     model = _read(spec, header, _MODEL_FIELDS, source)
     preprocess = _read(spec.preprocess, header, _PREPROCESS_FIELDS, source)
@@ -59,7 +59,7 @@ def apply_header(spec: ModelSpec, header: Mapping[str, str], source: str) -> tup
 
 
 def make_header(spec: ModelSpec) -> dict[str, str]:
-    """A header from which `apply_header` restores what belongs to the weights."""
+    """Return a header from which `apply_header` restores what belongs to the weights."""
     values = {key: getattr(spec, key) for key in _MODEL_FIELDS}
     values |= {key: getattr(spec.preprocess, key) for key in _PREPROCESS_FIELDS}
     return {
@@ -70,10 +70,10 @@ def make_header(spec: ModelSpec) -> dict[str, str]:
 
 
 def read_class_names(header: Mapping[str, str], source: str) -> tuple[str, ...] | None:
-    """Names of the classifier's outputs, where the header has them.
+    """Return the class names in the header; None without them.
 
     Raises:
-        WeightsError: it has something else in their place.
+        WeightsError: if they are not a list of strings.
     """
     if "class_names" not in header:
         return None
@@ -87,10 +87,10 @@ def read_class_names(header: Mapping[str, str], source: str) -> tuple[str, ...] 
 
 
 def stated_background(header: Mapping[str, str], source: str) -> bool | None:
-    """Whether the first output stands for none of the classes; None where the header does not say.
+    """Return whether the first output is the background; None if the header does not state it.
 
     Raises:
-        WeightsError: it says neither true nor false.
+        WeightsError: if the value is neither true nor false.
     """
     if "background" not in header:
         return None
@@ -102,7 +102,7 @@ def stated_background(header: Mapping[str, str], source: str) -> bool | None:
 def _read(
     target: object, header: Mapping[str, str], known: Mapping[str, Callable[[str], Any]], source: str
 ) -> dict[str, Any]:
-    """The header's values of the fields in `known` where they differ from those of `target`."""
+    """Return the header's values of the fields in `known` that differ from those of `target`."""
     values = {}
     for key, parse in known.items():
         if key not in header:
@@ -124,7 +124,7 @@ _CLASSIFIER = ("classifier.weight", "classifier.bias")
 class NativeWeights:
     """A checkpoint's tensors under native names, and the network they were trained for.
 
-    `source` says where they came from, `background` whether the first output stands for none of the classes.
+    `source` names their origin; `background` is whether the first output is the background.
     """
 
     checkpoint: Checkpoint
@@ -155,7 +155,7 @@ def prepare_weights(
     """Read a file and name its tensors natively; its header's statements are applied to `spec`.
 
     An output for background is left out, unless `num_classes` counts it in. `sha256` is the file's, `background` and
-    `class_names` are what else is known of its outputs; the file's header goes before them.
+    `class_names` describe its outputs where its header does not.
 
     Raises:
         MissingFileError, WeightsError: as `read_checkpoint`, `detect_dialect` and `apply_header`; or the framework has
@@ -197,7 +197,7 @@ def _count_outputs(tensors: Mapping[str, Tensor]) -> int | None:
 
 
 def _has_background(checkpoint: Checkpoint, dialect: Dialect, outputs: int | None, known: bool | None) -> bool:
-    """Whether the first output stands for none of the classes: as the header or the caller says, or by their number."""
+    """Return whether the first output is the background: as the header or the caller states, or by their number."""
     stated = stated_background(checkpoint.header, str(checkpoint.path))
     if stated is None:
         stated = known

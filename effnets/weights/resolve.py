@@ -1,4 +1,4 @@
-"""Published weights, fetched and ready to be merged into their network."""
+"""Resolve the arguments of `create_model` to a spec and the weights to merge into its network."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resolved:
-    """A network's description, the weights that are to be merged into it, and arguments that it was saved with.
+    """A network's spec, the weights to merge into it (or None), and the arguments that it was saved with.
 
-    `weights` None: none are asked for. `arguments` hold where the caller of `create_model` leaves the defaults.
+    `arguments` apply unless the caller of `create_model` gives others.
     """
 
     spec: ModelSpec
@@ -58,7 +58,7 @@ def resolve(
     weights: str | os.PathLike[str] | None,
     num_classes: int | None,
 ) -> Resolved:
-    """The network that is asked for, as its weights need it, and the weights.
+    """Return the requested network, as its weights need it, and the weights.
 
     The arguments are those of `effnets.create_model`, and so are the errors.
     """
@@ -84,16 +84,16 @@ def resolve(
 
 
 def _registered(name: T) -> T | str:
-    """The registry's name of a repository that it knows, since it knows more of it than its config says."""
+    """Return the registry's name of a registered repository: the registry has more facts than its config."""
     if isinstance(name, str) and name.startswith(HUB_SCHEME):
         return find_source(name) or name
     return name
 
 
 def _open(name: object, *, with_weights: bool) -> SavedModel | None:
-    """The network in the folder or the repository of that name; None if it is neither's."""
+    """Return the network in the folder or repository of that name; None if it is neither."""
     if isinstance(name, str) and name.startswith(HUB_SCHEME):
-        # Here, since the Hub's client takes a while to import.
+        # Imported here because huggingface_hub is slow to import.
         from effnets.weights.repository import fetch_repository
 
         return fetch_repository(name, with_weights=with_weights)
@@ -108,7 +108,7 @@ def _is_folder(name: object) -> TypeGuard[str | os.PathLike[str]]:
 
 
 def _prepare_saved(saved: SavedModel, spec: ModelSpec, num_classes: int | None) -> NativeWeights:
-    """The weights of a saved network, for `spec`, on which they impose what they were trained with."""
+    """Return the weights of a saved network, for `spec` with the settings that they were trained with."""
     assert saved.weights is not None
     spec, notes = apply_header(spec, make_header(saved.spec), saved.source)
     prepared = prepare_weights(
@@ -125,7 +125,7 @@ def _prepare_saved(saved: SavedModel, spec: ModelSpec, num_classes: int | None) 
 def _find_published(
     name: object, spec: ModelSpec, pretrained: bool, weights: str | os.PathLike[str] | None
 ) -> WeightsSpec | None:
-    """The registered weights that are asked for, by `pretrained` or by a tag; None where it is a file, or nothing."""
+    """Return the registered weights requested by `pretrained` or by a tag; None for a file or no weights."""
     tagged = is_tagged(name) and split_tag(str(name))[0] == spec.name
     if weights is None:
         return find_weights(str(name) if tagged else spec.name) if pretrained else None

@@ -1,4 +1,4 @@
-"""What files claim, checked before a reader believes it and makes room. Nothing is built or executed here."""
+"""Check sizes and contents that files claim, before a reader allocates memory for them; executes nothing."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from effnets.errors import WeightsError
 
-# Far above every network, its class names included; a reader takes thirty times the header's length.
+# Far above every network, its class names included; a parsed header takes thirty times its length.
 _MAX_HEADER = 4 << 20
 # A training program's whole state has a tenth of it.
 _MAX_INSTRUCTIONS = 1_000_000
@@ -24,7 +24,7 @@ _MAX_TUPLE = 10_000_000
 # A legacy file: a magic number, a version, the writer's number formats, the content, the names of its storages.
 _LEGACY_PICKLES = 5
 
-# torch lets pickles call more than this without asking: what makes a gigabyte of a number in the file is not among it.
+# torch lets pickles call more than these; none of these allocates more than the file holds.
 _BUILDERS = frozenset(
     {
         *("builtins set", "builtins complex", "__builtin__ set", "__builtin__ complex"),
@@ -42,16 +42,16 @@ _EFFECTS = {
     )
     for opcode in pickletools.opcodes
 }
-_JUDGED = frozenset({"torch", "builtins", "__builtin__", "_codecs"})
+_TORCH_MODULES = frozenset({"torch", "builtins", "__builtin__", "_codecs"})
 
 
 def require_sound_header(path: Path) -> None:
-    """Refuse a safetensors file whose header is too long, no JSON, or says a thing twice.
+    """Refuse a safetensors file whose header is too long, not JSON, or has a key twice.
 
-    The safetensors library checks what the header says of each tensor; of two of one name it takes the last.
+    The safetensors library checks each tensor's entry; of two entries of one name it takes the last.
 
     Raises:
-        ValueError: says what is wrong.
+        ValueError: if the header is refused.
     """
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
@@ -74,14 +74,14 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def require_sound_pickle(path: Path) -> None:
-    """Refuse a PyTorch file that unpacks to more than it holds, or has more in it than a program of tensors.
+    """Refuse a PyTorch file that unpacks to more than its size, or whose pickle does more than build tensors.
 
     Raises:
-        pickle.UnpicklingError: it calls what no state dict needs.
-        ValueError, EOFError, RuntimeError, BadZipFile: it is damaged, or a bomb.
+        pickle.UnpicklingError: if it calls what no state dict needs.
+        ValueError, EOFError, RuntimeError, BadZipFile: if it is damaged, or a memory bomb.
     """
     with path.open("rb") as file:
-        # What torch asks, too: everything else is a pickle to it.
+        # As torch decides: everything else is a legacy pickle.
         if file.read(4) != b"PK\x03\x04":
             file.seek(0)
             for _ in range(_LEGACY_PICKLES):
@@ -89,7 +89,7 @@ def require_sound_pickle(path: Path) -> None:
                     return  # torch says what is missing
                 _require_harmless(file)
             return
-    # torch's reader, not Python's: of a forged archive the two would see different contents.
+    # torch's reader, not Python's: the two may read a forged archive differently.
     archive = torch._C.PyTorchFileReader(str(path))
     records = archive.get_all_records()
     size = _unpacked_size(archive, path)
@@ -102,13 +102,13 @@ def require_sound_pickle(path: Path) -> None:
 def _unpacked_size(archive: Any, path: Path) -> int:
     if hasattr(archive, "get_record_size"):
         return sum(archive.get_record_size(record) for record in archive.get_all_records())
-    # Older torch (2.10) does not say: then Python's reader has to do.
+    # torch 2.10 has no get_record_size: use Python's reader.
     with zipfile.ZipFile(path) as directory:
         return sum(record.file_size for record in directory.infolist())
 
 
 def _require_harmless(program: IO[bytes]) -> None:
-    """Read a pickle's instructions up to its end and follow what would lie on the stack, by size alone."""
+    """Run through a pickle's instructions, keeping track only of the size of each object on the stack."""
     stack: list[int] = []
     marks: list[int] = []
     memo: dict[int, int] = {}
@@ -129,16 +129,16 @@ def _require_harmless(program: IO[bytes]) -> None:
             taken, to_mark, given = _EFFECTS[name]
             start = (marks.pop() if to_mark else len(stack)) - taken
             size = min(1 + sum(stack[start:]), _MAX_TUPLE + 1)
-            # One tuple twice in a tuple, thirty times over: as the key of a dict it is hashed for hours.
+            # A tuple twice in a tuple, nested thirty times: hashing it as a key takes hours.
             if size > _MAX_TUPLE and name.startswith("TUPLE"):
                 raise ValueError("tuples of one another again and again, as in no state dict")
             stack[start:] = [size] * given
 
 
 def _require_builder(name: str) -> None:
-    """Refuse what torch would call, other than what makes tensors of storages; all else torch refuses itself."""
+    """Refuse callables that torch allows, except those that rebuild tensors; torch itself refuses the others."""
     module, _, attribute = name.partition(" ")
-    if module.partition(".")[0] not in _JUDGED or name in _BUILDERS or attribute.endswith("Storage"):
+    if module.partition(".")[0] not in _TORCH_MODULES or name in _BUILDERS or attribute.endswith("Storage"):
         return
     if module == "torch" and isinstance(getattr(torch, attribute, None), torch.dtype):
         return
@@ -146,10 +146,10 @@ def _require_builder(name: str) -> None:
 
 
 def require_plain(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Refuse tensors that are no dense real numbers, or stand for more of them than the file holds.
+    """Refuse tensors that are not dense and real, or that expand to more numbers than the file holds.
 
     Raises:
-        WeightsError: names the first of them.
+        WeightsError: names the first such tensor.
     """
     for name, tensor in tensors.items():
         if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta or tensor.is_complex():

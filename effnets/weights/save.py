@@ -101,7 +101,7 @@ def push_to_hub(
         The commit, by which these very weights are had: ``hf-hub:user/repository@commit``.
 
     Raises:
-        ArgumentError: `repo_id` is none, or `model` no classifier of this library.
+        ArgumentError: if `repo_id` is invalid, or `model` is not a classifier of this library.
         UploadError: the Hub cannot be reached, or refuses; nothing of a refused upload shows there.
     """
     from huggingface_hub import HfApi

@@ -88,7 +88,7 @@ def test_an_empty_file(tmp_path):
 def test_weights_that_no_layer_has(tmp_path, number):
     with h5py.File(tmp_path / "odd.weights.h5", "w") as file:
         file.create_dataset(f"layers/conv2d/vars/{number}", data=np.zeros((3, 3, 3, 8), np.float32))
-    with pytest.raises(WeightsError, match=f"layer conv2d has a weight '{number}', which none of these networks has"):
+    with pytest.raises(WeightsError, match=f"layer conv2d has a weight '{number}', which no network of the zoo has"):
         load(tmp_path / "odd.weights.h5")
 
 
@@ -121,14 +121,14 @@ def test_data_in_other_files_is_not_read(path, tmp_path):
     secret.write_bytes(bytes(3 * 3 * 3 * 8 * 4))
     storage = [(str(secret), 0, h5py.h5f.UNLIMITED)]
     replaced(path, lambda group: group.create_dataset("kernel:0", (3, 3, 3, 8), "f4", external=storage))
-    with pytest.raises(WeightsError, match="conv1/kernel lies in another file, which is not read"):
+    with pytest.raises(WeightsError, match="conv1/kernel is in another file, which is not read"):
         load(path)
 
 
 def test_virtual_datasets_are_not_read(path):
     layout = h5py.VirtualLayout((3, 3, 3, 8), "f4")
     layout[:] = h5py.VirtualSource(str(path.parent / "secret.h5"), "x", (3, 3, 3, 8))
-    with pytest.raises(WeightsError, match="conv1/kernel lies in another file, which is not read"):
+    with pytest.raises(WeightsError, match="conv1/kernel is in another file, which is not read"):
         load(replaced(path, lambda group: group.create_virtual_dataset("kernel:0", layout)))
 
 

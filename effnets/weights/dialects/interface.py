@@ -90,7 +90,7 @@ def rename_from_native(tensors: Mapping[str, Tensor], module_names: Mapping[str,
 
 
 def collect(pairs: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
-    """A dict of `pairs`, none of which may hide another.
+    """Return a dict of `pairs`, whose names must differ.
 
     Raises:
         WeightsError: two have the same name.
@@ -98,7 +98,7 @@ def collect(pairs: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
     collected: dict[str, Tensor] = {}
     for name, tensor in pairs:
         if name in collected:
-            raise WeightsError(f"two tensors are both {name}; the file is a mixture, write it again")
+            raise WeightsError(f"two tensors are both {name}; the file is a mixture, save it again")
         collected[name] = tensor
     return collected
 
