@@ -50,18 +50,18 @@ _BROKEN = 5
 )
 @click.option("--topk", type=click.IntRange(1), default=5, show_default=True, help="For the second figure.")
 @click.option("--image-size", type=click.IntRange(1, 8192), help="Side of the input in pixels [default: the weights'].")
-@click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True, help="Pictures at a time.")
+@click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True, help="Images at a time.")
 @click.option("--workers", type=click.IntRange(1), help="Threads that decode [default: one for each core, up to 16].")
-@click.option("--real-labels", metavar="FILE", help="ReaL's reassessed labels, for ImageNet's validation pictures.")
+@click.option("--real-labels", metavar="FILE", help="ReaL's reassessed labels, for ImageNet's validation images.")
 @click.option(
-    "--temperature", type=float, help="Fitted on other pictures, to judge calibration by [default: fitted on these]."
+    "--temperature", type=float, help="Of other images, to measure calibration with [default: fitted on these images]."
 )
-@click.option("--strict", is_flag=True, help="Fail at a picture that cannot be read, instead of leaving it out.")
+@click.option("--strict", is_flag=True, help="Fail at an image that cannot be read, instead of leaving it out.")
 @image_column_option
 @label_column_option
 @class_names_option
 @click.option("--per-class", is_flag=True, help="List the classes, however many.")
-@click.option("--per-image", is_flag=True, help="Put the answer for each picture into the JSON.")
+@click.option("--per-image", is_flag=True, help="Put the answer for each image into the JSON.")
 @click.option("--json", "json_file", metavar="FILE", help="Write everything as JSON; - prints it instead of the table.")
 @click.option("--report", metavar="FOLDER", help="Write a page about the first of them, report.html.")
 def command(
@@ -84,10 +84,10 @@ def command(
     json_file: str | None,
     report: str | None,
 ) -> None:
-    """Measure a model's accuracy on DATA: a folder of pictures by class, or another form of pictures with labels.
+    """Measure a model's accuracy on DATA: a folder of images by class, or labeled images in another form.
 
-    The pictures of test/ are used, else those of val/, else all. Several --weights or --engine answer for the same
-    pictures and are compared with the first: a network and what was exported of it, in float and in int8.
+    The images of test/ are used, else those of val/, else all. Several --weights or --engine answer for the same
+    images and are compared with the first: a network and what was exported of it, in float and in int8.
     """
     if json_file not in (None, "-") and not Path(str(json_file)).absolute().parent.is_dir():
         raise click.UsageError(f"--json {json_file}: there is no folder {Path(str(json_file)).parent}")
@@ -195,8 +195,8 @@ def _print(names: list[str], evaluations: list[Evaluation], comparisons: list[Co
     from effnets.cli.format import class_table, comparison_table, print_table, result_table
 
     first = evaluations[0]
-    pictures = {"given": "pictures", "all": "pictures"}.get(first.split, f"{first.split} pictures")
-    click.echo(f"{printable(first.data)}: {first.count:,} {pictures} of {len(first.classes):,} classes\n")
+    images = {"given": "images", "all": "images"}.get(first.split, f"{first.split} images")
+    click.echo(f"{printable(first.data)}: {first.count:,} {images} of {len(first.classes):,} classes\n")
     if len(evaluations) == 1 and (per_class or len(first.classes) <= _PER_CLASS):
         print_table(class_table(first))
         click.echo()
@@ -207,7 +207,7 @@ def _print(names: list[str], evaluations: list[Evaluation], comparisons: list[Co
 
 
 def _tell(evaluations: list[Evaluation]) -> None:
-    """What else there is to know, on the error stream. The pictures are the same for all."""
+    """Print notes and unreadable images on the error stream; they are the same for all."""
     for note in dict.fromkeys(note for evaluation in evaluations for note in evaluation.notes):
         click.echo(printable(note), err=True)
     evaluation = evaluations[0]
@@ -220,7 +220,7 @@ def _tell(evaluations: list[Evaluation]) -> None:
         click.echo(printable(f"left out: {broken.reason}"), err=True)
     if evaluation.broken:
         total = evaluation.count + len(evaluation.broken)
-        click.echo(f"{len(evaluation.broken)} of {total} pictures could not be read and count nowhere", err=True)
+        click.echo(f"{len(evaluation.broken)} of {total} images could not be read and count nowhere", err=True)
 
 
 DEMONSTRATION = "mixnet_xs_32px.cifar10"
@@ -243,7 +243,7 @@ def notice(network: Classifier) -> str:
     names = network.class_names or ()
     return textwrap.fill(
         f"No model is named, so the demonstration network answers, {DEMONSTRATION}. It was trained on CIFAR-10's "
-        f"pictures of {network.spec.input_size} pixels and knows only {len(names)} classes: {', '.join(names)}. "
+        f"images of {network.spec.input_size} pixels and knows only {len(names)} classes: {', '.join(names)}. "
         "For ImageNet's 1,000 name a model: --model mobilenetv2_100, for example.",
         width=100,
     )
@@ -290,18 +290,18 @@ class Subject:
         return load_engine(path, self.engine)
 
     def learned_from(self, data: str) -> str | None:
-        """What to say where `data`, of which nothing is set apart, are the pictures that a run here was trained on."""
+        """Return a warning if `data`, without splits, is what the run in `weights` was trained on."""
         from effnets.train.checkpoint import METRICS
 
         try:
             metrics = json.loads((Path(str(self.weights)) / METRICS).read_text(encoding="utf-8"))
-            trained_on, pictures = metrics.get("data_path") or metrics["data"], metrics["images"]["train"]
+            trained_on, images = metrics.get("data_path") or metrics["data"], metrics["images"]["train"]
         except (OSError, ValueError, KeyError, TypeError):  # no run of ours
             return None
         if not Path(trained_on).exists() or Path(trained_on).resolve() != Path(data).resolve():
             return None
         return (
-            f"{self.weights} was trained on {pictures:,} of these pictures, so this says little about others; "
+            f"{self.weights} was trained on {images:,} of these images, so this says little about others; "
             "set some apart, in test/, before training"
         )
 

@@ -198,7 +198,7 @@ def comparison_table(
 
 def class_table(found: Evaluation) -> Table:
     """Precision, recall and F1 of each class of the data, in per cent."""
-    numbers = ["pictures", "precision %", "recall %", "F1 %"]
+    numbers = ["images", "precision %", "recall %", "F1 %"]
     table = make_table(["class", *numbers], right=numbers)
     scores = found.scores()
     for output in found.classes:

@@ -170,7 +170,7 @@ def test_without_a_model_the_demonstration_network_answers_and_says_so(photos):
     assert {p["label"] for p in predictions} == set(model.class_names)
     said = " ".join(result.stderr.split())
     assert "No model is named, so the demonstration network answers, mixnet_xs_32px.cifar10." in said
-    assert "CIFAR-10's pictures of 32 pixels and knows only 10 classes: airplane, automobile, bird, cat" in said
+    assert "CIFAR-10's images of 32 pixels and knows only 10 classes: airplane, automobile, bird, cat" in said
     assert "For ImageNet's 1,000 name a model: --model mobilenetv2_100" in said
 
 

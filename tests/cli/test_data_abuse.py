@@ -106,7 +106,7 @@ CASES = [
     Case(
         empty_class,
         (1, "1 class (bird) without an image, but training needs one of each; remove the empty folder, or add"),
-        (0, "6 test pictures of 2 classes"),  # of which test/ has no bird: only what is measured matters
+        (0, "6 test images of 2 classes"),  # of which test/ has no bird: only what is measured matters
     ),
     Case(
         empty_class_in_test,
@@ -121,9 +121,9 @@ CASES = [
     Case(
         duplicate,
         (0, "1 of the 7 images of test are in train as well, which inflates the accuracy: "),
-        (0, "7 test pictures of 2 classes"),
+        (0, "7 test images of 2 classes"),
     ),
-    Case(one_pixel, (0, "test top-1"), (0, "7 test pictures of 2 classes")),
+    Case(one_pixel, (0, "test top-1"), (0, "7 test images of 2 classes")),
     Case(
         corrupt_parquet,
         (1, "data.parquet: cannot be read as parquet ("),
@@ -137,9 +137,9 @@ CASES = [
     Case(
         corrupt_images,
         (1, "test: 5 of 16 images cannot be read, and 3 may be left out; fix or remove them:"),
-        (0, "5 of 16 pictures could not be read and count nowhere"),
+        (0, "5 of 16 images could not be read and count nowhere"),
     ),
-    Case(strange_names, (0, "test top-1"), (0, "8 test pictures of 2 classes")),
+    Case(strange_names, (0, "test top-1"), (0, "8 test images of 2 classes")),
 ]
 
 
@@ -191,7 +191,7 @@ def test_an_output_that_cannot_be_written(place, tmp_path, kind):
     assert (status, str(output) in said) == (1, True), said
     status, said = run("eval", data, "--weights", place / "model", "--json", tmp_path / "closed")
     assert (status, f"{tmp_path / 'closed'}: cannot be written there (Is a directory)" in said) == (2, True), said
-    assert "test pictures" not in said  # told before anything is measured
+    assert "test images" not in said  # told before anything is measured
 
 
 @pytest.mark.full

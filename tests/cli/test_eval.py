@@ -43,7 +43,7 @@ def test_a_table(place):
     assert result.exit_code == 0, result.output
     expected = effnets.evaluate(effnets.create_model(place / "model", pretrained=True), place / "data")
     lines = result.stdout.splitlines()
-    assert lines[0] == f"{place / 'data'}: 24 val pictures of 3 classes"
+    assert lines[0] == f"{place / 'data'}: 24 val images of 3 classes"
     assert [line.split()[:2] for line in lines if line[:2] in ("a ", "b ", "c ")] == [
         ["a", "8"],
         ["b", "8"],
@@ -51,7 +51,7 @@ def test_a_table(place):
     ]
     assert f"{expected.top1:.2f}" in lines[-1]
     assert "broken.png" in result.stderr
-    assert "1 of 25 pictures could not be read and count nowhere" in result.stderr
+    assert "1 of 25 images could not be read and count nowhere" in result.stderr
 
 
 def test_several_are_compared(place, tmp_path):
@@ -87,7 +87,7 @@ def test_pictures_that_the_run_learned_from_are_no_measure(place, tmp_path):
     shutil.copytree(place / "model", tmp_path / "run")
     metrics = {"data": str(tmp_path / "photos"), "images": {"train": 21, "val": 3, "test": 0}}
     (tmp_path / "run" / "metrics.json").write_text(json.dumps(metrics))
-    warning = f"{tmp_path / 'run'} was trained on 21 of these pictures, so this says little about others"
+    warning = f"{tmp_path / 'run'} was trained on 21 of these images, so this says little about others"
     assert warning in run(tmp_path / "photos", "--weights", tmp_path / "run").stderr
     printed = run(tmp_path / "photos", "--weights", tmp_path / "run", "--json", "-").stdout
     assert warning in " ".join(json.loads(printed)["evaluations"][0]["notes"])
@@ -143,7 +143,7 @@ def test_a_page_that_cannot_be_written_costs_no_result(place, tmp_path):
         place / "data", "--weights", place / "model.onnx", "--json", tmp_path / "a.json", "--report", tmp_path / "file"
     )
     assert result.exit_code == 1
-    assert "24 val pictures of 3 classes" in result.stdout
+    assert "24 val images of 3 classes" in result.stdout
     assert json.loads((tmp_path / "a.json").read_text())["evaluations"][0]["images"] == 24
     assert f"{tmp_path / 'file'}" in result.stderr
 
