@@ -1,1 +1,1 @@
-"""From an image to named predictions."""
+"""From an image to named predictions: image, transform, predictor, labels."""

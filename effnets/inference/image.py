@@ -41,7 +41,7 @@ _SWAPPING_SIDES = {_TURNS[5], _TURNS[6], _TURNS[7], _TURNS[8]}
 
 
 def load_rgb(source: ImageSource, channels: int = 3) -> Image.Image:
-    """Read an image, turn it upright as its EXIF says, and bring it to 8-bit RGB or gray.
+    """Read an image, turn it upright as its EXIF says, and convert it to 8-bit RGB or grayscale.
 
     Modes are converted as by the loaders of timm and torchvision, with which the networks were trained:
     transparency is dropped, not blended. Only 16-bit grays, which these saturate, are scaled to 8 bits;
@@ -57,9 +57,9 @@ def load_rgb(source: ImageSource, channels: int = 3) -> Image.Image:
         channels: 3 gives an image of mode "RGB", 1 of mode "L".
 
     Raises:
-        MissingFileError: no such file.
-        ImageError: the image is unreadable, has no pixels, or values of unknown scale (modes F and I).
-        ArgumentError: the source is none of the above, or channels neither 1 nor 3.
+        MissingFileError: if the file does not exist.
+        ImageError: if the image is unreadable, has no pixels, or values of unknown scale (modes F and I).
+        ArgumentError: if the source is of another type, or channels is neither 1 nor 3.
     """
     mode = color_mode(channels)
     if isinstance(source, str | os.PathLike):
@@ -86,8 +86,8 @@ def decode_rgb(data: bytes, name: str, channels: int = 3, *, reduce: int = 1) ->
             as much; other formats come whole.
 
     Raises:
-        ImageError: the image is unreadable, has no pixels, or values of unknown scale (modes F and I).
-        ArgumentError: channels is neither 1 nor 3.
+        ImageError: if the image is unreadable, has no pixels, or values of unknown scale (modes F and I).
+        ArgumentError: if channels is neither 1 nor 3.
     """
     mode = color_mode(channels)
     with _pillow_at_work(name), Image.open(_nonempty(data, name)) as image:
@@ -98,10 +98,10 @@ def decode_rgb(data: bytes, name: str, channels: int = 3, *, reduce: int = 1) ->
 
 
 def image_size(data: bytes, name: str) -> tuple[int, int]:
-    """The (width, height) in pixels, upright, that the header of an image file states.
+    """Return the (width, height) in pixels, upright, that the header of an image file states.
 
     Raises:
-        ImageError: it is no image.
+        ImageError: if the data is not an image.
     """
     with _pillow_at_work(name), Image.open(_nonempty(data, name)) as image:
         width, height = image.size
@@ -112,7 +112,7 @@ def color_mode(channels: int) -> str:
     """Return Pillow's mode for a network with 3 or 1 input channels, or raise an ArgumentError."""
     modes = {3: "RGB", 1: "L"}
     if channels not in modes:
-        raise ArgumentError(f"channels is {channels!r}; images have 3 (RGB) or 1 (gray)")
+        raise ArgumentError(f"channels is {channels!r}; images have 3 (RGB) or 1 (grayscale)")
     return modes[channels]
 
 
@@ -174,16 +174,16 @@ def _upright_in_mode(image: Image.Image, mode: str) -> Image.Image:
     upright = _to_8_bits(image).convert(mode)
     if turn is not None:
         upright = upright.transpose(turn)
-        upright.info.clear()  # Its EXIF would have the picture turned once more.
+        upright.info.clear()  # Otherwise its EXIF would turn the image once more.
     setattr(upright, "filename", getattr(image, "filename", ""))  # noqa: B010 (for later errors; Pillow's stubs lack it)
     return upright
 
 
 def _turn(image: Image.Image) -> Image.Transpose | None:
-    # Not ImageOps.exif_transpose: it rewrites the EXIF as well, and fails if any of it is damaged.
+    # Not ImageOps.exif_transpose: it also rewrites the EXIF, and fails if any of it is damaged.
     try:
         return _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except Exception:  # Viewers show a picture with unreadable EXIF as it is stored.
+    except Exception:  # Viewers show an image with unreadable EXIF as it is stored.
         return None
 
 
@@ -192,7 +192,7 @@ def _to_8_bits(image: Image.Image) -> Image.Image:
     if image.mode in ("La", "LAB"):
         return image.convert("LA" if image.mode == "La" else "RGB")
     if image.mode == "P" and isinstance(image.info.get("transparency"), bytes):
-        return image.convert("RGBA")  # The same colors; Pillow warns of the direct way.
+        return image.convert("RGBA")  # The same colors; Pillow warns about the direct conversion.
     if image.mode != "F" and not image.mode.startswith("I"):
         return image
     values = np.asarray(image)
@@ -224,39 +224,39 @@ def _uint16_to_uint8(values: NDArray[Any]) -> NDArray[np.uint8]:
 
 
 def name_of(image: Image.Image) -> str:
-    """What errors call an image: the file it came from, where that is known."""
+    """Return the name of an image for messages: its file, if known."""
     return str(getattr(image, "filename", "")) or "the image"
 
 
-# Pillow opens these, but they are documents, videos and data.
-_NO_PICTURES = frozenset({"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "PDF", "WMF"})
+# Pillow recognizes these, but they are documents, films and data.
+_NOT_IMAGES = frozenset({"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "PDF", "WMF"})
 
 
 @dataclass(slots=True)
 class PhotoResult:
-    """What became of one photograph: predictions, the reason why there are none, or nothing yet."""
+    """The predictions for an image file, or the error that prevented them; both are empty before prediction."""
 
     path: str
     predictions: Sequence[Prediction] = ()
     error: str | None = None
 
 
-def find_photos(paths: Iterable[str], tell: Callable[[str], object]) -> Iterator[PhotoResult]:
-    """Every path that is not a folder, and the image files in those that are, subfolders included.
+def find_photos(paths: Iterable[str], report: Callable[[str], object]) -> Iterator[PhotoResult]:
+    """Yield every path that is not a folder, and the image files in folders and their subfolders.
 
-    `tell` is called with what else a folder holds; a folder that cannot be read, or has no image, is an
-    error result.
+    A folder that cannot be read, or has no image, yields a result with an error. `report` is called with a message
+    about the other files in a folder.
     """
     for path in paths:
         if not path:
-            yield PhotoResult(path, error="'' is no path")
+            yield PhotoResult(path, error="'' is not a path")
         elif os.path.isdir(path):
-            yield from _search(path, image_suffixes(), tell)
+            yield from _search(path, image_suffixes(), report)
         else:
             yield PhotoResult(path)
 
 
-def _search(folder: str, suffixes: set[str], tell: Callable[[str], object]) -> Iterator[PhotoResult]:
+def _search(folder: str, suffixes: set[str], report: Callable[[str], object]) -> Iterator[PhotoResult]:
     others: list[str] = []
     unreadable: list[OSError] = []
     found = False
@@ -273,20 +273,20 @@ def _search(folder: str, suffixes: set[str], tell: Callable[[str], object]) -> I
         yield PhotoResult(str(error.filename), error=f"{error.filename}: cannot be read ({error.strerror})")
     if others:
         shown = ", ".join(others[:3]) + (", …" if len(others) > 3 else "")
-        tell(f"{folder}: passed over {len(others)} that are no image files by their names: {shown}")
+        report(f"{folder}: passed over {len(others)} that are no image files by their names: {shown}")
     if not found and not unreadable:
         yield PhotoResult(folder, error=f"{folder}: no image file in this folder")
 
 
 def image_suffixes() -> set[str]:
-    """The endings of file names, lower case and with their dot, that Pillow reads as pictures."""
+    """Return the suffixes, lower case and with their dot, of files that Pillow reads as images."""
     from PIL import Image
 
     formats = Image.registered_extensions()
-    return {suffix for suffix, name in formats.items() if name in Image.OPEN and name not in _NO_PICTURES}
+    return {suffix for suffix, name in formats.items() if name in Image.OPEN and name not in _NOT_IMAGES}
 
 
-_MAX_RESIZED_PIXELS = 89_478_485  # Pillow's default of what is worth decoding
+_MAX_RESIZED_PIXELS = 89_478_485  # Pillow's default limit for decoding
 
 
 def image_to_array(
@@ -300,23 +300,23 @@ def image_to_array(
 
     Args:
         image: of mode "RGB" or "L", from `load_rgb`.
-        preprocess: of the weights. A gray image takes the averages of the three means and stds.
+        preprocess: of the weights. A grayscale image takes the averages of the three means and stds.
         size: side of a square, or (height, width), in pixels; by default the input size of the weights.
 
     Raises:
-        ImageError: the image is so elongated that it would be resized to over 89,478,485 pixels.
-        ArgumentError: the size is no size, or the image of another mode.
+        ImageError: if the image is so elongated that it would be resized to over 89,478,485 pixels.
+        ArgumentError: if the size is out of range, or the image has another mode.
     """
     if image.mode not in ("RGB", "L"):
         raise ArgumentError(f"image is of mode {image.mode}; bring it to RGB or L with load_rgb first")
     height, width = check_size(preprocess.input_size if size is None else size)
     new_size = resized_size(image, height, width, preprocess)
     image = center_crop(image.resize(new_size, Image.Resampling[preprocess.interpolation.upper()]), height, width)
-    return normalise_pixels(np.asarray(image).reshape(height, width, len(image.getbands())), preprocess)
+    return normalize_pixels(np.asarray(image).reshape(height, width, len(image.getbands())), preprocess)
 
 
-def normalise_pixels(pixels: NDArray[np.uint8], preprocess: PreprocessSpec) -> NDArray[np.float32]:
-    """Pixels [H, W, C] of 0..255 as a network's input, contiguous and of shape [C, H, W]: (x/255 - mean) / std."""
+def normalize_pixels(pixels: NDArray[np.uint8], preprocess: PreprocessSpec) -> NDArray[np.float32]:
+    """Return pixels [H, W, C] of 0..255 as a network's input, contiguous [C, H, W]: (x/255 - mean) / std."""
     channels = pixels.shape[2]
     mean = _per_channel("mean", preprocess.mean, channels)
     std = _per_channel("std", preprocess.std, channels)
@@ -324,15 +324,15 @@ def normalise_pixels(pixels: NDArray[np.uint8], preprocess: PreprocessSpec) -> N
 
 
 def cover_size(height: int, width: int, preprocess: PreprocessSpec) -> tuple[int, int]:
-    """The (height, width) that a resized image just covers, before its center is cropped to `height` and `width`."""
+    """Return the (height, width) that a resized image just covers, before the center crop of `height` × `width`."""
     return math.floor(height / preprocess.crop_pct), math.floor(width / preprocess.crop_pct)
 
 
 def resized_size(image: Image.Image, height: int, width: int, preprocess: PreprocessSpec) -> tuple[int, int]:
-    """The (width, height) that an image is resized to, before its center is cropped to `height` and `width`.
+    """Return the (width, height) that an image is resized to, before the center crop of `height` × `width`.
 
     Raises:
-        ImageError: these are over 89,478,485 pixels.
+        ImageError: if these are over 89,478,485 pixels.
     """
     cover_height, cover_width = cover_size(height, width, preprocess)
     if cover_height == cover_width:  # torchvision's Resize, which truncates the longer side, …
@@ -352,7 +352,7 @@ def resized_size(image: Image.Image, height: int, width: int, preprocess: Prepro
 
 
 def center_crop(image: Image.Image, height: int, width: int) -> Image.Image:
-    """The middle of an image that is no smaller."""
+    """Return the center of an image of at least that size."""
     # The image covers the crop, as crop_pct is at most 1. Halves are rounded to even, as in torchvision.
     left = round((image.width - width) / 2)
     top = round((image.height - height) / 2)
@@ -360,7 +360,7 @@ def center_crop(image: Image.Image, height: int, width: int) -> Image.Image:
 
 
 def _per_channel(name: str, values: tuple[float, ...], channels: int) -> NDArray[np.float32]:
-    """Return the values as [C, 1, 1], or as [1, 1, 1] where one serves all channels."""
+    """Return the values as [C, 1, 1], or as [1, 1, 1] if one serves all channels."""
     if channels == 1:
         values = (fmean(values),)
     if len(values) not in (1, channels):

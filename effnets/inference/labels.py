@@ -1,4 +1,4 @@
-"""What a classifier's outputs are called."""
+"""Names of a classifier's outputs, and predictions from logits. Free of torch."""
 
 from __future__ import annotations
 
@@ -47,10 +47,10 @@ def imagenet12k() -> tuple[str, ...]:
 
 
 def class_names(num_classes: int) -> tuple[str, ...]:
-    """Return a name for each output of a classifier whose weights bring none along.
+    """Return a name for each output of a classifier whose weights have no names.
 
-    1000 outputs are taken for ImageNet's classes, 1001 for a "background" before them, as in TensorFlow, and 11821 for
-    the classes of ImageNet-12k. Others are called "class 0", "class 1", ….
+    1000 outputs are ImageNet's classes, 1001 have a "background" before them, as in TensorFlow, and 11821 are the
+    classes of ImageNet-12k. Others are called "class 0", "class 1", ….
     """
     if num_classes == 1000:
         return imagenet1k()
@@ -62,9 +62,9 @@ def class_names(num_classes: int) -> tuple[str, ...]:
 
 
 def spellings(labels: Sequence[str]) -> list[tuple[str, ...]]:
-    """What data may call a model's outputs: by its labels; ImageNet's also by WordNet number or by full entry.
+    """Return the lists of names that data may use for a model's outputs: its labels; for ImageNet also others.
 
-    Each is a name for every output, or for all but the background that the labels begin with.
+    These are the WordNet numbers and the full entries. Each list names every output, or all but a leading background.
     """
     own = tuple(labels)
     classes = own[1:] if len(own) == 1001 else own
@@ -74,24 +74,24 @@ def spellings(labels: Sequence[str]) -> list[tuple[str, ...]]:
 
 
 def first_numbered(names: Iterable[str], labels: Sequence[str]) -> int | None:
-    """The output that data mean by the class "0", if they number their classes and have as many as the model.
+    """Return the output that data call class "0", if they number their classes and have as many as the model.
 
-    A background aside, that is 0 or 1; None if the names are not all the numbers from 0.
+    It is 1 if the model has a background, else 0; None if the names are not all the numbers from 0.
     """
     names = set(names)
     offset = len(labels) - len(names)
     has_background = offset == 1 and labels[0] == "background"
     numbers = {str(index) for index in range(len(names))}
-    # Where the model's own names are numbers, names decide: fine-tuned on folders, its output 2 may be called "10".
+    # If the model's own names are numbers, names decide: fine-tuned on folders, its output 2 may be called "10".
     if names != numbers or numbers & set(labels) or not (offset == 0 or has_background):
         return None
     return offset
 
 
 def find_outputs(names: Iterable[str], labels: Sequence[str]) -> dict[str, int]:
-    """The output that each of the names stands for, in the spelling that knows most of them; others are left out.
+    """Return the output of each name, by the spelling that knows most of them.
 
-    A name that two classes share stands for none.
+    Unknown names, and names that two classes share, are left out.
     """
     names = set(names)
     if (first := first_numbered(names, labels)) is not None:
@@ -120,7 +120,7 @@ def _first_lemma(line: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """One class a network proposes for an image, with its softmax probability (0..1)."""
+    """A class predicted for an image, with its softmax probability (0..1)."""
 
     index: int
     label: str
@@ -128,11 +128,11 @@ class Prediction:
 
 
 def rank(logits: NDArray[np.float32], names: Sequence[str], topk: int) -> list[list[Prediction]]:
-    """The `topk` likeliest classes of each row of logits ``[N, C]``, the likeliest first; all of them if C is less.
+    """Return the `topk` likeliest classes of each row of logits ``[N, C]``, the likeliest first; all if C is less.
 
     Raises:
-        ArgumentError: if `topk` is below 1, or the number of names differs from C.
-        WeightsError: the logits are not all finite.
+        ArgumentError: if `topk` is not positive, or `names` does not have one name for each class.
+        WeightsError: if the logits are not all finite.
     """
     topk = check_integer("topk", topk, 1, "ask for at least 1 prediction")
     if len(names) != logits.shape[1]:

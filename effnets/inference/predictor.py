@@ -22,7 +22,7 @@ from effnets.inference.labels import Prediction, class_names, rank
 from effnets.utils.arguments import check_integer, check_size
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 
 class Predictor:
@@ -92,7 +92,7 @@ class TorchPredictor(Predictor):
                 "this model has global_pool='none' and classifies every place; pool to classify an image"
             )
         require_values(network)
-        self.prepare = create_transform(network, input_size=input_size)  # type: ignore[method-assign]
+        self._transform = create_transform(network, input_size=input_size)
         self.model, self.engine = network.spec.name, "torch"
         self.class_names = network.class_names or class_names(network.num_classes)
         self.named = network.class_names is not None or not self.class_names[-1].startswith("class ")
@@ -101,6 +101,10 @@ class TorchPredictor(Predictor):
                 f"class_names has {len(self.class_names)} names for {network.num_classes} classes; give one for each"
             )
         self._module = model
+
+    def prepare(self, image: ImageSource) -> Tensor:
+        """Return float32 ``[C, H, W]``."""
+        return self._transform(image)
 
     def logits(self, batch: Sequence[Any]) -> NDArray[np.float32]:
         import torch

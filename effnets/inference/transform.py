@@ -1,4 +1,4 @@
-"""The torch face of `effnets.inference.image` and `pixels`: the transform that brings images to a model's input."""
+"""The transform from an image to a model's input, a torch tensor."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from effnets.utils.arguments import check_size
 
 @runtime_checkable
 class _Model(Protocol):
-    """What is asked of a model here: its description and its number of input channels."""
+    """A model with its spec and its number of input channels."""
 
     @property
     def spec(self) -> ModelSpec: ...
@@ -31,13 +31,13 @@ class _Model(Protocol):
 class Transform:
     """From a path, PIL image or array to a model's input, a contiguous float32 tensor of shape [C, H, W].
 
-    Equal, bit for bit, to timm's evaluation transform. Which images are taken, and which errors the others
-    raise, is said at `effnets.inference.image.load_rgb` and `effnets.inference.image.image_to_array`.
+    Equal, bit for bit, to timm's evaluation transform. `effnets.inference.image.load_rgb` and `image_to_array` list the
+    accepted images and the errors for others.
 
     Attributes:
         preprocess: crop share, interpolation, mean and std; its input size is that of the weights.
         size: side of the square that comes out, or its (height, width), in pixels.
-        channels: 3 for RGB, 1 for gray.
+        channels: 3 for RGB, 1 for grayscale.
     """
 
     preprocess: PreprocessSpec
@@ -76,11 +76,11 @@ def create_transform(
         crop_pct: the crop's share of the resized image's side.
         interpolation: "bicubic" or "bilinear".
         mean, std: one number, or one for each of red, green and blue, of values in 0..1.
-        use_test_size: take the size and crop share that the weights do best at, where they are known. Those
-            given explicitly win.
+        use_test_size: take the size and crop share at which the weights are most accurate, if they are known.
+            Arguments given explicitly take precedence.
 
     Raises:
-        ArgumentError: an argument has a value it cannot take.
+        ArgumentError: if an argument is out of range.
     """
     if isinstance(model, ModelSpec):
         preprocess, channels = model.preprocess, 3

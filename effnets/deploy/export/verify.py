@@ -33,7 +33,7 @@ from effnets.deploy.export.graph import (
 from effnets.engines.base import Engine, load_onnx
 from effnets.engines.metadata import ModelMetadata
 from effnets.errors import EffnetsError, VerificationError
-from effnets.inference.image import center_crop, cover_size, normalise_pixels, resized_size
+from effnets.inference.image import center_crop, cover_size, normalize_pixels, resized_size
 from effnets.spec.specs import PreprocessSpec
 
 # Called with the name and value of each tensor operator; later operators receive its result.
@@ -266,7 +266,7 @@ def _resized_across_first(image: Image.Image, metadata: ModelMetadata) -> NDArra
     for size in ((new_width, image.height), (new_width, new_height)):
         image = image.resize(size, Image.Resampling[preprocess.interpolation.upper()])
     cropped = np.asarray(center_crop(image, height, width))
-    return normalise_pixels(cropped.reshape(height, width, metadata.channels), preprocess)
+    return normalize_pixels(cropped.reshape(height, width, metadata.channels), preprocess)
 
 
 def _stds(metadata: ModelMetadata) -> NDArray[np.float64]:
@@ -292,7 +292,7 @@ def normalized(images: NDArray[np.uint8], preprocess: PreprocessSpec) -> NDArray
     """Return the images as a network's input, float32 ``[N, channels, H, W]``, without resizing."""
     if images.shape[3] not in (1, len(preprocess.mean)):
         preprocess = PreprocessSpec(mean=(0.5,) * images.shape[3], std=(0.25,) * images.shape[3])
-    return np.stack([normalise_pixels(image, preprocess) for image in images])
+    return np.stack([normalize_pixels(image, preprocess) for image in images])
 
 
 def _clouds(generator: np.random.Generator, height: int, width: int, channels: int) -> NDArray[np.float64]:

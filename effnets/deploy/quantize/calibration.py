@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from effnets.deploy.quantize.qdq_graph import Ranges, Values, session_of
 from effnets.engines.metadata import ModelMetadata
 from effnets.errors import ArgumentError, ImageError, MissingFileError
-from effnets.inference.image import color_mode, find_photos, image_to_array, load_rgb, normalise_pixels
+from effnets.inference.image import color_mode, find_photos, image_to_array, load_rgb, normalize_pixels
 from effnets.inference.labels import find_outputs
 from effnets.spec.specs import PreprocessSpec
 
@@ -56,7 +56,7 @@ class CalibrationImages:
     def batches(self) -> Iterator[NDArray[np.float32]]:
         """Yield the network's inputs, float32 ``[N, C, H, W]``, a few at a time."""
         for start in range(0, len(self), _BATCH):
-            yield np.stack([normalise_pixels(image, self.preprocess) for image in self.pixels[start : start + _BATCH]])
+            yield np.stack([normalize_pixels(image, self.preprocess) for image in self.pixels[start : start + _BATCH]])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
