@@ -17,7 +17,7 @@ from effnets.weights.merge import merge_weights
 from effnets.weights.resolve import resolve
 
 
-# Defaults that are equal to plain values and are told from explicit ones by identity: only where the caller gives no
+# Defaults equal to plain values, distinguished from explicit ones by identity: only where the caller gives no
 # value does a saved network's own hold.
 class _DefaultInt(int):
     pass
@@ -127,7 +127,8 @@ def create_model(
         features_only: return the feature pyramid instead of the classifier.
         out_indices: with `features_only`, which levels, or how many of the coarsest; None for all.
         output_stride: 8, 16 or 32; below 32, strides become dilation.
-        device, dtype: of the parameters.
+        device: of the parameters.
+        dtype: of the parameters.
 
     Returns:
         A `Classifier`, or a `FeaturePyramid` with `features_only`. Its `load_report` lists what was loaded.

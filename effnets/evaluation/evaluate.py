@@ -58,7 +58,9 @@ def evaluate(
         image_size: side of the input in pixels, or (height, width); None takes the model's own.
         real_labels: a file of ReaL labels, for ImageNet's validation images.
         strict: raise an error for an image that cannot be read; otherwise it is left out and named in `broken`.
-        image_column, label_column, class_names: as in `effnets.finetune`, for data given by a path or an address.
+        image_column: as in `effnets.finetune`, for data given by a path or an address.
+        label_column: likewise.
+        class_names: likewise.
         workers: threads that decode; None takes one per core, up to 16.
         keep_logits: return all logits, which takes 4 bytes for each image and output.
         temperature: fitted on other images, to measure calibration with; None fits one on these images.

@@ -75,7 +75,8 @@ def create_transform(
         input_size: side of a square, or (height, width), in pixels.
         crop_pct: the crop's share of the resized image's side.
         interpolation: "bicubic" or "bilinear".
-        mean, std: one number, or one for each of red, green and blue, of values in 0..1.
+        mean: one number, or one for each of red, green and blue, of values in 0..1.
+        std: likewise.
         use_test_size: take the size and crop share at which the weights are most accurate, if they are known.
             Arguments given explicitly take precedence.
 

@@ -101,7 +101,8 @@ def finetune(
             this machine. Starts if there is no checkpoint; does nothing if the training is finished.
         strict: raise if an image cannot be read, instead of leaving some out with a message.
         check: of the images before training: "quick" (headers), "full" (decoded) or "none".
-        image_column, label_column: of tables that do not have the usual names.
+        image_column: of tables that do not have the usual names.
+        label_column: likewise.
         class_names: of the classes 0, 1, …, if labels are numbers; or instead of the data's own.
         callbacks: invoked during training.
         log_with: "tensorboard", "wandb" or both: log every epoch into the folder of the run.

@@ -91,8 +91,9 @@ def push_to_hub(
     """Upload what `save_pretrained` writes to the Hub, from where `create_model("hf-hub:" + repo_id)` makes it again.
 
     Args:
-        model, dialect: as of `save_pretrained`.
-        repo_id: ``user/repository``; made if it is not there.
+        model: as of `save_pretrained`.
+        repo_id: ``user/repository``; created if it does not exist.
+        dialect: as of `save_pretrained`.
         private: whether a new repository is private; None: as the account is set.
         commit_message: of the upload.
         token: with the right to write; None: ``HF_TOKEN``, or that of ``hf auth login``.

@@ -234,9 +234,12 @@ def quantize(
         calibration: a folder of photographs, or paths of files; `seed` decides which calibrate, the others are held
             out for the gate. Labels are the names of their folders, as of `effnets.evaluate`, if they are the model's
             classes.
-        image_size, optimize, topk: as of `effnets.export_onnx`; not for a float file.
+        image_size: as of `effnets.export_onnx`; not for a float file.
+        optimize: likewise.
+        topk: likewise.
         gate: the conditions; None: the defaults of `Gate`.
-        calibration_images, held_out_images: how many to use at most; no more than half of all calibrate.
+        calibration_images: how many to use at most; no more than half of all calibrate.
+        held_out_images: how many to use at most.
         max_left: the share of layers that may be left in float.
         engine: as of `effnets.export_onnx`; empty: that of a float file.
         engines: on which the gate must open; None: on ONNX Runtime, and on OpenVINO if that is installed.
