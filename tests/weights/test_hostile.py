@@ -174,7 +174,7 @@ DAMAGED = r"not a whole PyTorch file \(\w+: {}.*\); fetch it again"
         ("laughs.yaml", r"1:5: anchors \(&name\) are not read here; use 'base' to inherit from another model"),
         (
             "tag.yaml",
-            r"1:4: tags \(tag:yaml\.org,2002:python/object/apply:os\.system\) are not read here; take it away",
+            r"1:4: tags \(tag:yaml\.org,2002:python/object/apply:os\.system\) are not read here; remove it",
         ),
         ("spaces.yaml", "too long for a config; the limit is 1,048,576 bytes"),
         ("binary.yaml", r"not UTF-8 text \(byte \d+\); save it as UTF-8"),
