@@ -11,7 +11,7 @@ from typing import Any as _Any
 import effnets as _effnets
 
 # What must be importable, by import names; click and rich are the command line's.
-dependencies = ["torch", "safetensors", "huggingface_hub", "numpy", "PIL", "yaml"]
+dependencies = ["torch", "safetensors", "huggingface_hub", "numpy", "PIL", "yaml", "filelock"]
 
 _DOC = """\
 {name}: {params:.2f} M parameters, {madds:,.2f} M multiply-adds at {size}×{size}.

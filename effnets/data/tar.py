@@ -168,6 +168,8 @@ def expand_braces(pattern: str) -> list[str]:
     Raises:
         DataError: if its braces do not pair.
     """
+    if "{" not in pattern and "}" not in pattern:
+        return [pattern]
     from braceexpand import braceexpand
 
     try:

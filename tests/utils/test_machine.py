@@ -9,7 +9,7 @@ import pytest
 
 import effnets
 from effnets.bench.choose import Network
-from effnets.bench.latency import Meter
+from effnets.bench.latency import LatencyProfiler
 from effnets.utils import machine as versions
 from effnets.utils.machine import describe_machine, version_of
 
@@ -31,7 +31,7 @@ def installed(monkeypatch):
 def test_a_build_for_gpus_has_a_distribution_of_its_own(installed):
     installed["onnxruntime-gpu"] = "1.99"
     assert version_of("onnxruntime") == "1.99"
-    conditions = Meter("onnxruntime").conditions(Network("x", 32, ""))
+    conditions = LatencyProfiler("onnxruntime").conditions(Network("x", 32, ""))
     assert conditions["versions"] == {"onnxruntime": "1.99", "effnets": effnets.__version__}
     assert describe_machine().versions["onnxruntime"] == "1.99"
     installed["onnxruntime"] = "1.98"
