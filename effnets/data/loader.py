@@ -154,6 +154,15 @@ def _forget_workers() -> None:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
 
+def _start_method() -> str:
+    """Return how workers are started: as Python does on this system, but by no fork server.
+
+    A signal to the whole process group ends the fork server, and workers exit when their parent is gone.
+    """
+    method = multiprocessing.get_start_method()
+    return "spawn" if method == "forkserver" else method
+
+
 def _initialize_worker(receiver: Connection, _worker: int) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
@@ -333,6 +342,7 @@ class EpochLoader:
             collate_fn=_as_is,  # type: ignore[arg-type] # it gets no list without a batch size
             persistent_workers=persistent,
             worker_init_fn=self._shutdown.worker_init_fn,
+            multiprocessing_context=_start_method() if workers else None,
             pin_memory=self.device.type == "cuda",
             generator=torch.Generator(),  # by default it would draw from the global one
         )

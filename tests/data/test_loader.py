@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import os
 import pickle
+import signal
 import subprocess
 import sys
 import time
@@ -278,3 +280,47 @@ def test_a_process_that_fails_ends_with_its_workers(tmp_path, start_method, end)
     assert result.returncode == 1
     assert result.stderr.rstrip().endswith("DataError: something else went wrong"), result.stderr
     assert time.monotonic() - begin < 100
+
+
+STOPPED = """
+import multiprocessing
+import signal
+import sys
+
+from effnets.data import DataConfig, open_data
+from effnets.data.augmentation import Augmentation
+from effnets.data.loader import EpochLoader
+from effnets.data.transforms import TrainTransform
+from effnets.spec.specs import PreprocessSpec
+
+if __name__ == "__main__":
+    multiprocessing.set_start_method(sys.argv[2])
+    source = open_data(DataConfig(sys.argv[1], val_share=0)).train
+    signal.signal(signal.SIGTERM, lambda number, frame: None)
+    loader = EpochLoader(
+        source, TrainTransform(PreprocessSpec(input_size=8), 8, Augmentation()), batch_size=2, workers=2
+    )
+    batches = loader.batches(0)
+    next(batches)
+    print("began", flush=True)
+    sys.stdin.readline()
+    print(len(list(batches)))
+    loader.close()
+"""
+
+
+@pytest.mark.parametrize("start_method", ["fork", "forkserver"])
+def test_workers_outlive_a_signal_to_the_process_group(tmp_path, start_method):
+    """As a service manager, timeout and Ctrl-C send it. A fork server would end, and its workers after it."""
+    write(tmp_path / "data", by_class(10, ("bird", "cat", "dog")))
+    (tmp_path / "program.py").write_text(STOPPED)
+    command = [sys.executable, tmp_path / "program.py", tmp_path / "data", start_method]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        assert process.stdout.readline() == "began\n"
+        os.killpg(process.pid, signal.SIGTERM)
+        time.sleep(1)
+        rest, _ = process.communicate("go on\n", timeout=120)
+    assert process.returncode == 0
+    assert rest == "14\n"

@@ -61,6 +61,7 @@ def _run(
 ) -> None:
     """In the child, which leads a group of processes: `largest_file` in bytes is all that the disk has room for."""
     os.setsid()
+    multiprocessing.set_start_method(None, force=True)  # of a process that was started by itself
     with log.open("a") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
