@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.util import Finalize
 from pathlib import Path
@@ -152,6 +153,19 @@ def _forget_workers() -> None:
     """Let workers that are still starting be terminated at exit without an error of torch's handler for SIGCHLD."""
     if hasattr(signal, "SIGCHLD"):
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+
+
+def _start(loader: DataLoader[BatchResult]) -> Iterator[BatchResult]:
+    """Start the workers with the signals blocked that they ignore later: one might come while they are starting."""
+    if not hasattr(signal, "pthread_sigmask"):
+        return iter(loader)
+    if loader.num_workers and _start_method() == "spawn":
+        resource_tracker.ensure_running()  # or it would be started below, and unblock the signals
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
+    try:
+        return iter(loader)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 def _start_method() -> str:
@@ -355,7 +369,7 @@ class EpochLoader:
             for number in numbers
         ]
         assert self._loader is not None
-        return iter(self._loader)
+        return _start(self._loader)
 
     def _streamed(self, epoch: int, numbers: range) -> Iterator[BatchResult]:
         if not numbers:
@@ -366,7 +380,7 @@ class EpochLoader:
         # Workers deliver in turn, so each skips the same number of batches, and the rest of a turn is dropped here.
         skip, rest = divmod(numbers[0] // self.world_size, max(workers, 1))
         batches = StreamedBatches(self._batches, self._stream, batch_size=self.batch_size, epoch=epoch, skip=skip)
-        return islice(self._data_loader(batches, workers), rest, None)
+        return islice(_start(self._data_loader(batches, workers)), rest, None)
 
     def _order(self, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return indices, and how often each came before in this epoch."""
