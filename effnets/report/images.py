@@ -59,7 +59,7 @@ _HEAT = "inferno"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Shown:
+class Example:
     """A picture with what was answered.
 
     Attributes:
@@ -82,18 +82,18 @@ class Shown:
 class Attention:
     """A picture as the network saw it, and the maps for its answer and, where that was wrong, for the true class."""
 
-    shown: Shown
+    shown: Example
     for_answer: Image.Image
     for_truth: Image.Image | None
 
 
-def mistakes(evaluation: Evaluation, count: int) -> list[Shown]:
+def mistakes(evaluation: Evaluation, count: int) -> list[Example]:
     """The mistakes with the highest probabilities, the surest first."""
-    found: list[Shown] = []
+    found: list[Example] = []
     for place in _surest(evaluation, count, 0):
         image = _picture(evaluation, place)
         if image is not None:
-            found.append(_shown(evaluation, place, _square(image, _THUMBNAIL)))
+            found.append(_example(evaluation, place, _square(image, _THUMBNAIL)))
     return found
 
 
@@ -115,7 +115,7 @@ def attention(evaluation: Evaluation, network: Classifier, wrong: int, right: in
         heated = _heated(seen, maps)
         found.append(
             Attention(
-                shown=_shown(evaluation, place, seen.resize((_MAP, _MAP), Image.Resampling.LANCZOS)),
+                shown=_example(evaluation, place, seen.resize((_MAP, _MAP), Image.Resampling.LANCZOS)),
                 for_answer=heated[0],
                 for_truth=heated[1] if len(heated) > 1 else None,
             )
@@ -152,8 +152,8 @@ def _picture(evaluation: Evaluation, place: int) -> Image.Image | None:
         return None
 
 
-def _shown(evaluation: Evaluation, place: int, image: Image.Image) -> Shown:
-    return Shown(
+def _example(evaluation: Evaluation, place: int, image: Image.Image) -> Example:
+    return Example(
         image=image,
         name="/".join(PurePath(evaluation.source.name(int(evaluation.indices[place]))).parts[-2:]),
         truth=evaluation.class_names[evaluation.labels[place]],

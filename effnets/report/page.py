@@ -15,7 +15,7 @@ from PIL import Image
 from effnets._version import __version__
 from effnets.evaluation.result import Evaluation
 from effnets.report.charts import LARGEST, Drawing, confusion_matrix, learning_curves, reliability_diagram
-from effnets.report.images import Attention, Shown, attention, mistakes, picture_sheet, probability, to_data_uri
+from effnets.report.images import Attention, Example, attention, mistakes, picture_sheet, probability, to_data_uri
 from effnets.report.write import RunSummary
 from effnets.spec.cost import count
 from effnets.utils.machine import describe_machine
@@ -27,7 +27,7 @@ _SPLITS = {"test": "test pictures", "val": "validation pictures", "all": "pictur
 
 
 def render_page(
-    run: RunSummary, charts: Mapping[str, Drawing], shown: Sequence[Shown], maps: Sequence[Attention]
+    run: RunSummary, charts: Mapping[str, Drawing], shown: Sequence[Example], maps: Sequence[Attention]
 ) -> str:
     """The page as HTML, with its style sheet and its pictures inside."""
     folder = files("effnets.report")
@@ -216,7 +216,7 @@ def _draw(run: RunSummary) -> dict[str, Drawing]:
     return charts
 
 
-def _caption(shown: Shown) -> str:
+def _caption(shown: Example) -> str:
     return f"{shown.truth[:24]}\ntaken for {shown.answer[:20]}, {probability(shown.probability)}"
 
 
