@@ -79,10 +79,10 @@ class Example:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Attention:
+class CamExample:
     """A picture as the network saw it, and the maps for its answer and, where that was wrong, for the true class."""
 
-    shown: Example
+    example: Example
     for_answer: Image.Image
     for_truth: Image.Image | None
 
@@ -97,12 +97,12 @@ def mistakes(evaluation: Evaluation, count: int) -> list[Example]:
     return found
 
 
-def attention(evaluation: Evaluation, network: Classifier, wrong: int, right: int) -> list[Attention]:
+def explain(evaluation: Evaluation, network: Classifier, wrong: int, right: int) -> list[CamExample]:
     """Maps for the surest answers: so many `wrong` ones, and so many `right` ones, each of another class."""
     places = _surest(evaluation, wrong, right)
     transform = create_transform(network)
     size = check_size(transform.size)
-    found: list[Attention] = []
+    found: list[CamExample] = []
     for place in places:
         picture = _picture(evaluation, place)
         if picture is None:
@@ -114,8 +114,8 @@ def attention(evaluation: Evaluation, network: Classifier, wrong: int, right: in
         seen = _as_seen(picture, cover_size(*size, transform.preprocess), size)
         heated = _heated(seen, maps)
         found.append(
-            Attention(
-                shown=_example(evaluation, place, seen.resize((_MAP, _MAP), Image.Resampling.LANCZOS)),
+            CamExample(
+                example=_example(evaluation, place, seen.resize((_MAP, _MAP), Image.Resampling.LANCZOS)),
                 for_answer=heated[0],
                 for_truth=heated[1] if len(heated) > 1 else None,
             )

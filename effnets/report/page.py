@@ -15,7 +15,7 @@ from PIL import Image
 from effnets._version import __version__
 from effnets.evaluation.result import Evaluation
 from effnets.report.charts import LARGEST, Drawing, confusion_matrix, learning_curves, reliability_diagram
-from effnets.report.images import Attention, Example, attention, mistakes, picture_sheet, probability, to_data_uri
+from effnets.report.images import CamExample, Example, explain, mistakes, picture_sheet, probability, to_data_uri
 from effnets.report.write import RunSummary
 from effnets.spec.cost import count
 from effnets.utils.machine import describe_machine
@@ -27,7 +27,7 @@ _SPLITS = {"test": "test pictures", "val": "validation pictures", "all": "pictur
 
 
 def render_page(
-    run: RunSummary, charts: Mapping[str, Drawing], shown: Sequence[Example], maps: Sequence[Attention]
+    run: RunSummary, charts: Mapping[str, Drawing], shown: Sequence[Example], maps: Sequence[CamExample]
 ) -> str:
     """The page as HTML, with its style sheet and its pictures inside."""
     folder = files("effnets.report")
@@ -193,9 +193,9 @@ _EXPLAINED_MISTAKES, _EXPLAINED_RIGHT = 4, 6
 def compose_report(run: RunSummary) -> tuple[bytes, dict[str, bytes]]:
     """The page, and PNG files by name: charts, the surest mistakes, what the network looked at."""
     charts, shown = _draw(run), mistakes(run.evaluation, _MISTAKES)
-    maps: list[Attention] = []
+    maps: list[CamExample] = []
     if run.network is not None:
-        maps = attention(run.evaluation, run.network, _EXPLAINED_MISTAKES, _EXPLAINED_RIGHT)
+        maps = explain(run.evaluation, run.network, _EXPLAINED_MISTAKES, _EXPLAINED_RIGHT)
     pictures = {f"{name}.png": drawing.png for name, drawing in charts.items()}
     if shown:
         pictures["mistakes.png"] = picture_sheet([(one.image, _caption(one)) for one in shown], 6)
@@ -220,10 +220,10 @@ def _caption(shown: Example) -> str:
     return f"{shown.truth[:24]}\ntaken for {shown.answer[:20]}, {probability(shown.probability)}"
 
 
-def _explained(maps: list[Attention]) -> list[tuple[Image.Image, str]]:
+def _explained(maps: list[CamExample]) -> list[tuple[Image.Image, str]]:
     tiles: list[tuple[Image.Image, str]] = []
     for one in maps:
-        tiles += [(one.shown.image, one.shown.truth), (one.for_answer, f"speaks for\n{one.shown.answer}")]
+        tiles += [(one.example.image, one.example.truth), (one.for_answer, f"speaks for\n{one.example.answer}")]
         if one.for_truth is not None:
-            tiles.append((one.for_truth, f"speaks for\n{one.shown.truth}"))
+            tiles.append((one.for_truth, f"speaks for\n{one.example.truth}"))
     return tiles

@@ -16,7 +16,7 @@ from PIL import Image
 import effnets
 from effnets.errors import ReportError
 from effnets.report import EpochRow, RunSummary, write_report
-from effnets.report.images import attention, mistakes
+from effnets.report.images import explain, mistakes
 from tests.support import shake
 from tests.support.evaluation_cases import PicturesInMemory, noise_source, patch, tell_apart
 from tests.support.headless_chromium import CHROMIUM, Browser
@@ -305,7 +305,7 @@ def test_images_of_any_size_are_shown(network):
     images = [patch("red", size=size) for size in sizes]
     found = effnets.evaluate(network, PicturesInMemory(images, [0] * len(images), HOSTILE))
     assert len(mistakes(found, len(images))) == (~found.right).sum()
-    assert len(attention(found, network, 2, 1)) >= 1
+    assert len(explain(found, network, 2, 1)) >= 1
     found = replace(found, labels=(found.answers + 1) % len(HOSTILE))  # now all of them are mistakes
     shown = mistakes(found, len(images))
     assert [example.image.size for example in shown] == [(240, 240)] * len(images)
