@@ -1,4 +1,4 @@
-"""One drawing, two forms: PNG in the colors of the light theme, SVG in the colors of the page around it."""
+"""One chart, two forms: PNG in the colors of the light theme, SVG in the colors of the page around it."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ _STYLE = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Drawing:
+class Chart:
     """A chart.
 
     Attributes:
@@ -96,14 +96,14 @@ def axes(width: float, height: float) -> tuple[Figure, Axes]:
     return figure, plot
 
 
-def finish(figure: Figure, name: str, text: str) -> Drawing:
+def finish(figure: Figure, name: str, text: str) -> Chart:
     """The chart in both forms; `name` tells its parts from those of other charts on the page."""
     png, svg = io.BytesIO(), io.StringIO()
     figure.savefig(png, format="png", dpi=_PIXELS * _PNG_SCALE, facecolor="white", metadata={"Software": None})
     with mpl.rc_context({"svg.hashsalt": name}):
         figure.savefig(svg, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     width = round(figure.get_figwidth() * _PIXELS)
-    return Drawing(svg=_for_page(svg.getvalue(), name, text), png=png.getvalue(), width=width, text=text)
+    return Chart(svg=_for_page(svg.getvalue(), name, text), png=png.getvalue(), width=width, text=text)
 
 
 def _for_page(svg: str, name: str, text: str) -> str:
@@ -114,7 +114,7 @@ def _for_page(svg: str, name: str, text: str) -> str:
     assert box, "matplotlib's SVG has a viewBox"
     label = text.replace("&", "&amp;").replace("<", "&lt;").replace('"', "&quot;")
     svg = re.sub(r"<svg[^>]*>", lambda _: f'<svg class="chart" role="img" aria-label="{label}" {box[0]}>', svg, count=1)
-    # Several drawings stand in one page, and each counts its parts from 1.
+    # Several charts stand in one page, and each counts its parts from 1.
     svg = re.sub(r'\bid="', f'id="{name}-', svg)
     svg = re.sub(r'(href="|url\()#', rf"\g<1>#{name}-", svg)
     svg = svg.replace(f"'{_FONT}'", "var(--font)")
@@ -132,9 +132,9 @@ _WIDTH, _HEIGHT = 330, 240
 _PHASES = {"head": "classifier alone", "all": "all layers"}
 
 
-def learning_curves(history: Sequence[EpochRow]) -> dict[str, Drawing]:
+def learning_curves(history: Sequence[EpochRow]) -> dict[str, Chart]:
     """Loss, accuracy and learning rate over the epochs, those of them that were measured."""
-    drawings = {
+    charts = {
         "loss": _lines(history, "loss", "Loss", {"training": "train_loss", "validation": "val_loss"}),
         "accuracy": _lines(
             history,
@@ -144,10 +144,10 @@ def learning_curves(history: Sequence[EpochRow]) -> dict[str, Drawing]:
         ),
         "learning-rate": _lines(history, "learning-rate", "Learning rate", {"learning rate": "learning_rate"}),
     }
-    return {name: drawing for name, drawing in drawings.items() if drawing}
+    return {name: chart for name, chart in charts.items() if chart}
 
 
-def _lines(history: Sequence[EpochRow], name: str, title: str, columns: dict[str, str]) -> Drawing | None:
+def _lines(history: Sequence[EpochRow], name: str, title: str, columns: dict[str, str]) -> Chart | None:
     series = {
         label: [(row.epoch, value) for row in history if (value := getattr(row, column)) is not None]
         for label, column in columns.items()
@@ -231,7 +231,7 @@ _SIZES = ((6, 64, 13), (12, 46, 12), (25, 28, 11), (50, 17, 10), (LARGEST, 9, 8)
 _COUNTED = 25  # up to so many classes have their counts written into the cells
 
 
-def confusion_matrix(matrix: NDArray[np.int64], names: Sequence[str]) -> Drawing | None:
+def confusion_matrix(matrix: NDArray[np.int64], names: Sequence[str]) -> Chart | None:
     """Rows are true classes, columns answers ``[K, K]``; None for more than 100 classes.
 
     Color is the share of the row's pictures: right answers on the diagonal in one color, mistakes in another and
@@ -302,7 +302,7 @@ def _shortened(name: str) -> str:
 _RELIABILITY_WIDTH, _RELIABILITY_HEIGHT = 400, 430
 
 
-def reliability_diagram(calibration: Calibration) -> Drawing:
+def reliability_diagram(calibration: Calibration) -> Chart:
     """Share of right answers over confidence (DeGroot and Fienberg 1983), above how many answers were so confident."""
     edges = np.linspace(0, 1, BINS + 1)
     filled = calibration.counts > 0

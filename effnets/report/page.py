@@ -14,7 +14,7 @@ from PIL import Image
 
 from effnets._version import __version__
 from effnets.evaluation.result import Evaluation
-from effnets.report.charts import LARGEST, Drawing, confusion_matrix, learning_curves, reliability_diagram
+from effnets.report.charts import LARGEST, Chart, confusion_matrix, learning_curves, reliability_diagram
 from effnets.report.images import CamExample, Example, explain, mistakes, picture_sheet, probability, to_data_uri
 from effnets.report.write import RunSummary
 from effnets.spec.cost import count
@@ -27,7 +27,7 @@ _SPLITS = {"test": "test pictures", "val": "validation pictures", "all": "pictur
 
 
 def render_page(
-    run: RunSummary, charts: Mapping[str, Drawing], shown: Sequence[Example], maps: Sequence[CamExample]
+    run: RunSummary, charts: Mapping[str, Chart], shown: Sequence[Example], maps: Sequence[CamExample]
 ) -> str:
     """The page as HTML, with its style sheet and its pictures inside."""
     folder = files("effnets.report")
@@ -42,8 +42,8 @@ def render_page(
         run=run,
         style=Markup(folder.joinpath("report.css").read_text(encoding="utf-8")),
         # matplotlib has escaped what stands in them.
-        charts={name: Markup(drawing.svg) for name, drawing in charts.items()},
-        widths={name: drawing.width for name, drawing in charts.items()},
+        charts={name: Markup(chart.svg) for name, chart in charts.items()},
+        widths={name: chart.width for name, chart in charts.items()},
         shown=shown,
         maps=maps,
         **_context(run),
@@ -196,7 +196,7 @@ def compose_report(run: RunSummary) -> tuple[bytes, dict[str, bytes]]:
     maps: list[CamExample] = []
     if run.network is not None:
         maps = explain(run.evaluation, run.network, _EXPLAINED_MISTAKES, _EXPLAINED_RIGHT)
-    pictures = {f"{name}.png": drawing.png for name, drawing in charts.items()}
+    pictures = {f"{name}.png": chart.png for name, chart in charts.items()}
     if shown:
         pictures["mistakes.png"] = picture_sheet([(one.image, _caption(one)) for one in shown], 6)
     if maps:
@@ -204,7 +204,7 @@ def compose_report(run: RunSummary) -> tuple[bytes, dict[str, bytes]]:
     return render_page(run, charts, shown, maps).encode(), pictures
 
 
-def _draw(run: RunSummary) -> dict[str, Drawing]:
+def _draw(run: RunSummary) -> dict[str, Chart]:
     evaluation = run.evaluation
     charts = learning_curves(run.history)
     if len(evaluation.classes) <= LARGEST:

@@ -21,7 +21,7 @@ from tests.support import shake
 from tests.support.evaluation_cases import PicturesInMemory, noise_source, patch, tell_apart
 from tests.support.headless_chromium import CHROMIUM, Browser
 
-# What a folder may be called, and what a page or a drawing could take it for.
+# What a folder may be called, and what a page or a chart could take it for.
 HOSTILE = (
     "<script>alert(1)</script>",
     "a\"b'c & <b>d",

@@ -25,17 +25,17 @@ def matrix_of(count: int) -> np.ndarray:
 @pytest.mark.parametrize("count", [2, 20, 100])
 def test_confusion_matrices_can_be_read(count):
     names = [f"class number {index}" for index in range(count)]
-    drawing = confusion_matrix(matrix_of(count), names)
-    assert drawing
+    chart = confusion_matrix(matrix_of(count), names)
+    assert chart
     # At its own width no name is smaller than 8 pixels, and the page holds it.
-    assert drawing.width <= 1056
-    sizes = [float(size) for size in re.findall(r"font(?:-size)?: ([\d.]+)px", drawing.svg)]
+    assert chart.width <= 1056
+    sizes = [float(size) for size in re.findall(r"font(?:-size)?: ([\d.]+)px", chart.svg)]
     assert min(sizes) >= 8
     for name in names:
-        assert drawing.svg.count(f">{name}<") == 2
-    with Image.open(io.BytesIO(drawing.png)) as image:
-        assert abs(image.width - 2 * drawing.width) <= 2
-    assert len(drawing.svg) < 1_500_000
+        assert chart.svg.count(f">{name}<") == 2
+    with Image.open(io.BytesIO(chart.png)) as image:
+        assert abs(image.width - 2 * chart.width) <= 2
+    assert len(chart.svg) < 1_500_000
 
 
 def test_too_many_classes_are_no_picture():
@@ -43,10 +43,10 @@ def test_too_many_classes_are_no_picture():
 
 
 def test_counts_stand_in_the_cells_of_small_ones():
-    drawing = confusion_matrix(np.array([[31, 2], [0, 57]]), ("a", "b"))
-    assert drawing
-    assert [number for number in ("31", "2", "0", "57") if f">{number}<" in drawing.svg] == ["31", "2", "57"]
-    assert drawing.text == "Confusion matrix of 2 classes: 88 of 90 answers lie on the diagonal"
+    chart = confusion_matrix(np.array([[31, 2], [0, 57]]), ("a", "b"))
+    assert chart
+    assert [number for number in ("31", "2", "0", "57") if f">{number}<" in chart.svg] == ["31", "2", "57"]
+    assert chart.text == "Confusion matrix of 2 classes: 88 of 90 answers lie on the diagonal"
 
 
 def test_a_class_without_pictures():
@@ -54,10 +54,10 @@ def test_a_class_without_pictures():
 
 
 def test_long_names_are_shortened_and_dollars_are_no_formula():
-    drawing = confusion_matrix(np.eye(2, dtype=int), ("$a_1$", "n" * 200))
-    assert drawing
-    assert ">$a_1$<" in drawing.svg
-    assert f">{'n' * 25}…<" in drawing.svg
+    chart = confusion_matrix(np.eye(2, dtype=int), ("$a_1$", "n" * 200))
+    assert chart
+    assert ">$a_1$<" in chart.svg
+    assert f">{'n' * 25}…<" in chart.svg
 
 
 @pytest.mark.parametrize("name", ["mobilenetv1_025", "mobilenetv2_035", "mixnet_s", "rexnet_100"])
