@@ -195,7 +195,7 @@ def _heated(seen: Image.Image, maps: NDArray[np.float32]) -> Sequence[Image.Imag
 _TILE, _CAPTION = 190, 44
 
 
-def picture_sheet(pictures: Sequence[tuple[Image.Image, str]], columns: int) -> bytes:
+def contact_sheet(pictures: Sequence[tuple[Image.Image, str]], columns: int) -> bytes:
     """`pictures` with two lines under each, `columns` in a row."""
     rows = -(-len(pictures) // columns)
     with drawing_style():

@@ -15,7 +15,7 @@ from PIL import Image
 from effnets._version import __version__
 from effnets.evaluation.result import Evaluation
 from effnets.report.charts import LARGEST, Chart, confusion_matrix, learning_curves, reliability_diagram
-from effnets.report.images import CamExample, Example, explain, mistakes, picture_sheet, probability, to_data_uri
+from effnets.report.images import CamExample, Example, contact_sheet, explain, mistakes, probability, to_data_uri
 from effnets.report.write import RunSummary
 from effnets.spec.cost import count
 from effnets.utils.machine import describe_machine
@@ -198,9 +198,9 @@ def compose_report(run: RunSummary) -> tuple[bytes, dict[str, bytes]]:
         maps = explain(run.evaluation, run.network, _EXPLAINED_MISTAKES, _EXPLAINED_RIGHT)
     pictures = {f"{name}.png": chart.png for name, chart in charts.items()}
     if shown:
-        pictures["mistakes.png"] = picture_sheet([(one.image, _caption(one)) for one in shown], 6)
+        pictures["mistakes.png"] = contact_sheet([(one.image, _caption(one)) for one in shown], 6)
     if maps:
-        pictures["attention.png"] = picture_sheet(_explained(maps), 6)
+        pictures["attention.png"] = contact_sheet(_explained(maps), 6)
     return render_page(run, charts, shown, maps).encode(), pictures
 
 
