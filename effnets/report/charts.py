@@ -224,7 +224,7 @@ def _mark_phases(plot: Axes, history: Sequence[EpochRow]) -> None:
             )
 
 
-LARGEST = 100  # classes; beyond, the most confused pairs say more than a picture
+LARGEST = 100  # classes; beyond, the most confused pairs say more than the matrix
 _LONGEST_NAME = 26
 # Up to so many classes: a cell's side and the size of names, in pixels.
 _SIZES = ((6, 64, 13), (12, 46, 12), (25, 28, 11), (50, 17, 10), (LARGEST, 9, 8))
@@ -234,7 +234,7 @@ _COUNTED = 25  # up to so many classes have their counts written into the cells
 def confusion_matrix(matrix: NDArray[np.int64], names: Sequence[str]) -> Chart | None:
     """Rows are true classes, columns answers ``[K, K]``; None for more than 100 classes.
 
-    Color is the share of the row's pictures: right answers on the diagonal in one color, mistakes in another and
+    Color is the share of the row's images: right answers on the diagonal in one color, mistakes in another and
     stronger, so that single ones show.
     """
     count = len(names)

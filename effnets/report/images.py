@@ -1,4 +1,4 @@
-"""Class-activation maps: which places of a picture speak for a class (Zhou et al. 2016, arXiv:1512.04150)."""
+"""Class-activation maps: which places of an image speak for a class (Zhou et al. 2016, arXiv:1512.04150)."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ _HEAT = "inferno"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Example:
-    """A picture with what was answered.
+    """An image with what was answered.
 
     Attributes:
         name: class folder and file. truth, answer: names of classes. probability: of the answer, 0..1.
@@ -80,7 +80,7 @@ class Example:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CamExample:
-    """A picture as the network saw it, and the maps for its answer and, where that was wrong, for the true class."""
+    """An image as the network saw it, and the maps for its answer and, where that was wrong, for the true class."""
 
     example: Example
     for_answer: Image.Image
@@ -91,7 +91,7 @@ def mistakes(evaluation: Evaluation, count: int) -> list[Example]:
     """The mistakes with the highest probabilities, the surest first."""
     found: list[Example] = []
     for place in _surest(evaluation, count, 0):
-        image = _picture(evaluation, place)
+        image = _image(evaluation, place)
         if image is not None:
             found.append(_example(evaluation, place, _square(image, _THUMBNAIL)))
     return found
@@ -104,14 +104,14 @@ def explain(evaluation: Evaluation, network: Classifier, wrong: int, right: int)
     size = check_size(transform.size)
     found: list[CamExample] = []
     for place in places:
-        picture = _picture(evaluation, place)
-        if picture is None:
+        image = _image(evaluation, place)
+        if image is None:
             continue
         answer, truth = int(evaluation.answers[place]), int(evaluation.labels[place])
-        inputs = transform(picture)[None]
+        inputs = transform(image)[None]
         classes = [answer] if answer == truth else [answer, truth]
         maps = class_activation_maps(network, inputs, [classes])[0]
-        seen = _as_seen(picture, cover_size(*size, transform.preprocess), size)
+        seen = _as_seen(image, cover_size(*size, transform.preprocess), size)
         heated = _heated(seen, maps)
         found.append(
             CamExample(
@@ -124,7 +124,7 @@ def explain(evaluation: Evaluation, network: Classifier, wrong: int, right: int)
 
 
 def to_data_uri(image: Image.Image) -> str:
-    """The picture as a JPEG within a link."""
+    """The image as a JPEG within a link."""
     buffer = io.BytesIO()
     image.convert("RGB").save(buffer, format="JPEG", quality=82, optimize=True)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
@@ -144,7 +144,7 @@ def _surest(evaluation: Evaluation, wrong: int, right: int) -> list[int]:
     return [int(place) for place in (*mistaken, *certain[np.sort(first)][:right])]
 
 
-def _picture(evaluation: Evaluation, place: int) -> Image.Image | None:
+def _image(evaluation: Evaluation, place: int) -> Image.Image | None:
     """None where the file has gone since."""
     try:
         return evaluation.source.image(int(evaluation.indices[place]))
@@ -163,12 +163,12 @@ def _example(evaluation: Evaluation, place: int, image: Image.Image) -> Example:
 
 
 def _square(image: Image.Image, side: int) -> Image.Image:
-    """The middle of the picture."""
+    """The middle of the image."""
     return _as_seen(image, (side, side), (side, side))
 
 
 def _as_seen(image: Image.Image, cover: tuple[int, int], size: tuple[int, int]) -> Image.Image:
-    """What is left of a picture that covers `cover` when its middle is cropped to `size`, (height, width)."""
+    """What is left of an image that covers `cover` when its middle is cropped to `size`, (height, width)."""
     share = min(image.height / cover[0], image.width / cover[1])
     height, width = size[0] * share, size[1] * share
     # Clamped: for one size in fifty, rounding puts an edge 1e-14 pixels outside of the image, which Pillow refuses.
@@ -195,15 +195,15 @@ def _heated(seen: Image.Image, maps: NDArray[np.float32]) -> Sequence[Image.Imag
 _TILE, _CAPTION = 190, 44
 
 
-def contact_sheet(pictures: Sequence[tuple[Image.Image, str]], columns: int) -> bytes:
-    """`pictures` with two lines under each, `columns` in a row."""
-    rows = -(-len(pictures) // columns)
+def contact_sheet(images: Sequence[tuple[Image.Image, str]], columns: int) -> bytes:
+    """`images` with two lines under each, `columns` in a row."""
+    rows = -(-len(images) // columns)
     with drawing_style():
         figure = Figure(figsize=(columns * _TILE / 72, rows * (_TILE + _CAPTION) / 72), dpi=72, layout="constrained")
         grid = figure.subplots(rows, columns, squeeze=False)
         for plot in grid.flat:
             plot.set_axis_off()
-        for plot, (image, caption) in zip(grid.flat, pictures, strict=False):
+        for plot, (image, caption) in zip(grid.flat, images, strict=False):
             plot.imshow(np.asarray(image))
             plot.set_title(caption, fontsize=8.5, color=INK, y=-0.22, va="bottom")
         png = io.BytesIO()

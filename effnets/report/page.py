@@ -23,18 +23,18 @@ from effnets.utils.machine import describe_machine
 _WEAKEST = 30  # classes shown before the others are folded away
 _PAIRS = 10
 _BROKEN = 20
-_SPLITS = {"test": "test pictures", "val": "validation pictures", "all": "pictures", "given": "pictures"}
+_SPLITS = {"test": "test images", "val": "validation images", "all": "images", "given": "images"}
 
 
 def render_page(
     run: RunSummary, charts: Mapping[str, Chart], shown: Sequence[Example], maps: Sequence[CamExample]
 ) -> str:
-    """The page as HTML, with its style sheet and its pictures inside."""
+    """The page as HTML, with its style sheet and its images inside."""
     folder = files("effnets.report")
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters["picture"] = to_data_uri
+    environment.filters["data_uri"] = to_data_uri
     environment.filters["probability"] = probability
     environment.filters["percent"] = lambda share: f"{100 * share:.1f}"
     template = environment.from_string(folder.joinpath("report.html.jinja").read_text(encoding="utf-8"))
@@ -56,7 +56,7 @@ def _context(run: RunSummary) -> dict[str, Any]:
     low, high = evaluation.interval
     return {
         "evaluation": evaluation,
-        "pictures": _SPLITS.get(evaluation.split, "pictures"),
+        "images": _SPLITS.get(evaluation.split, "images"),
         "lead": _lead(run),
         "low": low,
         "high": high,
@@ -76,12 +76,12 @@ def _context(run: RunSummary) -> dict[str, Any]:
 def _lead(run: RunSummary) -> str:
     evaluation = run.evaluation
     classes = f"{len(evaluation.classes):,} classes"
-    measured = f"measured on {evaluation.count:,} {_SPLITS.get(evaluation.split, 'pictures')}"
+    measured = f"measured on {evaluation.count:,} {_SPLITS.get(evaluation.split, 'images')}"
     if not run.history:
         return f"{evaluation.model}, {measured} of {classes}."
-    learned = run.pictures.get("train")
+    learned = run.images.get("train")
     trained = f"trained for {len(run.history)} epoch{'s' if len(run.history) != 1 else ''}"
-    trained += f" on {learned:,} pictures" if learned else ""
+    trained += f" on {learned:,} images" if learned else ""
     return f"{evaluation.model}, {trained} of {classes}, {measured}."
 
 
@@ -102,7 +102,7 @@ def _tiles(run: RunSummary) -> list[tuple[str, str, str, str]]:
         )
     if evaluation.real:
         tiles.append(
-            ("ReaL", f"{evaluation.real.top1:.1f}", "%", f"reassessed labels, {evaluation.real.count:,} pictures")
+            ("ReaL", f"{evaluation.real.top1:.1f}", "%", f"reassessed labels, {evaluation.real.count:,} images")
         )
     f1 = evaluation.scores().f1[evaluation.classes]
     tiles += [
@@ -116,7 +116,7 @@ def _tiles(run: RunSummary) -> list[tuple[str, str, str, str]]:
         cost = count(run.network)
         tiles += [
             ("Parameters", f"{cost.params / 1e6:.2f}", "M", f"{4 * cost.params / 1e6:.1f} MB in float32"),
-            ("Multiply-adds", f"{cost.madds / 1e6:,.0f}", "M", "for one picture"),
+            ("Multiply-adds", f"{cost.madds / 1e6:,.0f}", "M", "for one image"),
         ]
     if run.training_speed is not None:
         tiles.append(("Training", _figure(run.training_speed), "images/s", "steps alone"))
@@ -126,7 +126,7 @@ def _tiles(run: RunSummary) -> list[tuple[str, str, str, str]]:
 
 
 def _class_rows(evaluation: Evaluation) -> list[dict[str, Any]]:
-    """The weakest first; classes without a picture last."""
+    """The weakest first; classes without an image last."""
     scores = evaluation.scores()
     rows = [
         {
@@ -157,7 +157,7 @@ def _facts(run: RunSummary) -> list[tuple[str, str]]:
         facts.append(("finished", run.finished.isoformat(sep=" ", timespec="minutes")))
     if run.seed is not None:
         facts.append(("seed", str(run.seed)))
-    facts += [(f"{split} pictures", f"{number:,}") for split, number in run.pictures.items()]
+    facts += [(f"{split} images", f"{number:,}") for split, number in run.images.items()]
     facts.append(("machine", run.machine if run.machine is not None else str(machine)))
     return facts + [(name, version) for name, version in versions.items() if name != "effnets"]
 
@@ -196,12 +196,12 @@ def compose_report(run: RunSummary) -> tuple[bytes, dict[str, bytes]]:
     maps: list[CamExample] = []
     if run.network is not None:
         maps = explain(run.evaluation, run.network, _EXPLAINED_MISTAKES, _EXPLAINED_RIGHT)
-    pictures = {f"{name}.png": chart.png for name, chart in charts.items()}
+    images = {f"{name}.png": chart.png for name, chart in charts.items()}
     if shown:
-        pictures["mistakes.png"] = contact_sheet([(one.image, _caption(one)) for one in shown], 6)
+        images["mistakes.png"] = contact_sheet([(one.image, _caption(one)) for one in shown], 6)
     if maps:
-        pictures["attention.png"] = contact_sheet(_explained(maps), 6)
-    return render_page(run, charts, shown, maps).encode(), pictures
+        images["attention.png"] = contact_sheet(_explained(maps), 6)
+    return render_page(run, charts, shown, maps).encode(), images
 
 
 def _draw(run: RunSummary) -> dict[str, Chart]:

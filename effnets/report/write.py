@@ -53,13 +53,13 @@ class RunSummary:
     Attributes:
         title: what was learned, such as the name of the data set.
         command: the exact command line, or the lines of Python.
-        evaluation: of the weights that were kept, on test pictures or, without any, on validation.
+        evaluation: of the weights that were kept, on test images or, without any, on validation.
         network: whose answers these are, for parameters and class-activation maps; None for an exported file.
         history: the epochs, none for a mere evaluation.
         selected_top1: on validation, in per cent, of the weights that were kept.
         recipe: every setting; mappings within it are shown as ``optimizer.lr``.
         notes: what to know of the data.
-        pictures: how many there are, by split.
+        images: how many there are, by split.
         training_seconds, training_speed: in all, and images/s of the training steps.
         seed: of the run.
         machine, versions: None is this machine, and what is installed.
@@ -74,7 +74,7 @@ class RunSummary:
     selected_top1: float | None = None
     recipe: Mapping[str, Any] = field(default_factory=dict)
     notes: Sequence[str] = ()
-    pictures: Mapping[str, int] = field(default_factory=dict)
+    images: Mapping[str, int] = field(default_factory=dict)
     training_seconds: float | None = None
     training_speed: float | None = None
     seed: int | None = None
@@ -83,11 +83,11 @@ class RunSummary:
     finished: datetime | None = None
 
 
-_PAGE, _PICTURES = "report.html", "report"
+_PAGE, _IMAGES = "report.html", "report"
 
 
 def write_report(folder: str | os.PathLike[str], run: RunSummary) -> Path:
-    """Write ``report.html`` into `folder`, which is made if need be, and its pictures as PNG into ``report/``.
+    """Write ``report.html`` into `folder`, which is made if need be, and its images as PNG into ``report/``.
 
     The page holds everything: it needs no network and no script, and is read by day and by night, on a desk and on a
     telephone.
@@ -105,9 +105,9 @@ def write_report(folder: str | os.PathLike[str], run: RunSummary) -> Path:
     from effnets.report.page import compose_report
 
     folder = Path(folder)
-    page, pictures = compose_report(run)
-    # The page last: who sees it sees the pictures of the same run.
-    _write(folder, {**{f"{_PICTURES}/{name}": content for name, content in pictures.items()}, _PAGE: page})
+    page, images = compose_report(run)
+    # The page last: who sees it sees the images of the same run.
+    _write(folder, {**{f"{_IMAGES}/{name}": content for name, content in images.items()}, _PAGE: page})
     return folder / _PAGE
 
 
@@ -116,7 +116,7 @@ def _write(folder: Path, files: Mapping[str, bytes]) -> None:
     mark = uuid.uuid4().hex
     written = {folder / name: folder / Path(name).parent / f".{mark}.{Path(name).name}" for name in files}
     try:
-        (folder / _PICTURES).mkdir(parents=True, exist_ok=True)
+        (folder / _IMAGES).mkdir(parents=True, exist_ok=True)
         for (path, temporary), content in zip(written.items(), files.values(), strict=True):
             if path.is_dir():
                 raise ReportError(f"{path}: is a folder, where the report wants to write a file; move it away")

@@ -231,7 +231,7 @@ class RunState:
             selected_top1=best.score.top1 if best is not None and best.score is not None else None,
             recipe=asdict(self.recipe),
             notes=self.notes,
-            pictures={name: count for name, count in self.images.items() if count},
+            images={name: count for name, count in self.images.items() if count},
             training_seconds=self.seconds,
             training_speed=metrics["images_per_second"],
             seed=self.recipe.seed,

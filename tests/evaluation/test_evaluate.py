@@ -1,4 +1,4 @@
-"""evaluate: the figures are those of the answers, whatever executes the model and however the pictures come."""
+"""evaluate: the figures are those of the answers, whatever executes the model and however the images come."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def test_folders_find_their_outputs_by_name(colour_engine, tmp_path):
     assert found.confusion()[:, :4].diagonal().tolist() == [2, 3, 5, 4]
 
 
-def test_of_several_splits_the_test_pictures_count(colour_engine, tmp_path):
+def test_of_several_splits_the_test_images_count(colour_engine, tmp_path):
     for split, count in (("train", 5), ("val", 3), ("test", 2)):
         coloured_folder(tmp_path / "data" / split, {"red": count, "blue": count})
     found = effnets.evaluate(colour_engine, tmp_path / "data")
@@ -146,7 +146,7 @@ def test_other_classes_are_refused_before_any_work(colour_engine):
         effnets.evaluate(colour_engine, source)
 
 
-def test_broken_pictures_are_named_and_count_nowhere(colour_engine):
+def test_broken_images_are_named_and_count_nowhere(colour_engine):
     pictures = [patch("red"), None, patch("blue"), None, patch("red")]
     source = PicturesInMemory(pictures, [0, 0, 1, 1, 0], ("red", "blue"))
     source.pictures[3] = encoded(patch("blue"))[:200]
@@ -254,7 +254,7 @@ def test_everything_is_told_as_json(colour_engine):
 def test_comparing(colour_engine, model, source):
     first = PicturesInMemory([patch("red"), patch("blue"), patch("green")], [0, 2, 2], ("red", "green", "blue"))
     found = effnets.evaluate(colour_engine, first)
-    # The same pictures, their files brought by another order of classes.
+    # The same images, their files brought by another order of classes.
     second = PicturesInMemory([patch("red"), patch("green"), patch("blue")], [0, 2, 2], ("red", "green", "blue"))
     comparison = compare(found, effnets.evaluate(colour_engine, second))
     assert (comparison.images, comparison.changed, comparison.gained, comparison.lost) == (3, 2, 1, 1)
@@ -286,7 +286,7 @@ def real_labels(path: Path, entries: object) -> Path:
 
 @pytest.fixture(scope="module")
 def imagenet():
-    """A network of ImageNet's classes, blind but for its answer 3, and four validation pictures by folder."""
+    """A network of ImageNet's classes, blind but for its answer 3, and four validation images by folder."""
     network = effnets.create_model("mobilenetv1_025", num_classes=1000)
     torch.nn.init.zeros_(network.classifier.weight)
     torch.nn.init.constant_(network.classifier.bias, 0)
@@ -312,7 +312,7 @@ def test_imagenets_folders(imagenet):
 
 def test_reassessed_labels(imagenet, tmp_path):
     network, source = imagenet
-    # Of pictures 4, 3, 2, 1 in the source's order: left out, right, right, wrong.
+    # Of images 4, 3, 2, 1 in the source's order: left out, right, right, wrong.
     path = real_labels(tmp_path / "real.json", [[7], [1, 3], [3], []])
     real = effnets.evaluate(network, source, image_size=32, real_labels=path).real
     assert real

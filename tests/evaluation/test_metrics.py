@@ -69,7 +69,7 @@ def mean_loss(logits: np.ndarray, labels: np.ndarray, temperature: float) -> flo
 
 
 def expected_error(logits: np.ndarray, labels: np.ndarray) -> float:
-    """The definition, picture by picture."""
+    """The definition, image by image."""
     weights = np.exp(logits.astype(np.float64) - logits.max(1, keepdims=True))
     probabilities = weights / weights.sum(1, keepdims=True)
     bins: dict[int, list[tuple[float, bool]]] = {}

@@ -27,8 +27,8 @@ def test_top1_decides_and_then_the_loss():
     assert not score(0, loss=math.nan).better_than(None)
 
 
-def test_as_good_as_is_to_within_a_standard_error_of_so_many_pictures():
-    assert score(87).as_good_as(score(90))  # 3.1 points with 100 pictures
+def test_as_good_as_is_to_within_a_standard_error_of_so_many_images():
+    assert score(87).as_good_as(score(90))  # 3.1 points with 100 images
     assert not score(86.8).as_good_as(score(90))
     assert score(89.8, count=50_000).as_good_as(score(89.9, count=50_000))  # 0.13 points
     assert not score(89.8, count=50_000).as_good_as(score(90, count=50_000))
@@ -59,7 +59,7 @@ def test_a_stop_request_takes_effect_after_the_batch(asked_at):
 
 def test_a_process_that_was_not_asked_ends_with_the_one_that_was():
     class Pair:
-        """Two processes, the other of which saw four pictures, of them three right, and was asked to end."""
+        """Two processes, the other of which saw four images, of them three right, and was asked to end."""
 
         device, num_processes = torch.device("cpu"), 2
 

@@ -1,4 +1,4 @@
-"""write_report: one page that holds everything, harmless whatever the files are called, and its pictures."""
+"""write_report: one page that holds everything, harmless whatever the files are called, and its images."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def run(network, evaluation):
         selected_top1=81.7,
         recipe={"epochs": 6, "optimiser": {"name": "adamw", "lr": 1e-3}, "note": "<u>"},
         notes=("2 duplicates in train and test (<a>, b)",),
-        pictures={"train": 100, "test": 40},
+        images={"train": 100, "test": 40},
         training_seconds=100.0,
         training_speed=55.5,
         seed=3,
@@ -147,15 +147,15 @@ def test_the_figures_stand_in_the_page(page, evaluation, network):
     text = _Outline(page).text
     assert f"{evaluation.top1:.1f}" in text
     assert "{:.1f} – {:.1f} % with 95 % confidence".format(*evaluation.interval) in text
-    assert "trained for 6 epochs on 100 pictures of 6 classes, measured on 39 pictures" in text
+    assert "trained for 6 epochs on 100 images of 6 classes, measured on 39 images" in text
     assert "81.7" in text
     assert "optimiser.lr 0.001" in text
     assert "effnets finetune '<data>' --model mobilenetv1_025" in text
     assert "2 duplicates in train and test (<a>, b)" in text
-    assert "1 picture could not be read and counts nowhere" in text
+    assert "1 image could not be read and counts nowhere" in text
     assert "2026-01-02 03:04" in text
     assert f"{evaluation.calibration.temperature:.2f}" in text
-    assert "fitted on the very pictures that it is judged by" in text
+    assert "fitted on the very images that it is measured on" in text
     parameters = sum(parameter.numel() for parameter in network.parameters())
     assert f"Parameters {parameters / 1e6:.2f} M" in text
 
@@ -163,7 +163,7 @@ def test_the_figures_stand_in_the_page(page, evaluation, network):
 def test_where_the_temperature_is_from_is_said(run, evaluation, tmp_path):
     elsewhere = replace(evaluation, calibration=replace(evaluation.calibration, fitted_here=False))
     text = _Outline(write_report(tmp_path, replace(run, evaluation=elsewhere, network=None)).read_text()).text
-    assert "The temperature was fitted on the validation pictures, so that these judge it fairly" in text
+    assert "The temperature was fitted on the validation images, so that these measure it fairly" in text
 
 
 def test_ids_are_unique_and_found(page):
@@ -173,7 +173,7 @@ def test_ids_are_unique_and_found(page):
         assert reference in ids
 
 
-def test_pictures_lie_beside_the_page(folder):
+def test_images_lie_beside_the_page(folder):
     names = sorted(path.name for path in (folder / "report").iterdir())
     assert names == [
         "accuracy.png",
@@ -223,7 +223,7 @@ def test_no_mistake_at_all(tmp_path):
     assert "No temperature from 0.1 to 10 is best" in text
 
 
-def test_pictures_that_have_gone_since_are_left_out(network, tmp_path):
+def test_images_that_have_gone_since_are_left_out(network, tmp_path):
     source = noise_source(20, HOSTILE)
     found = effnets.evaluate(network, source)
     source.pictures = [b""] * 20
@@ -259,7 +259,7 @@ def browser():
 
 @pytest.mark.parametrize(("width", "dark"), [(1280, False), (1280, True), (390, False)])
 def test_in_a_browser(browser, folder, tmp_path, evaluation, width, dark):
-    """On a desk by day and by night, and on a telephone; far from its pictures, so that it can only use its own."""
+    """On a desk by day and by night, and on a telephone; far from its images, so that it can only use its own."""
     alone = tmp_path / "alone.html"
     shutil.copy(folder / "report.html", alone)
     browser.messages.clear()
@@ -291,7 +291,7 @@ def _colours(png: bytes) -> tuple[int, int]:
     return background, headline.flat[np.abs(headline - background).argmax()]
 
 
-def test_a_picture_of_a_grey_network(tmp_path):
+def test_an_image_of_a_grey_network(tmp_path):
     model = shake(effnets.create_model("mobilenetv1_025", num_classes=3, in_chans=1), size=64)
     model.class_names = ("a", "b", "c")
     found = effnets.evaluate(model, noise_source(9, ("a", "b", "c")))

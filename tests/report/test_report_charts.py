@@ -38,7 +38,7 @@ def test_confusion_matrices_can_be_read(count):
     assert len(chart.svg) < 1_500_000
 
 
-def test_too_many_classes_are_no_picture():
+def test_too_many_classes_are_no_chart():
     assert confusion_matrix(matrix_of(101), ["x"] * 101) is None
 
 
@@ -49,7 +49,7 @@ def test_counts_stand_in_the_cells_of_small_ones():
     assert chart.text == "Confusion matrix of 2 classes: 88 of 90 answers lie on the diagonal"
 
 
-def test_a_class_without_pictures():
+def test_a_class_without_images():
     assert confusion_matrix(np.array([[3, 0], [0, 0]]), ("a", "b"))
 
 
@@ -78,7 +78,7 @@ def test_the_mean_of_a_map_is_the_logit(name):
 
 @pytest.mark.parametrize("name", ["mobilenetv1_100h", "rexnet_lite_100"])
 def test_networks_with_a_layer_after_pooling(name):
-    """Of a picture that is a single place, the map is the logit all the same."""
+    """Of an image that is a single place, the map is the logit all the same."""
     model = shake(effnets.create_model(name, num_classes=4), size=64)
     inputs = images(1, 3, 32, 32)
     maps = class_activation_maps(model, inputs, [[2, 0]])

@@ -200,7 +200,7 @@ def test_batches_of_features_go_by_turns_to_processes():
 
 @pytest.mark.parametrize("balanced", [False, True])
 def test_an_epoch_of_a_probe_has_every_view_of_every_image(balanced):
-    values = torch.arange(3 * 8.0).view(3, 8, 1)  # of view v and picture p: 8 v + p
+    values = torch.arange(3 * 8.0).view(3, 8, 1)  # of view v and image p: 8 v + p
     features = Features(values=values, labels=torch.arange(8) // 4)
     batches = FeatureLoader(features, every_view=True, batch_size=4, seed=1, balanced=balanced)
     assert len(batches) == 6
