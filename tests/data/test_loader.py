@@ -278,7 +278,11 @@ def test_a_process_that_fails_ends_with_its_workers(tmp_path, start_method, end)
     begin = time.monotonic()
     result = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert result.returncode == 1
-    assert result.stderr.rstrip().endswith("DataError: something else went wrong"), result.stderr
+    errors = result.stderr.rstrip()
+    # A spawned worker that is still starting may find its parent gone, and say so.
+    assert errors.endswith("DataError: something else went wrong") or (
+        start_method == "spawn" and "DataError: something else went wrong\n" in errors
+    ), errors
     assert time.monotonic() - begin < 100
 
 
