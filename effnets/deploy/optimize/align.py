@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -37,23 +35,16 @@ class TrimChannels(nn.Module):
         return x.narrow(1, 0, self.channels)
 
     def extra_repr(self) -> str:
-        """Return the channels, for printing."""
         return str(self.channels)
 
 
-def align_channels(network: Network, multiple: int) -> Network:
-    """Return a copy of a flattened network with channels padded to a multiple, squeeze-and-excite's inner ones too.
+def align_channels(network: Network, multiple: int) -> None:
+    """Pad the channels of a flattened network to a multiple, squeeze-and-excite's inner ones too.
 
     The added weights are zeros, hence the added channels, and every activation here keeps them zero. Feature maps and
     the classifier's input, which are read from outside, keep their channels. Run it before pointwise groups are merged:
-    the last group takes the added channels.
-
-    Raises:
-        ArgumentError: if a layer is not one of this library's.
+    the last group takes the added channels. Raises ArgumentError for a layer that is not one of this library's.
     """
-    if multiple == 1:
-        return network
-    network = copy.deepcopy(network)
     width = _align_block(network.stem, multiple, None)
     # Stages whose output is read from outside, or enters the classifier.
     read: set[int] = set()
@@ -73,7 +64,6 @@ def align_channels(network: Network, multiple: int) -> Network:
             width = _trim(network.head, _align_block(network.head, multiple, width), network.num_features)
         if isinstance(network.hidden, SequentialBlock):
             _trim(network.hidden, _align_block(network.hidden, multiple, width), network.head_hidden_size)
-    return network
 
 
 def _trim(layers: nn.Module, width: int, channels: int) -> int:
@@ -90,7 +80,9 @@ def _align_block(block: nn.Module, multiple: int, width: int | None) -> int:
         if isinstance(layer, Conv2d | MixedConv):
             width = in_channels_of(layer) if width is None else width
             entering = width if entering is None else entering
-            layer = _widen_conv(layer, width, _aligned(layer, width, multiple))
+            # A depthwise convolution gives as many channels as it takes.
+            depthwise = all(_is_depthwise(conv) for conv in convs_of(layer))
+            layer = _widen_conv(layer, width, width if depthwise else _round_up(_out_channels(layer), multiple))
             width = _out_channels(layer)
             block.add_module(name, layer)
         elif isinstance(layer, _BatchNorm) and width is not None:
@@ -112,13 +104,6 @@ def _align_block(block: nn.Module, multiple: int, width: int | None) -> int:
 
 def _round_up(channels: int, multiple: int) -> int:
     return (channels + multiple - 1) // multiple * multiple
-
-
-def _aligned(layer: Conv2d | MixedConv, width: int, multiple: int) -> int:
-    """Return the output channels of `layer` after padding; a depthwise convolution has as many as it takes."""
-    if all(_is_depthwise(conv) for conv in convs_of(layer)):
-        return width
-    return _round_up(_out_channels(layer), multiple)
 
 
 def _is_depthwise(conv: Conv2d) -> bool:
@@ -157,6 +142,5 @@ def _widen_bn(bn: _BatchNorm, channels: int) -> None:
     added = channels - bn.num_features
     for values, fill in ((bn.weight, 0.0), (bn.bias, 0.0), (bn.running_mean, 0.0), (bn.running_var, 1.0)):
         if values is not None:
-            widened = frozen(F.pad(float64(values), (0, added), value=fill), values)
-            values.data = widened.data
+            values.data = frozen(F.pad(float64(values), (0, added), value=fill), values).data
     bn.num_features = channels

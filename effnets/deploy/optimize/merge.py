@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Sequence
 from itertools import combinations, pairwise
@@ -20,14 +19,13 @@ from effnets.nn.layers import Conv2d, MixedConv
 _FULL_PRICE = 14 * 14
 
 
-def merge_depthwise(network: Network, rewrites: Rewrites) -> Network:
-    """Return a copy of a flattened network whose mixed depthwise convolutions are merged as `rewrites` says.
+def merge_depthwise(network: Network, rewrites: Rewrites) -> None:
+    """Merge the mixed depthwise convolutions of a flattened network as `rewrites` says.
 
     The smaller kernels are padded with zeros. With symmetric padding every kernel is centered on the same pixel. With
     TensorFlow's, a kernel of reach r = dilation · (k - 1) begins ⌊(T + r) / 2⌋ pixels before the first one, where T
     depends only on size and stride; r is even, so two kernels begin (r₁ - r₂) / 2 pixels apart at every input size.
     """
-    network = copy.deepcopy(network)
     pixels = _pixels(network)
     for block_name, block in blocks_of(network):
         for name, layer in list(block.named_children()):
@@ -37,16 +35,10 @@ def merge_depthwise(network: Network, rewrites: Rewrites) -> Network:
                 if any(conv.in_channels % rewrites.group_multiple for conv in convs_of(layer)):
                     price = math.inf
                 block.add_module(name, _merged(layer, _runs(rule, convs_of(layer), price)))
-    return network
 
 
-def merge_pointwise(network: Network, rewrites: Rewrites) -> Network:
-    """Return a copy of a flattened network whose mixed pointwise convolutions are merged as `rewrites` says.
-
-    Raises:
-        ArgumentError: if the rule of a layer groups unequal groups.
-    """
-    network = copy.deepcopy(network)
+def merge_pointwise(network: Network, rewrites: Rewrites) -> None:
+    """Merge the mixed pointwise convolutions likewise; raises ArgumentError for a rule that groups unequal groups."""
     for block_name, block in blocks_of(network):
         for name, layer in list(block.named_children()):
             if isinstance(layer, MixedConv) and all(_is_pointwise(conv) for conv in convs_of(layer)):
@@ -57,7 +49,6 @@ def merge_pointwise(network: Network, rewrites: Rewrites) -> Network:
                     raise ArgumentError(f"{block_name}.{name} has unequal groups; its rule must be keep or dense")
                 if rule != "keep":
                     block.add_module(name, _grouped(layer) if rule == "group" else _dense(layer))
-    return network
 
 
 def _is_depthwise(mixed: MixedConv) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from itertools import pairwise
 
 import torch
@@ -60,19 +59,20 @@ def _apply(network: Network, rewrites: Rewrites) -> Network:
     """Apply rewrites to a flattened network, channels aligned before groups merge: grouped convolutions cannot grow."""
     _check_layer_names(network, rewrites)
     if rewrites.fold_bn:
-        network = fold_batch_norms(network)
-    network = align_channels(network, rewrites.align)
-    network = merge_depthwise(network, rewrites)
-    network = merge_pointwise(network, rewrites)
+        fold_batch_norms(network)
+    if rewrites.align > 1:
+        align_channels(network, rewrites.align)
+    merge_depthwise(network, rewrites)
+    merge_pointwise(network, rewrites)
     for _, block in blocks_of(network):
         if block.shortcut:
             block.shortcut = rewrites.shortcut
     if rewrites.squeeze_excite == "vector":
-        network = use_linear_squeeze_excite(network)
+        use_linear_squeeze_excite(network)
     if rewrites.fuse:
-        network = fuse_convolutions(network)
+        fuse_convolutions(network)
     if rewrites.channels_last:
-        network = use_channels_last(network)
+        use_channels_last(network)
     # torch makes new layers in training mode.
     network.eval()
     return network
@@ -85,15 +85,12 @@ def _check_layer_names(network: Network, rewrites: Rewrites) -> None:
         raise ArgumentError(f"rewrites has rules for {', '.join(unknown)}, but {network.spec.name} has no such layer")
 
 
-def fold_batch_norms(network: Network) -> Network:
-    """Return a copy of a flattened network without batch normalization, also within squeeze-and-excite.
+def fold_batch_norms(network: Network) -> None:
+    """Fold batch normalization into the convolutions of a flattened network, also within squeeze-and-excite.
 
-    With scale s = γ / √(σ² + ε), ``bn(W x + b)`` is ``(s W) x + (s b + β - s μ)``, rounded once from float64.
-
-    Raises:
-        ArgumentError: if a batch normalization has no running statistics, hence no fixed scale.
+    With scale s = γ / √(σ² + ε), ``bn(W x + b)`` is ``(s W) x + (s b + β - s μ)``, rounded once from float64. Raises
+    ArgumentError for a batch normalization without running statistics, hence no fixed scale.
     """
-    network = copy.deepcopy(network)
     for _, block in blocks_of(network):
         for (conv_name, conv), (bn_name, bn) in pairwise(list(block.named_children())):
             if isinstance(conv, Conv2d | MixedConv) and isinstance(bn, _BatchNorm):
@@ -103,7 +100,6 @@ def fold_batch_norms(network: Network) -> Network:
         if isinstance(se, SqueezeExcite) and isinstance(se.bn, _BatchNorm):
             se.reduce = _scaled_conv(se.reduce, *_scale_and_shift(se.bn))
             se.bn = nn.Identity()
-    return network
 
 
 def _scale_and_shift(bn: _BatchNorm) -> tuple[Tensor, Tensor]:

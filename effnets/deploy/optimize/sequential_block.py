@@ -59,7 +59,6 @@ class SequentialBlock(nn.Sequential):
         return torch.cat([x + first, rest], dim=1)
 
     def extra_repr(self) -> str:
-        """Return the shortcut, for printing."""
         return f"shortcut={self.shortcut}, splits={self.splits}" if self.shortcut else ""
 
 
@@ -67,9 +66,7 @@ def flatten(network: Network) -> Network:
     """Return a copy in evaluation mode whose stem, blocks and head are sequential blocks, without idle layers.
 
     Layers keep their names: ``stages.1.0.depthwise`` is the convolution, ``depthwise_bn`` and ``depthwise_act`` follow.
-
-    Raises:
-        ArgumentError: if a block is not one of this library's.
+    Raises ArgumentError for a block that is not one of this library's.
     """
     network = copy.deepcopy(network)
     network.eval().requires_grad_(False)
@@ -95,9 +92,9 @@ def _flatten_block(block: nn.Module) -> SequentialBlock:
             layers.update(_plain_layers(name, part))
     if not block.shortcut:
         return SequentialBlock(layers)
-    if isinstance(block, LinearBottleneck):
-        return SequentialBlock(layers, shortcut="concat", splits=(block.splits[0], block.splits[1]))
-    return SequentialBlock(layers, shortcut="concat", splits=(in_channels_of(next(iter(layers.values()))), 0))
+    entering = in_channels_of(next(iter(layers.values())))
+    kept, new = block.splits if isinstance(block, LinearBottleneck) else (entering, 0)
+    return SequentialBlock(layers, shortcut="concat", splits=(kept, new))
 
 
 def _plain_layers(name: str, part: nn.Module) -> Iterator[tuple[str, nn.Module]]:

@@ -6,7 +6,6 @@ oneDNN, its library for CPUs, convolves, activates and adds with weights packed 
 
 from __future__ import annotations
 
-import copy
 from functools import cache
 from itertools import pairwise
 from typing import Any
@@ -15,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from effnets.deploy.optimize.sequential_block import Network, SequentialBlock, blocks_of
+from effnets.deploy.optimize.sequential_block import Network, blocks_of
 from effnets.nn.layers import Conv2d, SqueezeExcite, same_padding
 
 # oneDNN's name, scalars and algorithm of each activation.
@@ -74,16 +73,12 @@ class OneDNNConv(nn.Module):
             self._packed = torch.ops.mkldnn._reorder_convolution_weight(conv.weight, *fixed, x.shape)
             self._packed_from = source
         name, scalars, algorithm = _ACTIVATIONS[type(self.act)]
-        return _convolution()(x, self._packed, conv.bias, *fixed, name, scalars, algorithm)
+        convolution = torch.ops.mkldnn._convolution_pointwise.default
+        return convolution(x, self._packed, conv.bias, *fixed, name, scalars, algorithm)
 
     def __getstate__(self) -> dict[str, Any]:
         # Packed weights can be neither copied nor saved; they are packed again.
         return {**self.__dict__, "_packed": None}
-
-
-@cache
-def _convolution() -> Any:
-    return torch.ops.mkldnn._convolution_pointwise.default
 
 
 @cache
@@ -103,25 +98,17 @@ def can_fuse() -> bool:
     return torch.allclose(fused, F.relu6(conv(x)), atol=1e-4)
 
 
-def fuse_convolutions(network: Network) -> Network:
-    """Return a copy of a flattened network with `OneDNNConv` for convolutions and activations, if PyTorch has it."""
-    network = copy.deepcopy(network)
-    if can_fuse():
-        for _, block in blocks_of(network):
-            _fuse_block(block)
-    return network
-
-
-def _fuse_block(block: SequentialBlock) -> None:
-    layers = [*block.named_children(), ("", nn.Identity())]
-    for (name, layer), (next_name, following) in pairwise(layers):
-        if type(layer) is not Conv2d:
-            continue
-        if type(following) in _ACTIVATIONS and next_name:
-            delattr(block, next_name)
-            block.add_module(name, OneDNNConv(layer, following))
-        else:
-            block.add_module(name, OneDNNConv(layer))
+def fuse_convolutions(network: Network) -> None:
+    """Put `OneDNNConv` in place of convolutions and activations of a flattened network, if PyTorch has it."""
+    if not can_fuse():
+        return
+    for _, block in blocks_of(network):
+        for (name, layer), (next_name, following) in pairwise([*block.named_children(), ("", None)]):
+            if type(layer) is Conv2d:
+                act = following if type(following) in _ACTIVATIONS else None
+                block.add_module(name, OneDNNConv(layer, act))
+                if act:
+                    delattr(block, next_name)
 
 
 class LinearSqueezeExcite(SqueezeExcite):
@@ -136,14 +123,12 @@ class LinearSqueezeExcite(SqueezeExcite):
         return x.mul_(weights[:, :, None, None])
 
 
-def use_linear_squeeze_excite(network: Network) -> Network:
-    """Return a copy of a flattened network with `LinearSqueezeExcite` wherever BN is folded."""
-    network = copy.deepcopy(network)
+def use_linear_squeeze_excite(network: Network) -> None:
+    """Put `LinearSqueezeExcite` into a flattened network wherever BN is folded."""
     for _, block in blocks_of(network):
         for name, se in list(block.named_children()):
             if type(se) is SqueezeExcite and isinstance(se.bn, nn.Identity):
                 block.add_module(name, LinearSqueezeExcite(se.reduce, None, se.act, se.expand).eval())
-    return network
 
 
 class ToChannelsLast(nn.Module):
@@ -153,9 +138,7 @@ class ToChannelsLast(nn.Module):
         return x.contiguous(memory_format=torch.channels_last)
 
 
-def use_channels_last(network: Network) -> Network:
-    """Return a copy with weights and activations in NHWC order in memory; the input may be in any order."""
-    network = copy.deepcopy(network)
+def use_channels_last(network: Network) -> None:
+    """Keep weights and activations in NHWC order in memory; the input may be in any order."""
     network.to(memory_format=torch.channels_last)
     network.add_module("stem", nn.Sequential(ToChannelsLast(), network.stem))
-    return network
