@@ -78,11 +78,7 @@ class Engine(ABC):
 
 
 def check_input(images: NDArray[Any], metadata: ModelMetadata) -> None:
-    """Check images before an engine refuses them in its own words.
-
-    Raises:
-        ArgumentError: if the type or the shape is not what the model takes.
-    """
+    """Raise ArgumentError for images of another type or shape than the model takes, before an engine refuses them."""
     raw = metadata.input_kind == "uint8"
     channels, size = metadata.channels, None if raw else metadata.size
     height, width = size or ("H", "W")
@@ -96,6 +92,11 @@ def check_input(images: NDArray[Any], metadata: ModelMetadata) -> None:
         raise ArgumentError(f"images is a {images.dtype} array of shape {list(images.shape)}; {hint}")
 
 
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's message, or its type if it has none; engines write pages."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+
+
 def available_engines() -> list[str]:
     """Return the installed engines without loading any; which GPU engines work depends on ONNX Runtime's build."""
     return [name for name, package in ENGINES.items() if "-" not in name and find_spec(package)]
@@ -104,11 +105,7 @@ def available_engines() -> list[str]:
 def check_options(
     engine: str, possible: Sequence[str], what: str, *, threads: int | None, precision: Precision
 ) -> int | None:
-    """Check the arguments of `effnets.load_engine` for `what`, which the `possible` engines execute; return `threads`.
-
-    Raises:
-        ArgumentError: if one has a value that it cannot take.
-    """
+    """Check arguments of `effnets.load_engine` for `what`, which the `possible` engines execute; return `threads`."""
     if engine != "auto" and engine not in ENGINES:
         raise ArgumentError(f"engine is {engine!r}; choose auto or one of {', '.join(ENGINES)}")
     if precision not in get_args(Precision):

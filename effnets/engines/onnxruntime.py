@@ -9,7 +9,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from effnets.engines.base import Engine, Precision
+from effnets.engines.base import Engine, Precision, first_line
 from effnets.engines.metadata import ModelMetadata
 from effnets.errors import ArgumentError, EngineError
 
@@ -59,7 +59,7 @@ class OnnxRuntimeEngine(Engine):
         try:
             self._session = onnxruntime.InferenceSession(source, options, [*providers, ("CPUExecutionProvider", {})])
         except Exception as error:  # each kind of failure has a class of its own
-            raise EngineError(f"{shown}: onnxruntime cannot load it: {_first_line(error)}") from None
+            raise EngineError(f"{shown}: onnxruntime cannot load it: {first_line(error)}") from None
         used = self._session.get_providers()
         if providers and used[0] != providers[0][0]:
             raise EngineError(
@@ -72,9 +72,5 @@ class OnnxRuntimeEngine(Engine):
         try:
             values: list[NDArray[np.float32]] = self._session.run(self._outputs, {self._input: images})
         except Exception as error:
-            raise EngineError(f"{self.name} failed: {_first_line(error)}") from None
+            raise EngineError(f"{self.name} failed: {first_line(error)}") from None
         return dict(zip(self._outputs, values, strict=True))
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n", 1)[0][:300]

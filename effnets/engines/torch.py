@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from effnets.engines.base import Engine, Precision
+from effnets.engines.base import Engine, Precision, first_line
 from effnets.engines.metadata import ModelMetadata
 from effnets.errors import ArgumentError, EngineError, MissingFileError, WeightsError
 
@@ -70,7 +70,7 @@ class PackageEngine(Engine):
             self._package = torch._inductor.aoti_load_package(str(path))
             properties = json.loads(self._package.get_metadata().get(PACKAGE_METADATA, "{}"))
         except Exception as error:  # of a zip reader, a dynamic loader, or C++
-            raise EngineError(f"{path}: torch cannot load it: {str(error).strip().splitlines()[0][:300]}") from None
+            raise EngineError(f"{path}: torch cannot load it: {first_line(error)}") from None
         if not isinstance(properties, dict):
             raise WeightsError(f"{path}: its metadata is damaged; export the model again")
         super().__init__("aotinductor", ModelMetadata.from_properties(properties, str(path)), precision, threads)
@@ -87,8 +87,7 @@ def engine_errors(name: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise EngineError(f"{name} failed: {lines[0][:300]}") from None
+        raise EngineError(f"{name} failed: {first_line(error)}") from None
 
 
 def _use_threads(threads: int | None) -> None:

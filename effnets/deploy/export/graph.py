@@ -7,10 +7,10 @@ and columns that the center crop keeps. Positions are integers up to the last di
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import copy
 import io
-import json
 import logging
 import warnings
 from collections.abc import Iterable, Iterator
@@ -31,6 +31,7 @@ from torch.export import Dim, ExportedProgram
 from effnets.deploy.export.metadata import describe
 from effnets.deploy.optimize.optimize import optimize
 from effnets.deploy.optimize.rewrites import Rewrites
+from effnets.engines.base import first_line
 from effnets.engines.metadata import ModelMetadata
 from effnets.errors import ExportError
 from effnets.inference.image import cover_size
@@ -78,11 +79,7 @@ class NetworkGraph:
 def export_graph(
     network: nn.Module, metadata: ModelMetadata, *, softmax: bool = False, topk: int | None = None
 ) -> NetworkGraph:
-    """Export a float32 network on the CPU in evaluation mode, with the requested input and outputs.
-
-    Raises:
-        ExportError: if torch's exporter fails.
-    """
+    """Export a float32 network on the CPU in evaluation mode; raises ExportError if torch's exporter fails."""
     dynamic = metadata.size is None
     height, width = metadata.size or _TRACED_SIZE
     example = torch.zeros(_TRACED_BATCH, metadata.channels, height, width)
@@ -98,13 +95,15 @@ def export_graph(
             assert program is not None
             _tidy(program)
     except Exception as error:  # torch and onnxscript raise all kinds
-        first = str(error).strip().split("\n", 1)[0][:300]
-        raise ExportError(f"{metadata.model}: torch cannot export it: {type(error).__name__}: {first}") from error
+        reason = f"{type(error).__name__}: {first_line(error)}"
+        raise ExportError(f"{metadata.model}: torch cannot export it: {reason}") from error
     model = onnx_ir.to_proto(program.model)
     _rename_nodes(model.graph)
     _drop_traces(model)
     model.producer_name, model.graph.name = "effnets", metadata.model
-    _name_dimensions(model.graph, dynamic)
+    for index, name in ((0, "N"), (2, "H"), (3, "W")) if dynamic else ((0, "N"),):
+        model.graph.input[0].type.tensor_type.shape.dim[index].dim_param = name
+    model.graph.output[0].type.tensor_type.shape.dim[0].dim_param = "N"
     if softmax or topk:
         _append_probabilities(model.graph, topk)
     network_input = INPUT
@@ -121,10 +120,7 @@ def export_bytes(
     """Return the model that `effnets.export_onnx` would write with `rewrites` (None for no rewrites), and its metadata.
 
     It is not verified. It takes float32 ``[N, channels, H, W]``, normalized, of any N and of `image_size`, None for
-    the network's own.
-
-    Raises:
-        ExportError: if torch cannot export it.
+    the network's own. Raises ExportError if torch cannot export it.
     """
     size = check_size(network.spec.input_size if image_size is None else image_size, "image_size")
     metadata = describe(network, size=size, input_kind="normalised", rewrites=rewrites)
@@ -154,24 +150,20 @@ def _tidy(program: torch.onnx.ONNXProgram) -> None:
     onnxscript.optimizer.fold_constants(model)
     for node in model.graph:
         # Flattening to [N, C], which a dynamic N turned into arithmetic on shapes.
-        if node.op_type == "Reshape" and _rank(node.outputs[0]) == 2:
+        if node.op_type == "Reshape" and len(node.outputs[0].shape or ()) == 2:
             node.op_type = "Flatten"
-            node.resize_inputs(1)
-            node.attributes.clear()
         elif node.op_type == "ReduceMean" and _is_pooling(node):
             # ONNX Runtime computes this operator in the blocked layout of convolutions.
             node.op_type = "GlobalAveragePool"
-            node.resize_inputs(1)
-            node.attributes.clear()
+        else:
+            continue
+        node.resize_inputs(1)
+        node.attributes.clear()
     passes.RemoveUnusedNodesPass()(model)
     onnxscript.optimizer.fold_constants(model)
     passes.RemoveUnusedNodesPass()(model)
     passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     passes.CommonSubexpressionEliminationPass()(model)
-
-
-def _rank(value: onnx_ir.Value) -> int | None:
-    return None if value.shape is None else len(value.shape)
 
 
 def _is_pooling(node: onnx_ir.Node) -> bool:
@@ -184,20 +176,14 @@ def _is_pooling(node: onnx_ir.Node) -> bool:
 def _rename_nodes(graph: onnx.GraphProto) -> None:
     """Name each node after its module: ``stages.1.0.expand.bn/Conv``."""
     taken: dict[str, int] = {}
+    scopes: list[str]
     for node in graph.node:
-        scopes = next((_parse_list(entry.value) for entry in node.metadata_props if entry.key == _SCOPES), [])
+        # Python's spelling of a list: ['', 'stages', 'stages.1', …, 'aten.conv2d'].
+        scopes = next((ast.literal_eval(entry.value) for entry in node.metadata_props if entry.key == _SCOPES), [])
         module = scopes[-2] if len(scopes) > 1 else ""
         name = f"{module}/{node.op_type}"
         count = taken[name] = taken.get(name, 0) + 1
         node.name = name if count == 1 else f"{name}_{count}"
-
-
-def _parse_list(text: str) -> list[str]:
-    """Parse a list that Python printed, ``['', 'stem']``, with other quotes than JSON's."""
-    try:
-        return list(json.loads(text.replace("'", '"')))
-    except ValueError:
-        return []
 
 
 def _drop_traces(model: onnx.ModelProto) -> None:
@@ -207,14 +193,6 @@ def _drop_traces(model: onnx.ModelProto) -> None:
         del entry.metadata_props[:]
         entry.doc_string = ""
     del graph.value_info[:]
-
-
-def _name_dimensions(graph: onnx.GraphProto, dynamic: bool) -> None:
-    sides = zip(graph.input[0].type.tensor_type.shape.dim, ("N", "", "H", "W"), strict=True)
-    for index, (dimension, name) in enumerate(sides):
-        if index == 0 or (dynamic and name):
-            dimension.dim_param = name
-    graph.output[0].type.tensor_type.shape.dim[0].dim_param = "N"
 
 
 def _append_probabilities(graph: onnx.GraphProto, topk: int | None) -> None:
@@ -320,13 +298,10 @@ def _resize_matrix(nodes: _Nodes, old: str, new: str, kept: int, interpolation: 
     numerator = nodes.add("Cast", nodes.add("Sub", here, center), to=TensorProto.FLOAT)
     denominator = nodes.add("Cast", nodes.add("Mul", nodes.add("Max", old, new), 2), to=TensorProto.FLOAT)
     distance = nodes.add("Abs", nodes.add("Div", numerator, denominator))
-    weights = _bilinear(nodes, distance) if interpolation == "bilinear" else _bicubic(nodes, distance)
+    bilinear = interpolation == "bilinear"
+    weights = nodes.add("Relu", nodes.add("Sub", 1.0, distance)) if bilinear else _bicubic(nodes, distance)
     total = nodes.add("ReduceSum", weights, nodes.constant([1]), keepdims=1)
     return nodes.add("Div", weights, total)
-
-
-def _bilinear(nodes: _Nodes, distance: str) -> str:
-    return nodes.add("Relu", nodes.add("Sub", 1.0, distance))
 
 
 def _bicubic(nodes: _Nodes, distance: str) -> str:

@@ -11,7 +11,7 @@ from effnets.deploy.optimize.rewrites import Rewrites
 from effnets.engines.metadata import InputKind, ModelMetadata
 from effnets.inference.labels import class_names
 from effnets.nn.classifier import Classifier
-from effnets.nn.utils import hash_values
+from effnets.nn.utils import LoadReport, hash_values
 from effnets.spec.entries import split_tag
 from effnets.spec.specs import WeightsSpec
 from effnets.spec.weights import find_source, find_weights
@@ -31,7 +31,13 @@ def describe(
 
     `usual_size` is then the size to which programs resize images, None for that of the weights.
     """
-    changed, published = _changed(network), _published(network)
+    report, published = network.load_report, _published(network)
+    # After training or with another classifier.
+    changed = report is not None and report.values != hash_values(network)
+    accuracy: dict[str, Any] = {}
+    if published and published.top1 is not None and not changed:
+        accuracy = {"top1": published.top1, "top5": published.top5}
+        accuracy |= {"size": published.measured_size, "source": published.accuracy_source}
     # torch's engines need no onnx.
     packages = {name: version for name in ("torch", "onnx") if (version := version_of(name))}
     return ModelMetadata(
@@ -43,8 +49,8 @@ def describe(
         channels=network.in_chans,
         size=size,
         usual_size=usual_size,
-        weights=_weights(network, published, changed=changed),
-        accuracy=_accuracy(None if changed else published),
+        weights=_weights(report, published, changed=changed) if report else {},
+        accuracy=accuracy,
         rewrites=rewrites.to_dict() if rewrites else {},
         engine=engine,
         versions={"effnets": __version__, **packages},
@@ -60,16 +66,7 @@ def _published(network: Classifier) -> WeightsSpec | None:
     return find_weights(source) if source else None
 
 
-def _changed(network: Classifier) -> bool:
-    """Return whether values differ from the loaded ones, after training or with another classifier."""
-    report = network.load_report
-    return report is not None and report.values != hash_values(network)
-
-
-def _weights(network: Classifier, published: WeightsSpec | None, *, changed: bool) -> dict[str, Any]:
-    report = network.load_report
-    if report is None:
-        return {}
+def _weights(report: LoadReport, published: WeightsSpec | None, *, changed: bool) -> dict[str, Any]:
     # Only the name of a file, not its folder on the exporting machine.
     source = report.source if published or "://" in report.source else Path(report.source).name
     facts: dict[str, Any] = {"source": source, "dialect": report.dialect}
@@ -80,17 +77,6 @@ def _weights(network: Classifier, published: WeightsSpec | None, *, changed: boo
     if published:
         facts["tag"] = split_tag(published.name)[1]
     return facts | {"sha256": report.sha256}
-
-
-def _accuracy(published: WeightsSpec | None) -> dict[str, Any]:
-    if published is None or published.top1 is None:
-        return {}
-    return {
-        "top1": published.top1,
-        "top5": published.top5,
-        "size": published.measured_size,
-        "source": published.accuracy_source,
-    }
 
 
 def fingerprint(network: Classifier) -> str:

@@ -146,12 +146,7 @@ def export_onnx(
 
 
 def check_path(path: str | os.PathLike[str]) -> Path:
-    """Return `path` as a Path, if an ONNX file can be written there.
-
-    Raises:
-        ArgumentError: if the suffix is not ``.onnx``.
-        ExportError: as of `check_writable`.
-    """
+    """Return `path` if an ONNX file can be written there; raises ArgumentError without ``.onnx``, else ExportError."""
     path = Path(path)
     if path.suffix.lower() != ".onnx":
         raise ArgumentError(f"path is {str(path)!r}; give the file the suffix .onnx")
@@ -177,11 +172,7 @@ def check_writable(path: Path) -> None:
 
 
 def check_engine(engine: str) -> None:
-    """Check the engine that a file is made for; empty is no preference.
-
-    Raises:
-        ArgumentError: if it is not empty, onnxruntime or openvino.
-    """
+    """Raise ArgumentError unless a file can be made for `engine`; empty is no preference."""
     if engine not in ("", "onnxruntime", "openvino"):
         raise ArgumentError(f"engine is {engine!r}; choose onnxruntime or openvino, or leave it out")
 

@@ -18,6 +18,7 @@ from effnets.deploy.export.metadata import describe
 from effnets.deploy.export.onnx import check_writable
 from effnets.deploy.optimize.optimize import optimize as rewrite
 from effnets.deploy.optimize.rewrites import Rewrites, preset
+from effnets.engines.base import first_line
 from effnets.engines.metadata import ModelMetadata
 from effnets.engines.torch import PACKAGE_METADATA, PackageEngine
 from effnets.errors import ArgumentError, ExportError, VerificationError
@@ -72,8 +73,7 @@ def _compile(module: nn.Module, example: Tensor, metadata: ModelMetadata, path: 
         program = torch.export.export(module, (example,), dynamic_shapes=({0: Dim.DYNAMIC},), strict=False)
         made = torch._inductor.aoti_compile_and_package(program, package_path=str(path), inductor_configs=configs)
     except Exception as error:  # of export, of Inductor, or the compiler's
-        reason = str(error).strip().split("\n", 1)[0][:300]
-        raise ExportError(f"{metadata.model}: torch cannot compile it: {reason}") from error
+        raise ExportError(f"{metadata.model}: torch cannot compile it: {first_line(error)}") from error
     return Path(str(made))
 
 

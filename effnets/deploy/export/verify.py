@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnxruntime
@@ -38,6 +38,7 @@ from effnets.spec.specs import PreprocessSpec
 
 # Called with the name and value of each tensor operator; later operators receive its result.
 Watch = Callable[[str, Tensor], Tensor]
+Arrays = Mapping[str, NDArray[Any]]
 
 _TOLERANCE = 1e-4  # of the largest logit's magnitude
 _ROUNDING = 2e-7  # of a channel's largest value: float32's error on each value, in any order of summation
@@ -62,11 +63,7 @@ _ERRORS_ONLY = 4
 
 @torch.inference_mode()
 def verify_rewrites(network: nn.Module, rewritten: nn.Module, metadata: ModelMetadata) -> None:
-    """Compare a rewritten network with the original, both in float64, where they must agree closely.
-
-    Raises:
-        VerificationError: if they differ.
-    """
+    """Raise VerificationError unless a rewritten network agrees closely with the original, both in float64."""
     for images in _inputs(metadata):
         inputs = torch.from_numpy(images).double()
         error = _relative_error(rewritten(inputs).numpy(), network(inputs).numpy())
@@ -108,8 +105,7 @@ def verify(
         raise VerificationError(f"{metadata.model}: not exported: the graph does not run: {error}") from None
 
 
-@dataclass(frozen=True, slots=True)
-class _Expected:
+class _Expected(NamedTuple):
     """The network's inputs, its float64 logits, and the tolerance, as a share of the largest logit."""
 
     inputs: NDArray[np.float32]
@@ -154,7 +150,7 @@ class _Checks:
         if not error <= _FLOAT64_TOLERANCE:
             raise VerificationError(f"torch.export changed the function: {_off(error, images)}")
         # Two samples of the effect of rounding: errors on every value, and those of float32 in torch.
-        rounded = Float64Interpreter(self._graph.program, _Rounding())(inputs).numpy()
+        rounded = Float64Interpreter(self._graph.program, _rounding())(inputs).numpy()
         single = self._single(inputs).numpy()
         allowance = _ROUNDING_ALLOWANCE * max(_relative_error(draw, logits) for draw in (rounded, single))
         return _Expected(images, logits, min(max(_TOLERANCE, allowance), _TOLERANCE_LIMIT))
@@ -169,16 +165,15 @@ class _Checks:
         return error
 
 
-class _Rounding:
-    """Adds errors like those of float32 to every value."""
+def _rounding() -> Watch:
+    """Return a function that adds errors like those of float32 to every value."""
+    generator = torch.Generator().manual_seed(0)
 
-    def __init__(self) -> None:
-        self._generator = torch.Generator().manual_seed(0)
-
-    def __call__(self, _: str, value: Tensor) -> Tensor:
+    def watch(_: str, value: Tensor) -> Tensor:
         scale = value.abs().amax(tuple(range(2, value.ndim)), keepdim=True) if value.ndim > 2 else value.abs().max()
-        noise = torch.randn(value.shape, generator=self._generator, dtype=torch.float32)
-        return value + _ROUNDING * scale * noise
+        return value + _ROUNDING * scale * torch.randn(value.shape, generator=generator, dtype=torch.float32)
+
+    return watch
 
 
 def _compare_probabilities(outputs: Mapping[str, NDArray[Any]], name: str) -> None:
@@ -218,36 +213,25 @@ def _inputs(metadata: ModelMetadata) -> Iterator[NDArray[np.float32]]:
 
 
 def _photographs(metadata: ModelMetadata) -> Iterator[NDArray[np.uint8]]:
-    for seed, (height, width) in enumerate((*_PHOTO_SIZES, *_tie(metadata))):
-        batch = _BATCHES[seed % len(_BATCHES)]
-        yield probe_images(batch, height, width, metadata.channels, seed=seed)
-
-
-def _tie(metadata: ModelMetadata) -> Iterator[tuple[int, int]]:
-    """Yield a photograph whose resized width ends at a half; squares are not rounded."""
     height, width = cover_size(*metadata.image_size, metadata.preprocess)
-    if height != width:
-        yield 2 * height, 2 * (width + width % 2) + 1
+    # The last one's width, resized, ends at a half; squares are not rounded.
+    tie = [] if height == width else [(2 * height, 2 * (width + width % 2) + 1)]
+    for seed, size in enumerate((*_PHOTO_SIZES, *tie)):
+        yield probe_images(_BATCHES[seed % len(_BATCHES)], *size, metadata.channels, seed=seed)
 
 
 def compare_pixels(images: NDArray[np.uint8], inputs: NDArray[np.float32], metadata: ModelMetadata, name: str) -> None:
     """Check that preprocessing in the graph gives the pixels of `inference.pixels`.
 
-    Some may differ by one level, where sums end near a half, and few by two, where those of both directions do.
-
-    Args:
-        images: uint8 ``[N, H, W, C]``.
-        inputs: the graph's result, ``[N, C, *image_size]``.
-        metadata: of the graph.
-        name: the engine's, for the message.
-
-    Raises:
-        VerificationError: if more pixels differ, or by more.
+    Some may differ by one level, where sums end near a half, and few by two, where those of both directions do; more
+    raise VerificationError. `images` are uint8 ``[N, H, W, C]``, `inputs` the result ``[N, C, *image_size]`` of the
+    graph on the engine `name`.
     """
     squeezed = images[..., 0] if metadata.channels == 1 else images
     expected = np.stack([_resized_across_first(Image.fromarray(image), metadata) for image in squeezed])
+    stds = np.mean(metadata.preprocess.std) if metadata.channels == 1 else np.array(metadata.preprocess.std)
     # In units of one level of 255, whatever the channel's std.
-    levels = np.abs(inputs - expected) * 255 * np.reshape(_stds(metadata), (1, -1, 1, 1))
+    levels = np.abs(inputs - expected) * 255 * np.reshape(stds, (1, -1, 1, 1))
     stray, far = float((levels > 0.01).mean()), int((levels > 1.01).sum())
     if not (levels.max() < 2.01 and stray < _MAX_STRAY_PIXELS and far <= max(1, _MAX_FAR_PIXELS * levels.size)):
         raise VerificationError(
@@ -269,21 +253,22 @@ def _resized_across_first(image: Image.Image, metadata: ModelMetadata) -> NDArra
     return normalize_pixels(cropped.reshape(height, width, metadata.channels), preprocess)
 
 
-def _stds(metadata: ModelMetadata) -> NDArray[np.float64]:
-    std = np.array(metadata.preprocess.std)
-    return std.mean(keepdims=True) if metadata.channels == 1 else std
-
-
 def probe_images(count: int, height: int, width: int, channels: int, *, seed: int) -> NDArray[np.uint8]:
     """`count` images, uint8 ``[N, H, W, channels]``: clouds, then clouds over a gradient, over a checkerboard, …
 
     No image is smooth or periodic throughout: where channels are constant, networks amplify rounding errors hugely.
     """
     generator = np.random.default_rng(seed)
-    backgrounds = (_nothing, _gradient, _checkerboard)
+    down, across = np.arange(height)[:, None, None], np.arange(width)[None, :, None]
     images = []
     for index in range(count):
-        background = backgrounds[index % len(backgrounds)](generator, height, width, channels)
+        background: NDArray[Any] = np.zeros((height, width, 1))
+        if index % 3 == 1:
+            slant = generator.uniform(size=channels)
+            background = 255 * (slant * down / max(1, height - 1) + (1 - slant) * across / max(1, width - 1)) - 128
+        elif index % 3 == 2:
+            # Squares that no stride divides, with enough contrast to clip to black and white.
+            background = 300.0 * ((down // 3 + across // 5) % 2) - 150
         images.append(np.clip(background + _clouds(generator, height, width, channels), 0, 255))
     return np.stack(images).astype(np.uint8)
 
@@ -312,43 +297,25 @@ def _enlarge(plane: NDArray[np.float64], height: int, width: int) -> NDArray[np.
     return np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
 
 
-def _nothing(_: np.random.Generator, height: int, width: int, channels: int) -> NDArray[np.float64]:
-    return np.zeros((height, width, channels))
-
-
-def _gradient(generator: np.random.Generator, height: int, width: int, channels: int) -> NDArray[np.float64]:
-    down, across = np.linspace(0, 1, height)[:, None, None], np.linspace(0, 1, width)[None, :, None]
-    slant = generator.uniform(size=channels)
-    return 255 * (slant * down + (1 - slant) * across) - 128
-
-
-def _checkerboard(_: np.random.Generator, height: int, width: int, channels: int) -> NDArray[np.float64]:
-    """Squares that no stride divides, with enough contrast to clip to black and white."""
-    squares = (np.arange(height)[:, None] // 3 + np.arange(width)[None, :] // 5) % 2
-    return np.broadcast_to(300.0 * squares[..., None] - 150, (height, width, channels))
-
-
 class Float64Interpreter(fx.Interpreter):
-    """Runs an exported program in float64; `watch` sees, and may replace, the value of every operator."""
+    """Runs an exported program in float64; `watch` sees, and may replace, the value of every operator.
+
+    `input_name` and `output_name` are the program's names of its images and logits.
+    """
 
     def __init__(self, program: ExportedProgram, watch: Watch | None = None) -> None:
         super().__init__(program.graph_module)
         self._watch = watch
         self._state: list[Tensor] = []
         values: Mapping[str, Any] = {**program.state_dict, **program.constants}
-        self._images = ""
+        self.input_name = ""
         for spec in program.graph_signature.input_specs:
             if spec.kind is InputKind.USER_INPUT:
-                self._images = spec.arg.name
+                self.input_name = spec.arg.name
             else:
                 value = values[str(spec.target)].detach()
                 self._state.append(value.double() if value.is_floating_point() else value)
         self.output_name = program.graph_signature.user_outputs[0]
-
-    @property
-    def input_name(self) -> str:
-        """The program's name of its images."""
-        return self._images
 
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> Tensor:
@@ -360,7 +327,7 @@ class Float64Interpreter(fx.Interpreter):
     def run_node(self, n: fx.Node) -> Any:
         """Run one operator."""
         value = super().run_node(n)
-        watched = n.op == "call_function" or n.name == self._images
+        watched = n.op == "call_function" or n.name == self.input_name
         if self._watch and watched and isinstance(value, Tensor) and value.is_floating_point():
             return self._watch(n.name, value)
         return value
@@ -385,14 +352,14 @@ def find_faulty_node(graph: NetworkGraph, metadata: ModelMetadata, *, seed: int 
     replay = Float64Interpreter(graph.program)
     # The program has its own names for its input and output.
     names = {replay.input_name: graph.network_input, replay.output_name: LOGITS}
-    order = {name: node for node in graph.model.graph.node for name in node.output}
+    written = {name for node in graph.model.graph.node for name in node.output}
     cut: dict[str, NDArray[np.float32]] = {}
     expected: dict[str, NDArray[np.float64]] = {}
     generator = np.random.default_rng(seed)
 
     def watch(name: str, value: Tensor) -> Tensor:
         name = names.get(name, name)
-        if name not in order and name != graph.network_input:
+        if name not in written and name != graph.network_input:
             return value
         if name != graph.network_input:
             expected[name] = value.numpy()
@@ -407,10 +374,7 @@ def find_faulty_node(graph: NetworkGraph, metadata: ModelMetadata, *, seed: int 
         found = _run_cut(graph, cut, list(expected))
     except Exception as error:  # of a graph that does not run; the engine names the node
         return NodeFault("unknown", "-", "-", " ".join(str(error).split())[:300])
-    for name, node in order.items():
-        if name in expected and (reason := _difference(expected[name], found[name])):
-            return NodeFault(node.name, node.op_type, name, reason)
-    return None
+    return _first_fault(graph, expected, found, _NODE_TOLERANCE)
 
 
 def find_divergence(
@@ -427,12 +391,19 @@ def find_divergence(
         return value
 
     Float64Interpreter(graph.program, watch)(torch.from_numpy(inputs))
-    order = {name: node for node in graph.model.graph.node for name in node.output if name in expected}
-    found = load_onnx(with_outputs(graph.model, order).SerializeToString(), metadata, engine).run(images)
-    for name, node in order.items():
-        if name in found and (reason := _difference(expected[name], found[name], _DIVERGENCE)):
-            return f"first at {NodeFault(node.name, node.op_type, name, reason)}"
+    names = [name for node in graph.model.graph.node for name in node.output if name in expected]
+    found = load_onnx(with_outputs(graph.model, names).SerializeToString(), metadata, engine).run(images)
+    if fault := _first_fault(graph, expected, found, _DIVERGENCE):
+        return f"first at {fault}"
     return "every node by itself is right, so the engine's own fusing must be wrong"
+
+
+def _first_fault(graph: NetworkGraph, expected: Arrays, found: Arrays, tolerance: float) -> NodeFault | None:
+    for node in graph.model.graph.node:
+        for name in node.output:
+            if name in expected and name in found and (reason := _difference(expected[name], found[name], tolerance)):
+                return NodeFault(node.name, node.op_type, name, reason)
+    return None
 
 
 def _run_cut(
@@ -460,9 +431,7 @@ def _run_cut(
     return dict(zip(wanted, session.run(wanted, feeds), strict=True))
 
 
-def _difference(
-    expected: NDArray[np.float64], found: NDArray[np.float32], tolerance: float = _NODE_TOLERANCE
-) -> str | None:
+def _difference(expected: NDArray[np.float64], found: NDArray[np.float32], tolerance: float) -> str | None:
     """Say what is wrong with `found`; None if it is right."""
     if expected.shape != found.shape:
         return f"has shape {list(found.shape)}, where torch has {list(expected.shape)}"
