@@ -6,6 +6,7 @@ import os
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -139,33 +140,23 @@ def load_onnx(
     precision: Precision = "float32",
 ) -> Engine:
     """Load an ONNX model from a file or from memory; arguments and errors as of `effnets.load_engine`."""
-    if engine == "auto":
+    auto = engine == "auto"
+    if auto:
         openvino_first = precision == "bfloat16" or metadata.engine == "openvino"
         first, second = ("openvino", "onnxruntime") if openvino_first else ("onnxruntime", "openvino")
         engine = first if find_spec(ENGINES[first]) or not find_spec(ENGINES[second]) else second
-        if engine == "onnxruntime" and (on_gpu := _load_on_gpu(model, metadata, precision, threads)):
-            return on_gpu
     if not find_spec(ENGINES[engine]):
         raise EngineError(f"{engine} is not installed; install it with: pip install 'effnets[export]'")
     if engine == "openvino":
         from effnets.engines.openvino import OpenVINOEngine
 
         return OpenVINOEngine(model, metadata, precision=precision, threads=threads)
-    from effnets.engines.onnxruntime import OnnxRuntimeEngine
-
-    return OnnxRuntimeEngine(model, metadata, name=engine, precision=precision, threads=threads)
-
-
-def _load_on_gpu(
-    model: Path | bytes, metadata: ModelMetadata, precision: Precision, threads: int | None
-) -> Engine | None:
-    """Load into ONNX Runtime's CUDA; None without a GPU, or, with a warning, if CUDA fails."""
     from effnets.engines.onnxruntime import OnnxRuntimeEngine, has_gpu
 
-    if not has_gpu():
-        return None
-    try:
-        return OnnxRuntimeEngine(model, metadata, name="onnxruntime-cuda", precision=precision, threads=threads)
-    except EngineError as error:
-        warnings.warn(f"the GPU is not used: {error}", RuntimeWarning, stacklevel=5)
-        return None
+    load = partial(OnnxRuntimeEngine, model, metadata, precision=precision, threads=threads)
+    if auto and has_gpu():
+        try:
+            return load(name="onnxruntime-cuda")
+        except EngineError as error:
+            warnings.warn(f"the GPU is not used: {error}", RuntimeWarning, stacklevel=4)
+    return load(name=engine)

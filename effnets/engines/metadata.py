@@ -75,13 +75,8 @@ class ModelMetadata:
     ) -> ModelMetadata:
         """Decode what `to_properties` returned; keys without the prefix are ignored.
 
-        Args:
-            properties: of the file.
-            source: the file's name, for messages.
-            outputs: number of the model's outputs; None if it is unknown.
-
-        Raises:
-            WeightsError: if the properties are not effnets', or damaged; names `source` and the key.
+        There is a label for each of `outputs`, None if their number is unknown. Raises WeightsError if the properties
+        are not effnets', or damaged; names the file, `source`, and the key.
         """
         own = {key.removeprefix(_PREFIX): text for key, text in properties.items() if key.startswith(_PREFIX)}
         if "format" not in own:
@@ -97,12 +92,7 @@ class ModelMetadata:
 
     @classmethod
     def from_file(cls, path: str | os.PathLike[str]) -> ModelMetadata:
-        """Read the metadata of an ONNX file.
-
-        Raises:
-            MissingFileError: if the file does not exist.
-            WeightsError: if it is not an ONNX file of effnets, or damaged.
-        """
+        """Read the metadata of an ONNX file; raises as `read_onnx_header` and `from_properties`."""
         properties, outputs = read_onnx_header(path)
         return cls.from_properties(properties, str(path), outputs=outputs)
 

@@ -50,19 +50,15 @@ class OpenVINOEngine(Engine):
         self._requests = threading.local()
 
     def _run(self, images: NDArray[Any]) -> dict[str, NDArray[Any]]:
+        # Each thread has a request of its own: threads that shared one would receive each other's outputs.
+        if not hasattr(self._requests, "own"):
+            self._requests.own = self._compiled.create_infer_request()
         try:
-            results = self._request().infer(images, share_inputs=True)
+            results = self._requests.own.infer(images, share_inputs=True)
         except Exception as error:
             raise EngineError(f"openvino failed: {_last_line(error)}") from None
         # Copies, because the next call reuses the memory.
         return {name: np.array(results[index]) for index, name in enumerate(self._outputs)}
-
-    def _request(self) -> openvino.InferRequest:
-        """Return the request of this thread: threads that shared one would receive each other's outputs."""
-        if not hasattr(self._requests, "own"):
-            self._requests.own = self._compiled.create_infer_request()
-        request: openvino.InferRequest = self._requests.own
-        return request
 
 
 def _last_line(error: Exception) -> str:
