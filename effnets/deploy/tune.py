@@ -122,16 +122,6 @@ class Measured:
     difference: float | None = None
     note: str = ""
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values that JSON can hold."""
-        return {**asdict(self), "candidate": self.candidate.to_dict()}
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Measured:
-        """Return what `to_dict` was called on."""
-        quartiles = tuple(values["quartiles"]) if values["quartiles"] else None
-        return cls(**{**values, "quartiles": quartiles, "candidate": TuneCandidate.from_dict(values["candidate"])})
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TuneReport:
@@ -175,7 +165,7 @@ class TuneReport:
             "conditions": dict(self.conditions),
             "choice": self.choice,
             "chosen": self.chosen.name,
-            "candidates": [measured.to_dict() for measured in self.candidates],
+            "candidates": [{**asdict(one), "candidate": one.candidate.to_dict()} for one in self.candidates],
             "load": self.load and list(self.load),
             "seconds": self.seconds,
         }
@@ -191,15 +181,16 @@ def read_report(path: str | os.PathLike[str], conditions: Mapping[str, Any]) -> 
         values = json.loads(Path(path).read_text(encoding="utf-8"))
         if values["format"] != _FORMAT or values["conditions"] != json.loads(json.dumps(dict(conditions))):
             return None
-        measured = tuple(Measured.from_dict(entry) for entry in values["candidates"])
+        measured = []
+        for entry in values["candidates"]:
+            candidate = TuneCandidate.from_dict(entry["candidate"])
+            quartiles = tuple(entry["quartiles"]) if entry["quartiles"] else None
+            measured.append(Measured(**{**entry, "quartiles": quartiles, "candidate": candidate}))
         choice, load = values["choice"], values["load"]
         if not isinstance(choice, int) or not 0 <= choice < len(measured):
             return None
-        if load is not None:
-            first, last = load
-            load = first, last
-        found = {"candidates": measured, "choice": choice, "load": load, "seconds": values["seconds"]}
-        return TuneReport(conditions=conditions, reused=True, **found)
+        found = {"choice": choice, "load": load and (load[0], load[1]), "seconds": values["seconds"]}
+        return TuneReport(conditions=conditions, candidates=tuple(measured), reused=True, **found)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, ConfigError):
         return None
 
@@ -246,17 +237,10 @@ class TuneSearch:
             self.expected = original(torch.from_numpy(self.images).double()).numpy()
 
     def run(self, candidates: Sequence[TuneCandidate], conditions: Mapping[str, Any]) -> TuneReport:
-        """Find the fastest candidate; the first is the default. `conditions` go into the report.
-
-        Raises:
-            EngineError, ExportError: if the default fails.
-            VerificationError: if no candidate is within tolerance.
-        """
+        """Find the fastest candidate; the first is the default. `conditions` go into the report. Raises as `tune`."""
         load, threads = load_average(), torch.get_num_threads()
         try:
-            engines = self._prepare(candidates)
-            self._require_one_within()
-            choice = self._halve(engines)
+            choice = self._halve(self._prepare(candidates))
         finally:
             torch.set_num_threads(threads)
         return TuneReport(
@@ -280,20 +264,28 @@ class TuneSearch:
             if len(engines) >= 2 and spent > _PREPARING:
                 self.results.append(Measured(candidate=candidate, note="no time left"))
                 continue
+            difference, note = None, ""
             try:
                 engine = self._load(candidate)
                 difference = self._difference(engine(self.images))
             except EffnetsError as error:
                 if index == 0:
                     raise
-                self.results.append(Measured(candidate=candidate, note=str(error)))
-                continue
-            within = difference <= self.tolerance
-            note = "" if within else f"differs by {difference:.1e}"
+                note = str(error)
+            else:
+                if difference > self.tolerance:
+                    note = f"differs by {difference:.1e}"
+                # The default is always timed, because the others must beat it.
+                if not note or index == 0:
+                    engines[index] = engine
             self.results.append(Measured(candidate=candidate, difference=difference, note=note))
-            # The default is always timed, because the others must beat it.
-            if within or index == 0:
-                engines[index] = engine
+        tried = ((one.difference, one.candidate.name) for one in self.results if one.difference is not None)
+        difference, name = min(tried)
+        if difference > self.tolerance:
+            raise VerificationError(
+                f"{self.network.spec.name}: no program stays within {self.tolerance:g} of the logits in float64; the "
+                f"nearest, {name}, differs by {difference:.1e}; raise tolerance"
+            )
         return engines
 
     def _load(self, candidate: TuneCandidate) -> Engine:
@@ -318,38 +310,21 @@ class TuneSearch:
     def _halve(self, engines: dict[int, Engine]) -> int:
         """Time fewer and fewer candidates in more and more rounds; return the index of the winner."""
         running = list(engines)
-        for turn, rounds in enumerate(_ROUNDS):
-            last = turn == len(_ROUNDS) - 1
-            if len(running) <= 3 and not last:
+        for turns_left, rounds in zip(range(len(_ROUNDS), 0, -1), _ROUNDS, strict=True):
+            if len(running) <= 3 and turns_left > 1:
                 continue
-            timings = self._time({index: engines[index] for index in running}, rounds, len(_ROUNDS) - turn)
+            timings = self._time({index: engines[index] for index in running}, rounds, turns_left)
             ranked = sorted(running, key=lambda index: timings[index].median)
-            if not last:
-                best = ranked[: max(2, (len(ranked) + 1) // 2)]
-                running = sorted({0, *best})
-        winner = next(index for index in ranked if self._within(index))
-        if not self._within(0):
-            return winner
-        return winner if timings[0].median / timings[winner].median >= 1 + MARGIN else 0
-
-    def _within(self, index: int) -> bool:
-        difference = self.results[index].difference
-        return difference is not None and difference <= self.tolerance
-
-    def _require_one_within(self) -> None:
-        difference, name = min(
-            (one.difference, one.candidate.name) for one in self.results if one.difference is not None
-        )
-        if difference > self.tolerance:
-            raise VerificationError(
-                f"{self.network.spec.name}: no program stays within {self.tolerance:g} of the logits in float64; the "
-                f"nearest, {name}, differs by {difference:.1e}; raise tolerance"
-            )
+            running = sorted({0, *ranked[: max(2, (len(ranked) + 1) // 2)]})
+        # Of those timed, only a default outside of the tolerance has a note.
+        winner = next(index for index in ranked if not self.results[index].note)
+        enough = timings[0].median / timings[winner].median >= 1 + MARGIN
+        return winner if enough or self.results[0].note else 0
 
     def _time(self, engines: Mapping[int, Engine], rounds: int, turns_left: int) -> dict[int, Timing]:
         subjects = {str(index): partial(engine, self.images) for index, engine in engines.items()}
-        begin, left = self._elapsed(), max(0.0, self.budget - self._elapsed())
-        seconds = left / turns_left
+        begin = self._elapsed()
+        seconds = max(0.0, self.budget - begin) / turns_left
 
         def progress(share: float) -> None:
             self.progress(f"timing {len(subjects)} programs", min(1.0, (begin + share * seconds) / self.budget))
@@ -357,13 +332,9 @@ class TuneSearch:
         timings = interleave(subjects, rounds=rounds, seconds=seconds, progress=progress)
         found = {int(index): timing for index, timing in timings.items()}
         for index, timing in found.items():
-            low, high = timing.quartiles
-            self.results[index] = replace(
-                self.results[index],
-                milliseconds=timing.median / self.batch,
-                quartiles=(low / self.batch, high / self.batch),
-                rounds=len(timing.samples),
-            )
+            low, high = (quartile / self.batch for quartile in timing.quartiles)
+            measured = replace(self.results[index], milliseconds=timing.median / self.batch, quartiles=(low, high))
+            self.results[index] = replace(measured, rounds=len(timing.samples))
         return found
 
 
