@@ -7,11 +7,11 @@ no layer hides the faults of another.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import onnx
 import onnxruntime
 import torch
 from numpy.typing import NDArray
@@ -56,9 +56,9 @@ _NODE_TOLERANCE = 3e-5  # float32 is off by some 1e-6 of a channel's values; rea
 _DIVERGENCE = 1e-3  # of values in a whole network, where rounding adds up
 _ENOUGH_PLACES = 16
 _CUT = "/cut"
+_FATAL_ONLY = 4  # of what ONNX Runtime logs
 _NOISE_MEAN, _NOISE_SPREAD = 1.0, 3.0
 _ANY_SIZE = (65, 97)  # odd, where paddings and roundings differ
-_ERRORS_ONLY = 4
 
 
 @torch.inference_mode()
@@ -76,23 +76,19 @@ def verify(
 ) -> dict[str, float]:
     """Compare a graph with the network it was made from, in evaluation mode, in four ways:
 
-    - each node by itself with torch's operator (`find_faulty_node`), so that no layer hides the faults of another;
+    - each node by itself with torch's operator (`find_faulty_node`);
     - torch's program with the module it was traced from, both in float64, where they must agree closely;
     - logits on each of `engines` with the float64 network's, for several batches, sizes and kinds of images;
     - preprocessing in the graph with that of `inference.pixels`.
 
     Args:
-        graph: the export.
+        graph, metadata: of the export.
         network: the original, in float64 on the CPU.
         exported: the module that was traced, perhaps rewritten, with its weights rounded to float32.
-        metadata: of the export.
         engines: names of `engines.base.ENGINES`.
 
-    Returns:
-        For each engine the largest difference of logits, as a share of the largest logit.
-
-    Raises:
-        VerificationError: if anything differs; says what, and where the first difference is.
+    Returns the largest difference of logits by engine, as a share of the largest logit. Raises VerificationError if
+    anything differs; says what, and where the first difference is.
     """
     try:
         if fault := find_faulty_node(graph, metadata):
@@ -333,8 +329,7 @@ class Float64Interpreter(fx.Interpreter):
         return value
 
 
-@dataclass(frozen=True, slots=True)
-class NodeFault:
+class NodeFault(NamedTuple):
     """A node whose output is not what torch computes from the same inputs."""
 
     node: str
@@ -412,7 +407,6 @@ def _run_cut(
     """Return the `wanted` values of the graph, whose nodes read the arrays of `cut` instead of those values."""
     model = copy.deepcopy(graph.model)
     del model.graph.output[:]
-    model = with_outputs(model, wanted)
     for node in model.graph.node:
         node.input[:] = [name + _CUT if name in cut else name for name in node.input]
     read = {name for node in model.graph.node for name in node.input}
@@ -424,11 +418,19 @@ def _run_cut(
     for entry in inputs:
         shape = [side.dim_value or 1 for side in entry.type.tensor_type.shape.dim]
         feeds[entry.name] = np.zeros(shape, helper.tensor_dtype_to_np_dtype(entry.type.tensor_type.elem_type))
+    return dict(zip(wanted, session_of(model, wanted, optimized=False).run(wanted, feeds), strict=True))
+
+
+def session_of(
+    model: onnx.ModelProto, outputs: Iterable[str] = (), *, optimized: bool = True
+) -> onnxruntime.InferenceSession:
+    """Return a session with the values `outputs` as further outputs, on request without ONNX Runtime's own rewrites."""
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = _ERRORS_ONLY
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, ["CPUExecutionProvider"])
-    return dict(zip(wanted, session.run(wanted, feeds), strict=True))
+    options.log_severity_level = _FATAL_ONLY
+    if not optimized:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    data = with_outputs(model, outputs).SerializeToString()
+    return onnxruntime.InferenceSession(data, options, ["CPUExecutionProvider"])
 
 
 def _difference(expected: NDArray[np.float64], found: NDArray[np.float32], tolerance: float) -> str | None:

@@ -16,6 +16,7 @@ from effnets.evaluation.metrics import mcnemar
 _CHANCE = 0.05  # a loss less probable than this is not chance
 _IMAGES_IN_A_LOSS = 3  # if `max_loss` is at least so many images, a loss counts without a test
 _ROUNDING = 1e-9  # of shares in floating point, in points
+_BLAMED = 5  # layers that a refusal names
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,11 +93,10 @@ class Agreement:
         verdict = f"{self.lost} lost, {self.gained} gained"
         if self.loss <= gate.max_loss + _ROUNDING:
             return f"{verdict}: no loss above {gate.max_loss:.1f} points"
+        verdict += f": a loss above {gate.max_loss:.1f} points"
         if self._enough(gate):
-            return f"{verdict}: a loss above {gate.max_loss:.1f} points"
-        if self.chance >= _CHANCE:
-            return f"{verdict}: a loss above {gate.max_loss:.1f} points that may be chance, p = {self.chance:.2g}"
-        return f"{verdict}: a loss above {gate.max_loss:.1f} points beyond chance, p = {self.chance:.2g}"
+            return verdict
+        return f"{verdict} {'that may be' if self.chance >= _CHANCE else 'beyond'} chance, p = {self.chance:.2g}"
 
     def _enough(self, gate: Gate) -> bool:
         return not gate.max_loss or self.labelled * gate.max_loss >= 100 * _IMAGES_IN_A_LOSS
@@ -133,13 +133,7 @@ class Agreement:
 def compare(
     expected: NDArray[np.float32], found: NDArray[np.float32], labels: NDArray[np.int64], lead: float
 ) -> Agreement:
-    """Compare logits ``[N, C]`` in float and in int8.
-
-    Args:
-        expected, found: in float and in int8.
-        labels: the class of each image, -1 if unknown.
-        lead: as of `Gate`.
-    """
+    """Compare logits ``[N, C]`` in float and in int8; `labels` are the images' classes, -1 if unknown."""
     finite = np.isfinite(found).all(1)
     found = np.where(np.isfinite(found), found, -np.inf)
     first = expected.argmax(1)
@@ -162,9 +156,6 @@ def compare(
         lost=int((before & ~after).sum()),
         gained=int((after & ~before).sum()),
     )
-
-
-_BLAMED = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -247,14 +238,8 @@ class QuantizeReport:
         )
         if not self.sensitivity:
             return text
-        return (
-            f"{text}. Layers to blame, with the share of the error that goes if each is left in float: {self.blame()}"
-        )
-
-    def blame(self) -> str:
-        """Name the most sensitive layers, in a few words."""
-        worst = list(self.sensitivity.items())[:_BLAMED]
-        return ", ".join(f"{layer} ({fall:+.1%})" for layer, fall in worst) or "no layer in particular"
+        worst = ", ".join(f"{layer} ({fall:+.1%})" for layer, fall in list(self.sensitivity.items())[:_BLAMED])
+        return f"{text}. Layers to blame, with the share of the error that goes if each is left in float: {worst}"
 
     def __str__(self) -> str:
         return "\n  ".join(self.lines())

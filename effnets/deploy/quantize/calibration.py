@@ -7,15 +7,16 @@ import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 import torch
 from numpy.typing import NDArray
 
-from effnets.deploy.quantize.qdq_graph import Ranges, Values, session_of
+from effnets.deploy.export.verify import session_of
+from effnets.deploy.quantize.qdq_graph import Ranges, Values
 from effnets.engines.metadata import ModelMetadata
 from effnets.errors import ArgumentError, ImageError, MissingFileError
 from effnets.inference.image import color_mode, find_photos, image_to_array, load_rgb, normalize_pixels
@@ -88,12 +89,16 @@ def split_images(
 ) -> CalibrationSplit:
     """Read the images of a folder, or those listed, and split them at random; at most half calibrate.
 
-    Raises:
-        MissingFileError: if the folder does not exist.
-        ArgumentError: if too few images are readable, or the network does not take images.
+    Raises MissingFileError without the folder, ArgumentError for too few images or a network that takes none.
     """
     color_mode(metadata.channels)
-    paths, broken = _find(source)
+    if isinstance(source, str | os.PathLike):
+        if not Path(source).is_dir():
+            raise MissingFileError(f"{source}: no such folder; give a folder of photographs for calibration")
+        source = [source]
+    results = list(find_photos([os.fspath(path) for path in source], warnings.warn))
+    paths = [result.path for result in results if not result.error]
+    broken = [result.error for result in results if result.error]
     order = np.random.default_rng(seed).permutation(len(paths))
     wanted = calibration_images + held_out_images
     loaded: list[tuple[str, NDArray[np.uint8]]] = []
@@ -137,16 +142,6 @@ def _folder(path: str) -> str:
     return Path(path).parent.name
 
 
-def _find(source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> tuple[list[str], list[str]]:
-    if isinstance(source, str | os.PathLike):
-        if not Path(source).is_dir():
-            raise MissingFileError(f"{source}: no such folder; give a folder of photographs for calibration")
-        source = [source]
-    results = list(find_photos([os.fspath(path) for path in source], warnings.warn))
-    found = [result.path for result in results if not result.error]
-    return found, [result.error for result in results if result.error]
-
-
 def _pixels(path: str, metadata: ModelMetadata) -> NDArray[np.uint8]:
     """Return the pixels of `image_to_array` before they are normalized."""
     plain = replace(metadata.preprocess, mean=(0.0,), std=(1.0,))
@@ -181,50 +176,43 @@ class Histogram:
 
 
 def collect(model: onnx.ModelProto, batches: Callable[[], Iterable[NDArray[np.float32]]]) -> dict[str, Histogram]:
-    """Return a histogram of every value that the network computes, its input included.
+    """Return a histogram of every value that a float32 network computes, its input included.
 
-    Args:
-        model: in float32.
-        batches: returns the calibration images, float32 ``[N, C, H, W]``; called twice.
+    `batches` returns the calibration images, float32 ``[N, C, H, W]``; it is called twice.
     """
     source = model.graph.input[0].name
     clipped = _clipped(model)
     names = [name for node in model.graph.node for name in node.output if name not in clipped]
     session = session_of(model, names)
+
+    def values() -> Iterator[tuple[str, torch.Tensor]]:
+        for images in batches():
+            yield source, torch.from_numpy(images)
+            for name, value in zip(names, session.run(names, {source: images}), strict=True):
+                if value.dtype == np.float32:
+                    yield name, torch.from_numpy(value)
+
     bounds: Ranges = {}
-    for images in batches():
-        for name, value in _values(session, names, source, images):
-            low, high = bounds.get(name, (np.inf, -np.inf))
-            least, most = torch.aminmax(value)
-            bounds[name] = min(low, least.item()), max(high, most.item())
+    for name, value in values():
+        low, high = bounds.get(name, (np.inf, -np.inf))
+        least, most = torch.aminmax(value)
+        bounds[name] = min(low, least.item()), max(high, most.item())
     counts = {name: torch.zeros(_BINS, dtype=torch.float64) for name in bounds}
-    for images in batches():
-        for name, value in _values(session, names, source, images):
-            low, high = bounds[name]
-            # A prime step, so that no column of the map is skipped throughout.
-            sample = value.flatten()[:: _STEP if value.numel() > _LARGE else 1]
-            counts[name] += torch.histc(sample, _BINS, low, max(high, low + 1e-9))
-    histograms = {name: Histogram(*bounds[name], counts[name].numpy()) for name in bounds}
+    for name, value in values():
+        low, high = bounds[name]
+        # A prime step, so that no column of the map is skipped throughout.
+        sample = value.flatten()[:: _STEP if value.numel() > _LARGE else 1]
+        counts[name] += torch.histc(sample, _BINS, low, max(high, low + 1e-9))
+    histograms = {name: Histogram(*bounds[name], count.numpy()) for name, count in counts.items()}
     return histograms | {name: histograms[after] for name, after in clipped.items()}
 
 
 def _clipped(model: onnx.ModelProto) -> dict[str, str]:
     """Return values that only a clipping activation reads, each with its output: int8 never stores them."""
     values = Values(model)
-    found = {}
-    for node in model.graph.node:
-        if node.op_type in ("Clip", "Relu") and len(values.readers[node.input[0]]) == 1:
-            found[node.input[0]] = node.output[0]
+    clips = [node for node in model.graph.node if node.op_type in ("Clip", "Relu")]
+    found = {node.input[0]: node.output[0] for node in clips if len(values.readers[node.input[0]]) == 1}
     return {name: after for name, after in found.items() if name in values.writer and name not in values.outputs}
-
-
-def _values(
-    session: onnxruntime.InferenceSession, names: list[str], source: str, images: NDArray[np.float32]
-) -> Iterable[tuple[str, torch.Tensor]]:
-    yield source, torch.from_numpy(images)
-    for name, value in zip(names, session.run(names, {source: images}), strict=True):
-        if value.dtype == np.float32:
-            yield name, torch.from_numpy(value)
 
 
 def ranges_by(method: str, histograms: dict[str, Histogram]) -> Ranges:
@@ -232,29 +220,19 @@ def ranges_by(method: str, histograms: dict[str, Histogram]) -> Ranges:
     return {name: METHODS[method](histogram) for name, histogram in histograms.items()}
 
 
-def _whole(histogram: Histogram) -> tuple[float, float]:
-    return histogram.low, histogram.high
+def _percentile(share: float, histogram: Histogram) -> tuple[float, float]:
+    """Drop (1 - share) of the values at each end."""
+    below = np.cumsum(histogram.counts) / histogram.counts.sum()
+    edges = np.linspace(histogram.low, histogram.high, len(below) + 1)
+    low = edges[int(np.searchsorted(below, 1 - share))]
+    high = edges[min(int(np.searchsorted(below, share)) + 1, len(below))]
+    return float(low), float(high)
 
 
-def _percentile(share: float) -> Callable[[Histogram], tuple[float, float]]:
-    def cut(histogram: Histogram) -> tuple[float, float]:
-        """Drop (1 - share) of the values at each end."""
-        below = np.cumsum(histogram.counts) / histogram.counts.sum()
-        edges = np.linspace(histogram.low, histogram.high, len(below) + 1)
-        low = edges[int(np.searchsorted(below, 1 - share))]
-        high = edges[min(int(np.searchsorted(below, share)) + 1, len(below))]
-        return float(low), float(high)
-
-    return cut
-
-
-def _best(loss: Callable[[Histogram, float, float], float]) -> Callable[[Histogram], tuple[float, float]]:
-    def search(histogram: Histogram) -> tuple[float, float]:
-        """Shrink the range towards zero to the share with the least loss."""
-        tried = [(float(share * min(histogram.low, 0)), float(share * max(histogram.high, 0))) for share in _SHARES]
-        return min(tried, key=lambda bounds: loss(histogram, *bounds))
-
-    return search
+def _least(loss: Callable[[Histogram, float, float], float], histogram: Histogram) -> tuple[float, float]:
+    """Shrink the range towards zero to the share with the least loss."""
+    tried = [(float(share * min(histogram.low, 0)), float(share * max(histogram.high, 0))) for share in _SHARES]
+    return min(tried, key=lambda bounds: loss(histogram, *bounds))
 
 
 def _squared_error(histogram: Histogram, low: float, high: float) -> float:
@@ -288,9 +266,9 @@ def _divergence(histogram: Histogram, low: float, high: float) -> float:
 
 
 METHODS: dict[str, Callable[[Histogram], tuple[float, float]]] = {
-    "minmax": _whole,
-    "percentile 99.99": _percentile(0.9999),
-    "percentile 99.9": _percentile(0.999),
-    "mse": _best(_squared_error),
-    "entropy": _best(_divergence),
+    "minmax": lambda histogram: (histogram.low, histogram.high),
+    "percentile 99.99": partial(_percentile, 0.9999),
+    "percentile 99.9": partial(_percentile, 0.999),
+    "mse": partial(_least, _squared_error),
+    "entropy": partial(_least, _divergence),
 }

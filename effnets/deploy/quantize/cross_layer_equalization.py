@@ -14,13 +14,13 @@ from __future__ import annotations
 import copy
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from effnets.deploy.quantize.qdq_graph import Values
+from effnets.deploy.quantize.qdq_graph import Values, attribute_of
 
 _LARGEST_FACTOR = 16.0  # beyond it only rounding is left of a channel
 _HOMOGENEOUS = ("Relu", "Clip", "Add")
@@ -28,22 +28,18 @@ _HOMOGENEOUS = ("Relu", "Clip", "Add")
 Interval = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 
-@dataclass(slots=True)
-class _Stream:
-    """Values whose channels must be scaled alike, and the convolutions that write and read them."""
+class _Stream(NamedTuple):
+    """The nodes around values whose channels must be scaled alike: convolutions write and read them."""
 
-    names: set[str]
-    writers: list[onnx.NodeProto] = field(default_factory=list)
-    readers: list[onnx.NodeProto] = field(default_factory=list)
-    clips: list[onnx.NodeProto] = field(default_factory=list)
+    writers: list[onnx.NodeProto]
+    readers: list[onnx.NodeProto]
+    clips: list[onnx.NodeProto]
 
 
 def equalize(model: onnx.ModelProto, pixels: tuple[float, float]) -> tuple[onnx.ModelProto, int]:
     """Return a copy that computes the same with equalized channels, and the number of scaled channels.
 
-    Args:
-        model: in float32, batch normalization folded.
-        pixels: lower and upper bound of the network's input.
+    The `model` is in float32, batch normalization folded; `pixels` are the bounds of its input.
     """
     model = copy.deepcopy(model)
     values = Values(model)
@@ -55,9 +51,14 @@ def equalize(model: onnx.ModelProto, pixels: tuple[float, float]) -> tuple[onnx.
         if changed:
             scaled += changed
             for conv in stream.writers:
-                _scale_rows(conv, values, factors)
+                weight = _weight(conv, values)
+                values.put(conv.input[1], weight * factors.reshape(-1, *[1] * (weight.ndim - 1)))
+                if len(conv.input) > 2:
+                    values.put(conv.input[2], values.get(conv.input[2]) * factors)
             for conv in stream.readers:
-                _scale_columns(conv, values, 1 / factors)
+                grouped = _grouped(conv, values)
+                scaled_weight = grouped / factors.reshape(grouped.shape[0], 1, grouped.shape[2], 1)
+                values.put(conv.input[1], scaled_weight.reshape(_weight(conv, values).shape))
     return model, scaled
 
 
@@ -82,33 +83,22 @@ def _streams(model: onnx.ModelProto, values: Values) -> Iterator[_Stream]:
     for name in list(parents):
         groups[find(name)].add(name)
     for names in groups.values():
-        if stream := _whole(_Stream(names), values):
-            yield stream
-
-
-def _whole(stream: _Stream, values: Values) -> _Stream | None:
-    if stream.names & values.outputs:
-        return None
-    for name in sorted(stream.names):
-        writer, readers = values.writer.get(name), values.readers.get(name, [])
-        if writer is None or writer.op_type not in (*_HOMOGENEOUS, "Conv"):
-            return None
-        if any(node.op_type not in (*_HOMOGENEOUS, "Conv") for node in readers):
-            return None
-        if writer.op_type == "Conv":
-            stream.writers.append(writer)
-        elif writer.op_type == "Clip":
-            if _clip_of(writer, values)[0] != 0:
-                return None
-            stream.clips.append(writer)
-        stream.readers += [node for node in readers if node.op_type == "Conv"]
-    return stream if stream.writers and stream.readers else None
+        if names & values.outputs or not names <= values.writer.keys():
+            continue
+        writers = [values.writer[name] for name in sorted(names)]
+        readers = [node for name in sorted(names) for node in values.readers.get(name, [])]
+        if any(node.op_type not in (*_HOMOGENEOUS, "Conv") for node in (*writers, *readers)):
+            continue
+        clips = [node for node in writers if node.op_type == "Clip"]
+        writers, readers = ([node for node in nodes if node.op_type == "Conv"] for nodes in (writers, readers))
+        if writers and readers and all(_clip_of(clip, values)[0] == 0 for clip in clips):
+            yield _Stream(writers, readers, clips)
 
 
 def _factors(stream: _Stream, values: Values, bounds: dict[str, Interval]) -> NDArray[np.float64]:
     """Return the factor of each channel: √(range of its readers' weights / range of its writers')."""
-    written = np.max([np.abs(_rows(conv, values)).max(1) for conv in stream.writers], axis=0)
-    read = np.max([np.abs(_columns(conv, values)).max((0, 2)) for conv in stream.readers], axis=0)
+    written = np.max([np.abs(_weight(conv, values)).max((1, 2, 3)) for conv in stream.writers], axis=0)
+    read = np.max([np.abs(_grouped(conv, values)).max((1, 3)).reshape(-1) for conv in stream.readers], axis=0)
     alive = (written > 0) & (read > 0)
     factors = np.ones(len(written))
     factors[alive] = np.sqrt(read[alive] / written[alive])
@@ -130,35 +120,14 @@ def _clip_of(node: onnx.NodeProto, values: Values) -> tuple[float, float]:
     return low, high
 
 
-def _rows(conv: onnx.NodeProto, values: Values) -> NDArray[np.float64]:
-    weight = values.get(conv.input[1]).astype(np.float64)
-    return weight.reshape(len(weight), -1)
+def _weight(conv: onnx.NodeProto, values: Values) -> NDArray[np.float64]:
+    return values.get(conv.input[1]).astype(np.float64)
 
 
-def _grouped(conv: onnx.NodeProto, weight: NDArray[np.float64]) -> NDArray[np.float64]:
+def _grouped(conv: onnx.NodeProto, values: Values) -> NDArray[np.float64]:
     """Return ``[groups, outputs of a group, inputs of a group, kernel]``."""
-    groups = next((attribute.i for attribute in conv.attribute if attribute.name == "group"), 1)
+    weight, groups = _weight(conv, values), attribute_of(conv, "group", 1)
     return weight.reshape(groups, len(weight) // groups, weight.shape[1], -1)
-
-
-def _columns(conv: onnx.NodeProto, values: Values) -> NDArray[np.float64]:
-    """Return ``[outputs of a group, channels, kernel]``, by input channel."""
-    grouped = _grouped(conv, values.get(conv.input[1]).astype(np.float64))
-    return grouped.transpose(1, 0, 2, 3).reshape(grouped.shape[1], -1, grouped.shape[3])
-
-
-def _scale_rows(conv: onnx.NodeProto, values: Values, factors: NDArray[np.float64]) -> None:
-    weight = values.get(conv.input[1]).astype(np.float64)
-    values.put(conv.input[1], weight * factors.reshape(-1, *[1] * (weight.ndim - 1)))
-    if len(conv.input) > 2:
-        values.put(conv.input[2], values.get(conv.input[2]) * factors)
-
-
-def _scale_columns(conv: onnx.NodeProto, values: Values, factors: NDArray[np.float64]) -> None:
-    weight = values.get(conv.input[1]).astype(np.float64)
-    grouped = _grouped(conv, weight)
-    scaled = grouped * factors.reshape(grouped.shape[0], 1, grouped.shape[2], 1)
-    values.put(conv.input[1], scaled.reshape(weight.shape))
 
 
 def _intervals(model: onnx.ModelProto, values: Values, pixels: tuple[float, float]) -> dict[str, Interval]:
@@ -184,15 +153,14 @@ def _intervals(model: onnx.ModelProto, values: Values, pixels: tuple[float, floa
 
 
 def _through_conv(conv: onnx.NodeProto, values: Values, bounds: Interval) -> Interval:
-    weight = values.get(conv.input[1]).astype(np.float64)
-    bias = values.get(conv.input[2]).astype(np.float64) if len(conv.input) > 2 else np.zeros(len(weight))
-    grouped = _grouped(conv, weight)
-    groups, _, inputs, _ = grouped.shape
+    grouped = _grouped(conv, values)
+    groups, outputs, inputs, _ = grouped.shape
+    bias = values.get(conv.input[2]).astype(np.float64) if len(conv.input) > 2 else np.zeros(groups * outputs)
     # Padding adds zeros to the inputs.
     low, high = (np.broadcast_to(side, (groups * inputs,)) for side in bounds)
     low, high = np.minimum(low, 0).reshape(groups, 1, inputs), np.maximum(high, 0).reshape(groups, 1, inputs)
     if not (np.isfinite(low).all() and np.isfinite(high).all()):
-        return np.full(len(weight), -np.inf), np.full(len(weight), np.inf)
+        return np.full(groups * outputs, -np.inf), np.full(groups * outputs, np.inf)
     positive, negative = np.maximum(grouped, 0).sum(3), np.minimum(grouped, 0).sum(3)
     least = (positive * low + negative * high).sum(2).reshape(-1) + bias
     most = (positive * high + negative * low).sum(2).reshape(-1) + bias

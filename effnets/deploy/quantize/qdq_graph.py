@@ -9,22 +9,20 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from effnets.deploy.export.graph import with_outputs
+from effnets.deploy.export.verify import session_of
 
 Ranges = dict[str, tuple[float, float]]
 
 _QUANTIZED = ("Conv", "Gemm", "Clip", "Relu", "Add", "Mul", "Sigmoid", "GlobalAveragePool", "Flatten", "HardSwish")
 _WITH_WEIGHTS = ("Conv", "Gemm")
-_ERRORS_ONLY = 4
 _SQUEEZE_EXCITE = re.compile(r"(.*\.se)(\..*)?")
 
 
 class Values:
-    """Access to the values of a graph by name; `put` changes the graph."""
+    """Access to the values of a graph by name; `constants` names those that `get` and `put` read and change."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
         graph = model.graph
@@ -35,10 +33,7 @@ class Values:
             for name in node.input:
                 self.readers.setdefault(name, []).append(node)
         self.outputs = {output.name for output in graph.output}
-
-    def has(self, name: str) -> bool:
-        """Return whether it is a constant of the graph."""
-        return name in self._tensors
+        self.constants = self._tensors.keys()
 
     def get(self, name: str) -> NDArray[Any]:
         """Return a copy of a constant's array."""
@@ -51,13 +46,9 @@ class Values:
         old.CopyFrom(numpy_helper.from_array(array.astype(dtype), name))
 
 
-def session_of(model: onnx.ModelProto, outputs: Iterable[str] = ()) -> onnxruntime.InferenceSession:
-    """Return a session with the values `outputs` as further outputs."""
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = _ERRORS_ONLY
-    return onnxruntime.InferenceSession(
-        with_outputs(model, outputs).SerializeToString(), options, ["CPUExecutionProvider"]
-    )
+def attribute_of(node: onnx.NodeProto, name: str, default: Any) -> Any:
+    """Return a node's attribute, or `default` without it."""
+    return next((helper.get_attribute_value(entry) for entry in node.attribute if entry.name == name), default)
 
 
 def layer_of(node: onnx.NodeProto) -> str:
@@ -72,12 +63,9 @@ def prepare(model: onnx.ModelProto) -> onnx.ModelProto:
     """Return a copy whose convolutions pad by themselves, which engines execute better in int8."""
     model = copy.deepcopy(model)
     values = Values(model)
-    gone = []
-    for node in model.graph.node:
+    for node in list(model.graph.node):
         if node.op_type == "Pad" and _fold_padding(node, values):
-            gone.append(node)
-    for node in gone:
-        model.graph.node.remove(node)
+            model.graph.node.remove(node)
     used = {name for node in model.graph.node for name in node.input}
     for tensor in [tensor for tensor in model.graph.initializer if tensor.name not in used]:
         model.graph.initializer.remove(tensor)
@@ -87,21 +75,20 @@ def prepare(model: onnx.ModelProto) -> onnx.ModelProto:
 def _fold_padding(pad: onnx.NodeProto, values: Values) -> bool:
     """Move padding into the convolutions that read it; False unless it is zeros around a map for convolutions alone."""
     readers = values.readers.get(pad.output[0], [])
-    constant = values.has(pad.input[1]) and (len(pad.input) < 3 or not pad.input[2] or values.has(pad.input[2]))
+    constant = all(name in values.constants for name in pad.input[1:3] if name)
     if not constant or not readers or any(node.op_type != "Conv" for node in readers):
         return False
-    amounts = values.get(pad.input[1]).tolist()
+    amounts = values.get(pad.input[1])
     filler = values.get(pad.input[2]) if len(pad.input) > 2 and pad.input[2] else np.zeros(1)
-    mode = next((attribute.s for attribute in pad.attribute if attribute.name == "mode"), b"constant")
-    outside = [amounts[0], amounts[1], amounts[4], amounts[5]] if len(amounts) == 8 else [1]
-    if any(outside) or filler.any() or mode != b"constant" or (len(pad.input) > 3 and pad.input[3]):
+    if len(amounts) != 8 or amounts[[0, 1, 4, 5]].any() or filler.any() or (len(pad.input) > 3 and pad.input[3]):
         return False
-    around = [amounts[2], amounts[3], amounts[6], amounts[7]]
+    if attribute_of(pad, "mode", b"constant") != b"constant":
+        return False
     for conv in readers:
-        own = next((list(attribute.ints) for attribute in conv.attribute if attribute.name == "pads"), [0] * 4)
+        pads = amounts[[2, 3, 6, 7]] + attribute_of(conv, "pads", [0] * 4)
         for attribute in [attribute for attribute in conv.attribute if attribute.name in ("pads", "auto_pad")]:
             conv.attribute.remove(attribute)
-        conv.attribute.append(helper.make_attribute("pads", [a + b for a, b in zip(own, around, strict=True)]))
+        conv.attribute.append(helper.make_attribute("pads", pads.tolist()))
         conv.input[0] = pad.input[0]
     return True
 
@@ -122,13 +109,8 @@ def quantize_graph(
     """Return a copy in int8, with QuantizeLinear and DequantizeLinear around its operators.
 
     Weights are signed, symmetric and scaled for each output channel; activations are unsigned, with a scale and a zero
-    point for all channels. The logits stay in float: 256 levels would lose their order.
-
-    Args:
-        model: in float32, as `prepare` returns it.
-        ranges: of every value.
-        float_layers: of `layers_of`, to leave in float.
-        biases: to add to the biases of convolutions in int8, by the node's name.
+    point for all channels. The logits stay in float: 256 levels would lose their order. The `model` is in float32, from
+    `prepare`; `float_layers`, of `layers_of`, stay in float; `biases` are added to those of the named convolutions.
     """
     from onnxruntime.quantization import QuantType
     from onnxruntime.quantization.calibrate import CalibrationMethod, TensorData, TensorsData
@@ -181,28 +163,26 @@ def bias_errors(
     Every layer is measured on its rounded float inputs, so that its correction does not depend on which others are in
     int8. The means are over the calibration images (the paper derives them from batch normalization).
     """
-    rounded = _beside(model, quantize_graph(model, ranges))
-    names = [name for name, _ in rounded[1]]
-    session = session_of(rounded[0], names)
+    graph, differences = _beside(model, quantize_graph(model, ranges))
+    names = list(differences.values())
+    session = session_of(graph, names)
     source, sums, count = model.graph.input[0].name, [0.0] * len(names), 0
     for images in batches:
         for index, value in enumerate(session.run(names, {source: images})):
             sums[index] = sums[index] + value.astype(np.float64).sum(0)
         count += len(images)
-    return {
-        node: np.asarray(-total / count, np.float32).reshape(-1)
-        for (_, node), total in zip(rounded[1], sums, strict=True)
-    }
+    means = (np.asarray(-total / count, np.float32).reshape(-1) for total in sums)
+    return dict(zip(differences, means, strict=True))
 
 
-def _beside(model: onnx.ModelProto, rounded: onnx.ModelProto) -> tuple[onnx.ModelProto, list[tuple[str, str]]]:
+def _beside(model: onnx.ModelProto, rounded: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, str]]:
     """Return the float graph with, beside each convolution, one of rounded weights on rounded inputs.
 
-    Also return the names of the values that hold the differences ``[N, channels, …]``, each with its node's name.
+    Also return the names of the values that hold the differences ``[N, channels, …]``, by the node's name.
     """
     graph, int8 = copy.deepcopy(model), Values(rounded)
     twins = {node.name: node for node in rounded.graph.node if node.op_type in _WITH_WEIGHTS}
-    differences = []
+    differences = {}
     for node in list(graph.graph.node):
         twin = twins.get(node.name)
         if twin is None or len(node.input) < 3 or node.output[0] in Values(model).outputs:
@@ -225,14 +205,13 @@ def _beside(model: onnx.ModelProto, rounded: onnx.ModelProto) -> tuple[onnx.Mode
         subtract = helper.make_node("Sub", [beside.output[0], node.output[0]], [f"{prefix}/sub"])
         pooling = "GlobalAveragePool" if node.op_type == "Conv" else "Identity"
         graph.graph.node.extend([beside, subtract, helper.make_node(pooling, [f"{prefix}/sub"], [difference])])
-        differences.append((difference, node.name))
+        differences[node.name] = difference
     return graph, differences
 
 
 def _dequantize_graph(node: onnx.NodeProto, values: Values) -> NDArray[np.float32]:
     weight, scale = values.get(node.input[0]).astype(np.float32), values.get(node.input[1])
-    axis = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 0)
     shape = [1] * weight.ndim
     if scale.ndim:
-        shape[axis] = -1
+        shape[attribute_of(node, "axis", 0)] = -1
     return np.asarray(weight * scale.reshape(shape), np.float32)

@@ -19,17 +19,12 @@ from torch import nn
 
 from effnets.deploy.export.graph import LOGITS
 from effnets.deploy.export.onnx import check_engine, check_engines, check_path, check_writable, export_onnx, write_file
+from effnets.deploy.export.verify import session_of
 from effnets.deploy.optimize.rewrites import Rewrites
 from effnets.deploy.quantize.accuracy_gate import Agreement, Gate, QuantizeReport, compare
-from effnets.deploy.quantize.calibration import (
-    METHODS,
-    CalibrationImages,
-    collect,
-    ranges_by,
-    split_images,
-)
+from effnets.deploy.quantize.calibration import METHODS, CalibrationImages, collect, ranges_by, split_images
 from effnets.deploy.quantize.cross_layer_equalization import equalize
-from effnets.deploy.quantize.qdq_graph import Ranges, bias_errors, layers_of, prepare, quantize_graph, session_of
+from effnets.deploy.quantize.qdq_graph import Ranges, bias_errors, layers_of, prepare, quantize_graph
 from effnets.engines.base import load_onnx
 from effnets.engines.metadata import ModelMetadata
 from effnets.errors import ArgumentError, ExportError, QuantizationError, VerificationError
@@ -41,19 +36,11 @@ from effnets.utils.timing import interleave
 _TRIAL_IMAGES = 32  # at most, to measure errors
 _EXACT = 1e-4
 # Keys of the reports of every version, by which one is recognized.
-_REPORT_KEYS = {
-    "model",
-    "sha256",
-    "gate",
-    "agreement",
-    "failures",
-    "left",
-    "layers",
-    "calibration_images",
-    "float_size",
-}
+_REPORT_KEYS = {"model", "sha256", "gate", "agreement", "failures", "left", "layers"}
+_REPORT_KEYS |= {"calibration_images", "float_size"}
 _DEFAULTS = {"image_size": None, "optimize": True, "topk": None}
 
+Biases = dict[str, NDArray[np.float32]]
 PhotoSource = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
 
@@ -64,13 +51,9 @@ def logits_of(model: onnx.ModelProto, batches: Iterable[NDArray[np.float32]]) ->
 
 
 class QuantSearch:
-    """Searches the quantization with the least error on calibration images; it does not see held-out images.
+    """Searches the quantization of a float export with the least error on calibration images; it sees no others.
 
-    Args:
-        model: the float export.
-        images: for calibration.
-        methods: of `calibration.METHODS`, to try.
-        progress: called with the current step, in a few words.
+    Of `calibration.METHODS` it tries `methods`; `progress` is called with the current step, in a few words.
 
     Attributes:
         trials: the error of each setting, in the order of trying; the setting with the least error is chosen.
@@ -91,7 +74,7 @@ class QuantSearch:
         self._batches = list(images.first(_TRIAL_IMAGES).batches())
         self._expected = logits_of(model, self._batches)
         self._ranges: Ranges = {}
-        self._biases: dict[str, NDArray[np.float32]] = {}
+        self._biases: Biases = {}
         self.trials: dict[str, float] = {}
         self.sensitivity: dict[str, float] = {}
         self.method, self.equalized, self.bias_corrected = "", 0, False
@@ -114,8 +97,8 @@ class QuantSearch:
 
     def error_of(self, model: onnx.ModelProto) -> float:
         """Return the root mean square of the difference of logits, over the standard deviation of float's logits."""
-        found = logits_of(model, self._batches)
-        error = float(np.sqrt(np.mean((found - self._expected) ** 2)) / self._expected.std())
+        squares = (logits_of(model, self._batches) - self._expected) ** 2
+        error = float(np.sqrt(np.mean(squares)) / self._expected.std())
         return error if np.isfinite(error) else float("inf")
 
     def _choose(self, methods: Sequence[str]) -> None:
@@ -124,8 +107,7 @@ class QuantSearch:
         for method in methods:
             self._progress(f"ranges by {method}")
             self._try(method, self._model, ranges_by(method, histograms), {}, 0)
-        method = self.method
-        preprocess = self._images.preprocess
+        method, preprocess = self.method, self._images.preprocess
         pixels = [(bound - m) / s for bound in (0, 1) for m, s in zip(preprocess.mean, preprocess.std, strict=True)]
         equalized, channels = equalize(self._model, (min(pixels), max(pixels)))
         if channels:
@@ -139,14 +121,7 @@ class QuantSearch:
         name = f"{method}{', equalized' if self.equalized else ''}, biases corrected"
         self._try(name, self._model, self._ranges, biases, self.equalized)
 
-    def _try(
-        self,
-        name: str,
-        model: onnx.ModelProto,
-        ranges: Ranges,
-        biases: dict[str, NDArray[np.float32]],
-        equalized: int,
-    ) -> None:
+    def _try(self, name: str, model: onnx.ModelProto, ranges: Ranges, biases: Biases, equalized: int) -> None:
         """Take this setting if its error is the least so far."""
         error = self.error_of(quantize_graph(model, ranges, biases=biases))
         if error < min(self.trials.values(), default=float("inf")) or not self._ranges:
@@ -158,10 +133,8 @@ class QuantSearch:
 def int8_report_path(target: Path) -> Path:
     """Return the report's path, beside the model `target` with the suffix .json, if it can be written there.
 
-    It may replace an earlier report, but not other JSON files: programs keep their settings under such names.
-
-    Raises:
-        ExportError: if it cannot be written there, or another file has the name.
+    It may replace an earlier report, but not other JSON files: programs keep their settings under such names. Raises
+    ExportError if it cannot be written there, or another file has the name.
     """
     path = target.with_suffix(".json")
     check_writable(path)
@@ -176,8 +149,7 @@ def int8_report_path(target: Path) -> Path:
 def write_with_report(target: Path, data: bytes, report: QuantizeReport) -> None:
     """Write the report and then the model, so that no model is without its report.
 
-    Raises:
-        ExportError: if one cannot be written; earlier files are restored.
+    Raises ExportError if one cannot be written; earlier files are restored.
     """
     path = int8_report_path(target)
     before = path.read_bytes() if path.exists() else None
@@ -286,7 +258,6 @@ def quantize(
         built = search.build(float_layers)
         int8 = built.SerializeToString()
         agreement: dict[str, Agreement] = {}
-        failures: tuple[str, ...] = ()
         for name in names:
             found = compare(expected, _logits(int8, metadata, held_out, name), held_out.labels, gate.lead)
             agreement[name] = found
@@ -321,7 +292,14 @@ def quantize(
     if timing_seconds:
         progress("timing")
         report = replace(report, milliseconds=time_pair(data, int8, metadata, names, timing_seconds))
-    return _finish(target, built, metadata, report)
+    versions = {**metadata.versions, "onnxruntime": version_of("onnxruntime")}
+    metadata = replace(metadata, precision="int8", versions=versions, quantisation=report.summary())
+    onnx.helper.set_model_props(built, metadata.to_properties())
+    built.producer_name = "effnets"
+    int8 = built.SerializeToString()
+    report = replace(report, path=target, sha256=hashlib.sha256(int8).hexdigest(), size=len(int8))
+    write_with_report(target, int8, report)
+    return report
 
 
 def _float_export(
@@ -377,14 +355,3 @@ def time_pair(
         timings = interleave(subjects, rounds=50, seconds=seconds / len(engines))
         medians[name] = {kind: timing.median for kind, timing in timings.items()}
     return medians
-
-
-def _finish(target: Path, built: onnx.ModelProto, metadata: ModelMetadata, report: QuantizeReport) -> QuantizeReport:
-    versions = {**metadata.versions, "onnxruntime": version_of("onnxruntime")}
-    metadata = replace(metadata, precision="int8", versions=versions, quantisation=report.summary())
-    onnx.helper.set_model_props(built, metadata.to_properties())
-    built.producer_name = "effnets"
-    data = built.SerializeToString()
-    report = replace(report, path=target, sha256=hashlib.sha256(data).hexdigest(), size=len(data))
-    write_with_report(target, data, report)
-    return report
