@@ -57,8 +57,7 @@ def torch_engine(
 ) -> TorchEngine:
     """Return an engine of a rewritten copy of a classifier; `rewrites` None takes the preset of the engine.
 
-    Raises:
-        ArgumentError: if `model` is not a classifier with outputs.
+    Raises ArgumentError if `model` is not a classifier with outputs.
     """
     from effnets.deploy.export.metadata import describe
     from effnets.deploy.optimize.optimize import optimize

@@ -15,7 +15,6 @@ import logging
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -257,7 +256,10 @@ def _preprocess(nodes: _Nodes, images: str, normalized: str, metadata: ModelMeta
     # In Pillow's order, rounded to whole pixel values after each direction, as Pillow does.
     pixels = _to_levels(nodes, nodes.add("MatMul", pixels, nodes.add("Transpose", columns, perm=[1, 0])))
     pixels = _to_levels(nodes, nodes.add("MatMul", rows, pixels))
-    mean, std = (_per_channel(nodes, values, channels) for values in (preprocess.mean, preprocess.std))
+    moments = np.array([preprocess.mean, preprocess.std])
+    if channels == 1:  # a gray image takes the averages, as in `inference.image`
+        moments = moments.mean(1)
+    mean, std = (nodes.constant(values.reshape(1, -1, 1, 1)) for values in moments)
     centered = nodes.add("Sub", nodes.add("Div", pixels, 255.0), mean)
     nodes.add("Div", centered, std, output=normalized)
 
@@ -328,10 +330,3 @@ def _last_bit(nodes: _Nodes, number: str) -> str:
 def _to_levels(nodes: _Nodes, pixels: str) -> str:
     """Round to 0, 1, … 255, halves upwards."""
     return nodes.add("Clip", nodes.add("Floor", nodes.add("Add", pixels, 0.5)), 0.0, 255.0)
-
-
-def _per_channel(nodes: _Nodes, values: tuple[float, ...], channels: int) -> str:
-    """Return ``[1, C, 1, 1]``; a gray image takes the average, as in `inference.pixels`."""
-    if channels == 1:
-        values = (fmean(values),)
-    return nodes.constant(np.array(values, np.float32).reshape(1, -1, 1, 1))

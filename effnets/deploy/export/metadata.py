@@ -60,9 +60,7 @@ def describe(
 def _published(network: Classifier) -> WeightsSpec | None:
     """Return the registered weights that were loaded, if they include the classifier."""
     report = network.load_report
-    if report is None or report.reinitialised:
-        return None
-    source = find_source(report.source.partition("@")[0])
+    source = find_source(report.source.partition("@")[0]) if report and not report.reinitialised else None
     return find_weights(source) if source else None
 
 

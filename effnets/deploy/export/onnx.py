@@ -93,9 +93,9 @@ def export_onnx(
     started = time.perf_counter()
     path = check_path(path)
     network = require_classifier(model)
-    if preprocess and (dynamic_size or network.in_chans not in (1, 3)):
-        if dynamic_size:
-            raise ArgumentError("preprocess=True brings images to one size, dynamic_size contradicts it; leave one out")
+    if preprocess and dynamic_size:
+        raise ArgumentError("preprocess=True brings images to one size, dynamic_size contradicts it; leave one out")
+    if preprocess and network.in_chans not in (1, 3):
         raise ArgumentError(
             f"preprocess=True is for images of 3 or 1 channels, and this model takes {network.in_chans}"
         )
@@ -155,11 +155,7 @@ def check_path(path: str | os.PathLike[str]) -> Path:
 
 
 def check_writable(path: Path) -> None:
-    """Check that a file can be written, before the work that makes it; of a link, the file it leads to.
-
-    Raises:
-        ExportError: if the folder does not exist or is not writable, or something that is not a file has the name.
-    """
+    """Raise ExportError unless a file can be written there, before the work; of a link, the file it leads to."""
     try:
         folder = (find_target(path) if path.parent.is_dir() else path).parent
     except OSError as error:
@@ -180,9 +176,7 @@ def check_engine(engine: str) -> None:
 def check_engines(engines: Sequence[str] | None) -> Sequence[str]:
     """Return the engines to verify on; None: ONNX Runtime, and OpenVINO if it is installed.
 
-    Raises:
-        EngineError: if a package that exporting needs is missing.
-        ArgumentError: if the list is empty, or an engine does not read ONNX.
+    Raises EngineError without a package that exporting needs, ArgumentError for no engine or one that reads no ONNX.
     """
     if missing := [name for name in _REQUIRED if not find_spec(name)]:
         raise EngineError(f"exporting needs {', '.join(missing)}; install with: pip install 'effnets[export]'")
@@ -196,11 +190,7 @@ def check_engines(engines: Sequence[str] | None) -> Sequence[str]:
 
 
 def write_file(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all, and read it back.
-
-    Raises:
-        ExportError: if it cannot be written, or reads back differently.
-    """
+    """Write a file whole or not at all; raises ExportError if it cannot be written, or reads back differently."""
     try:
         write_whole(path, data, read_back=True)
     except OSError as error:

@@ -117,8 +117,7 @@ def _merge(convs: Sequence[Conv2d]) -> Conv2d:
     """Return one depthwise convolution for several: the kernels at a common dilation, centered in the widest reach."""
     if len(convs) == 1:
         return convs[0]
-    dilation = _common_dilation(convs)
-    size = _merged_size(convs)
+    dilation, size = _common_dilation(convs), _merged_size(convs)
     weight = torch.cat([_centered(_spread(conv, dilation), size) for conv in convs])
     return with_weights(convs[0], weight, _biases(convs), groups=len(weight), dilation=dilation)
 

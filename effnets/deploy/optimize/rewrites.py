@@ -132,11 +132,7 @@ PRESETS: dict[str, Rewrites] = {
 
 
 def preset(engine: str) -> Rewrites:
-    """Return the preset of `engine`, one of `effnets.engines.base.ENGINES`.
-
-    Raises:
-        ArgumentError: if the engine has no preset.
-    """
+    """Return the preset of `engine`, of `effnets.engines.base.ENGINES`; raises ArgumentError if it has none."""
     base = {"aotinductor": "torch-compile", "onnxruntime-cuda": "onnxruntime", "onnxruntime-tensorrt": "onnxruntime"}
     name = base.get(engine, engine)
     if name not in PRESETS:
