@@ -5,13 +5,18 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 
 from effnets.errors import ArgumentError, WeightsError
-from effnets.weights.dialects import clovaai, effnets, keras, timm, torchvision, transformers
+from effnets.weights.dialects.clovaai import ClovaAI
+from effnets.weights.dialects.effnets import Effnets
 from effnets.weights.dialects.interface import Dialect
+from effnets.weights.dialects.keras import Keras
+from effnets.weights.dialects.timm import Timm
+from effnets.weights.dialects.torchvision import Torchvision
+from effnets.weights.dialects.transformers import Transformers
 
 __all__ = ["DIALECTS", "Dialect", "detect_dialect", "get_dialect"]
 
 DIALECTS: Mapping[str, Dialect] = {
-    module.DIALECT.name: module.DIALECT for module in (effnets, timm, torchvision, transformers, keras, clovaai)
+    dialect.name: dialect for dialect in (Effnets(), Timm(), Torchvision(), Transformers(), Keras(), ClovaAI())
 }
 
 

@@ -2,48 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 
-from effnets.spec.plan import BlockPlan, NetworkPlan
-from effnets.weights.dialects.interface import Dialect, block_places, by_renaming
-
-__all__ = ["DIALECT", "block_modules"]
+from effnets.spec.plan import NetworkPlan
+from effnets.weights.dialects.interface import Dialect, block_modules
 
 
-def _claims(keys: Collection[str]) -> bool:
-    return "stem.conv.weight" in keys and any(key.startswith("stages.") for key in keys)
+class Effnets(Dialect):
+    """This library's own."""
 
+    name = "effnets"
+    # What a network needs beside its weights stands in the header, which only safetensors have.
+    suffixes = (".safetensors",)
 
-def _module_names(plan: NetworkPlan) -> Mapping[str, str]:
-    """Every module with parameters, under its own name."""
-    names = ["stem.conv", "stem.bn", "head.conv", "head.bn", "hidden.conv", "hidden.bn", "classifier"]
-    for place, block in block_places(plan):
-        names += [f"{place}.{part}" for part in block_modules(block)]
-    return {name: name for name in names}
+    def claims(self, keys: Collection[str]) -> bool:
+        return "stem.conv.weight" in keys and any(key.startswith("stages.") for key in keys)
 
-
-def block_modules(block: BlockPlan) -> Iterator[str]:
-    """Names, within a block, of its modules with parameters."""
-    if block.expand:
-        yield "expand.conv"
-        yield "expand.bn"
-    for part in ("convolution",) if block.type == "cn" else ("depthwise", "project"):
-        yield f"{part}.conv"
-        yield f"{part}.bn"
-    if block.squeeze_channels:
-        yield "se.reduce"
-        yield "se.expand"
-        if block.type == "lb":
-            yield "se.bn"
-
-
-_to_native, _from_native = by_renaming(_module_names)
-
-# What a network needs beside its weights stands in the header, which only safetensors have.
-DIALECT = Dialect(
-    name="effnets",
-    claims=_claims,
-    to_native=_to_native,
-    from_native=_from_native,
-    suffixes=(".safetensors",),
-)
+    def module_names(self, plan: NetworkPlan) -> Mapping[str, str]:
+        names = ["stem.conv", "stem.bn", "head.conv", "head.bn", "hidden.conv", "hidden.bn", "classifier"]
+        names += [f"{place}.{part}" for _, place, _, part in block_modules(plan)]
+        return {name: name for name in names}

@@ -13,30 +13,23 @@ TensorFlow's SAME would pad all round: its logits are SAME's at multiples of 32 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
+from typing import ClassVar
 
 from torch import Tensor
 
 from effnets.spec.plan import NetworkPlan
-from effnets.weights.dialects.effnets import block_modules
 from effnets.weights.dialects.interface import (
     Dialect,
-    block_places,
+    block_modules,
     collect,
+    conv_bn,
     is_mobilenet_v1,
     is_mobilenet_v2,
     no_such_network,
 )
 
-__all__ = ["DIALECT"]
-
-_SEPARABLE = {
-    "depthwise.conv": ("conv_dw_{number}",),
-    "depthwise.bn": ("conv_dw_{number}_bn",),
-    "project.conv": ("conv_pw_{number}",),
-    "project.bn": ("conv_pw_{number}_bn",),
-}
-
+_SEPARABLE = conv_bn(depthwise=("conv_dw_{0}", "conv_dw_{0}_bn"), project=("conv_pw_{0}", "conv_pw_{0}_bn"))
 _INVERTED_RESIDUAL = {
     "expand.conv": ("{block}_expand", "mobl{number}_conv_{number}_expand"),
     "expand.bn": ("{block}_expand_BN", "bn{number}_conv_{number}_bn_expand"),
@@ -58,26 +51,53 @@ _INVERSE = {_KERNEL: (2, 3, 1, 0), _DEPTHWISE: (2, 3, 0, 1)}
 _COUNTS = ((15, 13, 27), (14, 13, 27), (35, 17, 52))
 
 
-def _claims(keys: Collection[str]) -> bool:
-    mobilenet_v1 = "conv1/kernel" in keys and "conv_pw_1/kernel" in keys
-    mobilenet_v2 = "Conv1/kernel" in keys and "Conv_1/kernel" in keys
-    layers = {key.partition("/")[0] for key in keys}
-    counts = Counter(layer.rstrip("0123456789").rstrip("_") for layer in layers)
-    counted = (counts["conv2d"], counts["depthwise_conv2d"], counts["batch_normalization"]) in _COUNTS
-    return mobilenet_v1 or mobilenet_v2 or counted
+class Keras(Dialect):
+    """Keras Applications'."""
 
+    name = "keras"
+    suffixes = (".h5", ".hdf5")
+    settings: ClassVar[Mapping[str, str | float]] = {"padding": "same", "bn_eps": 1e-3, "activation": "relu6"}
 
-def _to_native(tensors: Mapping[str, Tensor], plan: NetworkPlan) -> dict[str, Tensor]:
-    modules = {name: module for module, names in _layers(plan).items() for name in names}
-    native = []
-    for key, tensor in tensors.items():
-        layer, _, weight = key.partition("/")
-        if layer in modules and weight in _WEIGHTS:
-            module = modules[layer]
-            native.append((f"{module}.{_WEIGHTS[weight]}", _kernel_to_native(module, tensor)))
-        else:
-            native.append((key, tensor))
-    return collect(native)
+    def claims(self, keys: Collection[str]) -> bool:
+        mobilenet_v1 = "conv1/kernel" in keys and "conv_pw_1/kernel" in keys
+        mobilenet_v2 = "Conv1/kernel" in keys and "Conv_1/kernel" in keys
+        layers = {key.partition("/")[0] for key in keys}
+        counts = Counter(layer.rstrip("0123456789").rstrip("_") for layer in layers)
+        counted = (counts["conv2d"], counts["depthwise_conv2d"], counts["batch_normalization"]) in _COUNTS
+        return mobilenet_v1 or mobilenet_v2 or counted
+
+    def module_names(self, plan: NetworkPlan) -> Mapping[str, str]:
+        return {module: names[0] for module, names in _layers(plan).items()}
+
+    def to_native(self, tensors: Mapping[str, Tensor], plan: NetworkPlan) -> dict[str, Tensor]:
+        modules = {name: module for module, names in _layers(plan).items() for name in names}
+        native = []
+        for key, tensor in tensors.items():
+            layer, _, weight = key.partition("/")
+            if layer in modules and weight in _WEIGHTS:
+                module = modules[layer]
+                native.append((f"{module}.{_WEIGHTS[weight]}", _kernel_to_native(module, tensor)))
+            else:
+                native.append((key, tensor))
+        return collect(native)
+
+    def from_native(self, tensors: Mapping[str, Tensor], plan: NetworkPlan) -> dict[str, Tensor]:
+        layers = self.module_names(plan)
+        named = []
+        for key, tensor in tensors.items():
+            module, _, own = key.rpartition(".")
+            if own == "num_batches_tracked":  # Keras keeps no count
+                continue
+            weight = own
+            if module.endswith(".bn"):
+                weight = _NORMALISATION[own]
+            elif own == "weight":
+                weight = "depthwise_kernel" if _layout(module) == _DEPTHWISE else "kernel"
+                if module == "classifier" and plan.head is None:
+                    tensor = tensor[:, :, None, None]
+                tensor = tensor.permute(_INVERSE[_layout(module)] if tensor.ndim == 4 else _DENSE)
+            named.append((f"{layers[module]}/{weight}", tensor))
+        return collect(named)
 
 
 def _kernel_to_native(module: str, tensor: Tensor) -> Tensor:
@@ -89,68 +109,31 @@ def _kernel_to_native(module: str, tensor: Tensor) -> Tensor:
     return tensor.permute(_layout(module)) if tensor.ndim == 4 else tensor
 
 
-def _from_native(tensors: Mapping[str, Tensor], plan: NetworkPlan) -> dict[str, Tensor]:
-    layers = _layers(plan)
-    named = []
-    for key, tensor in tensors.items():
-        module, _, own = key.rpartition(".")
-        if own == "num_batches_tracked":  # Keras keeps no count
-            continue
-        weight = own
-        if module.endswith(".bn"):
-            weight = _NORMALISATION[own]
-        elif own == "weight":
-            weight = "depthwise_kernel" if _layout(module) == _DEPTHWISE else "kernel"
-            if module == "classifier" and plan.head is None:
-                tensor = tensor[:, :, None, None]
-            tensor = tensor.permute(_INVERSE[_layout(module)] if tensor.ndim == 4 else _DENSE)
-        named.append((f"{layers[module][0]}/{weight}", tensor))
-    return collect(named)
-
-
 def _layout(module: str) -> tuple[int, int, int, int]:
     return _DEPTHWISE if module.endswith("depthwise.conv") else _KERNEL
 
 
 def _layers(plan: NetworkPlan) -> dict[str, tuple[str, ...]]:
     """Native module names to the names of Keras' layers, in Keras' order."""
+    layers: dict[str, tuple[str, ...]]
     if is_mobilenet_v1(plan, depth=13):
-        layers, classifier = dict(_mobilenet_v1(plan)), "conv2d"
+        layers, classifier = {"stem.conv": ("conv1",), "stem.bn": ("conv1_bn",)}, "conv2d"
+        for number, place, _, part in block_modules(plan):
+            layers[f"{place}.{part}"] = (_SEPARABLE[part].format(number + 1),)
+        layers["classifier"] = ("conv_preds",)
     elif is_mobilenet_v2(plan, depth=17):
-        layers, classifier = dict(_mobilenet_v2(plan)), "dense"
+        layers, classifier = {"stem.conv": ("Conv1",), "stem.bn": ("bn_Conv1",)}, "dense"
+        for number, place, _, part in block_modules(plan):
+            block = f"block_{number}" if number else "expanded_conv"
+            names = (name.format(block=block, number=number) for name in _INVERTED_RESIDUAL[part])
+            layers[f"{place}.{part}"] = tuple(names)
+        layers |= {"head.conv": ("Conv_1",), "head.bn": ("Conv_1_bn",), "classifier": ("predictions", "Logits")}
     else:
         raise no_such_network("Keras Applications", "MobileNetV1 and MobileNetV2")
     before: Counter[str] = Counter()
-    for module, names in layers.items():
+    for module, named in layers.items():
         kind = "batch_normalization" if module.endswith(".bn") else "conv2d"
         kind = {"classifier": classifier}.get(module, "depthwise_conv2d" if _layout(module) == _DEPTHWISE else kind)
-        layers[module] = (*names, f"{kind}_{before[kind]}" if before[kind] else kind)
+        layers[module] = (*named, f"{kind}_{before[kind]}" if before[kind] else kind)
         before[kind] += 1
     return layers
-
-
-def _mobilenet_v1(plan: NetworkPlan) -> Iterator[tuple[str, tuple[str, ...]]]:
-    yield from {"stem.conv": ("conv1",), "stem.bn": ("conv1_bn",)}.items()
-    for number, (place, block) in enumerate(block_places(plan), start=1):
-        for part in block_modules(block):
-            yield f"{place}.{part}", tuple(name.format(number=number) for name in _SEPARABLE[part])
-    yield "classifier", ("conv_preds",)
-
-
-def _mobilenet_v2(plan: NetworkPlan) -> Iterator[tuple[str, tuple[str, ...]]]:
-    yield from {"stem.conv": ("Conv1",), "stem.bn": ("bn_Conv1",)}.items()
-    for number, (place, block) in enumerate(block_places(plan)):
-        named = f"block_{number}" if number else "expanded_conv"
-        for part in block_modules(block):
-            yield f"{place}.{part}", tuple(name.format(block=named, number=number) for name in _INVERTED_RESIDUAL[part])
-    yield from {"head.conv": ("Conv_1",), "head.bn": ("Conv_1_bn",), "classifier": ("predictions", "Logits")}.items()
-
-
-DIALECT = Dialect(
-    name="keras",
-    claims=_claims,
-    to_native=_to_native,
-    from_native=_from_native,
-    suffixes=(".h5", ".hdf5"),
-    settings={"padding": "same", "bn_eps": 1e-3, "activation": "relu6"},
-)

@@ -13,100 +13,62 @@ from collections.abc import Collection, Mapping
 from torch import Tensor
 
 from effnets.spec.plan import NetworkPlan
-from effnets.weights.dialects.effnets import block_modules
 from effnets.weights.dialects.interface import (
     Dialect,
-    block_places,
+    block_modules,
     collect,
     is_mobilenet_v1,
     is_mobilenet_v2,
     no_such_network,
-    rename_from_native,
-    rename_to_native,
 )
-
-__all__ = ["DIALECT"]
 
 _PREFIXES = ("mobilenet_v1.", "mobilenet_v2.")
 _STEMS = ("conv_stem.convolution.weight", "conv_stem.first_conv.convolution.weight")
-
-# MobileNetV1 counts depthwise and pointwise convolutions as layers alike.
-_SEPARABLE = {
-    "depthwise.conv": "layer.{depthwise}.convolution",
-    "depthwise.bn": "layer.{depthwise}.normalization",
-    "project.conv": "layer.{pointwise}.convolution",
-    "project.bn": "layer.{pointwise}.normalization",
-}
-
-_INVERTED_RESIDUAL = {
-    "expand.conv": "expand_1x1.convolution",
-    "expand.bn": "expand_1x1.normalization",
-    "depthwise.conv": "conv_3x3.convolution",
-    "depthwise.bn": "conv_3x3.normalization",
-    "project.conv": "reduce_1x1.convolution",
-    "project.bn": "reduce_1x1.normalization",
-}
+_KINDS = {"conv": "convolution", "bn": "normalization"}
+_INVERTED_RESIDUAL = {"expand": "expand_1x1", "depthwise": "conv_3x3", "project": "reduce_1x1"}
 
 
-def _claims(keys: Collection[str]) -> bool:
-    return any(prefix + stem in keys for prefix in ("", *_PREFIXES) for stem in _STEMS)
+class Transformers(Dialect):
+    """transformers'."""
+
+    name = "transformers"
+    background_outputs = 1001
+
+    def claims(self, keys: Collection[str]) -> bool:
+        return any(prefix + stem in keys for prefix in ("", *_PREFIXES) for stem in _STEMS)
+
+    def to_native(self, tensors: Mapping[str, Tensor], plan: NetworkPlan) -> dict[str, Tensor]:
+        prefix = _prefix(plan)
+        return super().to_native(collect((key.removeprefix(prefix), tensor) for key, tensor in tensors.items()), plan)
+
+    def from_native(self, tensors: Mapping[str, Tensor], plan: NetworkPlan) -> dict[str, Tensor]:
+        named = super().from_native(tensors, plan)
+        if not plan.num_classes:
+            return named
+        return {key if key.startswith("classifier.") else _prefix(plan) + key: one for key, one in named.items()}
+
+    def module_names(self, plan: NetworkPlan) -> Mapping[str, str]:
+        """Return those of the base model."""
+        v1 = _prefix(plan) == _PREFIXES[0]
+        names = {"classifier": "classifier"}
+        for kind, foreign in _KINDS.items():
+            names[f"stem.{kind}"] = f"conv_stem.{foreign}" if v1 else f"conv_stem.first_conv.{foreign}"
+            if not v1:
+                names[f"head.{kind}"] = f"conv_1x1.{foreign}"
+        for number, place, _, module in block_modules(plan):
+            part, _, kind = module.partition(".")
+            if v1:  # counts depthwise and pointwise convolutions as layers alike
+                foreign = f"layer.{2 * number + (part == 'project')}"
+            else:  # the first block belongs to the stem
+                foreign = f"{f'layer.{number - 1}' if number else 'conv_stem'}.{_INVERTED_RESIDUAL[part]}"
+            names[f"{place}.{module}"] = f"{foreign}.{_KINDS[kind]}"
+        return names
 
 
-def _to_native(tensors: Mapping[str, Tensor], plan: NetworkPlan) -> dict[str, Tensor]:
-    prefix, names = _module_names(plan)
-    bare = collect((key.removeprefix(prefix), tensor) for key, tensor in tensors.items())
-    return rename_to_native(bare, names)
-
-
-def _from_native(tensors: Mapping[str, Tensor], plan: NetworkPlan) -> dict[str, Tensor]:
-    prefix, names = _module_names(plan)
-    named = rename_from_native(tensors, names)
-    if not plan.num_classes:
-        return named
-    return {key if key.startswith("classifier.") else prefix + key: tensor for key, tensor in named.items()}
-
-
-def _module_names(plan: NetworkPlan) -> tuple[str, Mapping[str, str]]:
-    """The prefix, and native module names to those of the base model."""
+def _prefix(plan: NetworkPlan) -> str:
+    """What a classifier's file has before the names of the base model."""
     if is_mobilenet_v1(plan, depth=13):
-        return _PREFIXES[0], _mobilenet_v1(plan)
+        return _PREFIXES[0]
     if is_mobilenet_v2(plan, depth=17):
-        return _PREFIXES[1], _mobilenet_v2(plan)
+        return _PREFIXES[1]
     raise no_such_network("transformers", "MobileNetV1 and MobileNetV2")
-
-
-def _mobilenet_v1(plan: NetworkPlan) -> Mapping[str, str]:
-    names = {
-        "stem.conv": "conv_stem.convolution",
-        "stem.bn": "conv_stem.normalization",
-        "classifier": "classifier",
-    }
-    for number, (place, block) in enumerate(block_places(plan)):
-        for part in block_modules(block):
-            names[f"{place}.{part}"] = _SEPARABLE[part].format(depthwise=2 * number, pointwise=2 * number + 1)
-    return names
-
-
-def _mobilenet_v2(plan: NetworkPlan) -> Mapping[str, str]:
-    """The first block belongs to the stem."""
-    names = {
-        "stem.conv": "conv_stem.first_conv.convolution",
-        "stem.bn": "conv_stem.first_conv.normalization",
-        "head.conv": "conv_1x1.convolution",
-        "head.bn": "conv_1x1.normalization",
-        "classifier": "classifier",
-    }
-    for number, (place, block) in enumerate(block_places(plan)):
-        foreign = f"layer.{number - 1}" if number else "conv_stem"
-        for part in block_modules(block):
-            names[f"{place}.{part}"] = f"{foreign}.{_INVERTED_RESIDUAL[part]}"
-    return names
-
-
-DIALECT = Dialect(
-    name="transformers",
-    claims=_claims,
-    to_native=_to_native,
-    from_native=_from_native,
-    background_outputs=1001,
-)
