@@ -14,7 +14,7 @@ from typing import Any
 from effnets.errors import ConfigError, MissingFileError, UnknownModelError
 from effnets.spec.entries import find_entry
 from effnets.spec.models import load_spec
-from effnets.spec.specs import Activation, Interpolation, ModelSpec, PreprocessSpec
+from effnets.spec.specs import Activation, Interpolation, ModelSpec, Padding, PreprocessSpec
 
 ClassNames = tuple[str, ...] | None
 
@@ -32,7 +32,7 @@ _TRANSFORMERS_FIXED = {
     "output_stride": 32,
     "first_layer_is_expansion": True,
 }
-_TRANSFORMERS_ACTIVATIONS: Mapping[str, Activation] = {
+_HIDDEN_ACTS: Mapping[str, Activation] = {
     "relu6": "relu6",
     "relu": "relu",
     "silu": "silu",
@@ -139,13 +139,11 @@ def read_transformers_config(
     with _reading(source, "transformers"):
         width = float(config.get("depth_multiplier", 1.0))
         names = _transformers_labels(config)
-        activation = _TRANSFORMERS_ACTIVATIONS.get(str(config.get("hidden_act", "relu6")))
+        activation = _HIDDEN_ACTS.get(str(config.get("hidden_act", "relu6")))
         bn_eps = float(config.get("layer_norm_eps", 1e-3))
         preprocess = _transformers_preprocess(processor or {})
     if activation is None:
-        raise ConfigError(
-            f"{source}: hidden_act is {config['hidden_act']!r}; known are {_some(_TRANSFORMERS_ACTIVATIONS)}"
-        )
+        raise ConfigError(f"{source}: hidden_act is {config['hidden_act']!r}; known are {_some(_HIDDEN_ACTS)}")
     if family == "mobilenetv2" and width < 1 and not config.get("finegrained_output", True):
         raise ConfigError(f"{source}: finegrained_output is false; this library's heads keep their 1280 channels")
     tensorflow = config.get("tf_padding", True)
@@ -153,11 +151,9 @@ def read_transformers_config(
         spec = load_spec(f"{'tf_' if tensorflow else ''}{family}_{round(100 * width):03d}")
     except UnknownModelError as error:
         raise ConfigError(f"{source}: depth_multiplier is {width:g}, a width that is not here: {error}") from None
-    try:
-        spec = replace(spec, padding="same" if tensorflow else "symmetric", bn_eps=bn_eps, activation=activation)
-    except ConfigError as error:
-        raise ConfigError(f"{source}: {error}") from None
-    spec = replace(spec, preprocess=preprocess)
+    padding: Padding = "same" if tensorflow else "symmetric"
+    with _reading(source, "transformers"):
+        spec = replace(spec, padding=padding, bn_eps=bn_eps, activation=activation, preprocess=preprocess)
     background = names[0] == "background" and len(names) > 1
     has_names = any(name != f"LABEL_{index}" for index, name in enumerate(names))
     return replace(spec, num_classes=len(names) - background), tuple(names) if has_names else None, background
@@ -171,10 +167,8 @@ def _transformers_labels(config: Mapping[str, Any]) -> list[str]:
 
 def _transformers_preprocess(processor: Mapping[str, Any]) -> PreprocessSpec:
     """Resize the shorter side, crop the center, normalize; the defaults are those of transformers' processors."""
-    size, crop = (
-        processor.get("size", {"shortest_edge": 256}),
-        processor.get("crop_size", {"height": 224, "width": 224}),
-    )
+    size = processor.get("size", {"shortest_edge": 256})
+    crop = processor.get("crop_size", {"height": 224, "width": 224})
     side = int(size["shortest_edge"] if isinstance(size, Mapping) else size)
     height, width = (crop["height"], crop["width"]) if isinstance(crop, Mapping) else (crop, crop)
     steps = ("do_resize", "do_center_crop", "do_rescale")

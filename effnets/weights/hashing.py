@@ -59,7 +59,10 @@ def is_intact(path: Path, expected: str) -> bool:
         if marker.is_file():
             return True
     if expected.startswith(GIT_SHA1):
-        intact = expected.removeprefix(GIT_SHA1) in _sha1s(path)
+        # Git's sha1, which the Hub announces for small files, or the plain sha1 of some mirrors.
+        content = path.read_bytes()
+        sha1s = [hashlib.sha1(start + content).hexdigest() for start in (b"blob %d\0" % len(content), b"")]
+        intact = expected.removeprefix(GIT_SHA1) in sha1s
     else:
         intact = hash_file(path).startswith(expected)
     if intact:
@@ -85,21 +88,14 @@ def note(remote: RemoteFile, commit: str, announced: str) -> None:
 
 def recall(remote: RemoteFile, commit: str) -> str | None:
     """Return the ETag that `note` recorded for the file; None without a record."""
-    try:
+    with suppress(OSError, ValueError):
         return _note(remote, commit).read_text(encoding="utf-8")
-    except (OSError, ValueError):
-        return None
+    return None
 
 
 def _note(remote: RemoteFile, commit: str) -> Path:
     name = f"{remote.source}@{commit}/{remote.file}"
     return home_dir() / "announced" / hashlib.sha256(name.encode()).hexdigest()
-
-
-def _sha1s(path: Path) -> tuple[str, str]:
-    """Return git's sha1 of the file, which the Hub announces for small files, and the plain sha1 of some mirrors."""
-    content = path.read_bytes()
-    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest(), hashlib.sha1(content).hexdigest()
 
 
 def _marker(path: Path, expected: str) -> Path:

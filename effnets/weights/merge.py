@@ -24,13 +24,10 @@ _PRECISIONS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 _SHOWN = 5
 
 
-def require_precision(path: Path, wanted: Mapping[str, Tensor], offered: Mapping[str, Tensor]) -> None:
+def _require_precision(path: Path, wanted: Mapping[str, Tensor], offered: Mapping[str, Tensor]) -> None:
     """Refuse integers, booleans and numbers below 16 bits in the place of weights, and fractions in a counter's.
 
     They are quantized, or another thing under the same name: as they stand their values mean nothing here.
-
-    Raises:
-        WeightsError: names the tensors and their types.
     """
     wrong = [
         f"{name} is {_kind(offered[name])}"
@@ -49,12 +46,8 @@ def require_precision(path: Path, wanted: Mapping[str, Tensor], offered: Mapping
         )
 
 
-def require_finite(path: Path, cast: Mapping[str, Tensor], offered: Mapping[str, Tensor]) -> None:
-    """Refuse NaN and infinity, and variances below 0, which make NaN; `cast` is `offered` in the network's types.
-
-    Raises:
-        WeightsError: names the tensors.
-    """
+def _require_finite(path: Path, cast: Mapping[str, Tensor], offered: Mapping[str, Tensor]) -> None:
+    """Refuse NaN and infinity, and variances below 0, which make NaN; `cast` is `offered` in the network's types."""
     weights = {name: tensor for name, tensor in cast.items() if tensor.is_floating_point()}
     if not _sum_is_finite(weights.values()):
         # The sum of large numbers may overflow: only now each number is looked at.
@@ -122,12 +115,13 @@ def merge_weights(model: Classifier | FeaturePyramid, weights: NativeWeights, *,
         notes.append(f"{len(uncounted)} batch counters are not in the file and stay as they are")
     wanted = {name: target for name, target in wanted.items() if name not in uncounted}
     path = weights.checkpoint.path
-    require_precision(path, wanted, offered)
+    _require_precision(path, wanted, offered)
     notes += _adapt_input_channels(targets, offered)
     _require_match(model.spec, weights, wanted, offered)
-    notes += _casts(wanted, offered)
-    cast = {name: _cast(offered[name], target.dtype) for name, target in wanted.items()}
-    require_finite(path, cast, offered)
+    kinds = {(_kind(offered[name]), _kind(target)) for name, target in wanted.items()}
+    notes += [f"tensors of {theirs} were cast to {ours}" for theirs, ours in sorted(kinds) if theirs != ours]
+    cast = {name: offered[name].to(target.dtype) for name, target in wanted.items()}
+    _require_finite(path, cast, offered)
 
     for name, target in wanted.items():
         _copy(target, cast[name])
@@ -140,7 +134,10 @@ def merge_weights(model: Classifier | FeaturePyramid, weights: NativeWeights, *,
             stacklevel=3,
         )
     if isinstance(model, Classifier):
-        _take_class_names(model, weights.class_names, fresh=bool(reinitialised))
+        # A fresh classifier has no names; the file's come before those that the model has.
+        names = model.class_names if weights.class_names is None else weights.class_names
+        fit = not reinitialised and names is not None and len(names) == model.num_classes
+        model.class_names = names if fit else None
         model.background = weights.background and not reinitialised
     model.spec = replace(weights.spec, num_classes=model.spec.num_classes)
     model.load_report = LoadReport(
@@ -163,29 +160,6 @@ def _copy(target: Tensor, source: Tensor) -> None:
         np.copyto(target.detach().numpy(), source.detach().numpy())
     else:
         target.copy_(source)
-
-
-def _casts(wanted: Mapping[str, Tensor], offered: Mapping[str, Tensor]) -> list[str]:
-    """A note on each change of precision."""
-    pairs = {(_name(offered[name].dtype), _name(target.dtype)) for name, target in wanted.items()}
-    return [f"tensors of {theirs} were cast to {ours}" for theirs, ours in sorted(pairs) if theirs != ours]
-
-
-def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    return tensor if tensor.dtype == dtype else tensor.to(dtype)
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
-
-
-def _take_class_names(model: Classifier, names: tuple[str, ...] | None, fresh: bool) -> None:
-    """The file's names if the classifier is the file's; none for a fresh one; else those the model has, if they fit."""
-    if fresh:
-        names = None
-    elif names is None:
-        names = model.class_names
-    model.class_names = names if names is not None and len(names) == model.num_classes else None
 
 
 def _drop_by_rule(model: Classifier | FeaturePyramid, offered: dict[str, Tensor]) -> list[str]:

@@ -13,7 +13,7 @@ from torch import Tensor
 from effnets.errors import ConfigError, WeightsError
 from effnets.spec.plan import make_plan
 from effnets.spec.specs import ModelSpec
-from effnets.weights.dialects import Dialect, detect_dialect, get_dialect
+from effnets.weights.dialects import detect_dialect, get_dialect
 from effnets.weights.files import Checkpoint, read_checkpoint
 
 
@@ -50,12 +50,11 @@ def apply_header(spec: ModelSpec, header: Mapping[str, str], source: str) -> tup
         changed = replace(spec, **model, preprocess=replace(spec.preprocess, **preprocess))
     except ConfigError as error:
         raise WeightsError(f"{source}: its header cannot be followed: {error}") from None
-    notes = [f"its header sets {key} to {value} (the model has {getattr(spec, key)})" for key, value in model.items()]
-    notes += [
-        f"its header sets {key} to {value} (the model has {getattr(spec.preprocess, key)})"
-        for key, value in preprocess.items()
-    ]
-    return changed, tuple(notes)
+    return changed, tuple(
+        f"its header sets {key} to {value} (the model has {getattr(target, key)})"
+        for target, values in ((spec, model), (spec.preprocess, preprocess))
+        for key, value in values.items()
+    )
 
 
 def make_header(spec: ModelSpec) -> dict[str, str]:
@@ -86,12 +85,8 @@ def read_class_names(header: Mapping[str, str], source: str) -> tuple[str, ...] 
     return tuple(names)
 
 
-def stated_background(header: Mapping[str, str], source: str) -> bool | None:
-    """Return whether the first output is the background; None if the header does not state it.
-
-    Raises:
-        WeightsError: if the value is neither true nor false.
-    """
+def _stated_background(header: Mapping[str, str], source: str) -> bool | None:
+    """Return whether the first output is the background; None if the header does not state it."""
     if "background" not in header:
         return None
     if header["background"] not in ("true", "false"):
@@ -171,10 +166,13 @@ def prepare_weights(
     except WeightsError as error:
         raise WeightsError(f"{source} ({chosen.name} names), for {spec.name}: {error}") from None
     outputs = _count_outputs(tensors)
-    background = _has_background(checkpoint, chosen, outputs, background)
+    if (stated := _stated_background(checkpoint.header, source)) is not None:
+        background = stated
+    if outputs is None or background is None:
+        background = outputs is not None and outputs == chosen.background_outputs
     class_names = read_class_names(checkpoint.header, source) or class_names
-    if background and num_classes != _count_outputs(tensors):
-        notes += (f"of {_count_outputs(tensors)} outputs the first, background, was dropped",)
+    if background and num_classes != outputs:
+        notes += (f"of {outputs} outputs the first, background, was dropped",)
         tensors |= {name: tensors[name][1:] for name in _CLASSIFIER if name in tensors}
         background = False
         if class_names is not None and len(class_names) == outputs:
@@ -194,11 +192,3 @@ def prepare_weights(
 def _count_outputs(tensors: Mapping[str, Tensor]) -> int | None:
     weight = tensors.get("classifier.weight")
     return None if weight is None or weight.ndim == 0 else weight.shape[0]
-
-
-def _has_background(checkpoint: Checkpoint, dialect: Dialect, outputs: int | None, known: bool | None) -> bool:
-    """Return whether the first output is the background: as the header or the caller states, or by their number."""
-    stated = stated_background(checkpoint.header, str(checkpoint.path))
-    if stated is None:
-        stated = known
-    return outputs is not None and (outputs == dialect.background_outputs if stated is None else stated)

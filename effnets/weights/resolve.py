@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeGuard, TypeVar
+from typing import Any, TypeVar
 
 from effnets.errors import ArgumentError, WeightsError
 from effnets.spec.entries import model_names, split_tag
@@ -97,14 +97,12 @@ def _open(name: object, *, with_weights: bool) -> SavedModel | None:
         from effnets.weights.repository import fetch_repository
 
         return fetch_repository(name, with_weights=with_weights)
-    return read_folder(name, with_weights=with_weights) if _is_folder(name) else None
-
-
-def _is_folder(name: object) -> TypeGuard[str | os.PathLike[str]]:
-    """Whether this is a folder: a path is; a string not where it is also the name of a model or of its weights."""
+    # A string is no folder where it is also the name of a model or of its weights.
     if isinstance(name, str) and (name in model_names() or is_registered(name)):
-        return False
-    return isinstance(name, str | os.PathLike) and os.path.isdir(name)  # noqa: PTH112
+        return None
+    if isinstance(name, str | os.PathLike) and os.path.isdir(name):  # noqa: PTH112
+        return read_folder(name, with_weights=with_weights)
+    return None
 
 
 def _prepare_saved(saved: SavedModel, spec: ModelSpec, num_classes: int | None) -> NativeWeights:

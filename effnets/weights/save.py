@@ -129,7 +129,15 @@ def _save(model: nn.Module, folder: Path, dialect: str, name: str) -> None:
     network = unwrap(model)
     if not isinstance(network, Classifier):
         raise ArgumentError(f"model is a {type(network).__name__}; give a classifier that create_model built")
-    _check_names(network)
+    # What could be written, and not be read again.
+    if not is_model_name(network.spec.name):
+        raise ArgumentError(
+            f"model.spec.name is {network.spec.name!r}; a name that is to be saved has letters, digits, '_' and '-', "
+            "and no '_' in front"
+        )
+    names, outputs = network.class_names, network.num_classes
+    if names is not None and len(names) != outputs:
+        raise ArgumentError(f"model.class_names has {len(names)} names for {outputs} outputs; give one for each")
     texts = {
         TABLE: yaml.safe_dump({network.spec.name: encode_entry(network.spec)}, sort_keys=False, width=120),
         CONFIG: json.dumps(_timm_config(network), indent=1, ensure_ascii=False) + "\n",
@@ -161,22 +169,6 @@ def _save(model: nn.Module, folder: Path, dialect: str, name: str) -> None:
                 path.unlink(missing_ok=True)
             if is_new:
                 folder.rmdir()  # fails where something is in it, as it should
-
-
-def _check_names(network: Classifier) -> None:
-    """What could be written, and not be read again.
-
-    Raises:
-        ArgumentError: says which.
-    """
-    if not is_model_name(network.spec.name):
-        raise ArgumentError(
-            f"model.spec.name is {network.spec.name!r}; a name that is to be saved has letters, digits, '_' and '-', "
-            "and no '_' in front"
-        )
-    names, outputs = network.class_names, network.num_classes
-    if names is not None and len(names) != outputs:
-        raise ArgumentError(f"model.class_names has {len(names)} names for {outputs} outputs; give one for each")
 
 
 def _build_arguments(model: Classifier) -> dict[str, Any]:
