@@ -64,8 +64,11 @@ class Augmentation:
 
     def __post_init__(self) -> None:
         check_fields(self, ArgumentError)
-        self._check_pair("scale", "give two parts of the area, such as (0.35, 1.0)")
-        self._check_pair("ratio", "give two aspect ratios, such as (0.75, 1.33)")
+        pairs = {"scale": "parts of the area, such as (0.35, 1.0)", "ratio": "aspect ratios, such as (0.75, 1.33)"}
+        for name, hint in pairs.items():
+            value = getattr(self, name)
+            if not isinstance(value, tuple | list) or len(value) != 2 or not 0 < value[0] <= value[1]:
+                raise ArgumentError(f"{name} is {value!r}; give two {hint}")
 
     @classmethod
     def none(cls) -> Augmentation:
@@ -80,8 +83,3 @@ class Augmentation:
     def __str__(self) -> str:
         changed = [f.name for f in fields(self) if getattr(self, f.name) != f.default]
         return ", ".join(f"{name}={getattr(self, name)!r}" for name in changed) or "default augmentation"
-
-    def _check_pair(self, name: str, hint: str) -> None:
-        value = getattr(self, name)
-        if not isinstance(value, tuple | list) or len(value) != 2 or not 0 < value[0] <= value[1]:
-            raise ArgumentError(f"{name} is {value!r}; {hint}")

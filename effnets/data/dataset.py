@@ -89,9 +89,15 @@ class ImageDataset(ABC):
             ImageError: if it cannot be read.
         """
 
-    @abstractmethod
     def sizes(self) -> NDArray[np.int64]:
-        """Return the bytes of every image's file, [len], if possible without reading the files."""
+        """Return the bytes of every image's file, [len], if possible without reading the files; 0 if unreadable."""
+        return np.fromiter(map(self._bytes_of, range(len(self))), np.int64, len(self))
+
+    def _bytes_of(self, index: int) -> int:
+        try:
+            return len(self.read(index))
+        except ImageError:
+            return 0
 
     def lazy_image(self, index: int) -> LazyImage:
         """Read an image without decoding it.
@@ -102,11 +108,7 @@ class ImageDataset(ABC):
         return EncodedImage(self.read(index), self.name(index))
 
     def image(self, index: int) -> Image.Image:
-        """Read and decode an image, RGB and upright.
-
-        Raises:
-            ImageError: if it is unreadable; the message names it.
-        """
+        """Read and decode an image, RGB and upright; raises an ImageError as `LazyImage.decode`."""
         return self.lazy_image(index).decode()
 
     @contextmanager
@@ -131,12 +133,7 @@ class ImageDataset(ABC):
 
 
 class Subset(ImageDataset):
-    """Some images of another data set.
-
-    Args:
-        origin: the other data set.
-        indices: [len]; into `origin`.
-    """
+    """Some images of another data set, `origin`: those at `indices`, [len]."""
 
     def __init__(self, origin: ImageDataset, indices: NDArray[np.int64]) -> None:
         self.origin, self.indices = origin, indices
@@ -179,7 +176,7 @@ class DecodedImage:
         return self.image
 
 
-class CachedDataset(ImageDataset):
+class CachedDataset(Subset):
     """The images of another data set, shrunk until their shorter side has `side` pixels, and kept once decoded.
 
     The memory is shared with worker processes that are forked later. Images that do not fit are decoded and shrunk
@@ -198,8 +195,8 @@ class CachedDataset(ImageDataset):
     def __init__(
         self, origin: ImageDataset, side: int, limit: int = CACHE_BYTES, shapes: NDArray[np.int64] | None = None
     ) -> None:
-        self.origin, self.side = origin, side
-        self.labels, self.class_names = origin.labels, origin.class_names
+        super().__init__(origin, np.arange(len(origin)))
+        self.side, self.shards = side, None
         if shapes is None:
             shapes = np.array([_shape(origin, index, side) for index in range(len(origin))], np.int64).reshape(-1, 2)
         self.shapes = shapes
@@ -211,14 +208,8 @@ class CachedDataset(ImageDataset):
         self._pixels = np.frombuffer(self._memory, np.uint8, int(self._starts[self.kept]))
         self._filled = np.frombuffer(self._memory, np.uint8, self.kept, int(self._starts[self.kept]))
 
-    def name(self, index: int) -> str:
-        return self.origin.name(index)
-
-    def read(self, index: int) -> bytes:
-        return self.origin.read(index)
-
-    def sizes(self) -> NDArray[np.int64]:
-        return self.origin.sizes()
+    def subset(self, indices: Sequence[int] | NDArray[np.int64]) -> ImageDataset:
+        return Subset(self, np.asarray(indices, np.int64))
 
     def lazy_image(self, index: int) -> LazyImage:
         height, width = (int(side) for side in self.shapes[index])

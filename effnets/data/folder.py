@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TypeAlias
 
@@ -174,14 +174,7 @@ def _listed(words: Iterable[str]) -> str:
 
 
 class FileDataset(ImageDataset):
-    """Images in files.
-
-    Args:
-        root: folder of the paths.
-        files: [len]; paths relative to it.
-        labels: [len]; indices into the class names.
-        class_names: in the order of the network's outputs.
-    """
+    """Images in `files` [len], whose paths are relative to `root`; `labels` [len] are indices into the class names."""
 
     def __init__(
         self, root: Path, files: Sequence[str], labels: NDArray[np.int64], class_names: tuple[str, ...]
@@ -197,10 +190,7 @@ class FileDataset(ImageDataset):
         except OSError as error:
             raise ImageError(f"{self.name(index)} cannot be read ({error.strerror})") from error
 
-    def sizes(self) -> NDArray[np.int64]:
-        return np.fromiter(map(self._size, range(len(self))), np.int64, len(self))
-
-    def _size(self, index: int) -> int:
+    def _bytes_of(self, index: int) -> int:
         try:
             return Path(self.name(index)).stat().st_size
         except OSError:  # a link to nowhere; reading it raises the error
@@ -215,29 +205,27 @@ def open_folder(folder: Path) -> RawSplits:
     Raises:
         DataError: if a folder cannot be read, or has no such layout.
     """
-    found = _walk(folder)
-    layout = arrange(found.files, found.folders, str(folder))
+    files, folders, loops = _walk(folder)
+    layout = arrange(files, folders, str(folder))
     sources: dict[str, ImageDataset] = {}
     for split, images in layout.splits.items():
         labels = np.array([label for _, label in images], np.int64)
-        files = [found.files[position] for position, _ in images]
-        sources[split] = FileDataset(folder, files, labels, layout.class_names)
+        chosen = [files[position] for position, _ in images]
+        sources[split] = FileDataset(folder, chosen, labels, layout.class_names)
     notes = layout.notes
-    if found.loops:
-        notes += (f"passed over {named('link', found.loops, 3)} to a folder around it",)
+    if loops:
+        notes += (f"passed over {named('link', loops, 3)} to a folder around it",)
     return RawSplits(datasets=sources, notes=notes, empty=layout.empty)
 
 
-@dataclass(slots=True)
-class _Tree:
-    files: list[str] = field(default_factory=list)
-    folders: list[str] = field(default_factory=list)
-    loops: list[str] = field(default_factory=list)
+def _walk(root: Path) -> tuple[list[str], list[str], list[str]]:
+    """List files, folders, and links to folders around them below `root`, in the order of their names.
 
-
-def _walk(root: Path) -> _Tree:
-    """List all files and folders below `root`, in the order of their names, as paths with slashes relative to it."""
-    tree = _Tree()
+    Paths have slashes and are relative to `root`.
+    """
+    files: list[str] = []
+    folders: list[str] = []
+    loops: list[str] = []
     pending: list[tuple[str, frozenset[tuple[int, int]]]] = [("", frozenset())]
     while pending:
         folder, around = pending.pop()
@@ -247,10 +235,10 @@ def _walk(root: Path) -> _Tree:
             entries = sorted(os.scandir(path), key=lambda entry: entry.name)
             identity = (status.st_dev, status.st_ino)
             if identity in around:
-                tree.loops.append(folder)
+                loops.append(folder)
                 continue
             if folder:
-                tree.folders.append(folder)
+                folders.append(folder)
             below = []
             for entry in entries:
                 inner = f"{folder}/{entry.name}" if folder else entry.name
@@ -259,13 +247,13 @@ def _walk(root: Path) -> _Tree:
                 if entry.is_dir():
                     below.append((inner, around | {identity}))
                 else:
-                    tree.files.append(inner)
+                    files.append(inner)
         except OSError as error:
             raise DataError(
                 f"{path}: cannot be read ({error.strerror}); change its permissions or move it away"
             ) from error
         pending += reversed(below)
-    return tree
+    return files, folders, loops
 
 
 def open_table(path: Path, *, image_column: str | None = None, label_column: str | None = None) -> RawSplits:

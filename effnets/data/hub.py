@@ -31,20 +31,15 @@ _NO_LABELS = (None, -1)  # of an unknown class
 
 
 class HubDataset(ImageDataset):
-    """Images in a column of a `datasets.Dataset` on disk.
-
-    Args:
-        dataset: its column holds encoded images: `cast_column(column, Image(decode=False))`.
-        column: its name.
-        labels: [len]; indices into the class names.
-        class_names: in the order of the network's outputs.
-        title: name of the data set, for messages.
-    """
+    """Images in a column of a `datasets.Dataset` on disk; `labels` are indices [len] into the class names."""
 
     def __init__(
         self, dataset: Dataset, column: str, labels: NDArray[np.int64], class_names: tuple[str, ...], title: str
     ) -> None:
-        self.dataset, self.column, self.title = dataset.select_columns([column]), column, title
+        from datasets import Image
+
+        self.dataset = dataset.select_columns([column]).cast_column(column, Image(decode=False))
+        self.column, self.title = column, title
         self.labels, self.class_names = labels, class_names
 
     def name(self, index: int) -> str:
@@ -61,15 +56,6 @@ class HubDataset(ImageDataset):
         except OSError as error:
             raise ImageError(f"{self.name(index)}, {row['path']}, cannot be read ({error.strerror})") from error
 
-    def sizes(self) -> NDArray[np.int64]:
-        return np.fromiter(map(self._size, range(len(self))), np.int64, len(self))
-
-    def _size(self, index: int) -> int:
-        try:
-            return len(self.read(index))
-        except ImageError:
-            return 0
-
 
 def open_hub_dataset(name: str, *, image_column: str | None = None, label_column: str | None = None) -> RawSplits:
     """Open "hf-dataset:user/name[@revision]", or a folder that `Dataset.save_to_disk` wrote.
@@ -85,8 +71,7 @@ def open_hub_dataset(name: str, *, image_column: str | None = None, label_column
     written, unlabeled = labeled_splits({split: table[label][:] for split, table in tables.items()}, name)
     class_names, labels = index_labels(written, name, declared)
     sources: dict[str, ImageDataset] = {
-        split: HubDataset(_undecoded(tables[split], image), image, labels[split], class_names, f"{title}, {split}")
-        for split in written
+        split: HubDataset(tables[split], image, labels[split], class_names, f"{title}, {split}") for split in written
     }
     return RawSplits(datasets=sources, notes=(*passed, *unlabeled, *notes))
 
@@ -145,23 +130,13 @@ def _load(title: str) -> Mapping[str, Dataset]:
     datasets = _import_datasets(f"{_PREFIX}{title}")
     path, _, revision = title.partition("@")
     try:
-        if _saved(Path(path)):
+        if any(Path(path, file).is_file() for file in ("dataset_dict.json", "state.json")):
             loaded = datasets.load_from_disk(path)
         else:
             loaded = datasets.load_dataset(path, revision=revision or None)
     except Exception as error:  # the library raises anything, from ConnectionError to its own classes
         raise unavailable(f"{_PREFIX}{title}", error) from error
     return loaded if isinstance(loaded, dict) else {ALL: loaded}
-
-
-def _saved(folder: Path) -> bool:
-    return (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file()
-
-
-def _undecoded(table: Dataset, column: str) -> Dataset:
-    from datasets import Image
-
-    return table.cast_column(column, Image(decode=False))
 
 
 def choose_columns(
@@ -172,12 +147,11 @@ def choose_columns(
     Raises:
         DataError: if there is no such column.
     """
-    from datasets import Image
+    from datasets import ClassLabel, Image
 
     images = [image] if image else [column for column, kind in features.items() if isinstance(kind, Image)]
-    labels = [label] if label else _class_columns(features)
-    if not labels:
-        labels = [column for column in ("label", "labels") if column in features]
+    labels = [label] if label else [column for column, kind in features.items() if isinstance(kind, ClassLabel)]
+    labels = labels or [column for column in ("label", "labels") if column in features]
     for argument, found in (("image_column", images), ("label_column", labels)):
         if not found or found[0] not in features:
             option = "--" + argument.replace("_", "-")
@@ -188,12 +162,6 @@ def choose_columns(
         note = f"of the label columns {', '.join(labels)}, {labels[0]} is used; name another with label_column"
         return images[0], labels[0], (note,)
     return images[0], labels[0], ()
-
-
-def _class_columns(features: Features) -> list[str]:
-    from datasets import ClassLabel
-
-    return [column for column, kind in features.items() if isinstance(kind, ClassLabel)]
 
 
 def open_hub_stream(
@@ -217,12 +185,17 @@ def open_hub_stream(
         DataError: if the data set cannot be loaded, is not in parquet or has no column of images or labels.
     """
     builder, paths = _parquet_files(name)
+    import pyarrow.parquet as pq
+    from datasets import Features
     from huggingface_hub import HfFileSystem, constants
 
     files = HfFileSystem(endpoint=constants.ENDPOINT)  # an instance for another endpoint would be reused
     every = [path for of_split in paths.values() for path in of_split]
     try:
-        features = builder.info.features or _features(files, every[0])
+        features = builder.info.features
+        if not features:
+            with files.open(every[0], cache_type="none") as file:
+                features = Features.from_arrow_schema(pq.read_schema(file))
     except Exception as error:  # the libraries raise anything, from ConnectionError to their own classes
         raise unavailable(name, error) from error
     image, label, notes = choose_columns(name, features, image_column, label_column)
@@ -246,7 +219,7 @@ def open_hub_stream(
         of_split = [found[path] for path in chosen[split]]
         groups = [(i, group, rows) for i, file in enumerate(of_split) for group, rows in enumerate(file.group_rows)]
         sources[split] = RemoteParquet(
-            [file.url for file in of_split], image, np.array(groups), indices[split], class_names, store,
+            [file.url for file in of_split], image, np.array(groups), indices[split], class_names, store=store,
             streamed=streamed,
         )  # fmt: skip
     partial = ("the Hub has converted only the beginning of this data set to parquet",)
@@ -275,14 +248,6 @@ def _parquet_files(name: str) -> tuple[DatasetBuilder, dict[str, list[str]]]:
             "may have converted it, name tar shards by their URLs, https://…, or fetch it whole as hf-dataset:…"
         )
     return builder, paths
-
-
-def _features(files: HfFileSystem, path: str) -> Features:
-    import pyarrow.parquet as pq
-    from datasets import Features
-
-    with files.open(path, cache_type="none") as file:
-        return Features.from_arrow_schema(pq.read_schema(file))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -84,19 +84,19 @@ class BatchDataset(Dataset[BatchResult]):
                 corrupt[index] = str(error)
             except DataError as error:
                 return _fault(error)
-        stacked = self._stack(list(samples.values())) if samples else torch.empty(0)
+        if not samples:
+            stacked = torch.empty(0)
+        elif isinstance(self.transform, TrainTransform):
+            # Views of [H, W, 3]: stacking them as [3, H, W] would take ten times as long.
+            stacked = torch.stack([sample.permute(1, 2, 0) for sample in samples.values()]).permute(0, 3, 1, 2)
+        else:
+            stacked = torch.stack(list(samples.values()))
         return BatchResult(stacked, np.array([index for index, _ in samples], np.int64), corrupt)
 
     def _sample(self, image: LazyImage, key: tuple[int, ...]) -> Tensor:
         if isinstance(self.transform, TrainTransform):
             return self.transform(image, key)
         return self.transform(image.decode())
-
-    def _stack(self, samples: list[Tensor]) -> Tensor:
-        if isinstance(self.transform, TrainTransform):
-            # Views of [H, W, 3]: stacking them as [3, H, W] would take ten times as long.
-            return torch.stack([sample.permute(1, 2, 0) for sample in samples]).permute(0, 3, 1, 2)
-        return torch.stack(samples)
 
 
 class StreamedBatches(IterableDataset[BatchResult]):
@@ -288,7 +288,7 @@ class EpochLoader:
             )
         self._shutdown = WorkerShutdown()
         self._batches = BatchDataset(dataset, transform, self.seed)
-        self._sampler = _RequestSampler()
+        self._requests: list[BatchRequest] = []  # the sampler of the DataLoader
         self._stream: Any = None
         self._folder: TemporaryDirectory[str] | None = None
         self._loader: DataLoader[BatchResult] | None = None
@@ -298,11 +298,12 @@ class EpochLoader:
                 dataset, Path(self._folder.name), seed=self.seed, rank=rank, world_size=world_size
             )
         else:
-            self._loader = self._data_loader(self._batches, workers, sampler=self._sampler, persistent=workers > 0)
+            self._loader = self._data_loader(self._batches, workers, self._requests)
         classes = len(dataset.class_names)
         self._mixing = transform.mixing(classes) if isinstance(transform, TrainTransform) else None
-        self._mean, self._std = (
-            self._per_channel(values) for values in (transform.preprocess.mean, transform.preprocess.std)
+        self._mean, self._std = (  # in 0..255, shaped to be broadcast over [N, 3, H, W]
+            (255 * torch.tensor(values, dtype=torch.float32, device=self.device)).reshape(-1, 1, 1)
+            for values in (transform.preprocess.mean, transform.preprocess.std)
         )
 
     def __len__(self) -> int:
@@ -341,12 +342,7 @@ class EpochLoader:
             self._folder.cleanup()
 
     def _data_loader(
-        self,
-        dataset: Dataset[BatchResult],
-        workers: int,
-        *,
-        sampler: _RequestSampler | None = None,
-        persistent: bool = False,
+        self, dataset: Dataset[BatchResult], workers: int, sampler: list[BatchRequest] | None = None
     ) -> DataLoader[BatchResult]:
         return DataLoader(
             dataset,
@@ -354,7 +350,7 @@ class EpochLoader:
             sampler=sampler,
             num_workers=workers,
             collate_fn=_as_is,  # type: ignore[arg-type] # it gets no list without a batch size
-            persistent_workers=persistent,
+            persistent_workers=sampler is not None and workers > 0,
             worker_init_fn=self._shutdown.worker_init_fn,
             multiprocessing_context=_start_method() if workers else None,
             pin_memory=self.device.type == "cuda",
@@ -364,7 +360,7 @@ class EpochLoader:
     def _requested(self, epoch: int, numbers: range) -> Iterator[BatchResult]:
         order, repeats = self._order(epoch)
         size = self.batch_size
-        self._sampler.pending = [
+        self._requests[:] = [
             BatchRequest(number, epoch, order[number * size :][:size], repeats[number * size :][:size])
             for number in numbers
         ]
@@ -408,23 +404,6 @@ class EpochLoader:
         return Batch(
             number=number, images=images, labels=labels, indices=torch.from_numpy(result.indices), targets=targets
         )
-
-    def _per_channel(self, values: tuple[float, ...]) -> Tensor:
-        """Scale to 0..255, shaped to be broadcast over [N, 3, H, W]."""
-        return (255 * torch.tensor(values, dtype=torch.float32, device=self.device)).reshape(-1, 1, 1)
-
-
-class _RequestSampler:
-    """The requests of the next iteration of the DataLoader."""
-
-    def __init__(self) -> None:
-        self.pending: Sequence[BatchRequest] = ()
-
-    def __iter__(self) -> Iterator[BatchRequest]:
-        return iter(self.pending)
-
-    def __len__(self) -> int:
-        return len(self.pending)
 
 
 def _as_is(result: BatchResult) -> BatchResult:

@@ -107,11 +107,9 @@ def open_data(
         DataError: if the data set is damaged, of no known kind, or has nothing to train on.
         ArgumentError: if an argument is out of its range.
     """
-    if not isinstance(config, DataConfig):
-        config = DataConfig(config)
     progress = progress or _no_progress
+    config, raw = _open(config, progress)
     origin, check = os.fspath(config.path), config.check
-    raw = _open(config, progress)
     check_filled(raw.empty, "training", origin)
     datasets, notes = dict(raw.datasets), list(raw.notes)
     if ALL in datasets:
@@ -125,12 +123,7 @@ def open_data(
         check = "none"
     for split in datasets:
         datasets[split], more = without_corrupt(
-            split,
-            datasets[split],
-            check=check,
-            limit=config.corrupt_limit,
-            strict=config.strict,
-            progress=progress,
+            split, datasets[split], check=check, limit=config.corrupt_limit, strict=config.strict, progress=progress
         )
         notes += more
     notes += check_classes(datasets, "train" if "train" in datasets else None, origin)
@@ -144,13 +137,8 @@ def open_data(
             datasets["val"] = val
     if thorough and check != "none":
         notes += duplicate_notes({split: datasets[split] for split in ("train", "val", "test") if split in datasets})
-    return Splits(
-        train=datasets.get("train"),
-        val=datasets.get("val"),
-        test=datasets.get("test"),
-        notes=tuple(notes),
-        revision=raw.revision,
-    )
+    train, val, test = (datasets.get(split) for split in ("train", "val", "test"))
+    return Splits(train=train, val=val, test=test, notes=tuple(notes), revision=raw.revision)
 
 
 def open_evaluation_data(
@@ -164,11 +152,9 @@ def open_evaluation_data(
         MissingFileError: if a file or folder does not exist.
         DataError: if the data set is damaged, of no known kind, or has training images only.
     """
-    if not isinstance(config, DataConfig):
-        config = DataConfig(config)
     progress = progress or _no_progress
+    config, raw = _open(config, progress)
     origin, check = os.fspath(config.path), config.check
-    raw = _open(config, progress)
     split = next((split for split in ("test", "val", ALL) if split in raw.datasets), None)
     if split is None:
         raise DataError(
@@ -192,28 +178,25 @@ def _no_progress(_step: str, _share: float) -> None:
     """Ignore progress."""
 
 
-def _open(config: DataConfig, progress: Callable[[str, float], object]) -> RawSplits:
+def _open(
+    config: DataConfig | str | os.PathLike[str], progress: Callable[[str, float], object]
+) -> tuple[DataConfig, RawSplits]:
+    if not isinstance(config, DataConfig):
+        config = DataConfig(config)
     data = os.fspath(config.path)
     try:
-        raw = open_dataset(data, config.image_column, config.label_column, progress)
+        raw = _open_dataset(data, config.image_column, config.label_column, progress)
     except EffnetsError:
         raise
     except OSError as error:
         raise DataError(f"{data}: cannot be read ({error.strerror or error})") from error
-    return raw if config.class_names is None else _renamed(raw, config.class_names, data)
+    return config, raw if config.class_names is None else _renamed(raw, config.class_names, data)
 
 
-def open_dataset(
+def _open_dataset(
     data: str, image_column: str | None, label_column: str | None, progress: Callable[[str, float], object]
 ) -> RawSplits:
-    """Open the data set that `data` names, unchecked; arguments are as of `DataConfig`.
-
-    Raises:
-        MissingFileError: if a file or folder does not exist.
-        DataError: if the data set is damaged or of no known kind.
-        ArgumentError: if a column is named but the data set has none.
-        OSError: if it cannot be read.
-    """
+    """Open the data set that `data` names, unchecked."""
     if is_url(data):
         _refuse_columns(data, "shards", image_column=image_column)
         return open_remote_shards(expand_braces(data), label_key=label_column, progress=progress)

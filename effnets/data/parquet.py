@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,8 +37,7 @@ class ParquetDataset(ImageDataset):
         files: the files' paths, in the order of their rows.
         column: of the images: encoded files, or structs of `bytes` and `path`.
         groups: [row groups, 3]; file, number in the file and rows of every row group.
-        labels: [len]; indices into the class names.
-        class_names: in the order of the network's outputs.
+        labels, class_names: as of `ImageDataset`.
     """
 
     def __init__(
@@ -55,8 +54,7 @@ class ParquetDataset(ImageDataset):
         self._cache: OrderedDict[int, pa.Array[Any]] = OrderedDict()
 
     def name(self, index: int) -> str:
-        group = self._group_of(index)
-        file = int(self.groups[group, 0])
+        file = int(self.groups[self._group_of(index), 0])
         first = int(self._starts[np.flatnonzero(self.groups[:, 0] == file)[0]])
         return f"{self.files[file]}, row {index - first}"
 
@@ -137,7 +135,12 @@ def open_parquet(
             "start its name with train, validation or test"
         )
     tables = {split: _Table(paths, image_column, label_column) for split, paths in splits.items()}
-    class_names, labels = _labels(tables, origin)
+    first = next(iter(tables.values()))
+    for table in tables.values():
+        if table.names != first.names:
+            raise DataError(f"{table.files[0]}: declares other class names than {first.files[0]}; make them the same")
+    declared = first.names or read_class_names(first.files[0].parent)
+    class_names, labels = index_labels({split: table.labels for split, table in tables.items()}, origin, declared)
     sources: dict[str, ImageDataset] = {
         split: ParquetDataset(table.files, table.image_column, table.groups, labels[split], class_names)
         for split, table in tables.items()
@@ -173,19 +176,9 @@ class _Table:
             self.names = _declared_names(schema, self.label_column)
         self.groups = np.array(groups, np.int64).reshape(-1, 3)
         self.labels = [value for column in labels for value in column.to_pylist()]
-
-
-def _labels(tables: Mapping[str, _Table], origin: str) -> tuple[tuple[str, ...], dict[str, NDArray[np.int64]]]:
-    for table in tables.values():
-        absent = [row for row, label in enumerate(table.labels) if label is None]
+        absent = [row for row, label in enumerate(self.labels) if label is None]
         if absent:
-            raise DataError(f"{table.files[0]}: {len(absent)} rows have no {table.label_column}, row {absent[0]} first")
-    first = next(iter(tables.values()))
-    for table in tables.values():
-        if table.names != first.names:
-            raise DataError(f"{table.files[0]}: declares other class names than {first.files[0]}; make them the same")
-    declared = first.names or read_class_names(first.files[0].parent)
-    return index_labels({split: table.labels for split, table in tables.items()}, origin, declared)
+            raise DataError(f"{files[0]}: {len(absent)} rows have no {self.label_column}, row {absent[0]} first")
 
 
 def _column(path: Path, schema: pa.Schema, wanted: str | None, usual: tuple[str, ...], argument: str) -> str:

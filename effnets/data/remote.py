@@ -12,10 +12,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 import numpy as np
+from filelock import FileLock
 from numpy.typing import NDArray
 
 from effnets.data.dataset import ImageDataset
@@ -73,28 +74,21 @@ class FileStore:
             DataError: if the file cannot be fetched or written.
         """
         path = self._streamed.get(url) or self.kept(url)
-        if not path.exists():
-            with self._locked(path):
-                if not path.exists():  # another thread or process may have fetched it meanwhile
-                    fetch(url, path)
-        return path
-
-    @contextmanager
-    def _locked(self, path: Path) -> Iterator[None]:
-        from filelock import FileLock
-
+        if path.exists():
+            return path
         locks = self.folder / ".locks"
         try:
             locks.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise _not_written(locks, error) from error
         with FileLock(locks / path.name):
-            yield
+            if not path.exists():  # another thread or process may have fetched it meanwhile
+                fetch(url, path)
+        return path
 
     def kept(self, url: str) -> Path:
         """Return where a file is kept."""
-        name = PurePosixPath(urlsplit(url).path).name or "shard"
-        return self.folder / f"{hashlib.sha256(url.encode()).hexdigest()[:16]}-{name}"
+        return self.folder / f"{hashlib.sha256(url.encode()).hexdigest()[:16]}-{_name(url) or 'shard'}"
 
     @contextmanager
     def streaming(self, url: str, folder: Path) -> Iterator[Path]:
@@ -113,75 +107,53 @@ class FileStore:
             path.unlink(missing_ok=True)
 
 
-class RemoteShards(TarDataset):
+class RemoteFiles(ImageDataset):
+    """Images in files on a server, for a class of images in files to inherit from first; its `files` are URLs."""
+
+    files: tuple[Path | str, ...]
+    store: FileStore
+
+    @contextmanager
+    def holding(self, shard: int, folder: Path) -> Iterator[None]:
+        with self.store.streaming(str(self.files[shard]), folder):
+            yield
+
+    def _path(self, file: int) -> Path:
+        return self.store.path(str(self.files[file]))
+
+
+class RemoteShards(RemoteFiles, TarDataset):
     """Images in WebDataset shards on a server.
 
     Args:
-        urls: of the shards.
+        arguments: of `TarDataset`.
         sizes: [shards]; bytes of each when its samples were listed.
-        members: [len]; the shard of each image, as an index, and its place there.
-        labels: [len]; indices into the class names.
-        class_names: in the order of the network's outputs.
         store: of the shards.
         streamed: whether they are too large to be kept.
     """
 
-    def __init__(
-        self,
-        urls: Sequence[str],
-        sizes: Sequence[int],
-        members: Sequence[tuple[int, Member]],
-        labels: NDArray[np.int64],
-        class_names: tuple[str, ...],
-        store: FileStore,
-        *,
-        streamed: bool,
-    ) -> None:
-        super().__init__(urls, members, labels, class_names)
+    def __init__(self, *arguments: Any, sizes: Sequence[int], store: FileStore, streamed: bool) -> None:
+        super().__init__(*arguments)
         self.shards = self._archive.astype(np.int64) if streamed else None
-        self._shard_sizes, self._store = tuple(sizes), store
-
-    @contextmanager
-    def holding(self, shard: int, folder: Path) -> Iterator[None]:
-        with self._store.streaming(str(self.archives[shard]), folder):
-            yield
-
-    def _open(self, archive: int) -> BinaryIO:
-        url = str(self.archives[archive])
-        path = self._store.path(url)
-        if path.stat().st_size != self._shard_sizes[archive]:
-            raise DataError(
-                f"{url}: has changed since its samples were listed ({self._shard_sizes[archive]:,} bytes then); "
-                f"remove {_listing(self._store, url)} and start again"
-            )
-        return path.open("rb")
-
-
-class RemoteParquet(ParquetDataset):
-    """Images in parquet files on a server; arguments are as of `ParquetDataset` and `RemoteShards`."""
-
-    def __init__(
-        self,
-        urls: Sequence[str],
-        column: str,
-        groups: NDArray[np.int64],
-        labels: NDArray[np.int64],
-        class_names: tuple[str, ...],
-        store: FileStore,
-        *,
-        streamed: bool,
-    ) -> None:
-        super().__init__(urls, column, groups, labels, class_names)
-        self.shards = np.repeat(groups[:, 0], groups[:, 2]) if streamed else None
-        self._store = store
-
-    @contextmanager
-    def holding(self, shard: int, folder: Path) -> Iterator[None]:
-        with self._store.streaming(str(self.files[shard]), folder):
-            yield
+        self._shard_sizes, self.store = tuple(sizes), store
 
     def _path(self, file: int) -> Path:
-        return self._store.path(str(self.files[file]))
+        path, url = super()._path(file), str(self.files[file])
+        if path.stat().st_size != self._shard_sizes[file]:
+            raise DataError(
+                f"{url}: has changed since its samples were listed ({self._shard_sizes[file]:,} bytes then); "
+                f"remove {_listing(self.store, url)} and start again"
+            )
+        return path
+
+
+class RemoteParquet(RemoteFiles, ParquetDataset):
+    """Images in parquet files on a server; arguments are as of `ParquetDataset` and `RemoteShards`."""
+
+    def __init__(self, *arguments: Any, store: FileStore, streamed: bool) -> None:
+        super().__init__(*arguments)
+        self.shards = np.repeat(self.groups[:, 0], self.groups[:, 2]) if streamed else None
+        self.store = store
 
 
 def stream_folder() -> TemporaryDirectory[str]:
@@ -258,7 +230,9 @@ def open_remote_shards(
     class_names, indices = index_labels(labels, urls[0])
     streamed = sum(sizes) > limit
     sources: dict[str, ImageDataset] = {
-        split: RemoteShards(urls, sizes, members[split], indices[split], class_names, store, streamed=streamed)
+        split: RemoteShards(
+            urls, members[split], indices[split], class_names, sizes=sizes, store=store, streamed=streamed
+        )
         for split in members
     }
     return RawSplits(datasets=sources)

@@ -7,7 +7,6 @@ import tarfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,32 +43,31 @@ class TarDataset(ImageDataset):
     """Images in tar archives.
 
     Args:
-        archives: the archives' paths.
+        files: the archives' paths.
         members: [len]; the archive of each image, as an index, and its place there.
-        labels: [len]; indices into the class names.
-        class_names: in the order of the network's outputs.
+        labels, class_names: as of `ImageDataset`.
     """
 
     def __init__(
         self,
-        archives: Sequence[Path | str],
+        files: Sequence[Path | str],
         members: Sequence[tuple[int, Member]],
         labels: NDArray[np.int64],
         class_names: tuple[str, ...],
     ) -> None:
-        self.archives, self.labels, self.class_names = tuple(archives), labels, class_names
+        self.files, self.labels, self.class_names = tuple(files), labels, class_names
         self._names = tuple(member.name for _, member in members)
         self._archive = np.array([archive for archive, _ in members], np.int32)
         self._offset = np.array([member.offset for _, member in members], np.int64)
         self._size = np.array([member.size for _, member in members], np.int64)
 
     def name(self, index: int) -> str:
-        return f"{self.archives[self._archive[index]]}/{self._names[index]}"
+        return f"{self.files[self._archive[index]]}/{self._names[index]}"
 
     def read(self, index: int) -> bytes:
         # Opened each time: processes share nothing, and opening a local file takes about 20 µs.
         try:
-            with self._open(int(self._archive[index])) as archive:
+            with self._path(int(self._archive[index])).open("rb") as archive:
                 archive.seek(int(self._offset[index]))
                 return archive.read(int(self._size[index]))
         except OSError as error:
@@ -78,8 +76,8 @@ class TarDataset(ImageDataset):
     def sizes(self) -> NDArray[np.int64]:
         return self._size
 
-    def _open(self, archive: int) -> BinaryIO:
-        return Path(self.archives[archive]).open("rb")
+    def _path(self, file: int) -> Path:
+        return Path(self.files[file])
 
 
 def open_tree(archive: Archive) -> RawSplits:

@@ -46,9 +46,10 @@ class TrainTransform:
         self.height, self.width = check_size(preprocess.input_size if size is None else size)
         self.augmentation = Augmentation() if augmentation is None else augmentation
         self._resample = Image.Resampling[preprocess.interpolation.upper()]
-        self._mean_color = tuple(round(255 * value) for value in _three(preprocess.mean))
-        self._on_images = _on_images(self.augmentation, self._mean_color)
-        self._on_tensors = _on_tensors(self.augmentation, self._mean_color)
+        mean = preprocess.mean * 3 if len(preprocess.mean) == 1 else preprocess.mean
+        color = [round(255 * value) for value in mean]
+        self._on_images = _on_images(self.augmentation, color)
+        self._erase = v2.RandomErasing(self.augmentation.random_erasing, value=[float(value) for value in color])
 
     def __call__(self, stored: LazyImage, key: tuple[int, ...]) -> Tensor:
         """Return an augmented sample, uint8 [3, H, W].
@@ -65,20 +66,13 @@ class TrainTransform:
             for change in self._on_images:
                 image = change(image)
             sample = torch.from_numpy(np.array(image)).permute(2, 0, 1)
-            for erase in self._on_tensors:
-                sample = erase(sample)
-            return sample
+            return self._erase(sample) if self.augmentation.random_erasing else sample
 
     def mixing(self, classes: int) -> v2.Transform | None:
         """Return a transform that mixes a batch [N, 3, H, W] and makes targets [N, classes]; None for no mixing."""
-        choices: list[v2.Transform] = []
-        if self.augmentation.mixup:
-            choices.append(v2.MixUp(alpha=self.augmentation.mixup, num_classes=classes))
-        if self.augmentation.cutmix:
-            choices.append(v2.CutMix(alpha=self.augmentation.cutmix, num_classes=classes))
-        if len(choices) == 2:
-            return v2.RandomChoice(choices)
-        return choices[0] if choices else None
+        kinds = ((v2.MixUp, self.augmentation.mixup), (v2.CutMix, self.augmentation.cutmix))
+        choices = [kind(alpha=alpha, num_classes=classes) for kind, alpha in kinds if alpha]
+        return v2.RandomChoice(choices) if len(choices) == 2 else next(iter(choices), None)
 
     def _crop(self, stored: LazyImage) -> Image.Image:
         if self.augmentation.crop == "resized":
@@ -134,34 +128,24 @@ def _central_box(width: int, height: int, crop_width: float, crop_height: float)
     return max(left, 0.0), max(top, 0.0), min(left + crop_width, width), min(top + crop_height, height)
 
 
-def _three(values: tuple[float, ...]) -> tuple[float, ...]:
-    return values * 3 if len(values) == 1 else values
-
-
-def _on_images(augmentation: Augmentation, fill: tuple[int, ...]) -> tuple[Callable[[Image.Image], Image.Image], ...]:
+def _on_images(augmentation: Augmentation, fill: list[int]) -> tuple[Callable[[Image.Image], Image.Image], ...]:
     changes: list[Callable[[Image.Image], Image.Image]] = []
     if augmentation.horizontal_flip:
         changes.append(v2.RandomHorizontalFlip(augmentation.horizontal_flip))
     if augmentation.vertical_flip:
         changes.append(v2.RandomVerticalFlip(augmentation.vertical_flip))
     if augmentation.rotation:
-        changes.append(v2.RandomRotation(augmentation.rotation, v2.InterpolationMode.BILINEAR, fill=list(fill)))
+        changes.append(v2.RandomRotation(augmentation.rotation, v2.InterpolationMode.BILINEAR, fill=fill))
     match augmentation.policy:
         case "randaugment":
-            changes.append(v2.RandAugment(augmentation.policy_layers, augmentation.policy_magnitude, fill=list(fill)))
+            changes.append(v2.RandAugment(augmentation.policy_layers, augmentation.policy_magnitude, fill=fill))
         case "autoaugment":
-            changes.append(v2.AutoAugment(fill=list(fill)))
+            changes.append(v2.AutoAugment(fill=fill))
         case "trivialaugment":
-            changes.append(v2.TrivialAugmentWide(fill=list(fill)))
+            changes.append(v2.TrivialAugmentWide(fill=fill))
     jitter = (augmentation.brightness, augmentation.contrast, augmentation.saturation, augmentation.hue)
     if any(jitter):
         changes.append(v2.ColorJitter(*jitter))
     if augmentation.grayscale:
         changes.append(v2.RandomGrayscale(augmentation.grayscale))
     return tuple(changes)
-
-
-def _on_tensors(augmentation: Augmentation, fill: tuple[int, ...]) -> tuple[Callable[[Tensor], Tensor], ...]:
-    if not augmentation.random_erasing:
-        return ()
-    return (v2.RandomErasing(augmentation.random_erasing, value=[float(value) for value in fill]),)
