@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -96,9 +95,12 @@ def evaluate(
     real = RealLabels(real_labels) if real_labels is not None else None
     if real:
         real.check(dataset, predictor.class_names)
-    accumulator = Accumulator(topk, keep_logits=keep_logits, temperature=temperature)
+    calibration = CalibrationAccumulator(temperature)
+    answered: list[tuple[NDArray[Any], ...]] = []
+    kept_logits: list[NDArray[np.float32]] = []
     broken: list[Broken] = []
-    decoding, network = _Throughput(), _Throughput()
+    decoding: list[tuple[int, float]] = []
+    network: list[tuple[int, float]] = []
     # Decoding and network take turns, so that each is timed alone.
     begin, done = time.perf_counter(), 0
     for batch in EvalLoader(dataset, predictor.prepare, batch_size, workers=workers, prefetch=False):
@@ -106,17 +108,21 @@ def evaluate(
         broken += _broken(dataset, batch.corrupt, strict=strict)
         if batch.inputs:
             logits = predictor.logits(batch.inputs)
-            decoding.add(decoded - begin, len(batch.inputs))
-            network.add(time.perf_counter() - decoded, len(batch.inputs))
-            accumulator.add(batch.indices, outputs[dataset.labels[batch.indices]], logits)
+            decoding.append((len(batch.inputs), decoded - begin))
+            network.append((len(batch.inputs), time.perf_counter() - decoded))
+            labels = outputs[dataset.labels[batch.indices]]
+            answered.append(_answers(batch.indices, labels, logits, topk))
+            calibration.add(logits, labels)
+            if keep_logits:
+                kept_logits.append(logits)
         done += len(batch.inputs) + len(batch.corrupt)
         if progress is not None:
             progress(done / len(dataset))
         begin = time.perf_counter()
     broken.sort(key=lambda one: one.name)
-    if not accumulator.count:
+    if not answered:
         raise DataError(f"{origin}: all {len(dataset)} images are unreadable, the first because: {broken[0].reason}")
-    indices, answers = accumulator.indices(), accumulator.answers()
+    indices, labels, answers, confidences, in_topk = map(np.concatenate, zip(*answered, strict=True))
     return Evaluation(
         model=predictor.model,
         engine=predictor.engine,
@@ -126,111 +132,49 @@ def evaluate(
         class_names=predictor.class_names,
         classes=outputs,
         indices=indices,
-        labels=accumulator.labels(),
+        labels=labels,
         answers=answers,
-        confidences=accumulator.confidences(),
-        right_in_topk=accumulator.right_in_topk,
+        confidences=confidences,
+        right_in_topk=int(in_topk.sum()),
         topk=topk,
-        calibration=accumulator.calibration.finish(),
+        calibration=calibration.finish(),
         broken=tuple(broken),
         real=real.score(dataset, predictor.class_names, indices, answers) if real else None,
-        decoding_speed=decoding.speed,
-        network_speed=network.speed,
+        decoding_speed=_speed(decoding),
+        network_speed=_speed(network),
         workers=workers,
         batch_size=batch_size,
-        logits=accumulator.logits(),
+        logits=np.concatenate(kept_logits) if keep_logits else None,
         source=dataset,
     )
 
 
-class Accumulator:
-    """Collects a few numbers for each image, batch after batch; the logits only on request.
+def _answers(
+    indices: NDArray[np.int64], labels: NDArray[np.int64], logits: NDArray[np.float32], topk: int
+) -> tuple[NDArray[Any], ...]:
+    """Return ``[N]`` each of a batch: indices, labels, answers, their probabilities, and whether the label is in top-k.
 
-    Args:
-        topk: an answer counts in `right_in_topk` if the true class is among this many likeliest.
-        keep_logits: whether to keep them.
-        temperature: fitted on other images, to measure calibration with; None fits one on these.
+    Raises:
+        WeightsError: if the logits are not all finite.
     """
-
-    def __init__(self, topk: int, *, keep_logits: bool = False, temperature: float | None = None) -> None:
-        self._topk = topk
-        self.right_in_topk = 0
-        self.calibration = CalibrationAccumulator(temperature)
-        self._indices: list[NDArray[np.int64]] = []
-        self._labels: list[NDArray[np.int64]] = []
-        self._answers: list[NDArray[np.int64]] = []
-        self._confidences: list[NDArray[np.float32]] = []
-        self._logits: list[NDArray[np.float32]] | None = [] if keep_logits else None
-
-    def add(self, indices: NDArray[np.int64], labels: NDArray[np.int64], logits: NDArray[np.float32]) -> None:
-        """Add the logits ``[N, C]`` of images whose true outputs are `labels`.
-
-        Raises:
-            WeightsError: if the logits are not all finite.
-        """
-        if not np.isfinite(logits).all():
-            raise WeightsError(
-                "the logits are not finite: the weights hold NaN or infinity, or the precision overflows"
-            )
-        rows = np.arange(len(labels))
-        truth = logits[rows, labels][:, None]
-        # Of equal logits the first output comes first, as in effnets.predict.
-        earlier = np.arange(logits.shape[1]) < labels[:, None]
-        rank = ((logits > truth) | ((logits == truth) & earlier)).sum(axis=1)
-        self.right_in_topk += int((rank < self._topk).sum())
-        weights = np.exp(logits - logits.max(axis=1, keepdims=True))
-        self._indices.append(indices)
-        self._labels.append(labels)
-        self._answers.append(logits.argmax(axis=1))
-        self._confidences.append((1 / weights.sum(axis=1, dtype=np.float64)).astype(np.float32))
-        self.calibration.add(logits, labels)
-        if self._logits is not None:
-            self._logits.append(logits)
-
-    @property
-    def count(self) -> int:
-        """Images added so far."""
-        return sum(len(labels) for labels in self._labels)
-
-    def indices(self) -> NDArray[np.int64]:
-        """Return the indices of the images, ``[N]``."""
-        return np.concatenate(self._indices)
-
-    def labels(self) -> NDArray[np.int64]:
-        """Return the true outputs, ``[N]``."""
-        return np.concatenate(self._labels)
-
-    def answers(self) -> NDArray[np.int64]:
-        """Return the likeliest outputs, ``[N]``."""
-        return np.concatenate(self._answers)
-
-    def confidences(self) -> NDArray[np.float32]:
-        """Return the probabilities of the answers, ``[N]``."""
-        return np.concatenate(self._confidences)
-
-    def logits(self) -> NDArray[np.float32] | None:
-        """Return ``[N, C]`` if they are kept."""
-        return None if self._logits is None else np.concatenate(self._logits)
+    if not np.isfinite(logits).all():
+        raise WeightsError("the logits are not finite: the weights hold NaN or infinity, or the precision overflows")
+    truth = logits[np.arange(len(labels)), labels][:, None]
+    # Of equal logits the first output comes first, as in effnets.predict.
+    earlier = np.arange(logits.shape[1]) < labels[:, None]
+    rank = ((logits > truth) | ((logits == truth) & earlier)).sum(axis=1)
+    weights = np.exp(logits - logits.max(axis=1, keepdims=True))
+    confidences = (1 / weights.sum(axis=1, dtype=np.float64)).astype(np.float32)
+    return indices, labels, logits.argmax(axis=1), confidences, rank < topk
 
 
-@dataclass(slots=True)
-class _Throughput:
-    """Images/s over batches. The first allocates memory and compiles kernels, and counts only if it is the only one."""
+def _speed(batches: Sequence[tuple[int, float]]) -> float:
+    """Images/s over batches of so many images in so many seconds.
 
-    first: float = 0.0
-    seconds: float = 0.0
-    images: int = 0
-
-    def add(self, seconds: float, images: int) -> None:
-        if not self.first:
-            self.first = images / max(seconds, 1e-9)
-        else:
-            self.seconds += seconds
-            self.images += images
-
-    @property
-    def speed(self) -> float:
-        return self.images / self.seconds if self.images else self.first
+    The first allocates memory and compiles kernels, and counts only if it is the only one.
+    """
+    images, seconds = map(sum, zip(*(batches[1:] or batches), strict=True))
+    return float(images / max(seconds, 1e-9))
 
 
 def _broken(dataset: ImageDataset, messages: dict[int, str], *, strict: bool) -> list[Broken]:

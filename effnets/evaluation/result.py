@@ -174,7 +174,7 @@ class Evaluation:
             "batch_size": self.batch_size,
             "notes": list(self.notes),
             "broken": [{"name": broken.name, "reason": broken.reason} for broken in self.broken],
-            "classes": self._class_rows(),
+            "classes": class_rows(self),
             "confused": [
                 {"class": truth, "answer": answer, "times": times}
                 for truth, answer, times in self.confused_pairs(_WHOLE_MATRIX)
@@ -190,34 +190,18 @@ class Evaluation:
         if len(self.classes) <= _WHOLE_MATRIX:
             values["confusion"] = self.confusion().tolist()
         if per_image:
-            values["answers"] = self._answer_rows()
+            values["answers"] = [
+                {
+                    "name": self.source.name(int(index)),
+                    "label": self.class_names[label],
+                    "answer": self.class_names[answer],
+                    "probability": round(float(confidence), 6),
+                }
+                for index, label, answer, confidence in zip(
+                    self.indices, self.labels, self.answers, self.confidences, strict=True
+                )
+            ]
         return values
-
-    def _class_rows(self) -> list[dict[str, Any]]:
-        scores = self.scores()
-        return [
-            {
-                "class": self.class_names[output],
-                "images": int(scores.support[output]),
-                "precision": _number(scores.precision[output]),
-                "recall": _number(scores.recall[output]),
-                "f1": _number(scores.f1[output]),
-            }
-            for output in self.classes
-        ]
-
-    def _answer_rows(self) -> list[dict[str, Any]]:
-        return [
-            {
-                "name": self.source.name(int(index)),
-                "label": self.class_names[label],
-                "answer": self.class_names[answer],
-                "probability": round(float(confidence), 6),
-            }
-            for index, label, answer, confidence in zip(
-                self.indices, self.labels, self.answers, self.confidences, strict=True
-            )
-        ]
 
 
 def percent_interval(right: int, count: int) -> tuple[float, float]:
@@ -226,8 +210,20 @@ def percent_interval(right: int, count: int) -> tuple[float, float]:
     return 100 * low, 100 * high
 
 
-def _number(value: float) -> float | None:
-    return None if math.isnan(value) else float(value)
+def class_rows(evaluation: Evaluation) -> list[dict[str, Any]]:
+    """Return the scores of each class of the data: class, images, precision, recall and f1, None for a 0 / 0."""
+    scores = evaluation.scores()
+    return [
+        {
+            "class": evaluation.class_names[output],
+            "images": int(scores.support[output]),
+            **{
+                name: None if math.isnan(value := getattr(scores, name)[output]) else float(value)
+                for name in ("precision", "recall", "f1")
+            },
+        }
+        for output in evaluation.classes
+    ]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
