@@ -238,8 +238,14 @@ class QuantizeReport:
         )
         if not self.sensitivity:
             return text
-        worst = ", ".join(f"{layer} ({fall:+.1%})" for layer, fall in list(self.sensitivity.items())[:_BLAMED])
-        return f"{text}. Layers to blame, with the share of the error that goes if each is left in float: {worst}"
+        return (
+            f"{text}. Layers to blame, with the share of the error that goes if each is left in float: {self.blame()}"
+        )
+
+    def blame(self) -> str:
+        """Name the most sensitive layers, in a few words."""
+        worst = list(self.sensitivity.items())[:_BLAMED]
+        return ", ".join(f"{layer} ({fall:+.1%})" for layer, fall in worst) or "no layer in particular"
 
     def __str__(self) -> str:
         return "\n  ".join(self.lines())
