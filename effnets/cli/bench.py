@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
@@ -13,7 +13,6 @@ from effnets.cli.format import SvgFile, progress_bar, split_names
 
 if TYPE_CHECKING:
     from effnets.bench.report import BenchReport
-    from effnets.engines.base import Precision
 
 
 def _numbers(_context: click.Context, _parameter: click.Parameter, value: str) -> list[int]:
@@ -25,7 +24,7 @@ def _numbers(_context: click.Context, _parameter: click.Parameter, value: str) -
 
 @click.command(name="bench")
 @click.argument("models", nargs=-1, required=True, metavar="MODEL…")
-@click.option("--against", default="timm", show_default=True, help="Peers: timm, torchvision.")
+@click.option("--against", default="timm", show_default=True, help="Baselines: timm, torchvision.")
 @click.option(
     "--engines",
     default="torch,onnxruntime,openvino",
@@ -46,22 +45,17 @@ def command(
     models: tuple[str, ...],
     against: str,
     engines: str,
-    batches: list[int],
-    threads: int | None,
-    precision: Precision,
-    rounds: int,
-    image_size: int | None,
     no_memory: bool,
-    processor_time: bool,
     as_json: bool,
     as_markdown: bool,
     svg: Path | None,
+    **options: Any,
 ) -> None:
     """Measure each MODEL on this machine, as built and as rewritten, against the same network in other libraries.
 
     All have the same random weights, and none is timed whose logits differ. Programs take turns, and what is printed
     are medians: ratios hold on a busy machine, milliseconds on a quiet one. The exit status is 1 if a program fails, or
-    a peer named by --against does not have a network; the others are measured all the same.
+    a baseline named by --against does not have a network; the others are measured all the same.
     """
     if as_json and as_markdown:
         raise click.UsageError("--json and --markdown are two forms of one report; choose one")
@@ -76,14 +70,9 @@ def command(
             models,
             against=split_names(against),
             engines=split_names(engines),
-            batches=batches,
-            threads=threads,
-            precision=precision,
-            rounds=rounds,
-            image_size=image_size,
             memory=not no_memory,
-            processor_time=processor_time,
             progress=progress,
+            **options,
         )
     if as_json:
         click.echo(json.dumps(report.to_dict(), indent=1))

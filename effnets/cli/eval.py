@@ -7,7 +7,6 @@ import shlex
 import sys
 import tempfile
 import textwrap
-import warnings
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -20,6 +19,7 @@ from effnets.cli.format import (
     class_names_option,
     image_column_option,
     label_column_option,
+    load_network,
     printable,
     progress_bar,
 )
@@ -69,28 +69,18 @@ def command(
     model: str | None,
     weights: tuple[str, ...],
     engines: tuple[str, ...],
-    topk: int,
     image_size: int | None,
-    batch_size: int,
-    workers: int | None,
-    real_labels: str | None,
-    temperature: float | None,
-    strict: bool,
-    image_column: str | None,
-    label_column: str | None,
-    class_names: tuple[str, ...] | None,
     per_class: bool,
     per_image: bool,
     json_file: str | None,
     report: str | None,
+    **options: Any,
 ) -> None:
     """Measure a model's accuracy on DATA: a folder of images by class, or labeled images in another form.
 
     The images of test/ are used, else those of val/, else all. Several --weights or --engine answer for the same
     images and are compared with the first: a network and what was exported of it, in float and in int8.
     """
-    if json_file not in (None, "-") and not Path(str(json_file)).absolute().parent.is_dir():
-        raise click.UsageError(f"--json {json_file}: there is no folder {Path(str(json_file)).parent}")
     if json_file not in (None, "-"):
         _check_json(Path(str(json_file)))
     if per_image and json_file is None:
@@ -110,16 +100,8 @@ def command(
             found = evaluate(
                 loaded,
                 data,
-                batch_size=batch_size,
-                topk=topk,
                 image_size=image_size,
-                real_labels=real_labels,
-                temperature=temperature,
-                strict=strict,
-                image_column=image_column,
-                label_column=label_column,
-                class_names=class_names,
-                workers=workers,
+                **options,
                 progress=None if progress is None else partial(progress, subject.name),
             )
             if found.split == ALL and (learned := subject.learned_from(data)):
@@ -141,6 +123,8 @@ def command(
 def _check_json(path: Path) -> None:
     from effnets.utils.atomic_file import find_target
 
+    if not path.absolute().parent.is_dir():
+        raise click.UsageError(f"--json {path}: there is no folder {path.parent}")
     try:
         find_target(path)
     except OSError as error:
@@ -306,19 +290,9 @@ class Subject:
         )
 
     def _load_network(self) -> Classifier:
-        # Imported here: torch takes seconds, and exported models do without.
-        from effnets.factory import create_model
-
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what the loader warns of is an error here
-            if self.model is None:
-                network = create_model(str(self.weights), pretrained=True)
-            else:
-                network = create_model(self.model, pretrained=self.weights is None, weights=self.weights)
-        report = network.load_report
-        if report and report.reinitialised:
-            raise click.ClickException(f"{report.source}: has no classifier, so that answers would be chance")
-        self.notes += [f"{self.name}: {note}" for note in report.notes] if report else []
+        network = load_network(self.model or str(self.weights), self.weights if self.model else None)
+        if report := network.load_report:
+            self.notes += [f"{self.name}: {note}" for note in report.notes]
         return network
 
 

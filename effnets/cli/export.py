@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from effnets.cli.format import printable
+from effnets.cli.format import load_network, printable, progress_bar
 
 if TYPE_CHECKING:
     from effnets.deploy.optimize.rewrites import Rewrites
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
 @click.option("--topk", type=click.IntRange(1), help="Give the K likeliest classes as well, with probabilities.")
 @click.option("--int8", is_flag=True, help="Compute in int8, if the answers stay the same; needs --calibration.")
 @click.option("--calibration", metavar="FOLDER", help="Photos for --int8; by class in subfolders, accuracy counts too.")
-@click.option("--seed", type=click.IntRange(0), help="Which photos calibrate --int8 and which judge it [default: 0].")
+@click.option("--seed", type=click.IntRange(0), help="Which photos calibrate --int8 and which check it [default: 0].")
 @click.option("--engine", type=click.Choice(["onnxruntime", "openvino"]), help="Make it fastest there, and prefer it.")
 @click.option("--no-optimize", is_flag=True, help="Leave the network as it is, instead of rewriting it faster.")
 @click.option("--tune", "tuned", is_flag=True, help="Choose rewrites and engine by measuring, and keep the report.")
@@ -57,7 +56,7 @@ def command(
     It is compared with the network before it is written, on ONNX Runtime and, where installed, on OpenVINO; if it
     computes anything else there is no file, and the exit status is 1.
 
-    With --int8 some of the photos in FOLDER calibrate, and the others judge whether int8 still answers as float does;
+    With --int8 some of the photos in FOLDER calibrate, and the others check whether int8 still answers as float does;
     layers that suffer stay in float. If too many would have to, there is no file. OUT.json holds the figures.
     """
     if int8 and calibration is None:
@@ -81,16 +80,11 @@ def command(
     from effnets.deploy.export.onnx import check_path, export_onnx
     from effnets.deploy.quantize.quantize import int8_report_path, quantize
     from effnets.deploy.tune import report_path
-    from effnets.factory import create_model
 
     check_path(target)
     if int8:
         int8_report_path(target)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what the loader warns of is an error here
-        network = create_model(model, pretrained=weights is None, weights=weights)
-    if network.load_report and network.load_report.reinitialised:
-        raise click.ClickException(f"{network.load_report.source}: has no classifier, so that outputs would be chance")
+    network = load_network(model, weights, answers="outputs")
     rewrites: bool | Rewrites = not no_optimize
     found = _tune(network, target, image_size, batch or 1, budget or 120.0) if tuned else None
     if found is not None:
@@ -142,9 +136,9 @@ def _progress() -> Iterator[Callable[[str], object]]:
 
 def _tune(network: Classifier, target: Path, image_size: int | None, batch: int, budget: float) -> TuneReport:
     """What is fastest on this machine, by an earlier report beside the file if it holds."""
-    from effnets.cli.format import progress_bar
     from effnets.cli.tune import print_report
     from effnets.deploy.tune import report_path, tune
+    from effnets.engines.base import FOR_ONNX, available_engines
 
     with progress_bar() as progress:
         found = tune(
@@ -152,7 +146,7 @@ def _tune(network: Classifier, target: Path, image_size: int | None, batch: int,
             batch=batch,
             image_size=image_size,
             budget=budget,
-            engines=_onnx_engines(),
+            engines=[engine for engine in available_engines() if engine in FOR_ONNX],
             precisions=["float32"],
             report=report_path(target),
             write_report=False,
@@ -160,9 +154,3 @@ def _tune(network: Classifier, target: Path, image_size: int | None, batch: int,
         )
     print_report(found)
     return found
-
-
-def _onnx_engines() -> list[str]:
-    from effnets.engines.base import available_engines
-
-    return [engine for engine in ("onnxruntime", "openvino") if engine in available_engines()]

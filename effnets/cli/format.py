@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from importlib.util import find_spec
@@ -19,6 +20,7 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from effnets.evaluation import Comparison, Evaluation
+    from effnets.nn.classifier import Classifier
 
 
 def short(number: int) -> str:
@@ -37,6 +39,21 @@ def printable(text: str) -> str:
         character if character.isprintable() else character.encode("unicode_escape", "backslashreplace").decode()
         for character in text
     )
+
+
+def load_network(model: str, weights: str | None, *, answers: str = "answers") -> Classifier:
+    """Load a trained network; without a trained classifier its `answers`, as the message calls them, mean nothing."""
+    # Imported here: torch takes seconds, and neither --help nor a mistyped option should wait for it.
+    from effnets.factory import create_model
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what the loader warns of is an error here
+        network = create_model(model, pretrained=weights is None, weights=weights)
+    if network.load_report and network.load_report.reinitialised:
+        raise click.ClickException(
+            f"{network.load_report.source}: has no classifier, so that {answers} would be chance"
+        )
+    return network
 
 
 _NUMBER = re.compile(r"(\d+(?:\.\d+)?|\.\d+) ?([^\s\d.]*)", re.ASCII)

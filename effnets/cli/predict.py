@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from effnets.cli.eval import is_whole, load_demonstration, notice
-from effnets.cli.format import printable, progress_bar
+from effnets.cli.format import load_network, printable, progress_bar
 from effnets.inference.image import PhotoResult, find_photos
 
 if TYPE_CHECKING:
@@ -108,15 +107,8 @@ def _load(model: str | None, weights: str | None) -> Classifier | Engine:
 
 
 def _load_network(model: str, weights: str | None) -> Classifier:
-    from effnets.factory import create_model
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what the loader warns of is an error here
-        network = create_model(model, pretrained=weights is None, weights=weights)
-    report = network.load_report
-    if report and report.reinitialised:
-        raise click.ClickException(f"{report.source}: has no classifier, so that predictions would be chance")
-    if report:
+    network = load_network(model, weights, answers="predictions")
+    if report := network.load_report:
         for note in report.notes:
             click.echo(printable(f"{weights or report.source}: {note}"), err=True)
     return network

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import shlex
 import sys
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -90,89 +88,63 @@ def _with_numbers(value: Any) -> Any:
     return value
 
 
-_settings_option = click.option(
-    "--set",
-    "settings",
-    multiple=True,
-    metavar="KEY=VALUE",
-    callback=_settings,
-    help="Any other setting of the recipe; may be repeated.",
-)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _RunOptions:
-    """The values of `_run_options`: settings of the recipe, and arguments of `effnets.finetune`."""
-
-    settings: dict[str, Any]
-    strict: bool
-    check: Literal["quick", "full", "none"]
-    image_column: str | None
-    label_column: str | None
-    class_names: tuple[str, ...] | None
-    log_with: tuple[str, ...]
-    resume: bool
-
-
-def _run_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Add the options of every training to a command, which receives them together as `options`."""
-
-    @_settings_option
-    @click.option("--strict", is_flag=True, help="Stop at an image that cannot be read, instead of leaving it out.")
-    @click.option(
+_RUN_OPTIONS = (
+    click.option(
+        "--set",
+        "settings",
+        multiple=True,
+        metavar="KEY=VALUE",
+        callback=_settings,
+        help="Any other setting of the recipe; may be repeated.",
+    ),
+    click.option("--strict", is_flag=True, help="Stop at an image that cannot be read, instead of leaving it out."),
+    click.option(
         "--check",
         type=click.Choice(["quick", "full", "none"]),
         default="quick",
         show_default=True,
         help="Check the images before training: their headers, whole, or not at all.",
-    )
-    @image_column_option
-    @label_column_option
-    @class_names_option
-    @click.option(
+    ),
+    image_column_option,
+    label_column_option,
+    class_names_option,
+    click.option(
         "--log-with",
         type=click.Choice(LOGGERS),
         multiple=True,
         help="Log every epoch into the folder of the run; may be repeated.",
-    )
-    @click.option("--resume", is_flag=True, help="Continue from the last checkpoint, if there is one.")
-    @functools.wraps(command)
-    def gathered(**values: Any) -> None:
-        shared = {field.name: values.pop(field.name) for field in fields(_RunOptions)}
-        command(options=_RunOptions(**shared), **values)
-
-    return gathered
+    ),
+    click.option("--resume", is_flag=True, help="Continue from the last checkpoint, if there is one."),
+)
+# Of a command's options those that `effnets.finetune` takes; the others are settings of the recipe.
+_ARGUMENTS = ("strict", "check", "image_column", "label_column", "class_names", "log_with", "resume")
 
 
-def _train(recipe: str, overrides: dict[str, Any], data: str, output: Path, options: _RunOptions) -> None:
+def _run_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options of every training to a command."""
+    for option in reversed(_RUN_OPTIONS):
+        command = option(command)
+    return command
+
+
+def _train(recipe: str, data: str, output: Path, options: dict[str, Any]) -> None:
     """Train, report progress, and exit with status 143 after SIGTERM and 130 after Ctrl-C, with everything saved.
 
-    The `overrides` by options of the command precede ``--set``; None leaves the recipe's value.
+    A command's own options precede ``--set``; None leaves the recipe's value.
     """
     from effnets.train.recipe import find_recipe, read_recipe
     from effnets.train.run import finetune
 
-    changes = options.settings | {key: value for key, value in overrides.items() if value is not None}
+    changes, arguments = options.pop("settings"), {name: options.pop(name) for name in _ARGUMENTS}
+    changes |= {key: value for key, value in options.items() if value is not None}
     settings = read_recipe(find_recipe(recipe), changes)
     first = os.environ.get("RANK", "0") == "0"
     warnings.showwarning = _show_warning
     command = shlex.join(["effnets", *sys.argv[1:]])
     try:
         with progress_bar() as bar:
-            trained = finetune(
-                settings,
-                data,
-                output,
-                resume=options.resume,
-                strict=options.strict,
-                check=options.check,
-                image_column=options.image_column,
-                label_column=options.label_column,
-                class_names=options.class_names,
-                callbacks=[ConsoleCallback(bar)] if first else [],
-                log_with=options.log_with,
-                command=command,
-            )
+            callbacks = [ConsoleCallback(bar)] if first else []
+            trained = finetune(settings, data, output, callbacks=callbacks, command=command, **arguments)
     except TrainingInterruptedError as interruption:
         click.echo(str(interruption), err=True)
         sys.exit(128 + interruption.signal)
@@ -219,44 +191,13 @@ def _print_result(metrics: dict[str, Any], output: Path) -> None:
 @click.option("--seed", type=click.IntRange(0), help="Of all random numbers [default: 0].")
 @click.option("--workers", type=click.IntRange(0), help="Processes that load images [default: by the cores].")
 @_run_options
-def finetune_command(
-    data: str,
-    output: Path,
-    recipe: str,
-    model: str,
-    weights: str | None,
-    epochs: int | None,
-    batch_size: int | None,
-    image_size: int | None,
-    learning_rate: float | None,
-    freeze: str | None,
-    teacher: str | None,
-    balance: str | None,
-    precision: str | None,
-    seed: int | None,
-    workers: int | None,
-    options: _RunOptions,
-) -> None:
+def finetune_command(data: str, output: Path, recipe: str, **options: Any) -> None:
     """Fine-tune a pretrained network on the images in DATA: a folder by class, a CSV file, an archive, ….
 
     OUTPUT then holds model.safetensors, which create_model loads, metrics.json, and last/, from which --resume
     continues after any interruption. SIGTERM and Ctrl-C save everything and exit with status 143 and 130.
     """
-    overrides = {
-        "model": model,
-        "weights": weights,
-        "epochs": epochs,
-        "batch_size": batch_size,
-        "image_size": image_size,
-        "learning_rate": learning_rate,
-        "freeze": freeze,
-        "teacher": teacher,
-        "balance": balance,
-        "precision": precision,
-        "seed": seed,
-        "workers": workers,
-    }
-    _train(recipe, overrides, data, output, options)
+    _train(recipe, data, output, options)
 
 
 @click.command(name="train")
@@ -268,16 +209,6 @@ def finetune_command(
 @click.option("--seed", type=click.IntRange(0), help="Of all random numbers [default: the recipe's].")
 @click.option("--workers", type=click.IntRange(0), help="Processes that load images [default: by the cores].")
 @_run_options
-def train_command(
-    recipe: str,
-    data: str,
-    output: Path,
-    model: str | None,
-    epochs: int | None,
-    seed: int | None,
-    workers: int | None,
-    options: _RunOptions,
-) -> None:
+def train_command(recipe: str, data: str, output: Path, **options: Any) -> None:
     """Train a network on DATA by RECIPE: a name in configs/recipes, or a YAML file."""
-    overrides = {"model": model, "epochs": epochs, "seed": seed, "workers": workers}
-    _train(recipe, overrides, data, output, options)
+    _train(recipe, data, output, options)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -35,18 +35,7 @@ if TYPE_CHECKING:
 @click.option("--threads", type=click.IntRange(1), help="[default: the engines' own choice]")
 @click.option("--report", type=click.Path(path_type=Path, dir_okay=False), help="Keep the result, and use it again.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
-def command(
-    model: str,
-    weights: str | None,
-    batch: int,
-    image_size: int | None,
-    budget: float,
-    tolerance: float,
-    engines: str | None,
-    threads: int | None,
-    report: Path | None,
-    as_json: bool,
-) -> None:
+def command(model: str, weights: str | None, engines: str | None, as_json: bool, **options: Any) -> None:
     """Find the fastest way to execute MODEL on this machine: rewrites, engine, precision and layout.
 
     Programs take turns, and slower ones drop out. What is chosen beats the default by 3 % or is the default.
@@ -56,17 +45,7 @@ def command(
 
     network = _load(model, weights)
     with progress_bar() as progress:
-        found = tune(
-            network,
-            batch=batch,
-            image_size=image_size,
-            budget=budget,
-            tolerance=tolerance,
-            threads=threads,
-            engines=split_names(engines) if engines else None,
-            report=report,
-            progress=progress,
-        )
+        found = tune(network, engines=split_names(engines) if engines else None, progress=progress, **options)
     if as_json:
         click.echo(json.dumps(found.to_dict(), indent=1))
     else:
