@@ -1,4 +1,4 @@
-"""`bench`: our programs and other libraries' against each other, in one run."""
+"""`bench`: our variants of networks and other libraries' against each other, in one run."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 
@@ -13,8 +14,8 @@ from effnets.bench.baselines import check_baselines
 from effnets.bench.comparison import Comparison
 from effnets.bench.memory import UNKNOWN_PEAK, measures_peak
 from effnets.bench.report import BenchReport, Row
-from effnets.bench.roofline import Ceiling, measure_ceiling
-from effnets.bench.variants import Unmeasured, check_engines, make_programs, shake
+from effnets.bench.roofline import measure_ceiling
+from effnets.bench.variants import Unmeasured, check_engines, make_variants, shake
 from effnets.engines.base import Precision
 from effnets.errors import ArgumentError, EffnetsError, EngineError
 from effnets.factory import create_model
@@ -37,20 +38,6 @@ class _Model:
     size: tuple[int, int]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Settings:
-    """Arguments of `bench` that hold for all models."""
-
-    against: tuple[str, ...]
-    engines: tuple[str, ...]
-    batches: tuple[int, ...]
-    threads: int
-    precision: Precision
-    rounds: int
-    memory: bool
-    processor_time: bool
-
-
 def bench(
     models: Sequence[str],
     *,
@@ -67,7 +54,7 @@ def bench(
 ) -> BenchReport:
     """Time networks as built and as rewritten here, and the same networks with the same random weights elsewhere.
 
-    All programs of a network at one batch size take turns, so that ratios hold on a busy machine too. Before it is
+    All variants of a network at one batch size take turns, so that ratios hold on a busy machine too. Before it is
     timed, the logits of each are compared with our network's in float64. A network that cannot be exported or rewritten
     costs only itself.
 
@@ -76,15 +63,15 @@ def bench(
         against: peers, of ``timm`` and ``torchvision``; a network that a peer has not is measured without it.
         engines: of ``torch``, ``torch-compile``, ``onnxruntime``, ``openvino``.
         batches: images at a time, each once. threads: None takes all cores. precision: ``float32`` or ``bfloat16``.
-        rounds: samples of each program. image_size: side in pixels, None for each network's own.
-        memory: also start a process for each program and take its peak, at the largest batch, where the system
+        rounds: samples of each variant. image_size: side in pixels, None for each network's own.
+        memory: also start a process for each variant and take its peak, at the largest batch, where the system
             tells it.
         processor_time: see `effnets.utils.timing.interleave`.
         progress: called with what is being done and the share that is done, 0 to 1.
 
     Raises:
         ArgumentError: an argument out of range. EngineError: an engine or a peer is not installed, or all fail.
-        VerificationError: one of our programs computes something else.
+        VerificationError: one of our variants computes something else.
         UnknownModelError, MissingFileError, ConfigError: as `effnets.load_spec`, before anything is measured.
     """
     check_baselines(tuple(against))
@@ -98,16 +85,7 @@ def bench(
     check_integer("rounds", rounds, 1, "it must be at least 1")
     report_progress = progress or (lambda _what, _share: None)
     untold = (UNKNOWN_PEAK,) if memory and not measures_peak() else ()
-    settings = _Settings(
-        against=tuple(against),
-        engines=tuple(engines),
-        batches=tuple(batches),
-        threads=threads,
-        precision=precision,
-        rounds=rounds,
-        memory=memory and not untold,
-        processor_time=processor_time,
-    )
+    conditions = {"against": against, "engines": engines, "precision": precision, "threads": threads}
     before, load = torch.get_num_threads(), load_average()
     torch.set_num_threads(threads)
     rows: list[Row] = []
@@ -115,7 +93,16 @@ def bench(
     try:
         ceiling = measure_ceiling(precision=precision)
         for index, model in enumerate(resolved):
-            rows += _measure(model, settings, ceiling, unmeasured, _part(report_progress, index, len(resolved)))
+            of_model = _part(report_progress, index, len(resolved))
+            of_model(f"{model.label}: exporting", 0.0)
+            comparison = _prepare(model, unmeasured, **conditions)
+            if comparison is None:
+                continue
+            if memory and not untold:
+                comparison.measure_memory(max(batches))
+            for turn, batch in enumerate(batches):
+                of_batch = partial(_part(of_model, turn, len(batches)), f"{model.label}, {batch}")
+                rows += comparison.run(batch, ceiling, rounds=rounds, processor_time=processor_time, progress=of_batch)
     finally:
         torch.set_num_threads(before)
     missing = (*unmeasured.absent, *unmeasured.failed, *untold)
@@ -158,41 +145,20 @@ def _look_up(models: Sequence[str], image_size: int | None) -> list[_Model]:
     ]
 
 
-def _measure(
-    model: _Model, settings: _Settings, ceiling: Ceiling, unmeasured: Unmeasured, report_progress: Progress
-) -> list[Row]:
-    """All rows of one model; what cannot be measured goes into `unmeasured`."""
-    if "torch-compile" in settings.engines:
+def _prepare(model: _Model, unmeasured: Unmeasured, **conditions: Any) -> Comparison | None:
+    """The model's variants, ready to run; None if there are none, and the reason goes into `unmeasured`."""
+    if "torch-compile" in conditions["engines"]:
         # What was compiled for one network does not serve the next, and torch limits how much it keeps.
         torch.compiler.reset()
-    report_progress(f"{model.label}: exporting", 0.0)
     try:
         network = create_model(model.name)
         shake(network)
-        programs = make_programs(
-            network,
-            label=model.label,
-            against=settings.against,
-            engines=settings.engines,
-            precision=settings.precision,
-            threads=settings.threads,
-            size=model.size,
-            unmeasured=unmeasured,
-        )
+        variants = make_variants(network, label=model.label, size=model.size, unmeasured=unmeasured, **conditions)
     except EffnetsError as error:
         # The others took minutes perhaps, and are worth as much without this one.
         unmeasured.failed.append(f"{model.label}: {str(error).removeprefix(f'{model.spec.name}: ')}")
-        return []
-    comparison = Comparison(network, model.label, model.size, programs, unmeasured)
-    if settings.memory:
-        comparison.measure_memory(max(settings.batches))
-    rows: list[Row] = []
-    for turn, batch in enumerate(settings.batches):
-        part = partial(_part(report_progress, turn, len(settings.batches)), f"{model.label}, {batch}")
-        rows += comparison.run(
-            batch, ceiling, rounds=settings.rounds, processor_time=settings.processor_time, progress=part
-        )
-    return rows
+        return None
+    return Comparison(network, model.label, model.size, variants, unmeasured)
 
 
 def _part(report_progress: Progress, index: int, count: int) -> Progress:

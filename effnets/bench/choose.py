@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 
 from effnets.errors import ArgumentError
 from effnets.spec.cost import count
@@ -84,18 +84,22 @@ class Limits:
         return replace(self, **{name: None})
 
 
+# Field of `Limits` → the attribute of a candidate that it limits, and 1 or -1: the sign in which less is better.
+_LIMITED = {
+    "max_latency": ("latency", 1),
+    "max_params": ("params", 1),
+    "max_madds": ("madds", 1),
+    "min_top1": ("top1", -1),
+}
+
+
 def within(candidate: ModelCandidate, limits: Limits) -> bool:
     """Whether all limits are kept. A latency that is not known is not held against it."""
-
-    def above(value: float | None, limit: float | None) -> bool:
-        return value is not None and limit is not None and value > limit
-
-    return not (
-        above(candidate.latency, limits.max_latency)
-        or above(candidate.params, limits.max_params)
-        or above(candidate.madds, limits.max_madds)
-        or above(limits.min_top1, candidate.top1)
-    )
+    for field, (name, sign) in _LIMITED.items():
+        value, limit = getattr(candidate, name), getattr(limits, field)
+        if value is not None and limit is not None and sign * value > sign * limit:
+            return False
+    return True
 
 
 def list_candidates(pattern: str = "*") -> tuple[list[ModelCandidate], list[str]]:
@@ -117,18 +121,8 @@ def list_candidates(pattern: str = "*") -> tuple[list[ModelCandidate], list[str]
             without.append(name)
             continue
         size = weights.measured_size
-        cost = count(spec, size)
-        network = Network(name, size, _architecture(spec))
-        candidates.append(
-            ModelCandidate(
-                name=name,
-                family=spec.family,
-                network=network,
-                params=cost.params,
-                madds=cost.madds,
-                top1=weights.top1,
-            )
-        )
+        network, costs = Network(name, size, _architecture(spec)), asdict(count(spec, size))
+        candidates.append(ModelCandidate(name=name, family=spec.family, network=network, top1=weights.top1, **costs))
     return candidates, without
 
 
@@ -153,15 +147,6 @@ def _architecture(spec: ModelSpec) -> str:
     return hashlib.sha256(repr(same).encode()).hexdigest()[:16]
 
 
-# Field of `Limits` → what of a candidate it limits, and whether less of it is better.
-_LIMITED: dict[str, tuple[Callable[[ModelCandidate], float | None], bool]] = {
-    "max_latency": (lambda candidate: candidate.latency, True),
-    "max_params": (lambda candidate: candidate.params, True),
-    "max_madds": (lambda candidate: candidate.madds, True),
-    "min_top1": (lambda candidate: candidate.top1, False),
-}
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recommendation:
     """What to take, and what the next more accurate and the next faster one on the front would be.
@@ -179,8 +164,8 @@ class Recommendation:
     def __str__(self) -> str:
         chosen = self.chosen
         text = (
-            f"Take {chosen.label}: the most accurate within the limits, {_top1(chosen.top1)} in {_ms(chosen)} "
-            f"with {_millions(chosen.params)} parameters"
+            f"Take {chosen.label}: the most accurate within the limits, {chosen.top1:.1f} % "
+            f"in {_latency(chosen):.2f} ms with {chosen.params / 1e6:.2f} M parameters"
         )
         if self.above is not None:
             text += f"; one step up, {self.above.label}, {_difference(self.above, chosen)}"
@@ -197,19 +182,18 @@ class Nearest:
     candidate: ModelCandidate | None
 
 
-def dominates(one: ModelCandidate, other: ModelCandidate) -> bool:
-    """Whether `one` is at least as accurate and as fast as `other`, and better in one of the two. Both are measured."""
-    as_good = one.top1 >= other.top1 and _latency(one) <= _latency(other)
-    return as_good and (one.top1 > other.top1 or _latency(one) < _latency(other))
-
-
 def pareto_front(candidates: Iterable[ModelCandidate]) -> list[ModelCandidate]:
     """The measured candidates that no other dominates in accuracy and latency, the fastest first."""
     measured = [candidate for candidate in candidates if candidate.latency is not None]
     measured.sort(key=_fastest)
     front: list[ModelCandidate] = []
     for candidate in measured:
-        if not front or candidate.top1 > front[-1].top1 or _equal(candidate, front[-1]):
+        last = front[-1] if front else None
+        if (
+            last is None
+            or candidate.top1 > last.top1
+            or (candidate.top1, candidate.latency) == (last.top1, last.latency)
+        ):
             front.append(candidate)
     return front
 
@@ -233,19 +217,18 @@ def recommend(candidates: Sequence[ModelCandidate], limits: Limits) -> Recommend
 def nearest(candidates: Sequence[ModelCandidate], limits: Limits) -> list[Nearest]:
     """For each limit that is set, the candidate that breaks it alone, by the least. For when none keeps them all."""
     answers = []
-    for field in fields(limits):
-        limit = getattr(limits, field.name)
-        if limit is None:
+    for field, (name, sign) in _LIMITED.items():
+        if getattr(limits, field) is None:
             continue
-        value_of, less_is_better = _LIMITED[field.name]
-        others = limits.without(field.name)
-        breaking: list[tuple[float, ModelCandidate]] = []
-        for candidate in candidates:
-            value = value_of(candidate)
-            if value is not None and within(candidate, others) and not within(candidate, limits):
-                breaking.append((value if less_is_better else -value, candidate))
-        best = min(breaking, key=lambda pair: (pair[0], _best(pair[1])), default=None)
-        answers.append(Nearest(limit=field.name, candidate=best[1] if best else None))
+        others = limits.without(field)
+        # What breaks a limit has a value for it.
+        breaking = [
+            (sign * getattr(candidate, name), _best(candidate), candidate)
+            for candidate in candidates
+            if within(candidate, others) and not within(candidate, limits)
+        ]
+        best = min(breaking, key=lambda entry: entry[:2], default=None)
+        answers.append(Nearest(limit=field, candidate=best[2] if best else None))
     return answers
 
 
@@ -259,22 +242,6 @@ def _best(candidate: ModelCandidate) -> tuple[float, float, int, str]:
 
 def _fastest(candidate: ModelCandidate) -> tuple[float, float, int, str]:
     return _latency(candidate), -candidate.top1, candidate.params, candidate.name
-
-
-def _equal(one: ModelCandidate, other: ModelCandidate) -> bool:
-    return (one.top1, one.latency) == (other.top1, other.latency)
-
-
-def _top1(value: float) -> str:
-    return f"{value:.1f} %"
-
-
-def _ms(candidate: ModelCandidate) -> str:
-    return f"{_latency(candidate):.2f} ms"
-
-
-def _millions(value: float) -> str:
-    return f"{value / 1e6:.2f} M"
 
 
 def _difference(other: ModelCandidate, chosen: ModelCandidate) -> str:

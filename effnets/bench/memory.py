@@ -1,6 +1,6 @@
-"""Measure the peak memory of a program: the resident set of a process that does nothing else.
+"""Measure the peak memory of a variant: the resident set of a process that does nothing else.
 
-Free of torch, which would count in where a program needs none.
+Free of torch, which would count in where a variant needs none.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from effnets.bench.variants import Program
+from effnets.bench.variants import Variant
 from effnets.errors import EngineError
 
 # Reasons for a missing result, in a report.
@@ -27,8 +27,8 @@ def measures_peak() -> bool:
     return _STATUS.exists() or find_spec("resource") is not None
 
 
-def peak_memory(program: Program, shape: tuple[int, ...]) -> float:
-    """Peak resident memory in MB (10⁶ bytes) of a process that loads a program and executes images of `shape` twice.
+def peak_memory(variant: Variant, shape: tuple[int, ...]) -> float:
+    """Peak resident memory in MB (10⁶ bytes) of a process that loads a variant and executes images of `shape` twice.
 
     Interpreter and libraries are counted in: they are what a user's process takes.
 
@@ -37,11 +37,11 @@ def peak_memory(program: Program, shape: tuple[int, ...]) -> float:
     """
     # Standard input carries our own objects alone.
     done = subprocess.run(
-        [sys.executable, "-m", __name__], input=pickle.dumps((program, shape)), capture_output=True, check=False
+        [sys.executable, "-m", __name__], input=pickle.dumps((variant, shape)), capture_output=True, check=False
     )
     if done.returncode:
         lines = done.stderr.decode(errors="replace").strip().splitlines() or [f"exit status {done.returncode}"]
-        raise EngineError(f"{program.path} on {program.engine}: {lines[-1][:300]}")
+        raise EngineError(f"{variant.name}: {lines[-1][:300]}")
     return float(done.stdout.split()[-1])
 
 
@@ -57,9 +57,9 @@ def _peak() -> float:
 
 
 def main() -> None:
-    """The child: a program and a shape from standard input, the peak to standard output."""
-    program, shape = pickle.load(sys.stdin.buffer)
-    call = program.load()
+    """The child: a variant and a shape from standard input, the peak to standard output."""
+    variant, shape = pickle.load(sys.stdin.buffer)
+    call = variant.load()
     images = np.zeros(shape, np.float32)
     for _ in range(2):
         call(images)

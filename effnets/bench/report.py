@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 from effnets.bench.roofline import Ceiling
 from effnets.bench.variants import OURS
 from effnets.utils.machine import Load, Machine
 
-__all__ = ["BenchReport", "Row", "Verdict"]
+TEXT_COLUMNS = ("model", "engine", "variant")  # the others hold numbers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One program at one batch size.
+    """One variant at one batch size.
 
     Attributes:
         model: as it was asked for, with its tag; of a file the network's name.
         milliseconds, quartiles: for one image: median, and between what half of the rounds lie.
-        speedups: how many times faster than each peer's program of the same engine.
+        speedups: how many times faster than each peer's variant of the same engine.
         difference: largest difference of logits from our network's in float64, as a share of the largest (or of 1).
         ceiling_share: of the speed that the machine's ceiling allows (`effnets.bench.roofline`).
         megabytes: peak memory of a process that executes it; None if not measured.
@@ -37,10 +38,15 @@ class Row:
     ceiling_share: float
     megabytes: float | None = None
 
+    @property
+    def variant(self) -> str:
+        """``effnets rewritten on openvino``."""
+        return f"{self.path} on {self.engine}"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """The fastest of our programs against the fastest of all peers', in whichever engine."""
+    """The fastest of our variants against the fastest of all peers', in whichever engine."""
 
     model: str
     batch: int
@@ -79,7 +85,7 @@ class BenchReport:
     untold: tuple[str, ...] = ()
 
     def verdicts(self) -> list[Verdict]:
-        """For each model and batch, where both sides have a program."""
+        """For each model and batch, where both sides have a variant."""
         found = []
         for model, batch in dict.fromkeys((row.model, row.batch) for row in self.rows):
             rows = [row for row in self.rows if (row.model, row.batch) == (model, batch)]
@@ -97,8 +103,8 @@ class BenchReport:
                 "model": verdict.model,
                 "batch": verdict.batch,
                 "speedup": verdict.speedup,
-                "ours": _program(verdict.ours),
-                "theirs": _program(verdict.theirs),
+                "ours": verdict.ours.variant,
+                "theirs": verdict.theirs.variant,
             }
             for verdict in self.verdicts()
         ]
@@ -115,14 +121,29 @@ class BenchReport:
 
     def columns(self) -> list[str]:
         """Headings of `cells`; sizes are a column where there are several, and else stand in the heading."""
-        over = [f"over {peer}" for peer in self.peers()]
-        memory = ["peak MB"] if any(row.megabytes for row in self.rows) else []
-        model = ["model", *(["input"] if len(self.sizes()) > 1 else [])]
-        return [*model, "batch", "engine", "program", "ms/image", "quartiles", *over, "difference", "ceiling", *memory]
+        return list(self._table())
 
     def cells(self) -> list[list[str]]:
         """The rows as text."""
-        return [self._cells(row) for row in self.rows]
+        return [[text(row) for text in self._table().values()] for row in self.rows]
+
+    def _table(self) -> dict[str, Callable[[Row], str]]:
+        """Column → the text of a row in it."""
+        input_size = {"input": lambda row: self.size_of(row.model)} if len(self.sizes()) > 1 else {}
+        peak = {"peak MB": lambda row: f"{row.megabytes:.0f}" if row.megabytes else ""}
+        return {
+            "model": lambda row: row.model,
+            **input_size,
+            "batch": lambda row: str(row.batch),
+            "engine": lambda row: row.engine,
+            "variant": lambda row: row.path,
+            "ms/image": lambda row: f"{row.milliseconds:.2f}",
+            "quartiles": lambda row: "{:.2f}–{:.2f}".format(*row.quartiles),
+            **{f"over {peer}": partial(_speedup, peer) for peer in self.peers()},
+            "difference": lambda row: f"{row.difference:.0e}",
+            "ceiling": lambda row: f"{100 * row.ceiling_share:.0f} %",
+            **(peak if any(row.megabytes for row in self.rows) else {}),
+        }
 
     def peers(self) -> list[str]:
         """Those that a row compares with."""
@@ -145,37 +166,27 @@ class BenchReport:
     def best_lines(self) -> list[str]:
         """The verdicts as text."""
         return [
-            f"{verdict.model}, batch {verdict.batch}: {_program(verdict.ours)} is {verdict.speedup:.2f} times as fast "
-            f"as the peers' best, {_program(verdict.theirs)}"
+            f"{verdict.model}, batch {verdict.batch}: {verdict.ours.variant} is {verdict.speedup:.2f} times as fast "
+            f"as the peers' best, {verdict.theirs.variant}"
             for verdict in self.verdicts()
         ]
 
     def markdown(self) -> str:
         """Everything as Markdown."""
         columns = self.columns()
-        left = ("model", "engine", "program")
-        lines = [*self.heading(), "", _line(columns), _line("---" if column in left else "---:" for column in columns)]
+        rule = _line("---" if column in TEXT_COLUMNS else "---:" for column in columns)
+        lines = [*self.heading(), "", _line(columns), rule]
         lines += [_line(cells) for cells in self.cells()]
         lines += ["", *(f"- {line}" for line in self.best_lines())]
         return "\n".join([*lines, *(f"- not measured: {reason}" for reason in self.missing)]) + "\n"
-
-    def _cells(self, row: Row) -> list[str]:
-        low, high = row.quartiles
-        over = [f"{row.speedups[peer]:.2f}" if peer in row.speedups else "" for peer in self.peers()]
-        cells = [row.model, *([self.size_of(row.model)] if "input" in self.columns() else []), str(row.batch)]
-        cells += [row.engine, row.path, f"{row.milliseconds:.2f}", f"{low:.2f}–{high:.2f}"]
-        cells += [*over, f"{row.difference:.0e}", f"{100 * row.ceiling_share:.0f} %"]
-        if "peak MB" in self.columns():
-            cells.append(f"{row.megabytes:.0f}" if row.megabytes else "")
-        return cells
 
 
 def _fastest(rows: Sequence[Row]) -> Row:
     return min(rows, key=lambda row: row.milliseconds)
 
 
-def _program(row: Row) -> str:
-    return f"{row.path} on {row.engine}"
+def _speedup(peer: str, row: Row) -> str:
+    return f"{row.speedups[peer]:.2f}" if peer in row.speedups else ""
 
 
 def _line(cells: Iterable[str]) -> str:

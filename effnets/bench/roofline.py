@@ -1,11 +1,11 @@
 """The time that a network's arithmetic and memory traffic take at least: the roofline model, layer by layer.
 
-Williams, Waterman, Patterson 2009, doi:10.1145/1498765.1498785. Free of torch.
+Williams, Waterman, Patterson 2009, doi:10.1145/1498765.1498785.
 """
 
 from __future__ import annotations
 
-import time
+import timeit
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -151,9 +151,4 @@ def _onnxruntime_product(threads: int) -> Callable[[], object]:
 
 def _best(call: Callable[[], object], repeats: int) -> float:
     """Seconds."""
-    best = float("inf")
-    for _ in range(max(2, repeats)):
-        begin = time.perf_counter()
-        call()
-        best = min(best, time.perf_counter() - begin)
-    return best
+    return min(timeit.repeat(call, number=1, repeat=max(2, repeats)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -22,17 +23,17 @@ if TYPE_CHECKING:
 
 BENCH_ENGINES = ("torch", "torch-compile", "onnxruntime", "openvino")
 
-# What our own programs are called: the network as it is built, and rewritten for its engine.
+# What our own variants are called: the network as it is built, and rewritten for its engine.
 PLAIN, REWRITTEN = "effnets", "effnets rewritten"
 OURS = (PLAIN, REWRITTEN)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Program:
+class Variant:
     """One network in one engine.
 
     Attributes:
-        path: whose program it is: a peer's name, ``effnets``, or ``effnets rewritten``.
+        path: whose it is: a peer's name, ``effnets``, or ``effnets rewritten``.
         model: an ONNX model, or a module for torch's engines.
     """
 
@@ -42,6 +43,11 @@ class Program:
     description: ModelMetadata
     precision: Precision
     threads: int
+
+    @property
+    def name(self) -> str:
+        """``effnets rewritten on openvino``."""
+        return f"{self.path} on {self.engine}"
 
     def load(self) -> Callable[[NDArray[Any]], NDArray[Any]]:
         """Make it ready: float32 images ``[N, channels, H, W]`` to logits ``[N, C]``."""
@@ -55,7 +61,7 @@ class Unmeasured:
     """Why something that was asked for is not in a report.
 
     Attributes:
-        absent: a peer has no such network. failed: a program could not be made, loaded or executed.
+        absent: a peer has no such network. failed: a variant could not be made, loaded or executed.
     """
 
     absent: list[str] = field(default_factory=list)
@@ -94,7 +100,7 @@ def shake(network: Classifier) -> None:
     network.eval()
 
 
-def make_programs(
+def make_variants(
     network: Classifier,
     *,
     label: str,
@@ -104,8 +110,8 @@ def make_programs(
     threads: int,
     size: tuple[int, int],
     unmeasured: Unmeasured,
-) -> list[Program]:
-    """Every program of a network for `engines`: each peer's, where it has the network, and our own two.
+) -> list[Variant]:
+    """Every variant of a network for `engines`: each peer's, where it has the network, and our own two.
 
     A peer that has not, or that cannot export it, is noted in `unmeasured`, with the network's `label`.
     """
@@ -119,15 +125,8 @@ def make_programs(
     peers = {peer: module for peer, module in loaded.items() if module is not None}
     unmeasured.absent += [f"{peer} has no {label}" for peer in against if peer not in peers]
     description = describe(network, size=size, input_kind="normalised", rewrites=None)
-    programs: list[Program] = []
-
-    def add(engine: str, path: str, model: bytes | nn.Module) -> None:
-        programs.append(
-            Program(
-                engine=engine, path=path, model=model, description=description, precision=precision, threads=threads
-            )
-        )
-
+    variant = partial(Variant, description=description, precision=precision, threads=threads)
+    variants: list[Variant] = []
     if onnx_engines := [engine for engine in engines if engine in ("onnxruntime", "openvino")]:
         graphs: dict[str, bytes] = {}
         for peer, module in peers.items():
@@ -137,17 +136,14 @@ def make_programs(
                 unmeasured.failed.append(f"{label}: {error}")
         graphs[PLAIN] = export_bytes(network, None, size)[0]
         for engine in onnx_engines:
-            for path, graph in graphs.items():
-                add(engine, path, graph)
-            add(engine, REWRITTEN, export_bytes(network, preset(engine), size)[0])
+            models = graphs | {REWRITTEN: export_bytes(network, preset(engine), size)[0]}
+            variants += [variant(engine=engine, path=path, model=model) for path, model in models.items()]
     for engine in engines:
         if engine not in onnx_engines:
-            for peer, module in peers.items():
-                add(engine, peer, module)
-            if engine == "torch":
-                add(engine, PLAIN, network)
-            add(engine, REWRITTEN, optimize(network, preset(engine)))
-    return sorted(programs, key=lambda program: engines.index(program.engine))
+            ours = {PLAIN: network} if engine == "torch" else {}
+            modules = peers | ours | {REWRITTEN: optimize(network, preset(engine))}
+            variants += [variant(engine=engine, path=path, model=module) for path, module in modules.items()]
+    return sorted(variants, key=lambda variant: engines.index(variant.engine))
 
 
 def _load_module(
@@ -158,7 +154,7 @@ def _load_module(
     from effnets.engines.torch import engine_errors
 
     compiled = engine == "torch-compile"
-    # Peers and our own compile alike: weights as constants, one program for each batch size.
+    # Peers and our own compile alike: weights as constants, each batch size by itself.
     forward = torch.compile(module, dynamic=False, options={"freezing": True}) if compiled else module
 
     def call(images: NDArray[Any]) -> NDArray[np.float32]:

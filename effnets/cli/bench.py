@@ -34,9 +34,9 @@ def _numbers(_context: click.Context, _parameter: click.Parameter, value: str) -
 @click.option("--batch", "batches", default="1,16", show_default=True, callback=_numbers, help="Images at a time.")
 @click.option("--threads", type=click.IntRange(1), help="[default: all cores]")
 @click.option("--precision", type=click.Choice(["float32", "bfloat16"]), default="float32", show_default=True)
-@click.option("--rounds", type=click.IntRange(1), default=15, show_default=True, help="Samples of each program.")
+@click.option("--rounds", type=click.IntRange(1), default=15, show_default=True, help="Samples of each variant.")
 @click.option("--image-size", type=click.IntRange(1, 8192), help="Side of the input in pixels [default: the model's].")
-@click.option("--no-memory", is_flag=True, help="Leave out peak memory, which starts a process for each program.")
+@click.option("--no-memory", is_flag=True, help="Leave out peak memory, which starts a process for each variant.")
 @click.option("--processor-time", is_flag=True, help="Count processor time: for busy machines, with --threads 1.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 @click.option("--markdown", "as_markdown", is_flag=True, help="Print Markdown instead of a table.")
@@ -53,8 +53,8 @@ def command(
 ) -> None:
     """Measure each MODEL on this machine, as built and as rewritten, against the same network in other libraries.
 
-    All have the same random weights, and none is timed whose logits differ. Programs take turns, and what is printed
-    are medians: ratios hold on a busy machine, milliseconds on a quiet one. The exit status is 1 if a program fails, or
+    All have the same random weights, and none is timed whose logits differ. Variants take turns, and what is printed
+    are medians: ratios hold on a busy machine, milliseconds on a quiet one. The exit status is 1 if a variant fails, or
     a baseline named by --against does not have a network; the others are measured all the same.
     """
     if as_json and as_markdown:
@@ -91,11 +91,12 @@ def command(
 
 
 def _print(report: BenchReport) -> None:
+    from effnets.bench.report import TEXT_COLUMNS
     from effnets.cli.format import make_table, print_table
 
     columns = report.columns()
-    names = ["model", "engine", "program"]
-    table = make_table(columns, right=[column for column in columns if column not in names], whole=names)
+    right = [column for column in columns if column not in TEXT_COLUMNS]
+    table = make_table(columns, right=right, whole=TEXT_COLUMNS)
     for cells in report.cells():
         table.add_row(*cells)
     click.echo("\n".join(report.heading()) + "\n")

@@ -63,7 +63,7 @@ def test_a_network_that_cannot_be_exported_or_rewritten_costs_only_itself(tiny, 
 )
 def test_a_wrong_model_is_told_before_the_others_are_measured(tiny, tmp_path, monkeypatch, text, error, message):
     monkeypatch.setattr(measure, "measure_ceiling", None)
-    monkeypatch.setattr(measure, "make_programs", None)
+    monkeypatch.setattr(measure, "make_variants", None)
     if ":" in text:
         (tmp_path / "mine.yaml").write_text(text)
         text = str(tmp_path / "mine.yaml")
@@ -79,7 +79,7 @@ def test_tags_of_a_model_are_networks_of_their_own():
     assert [row.model for row in found.rows] == [tag for tag in tags for _ in range(2)]
     assert found.missing == tuple(f"timm has no {tag}" for tag in tags)
     header, _, *lines = found.markdown().splitlines()[5:11]
-    assert header.startswith("| model | input | batch | engine | program |")
+    assert header.startswith("| model | input | batch | engine | variant |")
     assert [line.split(" | ")[:2] for line in lines] == [
         [f"| {tag}", size] for tag, size in zip(tags, ["128×128", "160×160"], strict=True) for _ in range(2)
     ]

@@ -12,7 +12,6 @@ from effnets.bench.choose import (
     Limits,
     ModelCandidate,
     Network,
-    dominates,
     list_candidates,
     nearest,
     networks_of,
@@ -30,6 +29,12 @@ def candidate(name, *, latency=None, top1=75.0, params=4_000_000, madds=300_000_
     return ModelCandidate(
         name=name, family=family, network=network, params=params, madds=madds, top1=top1, latency=latency
     )
+
+
+def dominates(one, other):
+    """Whether `one` is at least as accurate and as fast as `other`, and better in one of the two. Both are measured."""
+    as_good = one.top1 >= other.top1 and one.latency <= other.latency
+    return as_good and (one.top1 > other.top1 or one.latency < other.latency)
 
 
 # Few values of each, so that ties are common.

@@ -15,7 +15,7 @@ from effnets.bench import baselines, comparison
 from effnets.bench import bench as measure
 from effnets.bench.plots import draw_bars
 from effnets.bench.roofline import Ceiling, bound, layers_of, measure_ceiling
-from effnets.bench.variants import Program
+from effnets.bench.variants import Variant
 from effnets.cli import main
 from effnets.deploy.export import onnx as output
 from effnets.errors import ArgumentError, EngineError, VerificationError
@@ -30,7 +30,7 @@ def report():
     return quick(SMALL, batches=(1, 2), against=("timm", "torchvision"))
 
 
-def test_every_program_is_measured(report):
+def test_every_variant_is_measured(report):
     assert len(report.rows) == 2 * 3 * 3
     assert {(row.engine, row.path) for row in report.rows} == {
         (engine, path)
@@ -54,7 +54,7 @@ def test_ratios_are_those_of_the_medians(report):
 def test_the_report_as_text(report):
     assert json.loads(json.dumps(report.to_dict()))["rows"][0]["model"] == SMALL
     lines = report.markdown().splitlines()
-    assert lines[5].startswith("| model | batch | engine | program |")
+    assert lines[5].startswith("| model | batch | engine | variant |")
     assert sum(line.startswith(f"| {SMALL} |") for line in lines) == len(report.rows)
     assert "times as fast as the peers' best" in report.markdown()
     ElementTree.fromstring(draw_bars(report))
@@ -94,14 +94,14 @@ def tiny(tmp_path):
     return write_table(tmp_path, "tiny")
 
 
-def test_our_own_program_that_computes_another_network_ends_it(tiny, monkeypatch):
-    load = Program.load
+def test_our_own_variant_that_computes_another_network_ends_it(tiny, monkeypatch):
+    load = Variant.load
 
-    def wrong(program):
-        call = load(program)
-        return lambda images: call(images) + (1.0 if program.path == "effnets rewritten" else 0.0)
+    def wrong(variant):
+        call = load(variant)
+        return lambda images: call(images) + (1.0 if variant.path == "effnets rewritten" else 0.0)
 
-    monkeypatch.setattr(Program, "load", wrong)
+    monkeypatch.setattr(Variant, "load", wrong)
     with pytest.raises(VerificationError, match="tiny: effnets rewritten on torch gives logits that differ"):
         quick(tiny, engines=("torch",), against=())
 
@@ -140,7 +140,7 @@ def no_compiler(monkeypatch):
 
 
 @pytest.mark.usefixtures("no_compiler")
-def test_a_program_that_fails_costs_only_itself(tiny):
+def test_a_variant_that_fails_costs_only_itself(tiny):
     found = quick(tiny, engines=("torch", "torch-compile"), against=(), batches=(1, 2))
     assert {(row.batch, row.engine) for row in found.rows} == {(1, "torch"), (2, "torch")}
     reason = "tiny: effnets rewritten: torch-compile failed: No working C++ compiler found"
@@ -150,8 +150,8 @@ def test_a_program_that_fails_costs_only_itself(tiny):
 
 
 def test_a_memory_probe_that_fails_costs_only_itself(tiny, monkeypatch):
-    def fail(program, _shape):
-        raise EngineError(f"{program.path} on {program.engine}: killed")
+    def fail(variant, _shape):
+        raise EngineError(f"{variant.path} on {variant.engine}: killed")
 
     monkeypatch.setattr(comparison, "peak_memory", fail)
     found = quick(tiny, engines=("torch",), against=(), memory=True)
