@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from effnets.cli.format import SvgFile, progress_bar, split_names
+from effnets.cli.format import SvgFile, make_table, print_table, progress_bar, split_names
 
 if TYPE_CHECKING:
     from effnets.bench.report import BenchReport
@@ -92,7 +92,6 @@ def command(
 
 def _print(report: BenchReport) -> None:
     from effnets.bench.report import TEXT_COLUMNS
-    from effnets.cli.format import make_table, print_table
 
     columns = report.columns()
     right = [column for column in columns if column not in TEXT_COLUMNS]

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from effnets.cli.format import COUNT, LATENCY, PER_CENT, SECONDS, SvgFile, printable, short
+from effnets.cli.format import (
+    COUNT,
+    LATENCY,
+    PER_CENT,
+    SECONDS,
+    SvgFile,
+    make_table,
+    print_table,
+    printable,
+    progress_bar,
+    short,
+)
 
 if TYPE_CHECKING:
     from effnets.bench.choose import Limits, ModelCandidate, Nearest, Recommendation
@@ -65,8 +74,15 @@ def command(
     limits = Limits(max_latency=max_latency, max_params=max_params, max_madds=max_madds, min_top1=min_top1)
     candidates, unrated = list_candidates(pattern)
     profiler = LatencyProfiler(pick_engine(engine), batch=batch, threads=threads)
-    with _progress(budget) as progress:
-        outcome = measure_candidates(candidates, limits, profiler, anew=remeasure, budget=budget, progress=progress)
+    with progress_bar() as progress:
+        outcome = measure_candidates(
+            candidates,
+            limits,
+            profiler,
+            anew=remeasure,
+            budget=budget,
+            progress=lambda name, share: progress(f"measuring {name}, for at most {budget:.0f} s", share),
+        )
     recommendation = recommend(outcome.candidates, limits)
     missed = [] if recommendation else nearest(outcome.candidates, limits)
     if as_json:
@@ -80,29 +96,10 @@ def command(
         click.get_current_context().exit(1)
 
 
-@contextlib.contextmanager
-def _progress(budget: float) -> Iterator[Callable[[str, float], None] | None]:
-    """A bar of the time that may pass, on the error stream where somebody watches."""
-    if not sys.stderr.isatty():
-        yield None
-        return
-
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = (TextColumn("measuring {task.description}"), BarColumn(), TimeElapsedColumn())
-    with Progress(
-        *columns, TextColumn(f"of at most {budget:.0f} s"), console=Console(stderr=True), transient=True
-    ) as bar:
-        task = bar.add_task("…", total=1.0)
-        yield lambda name, share: bar.update(task, description=name, completed=share)
-
-
 def _print(
     outcome: Outcome, recommendation: Recommendation | None, missed: Sequence[Nearest], profiler: LatencyProfiler
 ) -> None:
     from effnets.bench.choose import pareto_front
-    from effnets.cli.format import make_table, print_table
 
     front = pareto_front(outcome.candidates)
     if front:
@@ -127,17 +124,13 @@ def _print(
         return
     click.echo("Nothing that was measured keeps all limits." if front else "Nothing keeps all limits.")
     for entry in missed:
-        click.echo(f"  {_option(entry.limit)}: {_describe(entry)}")
+        click.echo(f"  --{entry.limit.replace('_', '-')}: {_describe(entry)}")
 
 
 def _conditions(profiler: LatencyProfiler) -> str:
     images = "1 image" if profiler.batch == 1 else f"{profiler.batch} images"
     threads = "" if profiler.threads is None else f", {profiler.threads} thread{'s' if profiler.threads > 1 else ''}"
     return f"Pareto front: published top-1 against the median latency of {images} on {profiler.engine}{threads}"
-
-
-def _option(limit: str) -> str:
-    return "--" + limit.replace("_", "-")
 
 
 def _describe(entry: Nearest) -> str:
@@ -169,17 +162,14 @@ def _remark(outcome: Outcome, recommendation: Recommendation | None, unrated: Se
         click.echo(f"not measured, too slow to matter by estimate: {names}", err=True)
     if unrated:
         click.echo(f"left out, without published accuracy on ImageNet-1k: {_few(unrated)}", err=True)
-    unsteady = sum(_unsteady(timing.quartiles, timing.median) for timing in outcome.timings.values())
+    spreads = [(timing.quartiles[1] - timing.quartiles[0]) / timing.median for timing in outcome.timings.values()]
+    unsteady = sum(spread > 1 / 4 for spread in spreads)
     if unsteady:
         click.echo(
             f"{unsteady} measurements varied by more than a quarter: the machine does other work; see --remeasure",
             err=True,
         )
     click.echo(f"latencies: {outcome.measured} measured now, {outcome.reused} known from before", err=True)
-
-
-def _unsteady(quartiles: tuple[float, float], median: float) -> bool:
-    return quartiles[1] - quartiles[0] > median / 4
 
 
 def _few(names: Sequence[str]) -> str:

@@ -6,7 +6,6 @@ import json
 import shlex
 import sys
 import tempfile
-import textwrap
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -17,11 +16,15 @@ import click
 
 from effnets.cli.format import (
     class_names_option,
+    class_table,
+    comparison_table,
     image_column_option,
     label_column_option,
     load_network,
+    print_table,
     printable,
     progress_bar,
+    result_table,
 )
 
 if TYPE_CHECKING:
@@ -102,7 +105,7 @@ def command(
                 data,
                 image_size=image_size,
                 **options,
-                progress=None if progress is None else partial(progress, subject.name),
+                progress=partial(progress, subject.name),
             )
             if found.split == ALL and (learned := subject.learned_from(data)):
                 found = replace(found, notes=(*found.notes, learned))
@@ -176,8 +179,6 @@ def _as_json(
 
 
 def _print(names: list[str], evaluations: list[Evaluation], comparisons: list[Comparison], per_class: bool) -> None:
-    from effnets.cli.format import class_table, comparison_table, print_table, result_table
-
     first = evaluations[0]
     images = {"given": "images", "all": "images"}.get(first.split, f"{first.split} images")
     click.echo(f"{printable(first.data)}: {first.count:,} {images} of {len(first.classes):,} classes\n")
@@ -207,32 +208,6 @@ def _tell(evaluations: list[Evaluation]) -> None:
         click.echo(f"{len(evaluation.broken)} of {total} images could not be read and count nowhere", err=True)
 
 
-DEMONSTRATION = "mixnet_xs_32px.cifar10"
-
-
-def load_demonstration() -> Classifier:
-    """Load the demonstration network with its weights, which are in the package.
-
-    Raises:
-        MissingFileError, WeightsError: if the installation is incomplete.
-    """
-    # Imported here, like every use of torch by a command.
-    from effnets.factory import create_model
-
-    return create_model(DEMONSTRATION, pretrained=True)
-
-
-def notice(network: Classifier) -> str:
-    """What a user must know who named no model: how little this one knows, and how to get another."""
-    names = network.class_names or ()
-    return textwrap.fill(
-        f"No model is named, so the demonstration network answers, {DEMONSTRATION}. It was trained on CIFAR-10's "
-        f"images of {network.spec.input_size} pixels and knows only {len(names)} classes: {', '.join(names)}. "
-        "For ImageNet's 1,000 name a model: --model mobilenetv2_100, for example.",
-        width=100,
-    )
-
-
 _AUTO = "auto"
 
 
@@ -260,7 +235,7 @@ class Subject:
         from effnets.deploy.engine import load_engine
         from effnets.engines.base import FOR_ONNX
 
-        if _is_exported(self.weights):
+        if is_exported(self.weights):
             return load_engine(str(self.weights), self.engine)
         network = self._load_network()
         if self.engine == _AUTO:
@@ -314,7 +289,7 @@ def subjects_of(model: str | None, weights: tuple[str, ...], engines: tuple[str,
                 "--model is missing; only an exported model or a folder, --weights, needs none "
                 "(--model mixnet_xs_32px is the demonstration network, for CIFAR-10)"
             )
-        if one is not None and model is None and not (_is_exported(one) or is_whole(one)):
+        if one is not None and model is None and not (is_exported(one) or is_whole(one)):
             raise click.UsageError(f"--weights {one}: which network are they of? Add --model")
         possible = _possible(one)
         fitting = [engine for engine in engines or (_AUTO,) if engine in possible]
@@ -332,12 +307,13 @@ def subjects_of(model: str | None, weights: tuple[str, ...], engines: tuple[str,
 def _possible(weights: str | None) -> tuple[str, ...]:
     from effnets.engines.base import FOR_ONNX
 
-    if not _is_exported(weights):
+    if not is_exported(weights):
         return (_AUTO, "torch", "torch-compile", *FOR_ONNX)
     return (_AUTO, "aotinductor") if str(weights).lower().endswith(".pt2") else (_AUTO, *FOR_ONNX)
 
 
-def _is_exported(weights: str | None) -> bool:
+def is_exported(weights: str | None) -> bool:
+    """Whether it is the name of an exported model."""
     return weights is not None and Path(weights).suffix.lower() in (".onnx", ".pt2")
 
 

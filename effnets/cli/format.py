@@ -93,13 +93,12 @@ SECONDS = Quantity("time", {"": "1", "s": "1", "min": "60"}, "60, 60s or 2min")
 
 
 @contextlib.contextmanager
-def progress_bar() -> Iterator[Callable[[str, float], None] | None]:
-    """A function to call with what is being done and the share that is done, 0 to 1; None where nobody watches."""
-    if not sys.stderr.isatty():
-        yield None
+def progress_bar(wanted: bool = True) -> Iterator[Callable[[str, float], None]]:
+    """A function to call with what is being done and the share that is done, 0 to 1; idle where nobody watches."""
+    if not wanted or not sys.stderr.isatty():
+        yield lambda _what, _share: None
         return
 
-    from rich.console import Console
     from rich.progress import Progress
 
     with Progress(console=Console(stderr=True), transient=True) as progress:

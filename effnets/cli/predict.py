@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from effnets.cli.eval import is_whole, load_demonstration, notice
-from effnets.cli.format import load_network, printable, progress_bar
+from effnets.cli.eval import is_exported, is_whole
+from effnets.cli.format import load_network, make_table, print_table, printable, progress_bar
 from effnets.inference.image import PhotoResult, find_photos
 
 if TYPE_CHECKING:
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
 _BATCH = 16
 _BATCH_PIXELS = 1 << 22  # of inputs at a time, where the user names no batch size
 _INTERRUPTED = 130
-_EXPORTED = (".onnx", ".pt2")
+DEMONSTRATION = "mixnet_xs_32px.cifar10"  # with its weights in the package
 
 
 @click.command(name="predict")
@@ -86,10 +85,10 @@ def command(
 
 
 def _load(model: str | None, weights: str | None) -> Classifier | Engine:
-    if model is not None and Path(model).suffix.lower() in _EXPORTED:
+    if is_exported(model):
         raise click.UsageError(f"--model {model}: an exported model goes to --weights, and needs no --model")
     # Imported here and below: torch takes seconds, and neither --help nor a mistyped option should wait for it.
-    if weights is not None and Path(weights).suffix.lower() in _EXPORTED:
+    if weights is not None and is_exported(weights):
         if model is not None:
             raise click.UsageError(f"{weights} is a whole model; leave --model out")
         from effnets.engines.base import load_file
@@ -101,8 +100,14 @@ def _load(model: str | None, weights: str | None) -> Classifier | Engine:
         return _load_network(weights, None)
     if weights is not None:
         raise click.UsageError(f"--weights {weights}: which network are they of? Add --model (FILE.onnx needs none)")
-    network = load_demonstration()
-    click.echo(notice(network), err=True)
+    network = load_network(DEMONSTRATION, None)
+    names = network.class_names or ()
+    notice = (
+        f"No model is named, so the demonstration network answers, {DEMONSTRATION}. It was trained on CIFAR-10's "
+        f"images of {network.spec.input_size} pixels and knows only {len(names)} classes: {', '.join(names)}. "
+        "For ImageNet's 1,000 name a model: --model mobilenetv2_100, for example."
+    )
+    click.echo(textwrap.fill(notice, width=100), err=True)
     return network
 
 
@@ -124,15 +129,14 @@ def _classify(results: Sequence[PhotoResult], predictor: Predictor, topk: int, b
     """Fill in predictions or errors, with a progress bar for more than one photo."""
     readable = [result for result in results if not result.error]
     paths = (result.path for result in readable)
-    with progress_bar() if len(results) > 1 else nullcontext() as progress:
+    with progress_bar(len(results) > 1) as progress:
         stream = predictor.stream(paths, topk, batch_size, on_error="skip")
         for done, (result, found) in enumerate(zip(readable, stream, strict=True), start=1):
             if isinstance(found, str):
                 result.error = found
             else:
                 result.predictions = found
-            if progress:
-                progress("classifying", done / len(readable))
+            progress("classifying", done / len(readable))
 
 
 def _as_json(result: PhotoResult) -> dict[str, object]:
@@ -144,9 +148,6 @@ def _as_json(result: PhotoResult) -> dict[str, object]:
 def _print_table(results: Sequence[PhotoResult]) -> None:
     if not results:
         return
-
-    from effnets.cli.format import make_table, print_table
-
     table = make_table(["photo", "class", "probability"], right=["probability"])
     for result in results:
         for rank, prediction in enumerate(result.predictions):

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from effnets.cli.format import short
+from effnets.cli.format import make_table, print_table, short
 from effnets.spec.block_string import encode_block
 from effnets.spec.cost import StageCost, stage_costs, sum_costs
 from effnets.spec.models import load_spec
@@ -36,8 +36,6 @@ def command(model: str, image_size: int | None, as_json: bool) -> None:
         summary = {"model": spec.name, "family": spec.family, "input_size": size}
         click.echo(json.dumps(summary | {"params": total.params, "madds": total.madds, "stages": parts}, indent=1))
         return
-
-    from effnets.cli.format import make_table, print_table
 
     right = ["output", "parameters", "multiply-adds"]
     table = make_table(

@@ -27,14 +27,13 @@ if TYPE_CHECKING:
 
 
 class ProgressBarCallback(Callback):
-    """Move a progress bar, if there is one (`effnets.cli.format`)."""
+    """Move a progress bar (`effnets.cli.format`)."""
 
-    def __init__(self, bar: Callable[[str, float], None] | None) -> None:
+    def __init__(self, bar: Callable[[str, float], None]) -> None:
         self._bar = bar
 
     def on_progress(self, what: str, fraction: float) -> None:
-        if self._bar is not None:
-            self._bar(what, fraction)
+        self._bar(what, fraction)
 
 
 class ConsoleCallback(ProgressBarCallback):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from effnets.cli.format import printable, progress_bar, split_names
+from effnets.cli.format import make_table, print_table, printable, progress_bar, split_names
 
 if TYPE_CHECKING:
     from effnets.deploy.tune import TuneReport
@@ -71,8 +71,6 @@ def _load(model: str, weights: str | None) -> Classifier:
 
 def print_report(found: TuneReport) -> None:
     """The candidates, fastest first, and the choice."""
-    from effnets.cli.format import make_table, print_table
-
     numbers = ["ms/image", "quartiles", "rounds", "difference"]
     table = make_table(["program", *numbers, "note"], right=numbers, whole=["program"])
     for measured in sorted(found.candidates, key=lambda one: one.milliseconds or float("inf")):

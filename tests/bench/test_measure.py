@@ -11,11 +11,12 @@ import torch
 from click.testing import CliRunner
 
 import effnets
-from effnets.bench import baselines, comparison
+from effnets.bench import baselines, comparison, latency
 from effnets.bench import bench as measure
 from effnets.bench.plots import draw_bars
 from effnets.bench.roofline import Ceiling, bound, layers_of, measure_ceiling
 from effnets.bench.variants import Variant
+from effnets.cli import format as shared
 from effnets.cli import main
 from effnets.deploy.export import onnx as output
 from effnets.errors import ArgumentError, EngineError, VerificationError
@@ -246,6 +247,17 @@ def test_a_chart_that_cannot_be_written_is_refused_before_the_work(tmp_path, mon
     monkeypatch.setattr(measure, "bench", None)
     monkeypatch.setattr(output.os, "access", lambda *_: False)
     assert "cannot be written there" in run("bench", SMALL, "--svg", tmp_path / "bars.svg", status=1).stderr
+
+
+@pytest.mark.parametrize("arguments", [("bench", SMALL), ("choose",)])
+def test_a_chart_without_what_draws_it_is_refused_before_the_work(arguments, tmp_path, monkeypatch):
+    monkeypatch.setattr(shared, "find_spec", lambda _name: None)
+    monkeypatch.setattr(measure, "bench", None)
+    monkeypatch.setattr(latency, "measure_candidates", None)
+    result = run(*arguments, "--svg", tmp_path / "bars.svg", status=2)
+    assert "matplotlib, which draws it, is not installed: pip install 'effnets[train]'" in " ".join(
+        result.stderr.split()
+    )
 
 
 @pytest.mark.parametrize(

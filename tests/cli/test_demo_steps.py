@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import effnets
-from effnets.cli.demo_steps import (
+from effnets.cli.demo import (
     MODEL,
     PLAIN,
     SETTINGS,
