@@ -74,10 +74,9 @@ def candidates(plan: NetworkPlan, engines: Sequence[str], precisions: Sequence[P
             if engine == "onnxruntime" and precision != "float32":
                 continue
             suffix = "" if precision == "float32" else f", {precision}"
-            for index, (name, rewrites) in enumerate(_variants(engine, plan).items()):
-                name = f"{engine}, {name}{suffix}"
-                candidate = TuneCandidate(name=name, engine=engine, precision=precision, rewrites=rewrites)
-                found.append((index, candidate))
+            for index, (variant, rewrites) in enumerate(_variants(engine, plan).items()):
+                name = f"{engine}, {variant}{suffix}"
+                found.append((index, TuneCandidate(name=name, engine=engine, precision=precision, rewrites=rewrites)))
     # All engines' first variants come first, then their second ones, so that a short budget sees every engine.
     return [candidate for _, candidate in sorted(found, key=lambda pair: pair[0])]
 

@@ -39,10 +39,8 @@ class TorchEngine(Engine):
         threads: int | None = None,
     ) -> None:
         super().__init__("torch-compile" if compiled else "torch", metadata, precision, threads)
-        self._forward: Callable[..., Any] = network
-        if compiled:
-            # Weights are constants of an engine.
-            self._forward = torch.compile(network, options={"freezing": True})
+        # Weights are constants of an engine.
+        self._forward: Callable[..., Any] = torch.compile(network, options={"freezing": True}) if compiled else network
 
     def _run(self, images: NDArray[Any]) -> dict[str, NDArray[Any]]:
         _use_threads(self.threads)

@@ -386,8 +386,8 @@ def find_divergence(
         return value
 
     Float64Interpreter(graph.program, watch)(torch.from_numpy(inputs))
-    names = [name for node in graph.model.graph.node for name in node.output if name in expected]
-    found = load_onnx(with_outputs(graph.model, names).SerializeToString(), metadata, engine).run(images)
+    written = [name for node in graph.model.graph.node for name in node.output if name in expected]
+    found = load_onnx(with_outputs(graph.model, written).SerializeToString(), metadata, engine).run(images)
     if fault := _first_fault(graph, expected, found, _DIVERGENCE):
         return f"first at {fault}"
     return "every node by itself is right, so the engine's own fusing must be wrong"
@@ -401,9 +401,7 @@ def _first_fault(graph: NetworkGraph, expected: Arrays, found: Arrays, tolerance
     return None
 
 
-def _run_cut(
-    graph: NetworkGraph, cut: dict[str, NDArray[np.float32]], wanted: list[str]
-) -> dict[str, NDArray[np.float32]]:
+def _run_cut(graph: NetworkGraph, cut: Arrays, wanted: list[str]) -> Arrays:
     """Return the `wanted` values of the graph, whose nodes read the arrays of `cut` instead of those values."""
     model = copy.deepcopy(graph.model)
     del model.graph.output[:]
@@ -413,8 +411,8 @@ def _run_cut(
     feeds = {name + _CUT: array for name, array in cut.items() if name + _CUT in read}
     inputs = [entry for entry in model.graph.input if entry.name in read]
     del model.graph.input[:]
-    model.graph.input.extend(inputs)
-    model.graph.input.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in feeds)
+    added = (helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in feeds)
+    model.graph.input.extend([*inputs, *added])
     for entry in inputs:
         shape = [side.dim_value or 1 for side in entry.type.tensor_type.shape.dim]
         feeds[entry.name] = np.zeros(shape, helper.tensor_dtype_to_np_dtype(entry.type.tensor_type.elem_type))
