@@ -140,12 +140,12 @@ def test_every_network_is_compiled(monkeypatch, tmp_path):
         return graph.forward
 
     monkeypatch.setattr(torch, "compile", lambda module, **_options: compile_module(module, backend=backend))
-    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 1)
     table = tmp_path / "small.yaml"
     table.write_text("small: {stem: 8, num_classes: 4, blocks: [dsa_r1_k3_s1_c8]}\n")
-    for _ in range(2):
-        compiled.append(0)
-        LatencyProfiler("torch-compile", threads=1, seconds=0.01).measure(Network(str(table), 32, ""))
+    with torch._dynamo.config.patch(recompile_limit=1):
+        for _ in range(2):
+            compiled.append(0)
+            LatencyProfiler("torch-compile", threads=1, seconds=0.01).measure(Network(str(table), 32, ""))
     assert min(compiled) > 0, "timed without having been compiled"
     torch.compiler.reset()
 
