@@ -65,6 +65,8 @@ def command(
     published one. What breaks another limit is not measured. The exit status is 1 if nothing keeps all limits.
     """
     # Imported here: NumPy and the tables of weights, which --help needs not.
+    from rich.progress import BarColumn, TimeElapsedColumn
+
     from effnets.bench.choose import Limits, list_candidates, nearest, recommend
     from effnets.bench.latency import LatencyProfiler, measure_candidates, pick_engine
     from effnets.deploy.export.onnx import check_writable
@@ -74,15 +76,9 @@ def command(
     limits = Limits(max_latency=max_latency, max_params=max_params, max_madds=max_madds, min_top1=min_top1)
     candidates, unrated = list_candidates(pattern)
     profiler = LatencyProfiler(pick_engine(engine), batch=batch, threads=threads)
-    with progress_bar() as progress:
-        outcome = measure_candidates(
-            candidates,
-            limits,
-            profiler,
-            anew=remeasure,
-            budget=budget,
-            progress=lambda name, share: progress(f"measuring {name}, for at most {budget:.0f} s", share),
-        )
+    columns = ("measuring {task.description}", BarColumn(), TimeElapsedColumn(), f"of at most {budget:.0f} s")
+    with progress_bar(*columns) as progress:
+        outcome = measure_candidates(candidates, limits, profiler, anew=remeasure, budget=budget, progress=progress)
     recommendation = recommend(outcome.candidates, limits)
     missed = [] if recommendation else nearest(outcome.candidates, limits)
     if as_json:

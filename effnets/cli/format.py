@@ -19,6 +19,8 @@ from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from rich.progress import ProgressColumn
+
     from effnets.evaluation import Comparison, Evaluation
     from effnets.nn.classifier import Classifier
 
@@ -93,15 +95,19 @@ SECONDS = Quantity("time", {"": "1", "s": "1", "min": "60"}, "60, 60s or 2min")
 
 
 @contextlib.contextmanager
-def progress_bar(wanted: bool = True) -> Iterator[Callable[[str, float], None]]:
-    """A function to call with what is being done and the share that is done, 0 to 1; idle where nobody watches."""
+def progress_bar(*columns: str | ProgressColumn, wanted: bool = True) -> Iterator[Callable[[str, float], None]]:
+    """A function to call with what is being done and the share that is done, 0 to 1; idle where nobody watches.
+
+    Args:
+        columns: what the bar shows; none are rich's own.
+    """
     if not wanted or not sys.stderr.isatty():
         yield lambda _what, _share: None
         return
 
     from rich.progress import Progress
 
-    with Progress(console=Console(stderr=True), transient=True) as progress:
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("", total=1.0)
         yield lambda what, share: progress.update(task, description=what, completed=share)
 

@@ -129,7 +129,7 @@ def _classify(results: Sequence[PhotoResult], predictor: Predictor, topk: int, b
     """Fill in predictions or errors, with a progress bar for more than one photo."""
     readable = [result for result in results if not result.error]
     paths = (result.path for result in readable)
-    with progress_bar(len(results) > 1) as progress:
+    with progress_bar(wanted=len(results) > 1) as progress:
         stream = predictor.stream(paths, topk, batch_size, on_error="skip")
         for done, (result, found) in enumerate(zip(readable, stream, strict=True), start=1):
             if isinstance(found, str):
