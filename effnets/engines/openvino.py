@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ class OpenVINOEngine(Engine):
         threads: int | None = None,
     ) -> None:
         super().__init__("openvino", metadata, precision, threads)
-        core = openvino.Core()
+        core = _core()
         if precision == "bfloat16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
             raise ArgumentError("this CPU has no bfloat16; use float32")
         properties: dict[str, Any] = {"INFERENCE_PRECISION_HINT": _HINTS[precision], "PERFORMANCE_HINT": "LATENCY"}
@@ -59,6 +60,16 @@ class OpenVINOEngine(Engine):
             raise EngineError(f"openvino failed: {_last_line(error)}") from None
         # Copies, because the next call reuses the memory.
         return {name: np.array(results[index]) for index, name in enumerate(self._outputs)}
+
+
+@cache
+def _core() -> openvino.Core:
+    """Return the process's only core, which is never deleted.
+
+    Each core has OpenVINO set a signal stack, and restore at its end the one before, which may be that of a core that
+    ended earlier: the next signal that Python handles would then end the process.
+    """
+    return openvino.Core()
 
 
 def _last_line(error: Exception) -> str:

@@ -23,9 +23,11 @@ _EXTRAS = (
     "torchvision",
 )
 _CORE_ALONE = f"""
+import signal
 import sys
 from importlib import metadata
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which shells ignore in what they run in the background
 sys.modules.update(dict.fromkeys({_EXTRAS}))  # so that none is found
 find = metadata.version
 

@@ -59,6 +59,38 @@ def test_threads_get_their_own_answers(name, path):
             assert all(np.abs(answer - expected).max() < 1e-5 for answer in answers)
 
 
+SIGNAL_STACKS = """
+import ctypes
+import sys
+
+import effnets
+
+
+class Stack(ctypes.Structure):
+    _fields_ = [("address", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t)]
+
+
+def address():
+    stack = Stack()
+    assert ctypes.CDLL(None).sigaltstack(None, ctypes.byref(stack)) == 0
+    return stack.address
+
+
+engines = [effnets.load_engine(sys.argv[1], "openvino", threads=1)]
+first = address()
+engines += [effnets.load_engine(sys.argv[1], "openvino", threads=1) for _ in range(2)]
+while engines:
+    del engines[0]
+    assert address() == first
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for the signal stack")
+def test_openvino_leaves_no_signal_stack_that_is_freed(path):
+    result = subprocess.run([sys.executable, "-c", SIGNAL_STACKS, path], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+
+
 def test_memory_in_any_order_is_taken(path):
     engine = effnets.load_engine(path, threads=1)
     images = np.random.default_rng(0).normal(size=(1, 32, 32, 3)).astype(np.float32).transpose(0, 3, 1, 2)
