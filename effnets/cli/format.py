@@ -14,12 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
-from rich import box
-from rich.console import Console
-from rich.table import Table
 
 if TYPE_CHECKING:
     from rich.progress import ProgressColumn
+    from rich.table import Table
 
     from effnets.evaluation import Comparison, Evaluation
     from effnets.nn.classifier import Classifier
@@ -105,6 +103,7 @@ def progress_bar(*columns: str | ProgressColumn, wanted: bool = True) -> Iterato
         yield lambda _what, _share: None
         return
 
+    from rich.console import Console
     from rich.progress import Progress
 
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
@@ -157,6 +156,9 @@ def make_table(
     columns: Iterable[str], *, right: Sequence[str] = (), whole: Sequence[str] = (), title: str | None = None
 ) -> Table:
     """A plain table; the columns named in `right` hold numbers, and like those in `whole` are never broken."""
+    from rich import box  # here, because `effnets list` needs no rich, whose import takes longer than its work
+    from rich.table import Table
+
     table = Table(
         box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, title=title, title_justify="left", title_style="bold"
     )
@@ -168,6 +170,8 @@ def make_table(
 
 def print_table(table: Table) -> None:
     """Print to standard output, fitted to the terminal if it is one."""
+    from rich.console import Console
+
     console = Console(highlight=False, markup=False, emoji=False)
     if not console.is_terminal:
         console = Console(highlight=False, markup=False, emoji=False, width=_UNBOUNDED)

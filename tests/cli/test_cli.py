@@ -278,3 +278,15 @@ def test_real_photographs_as_a_process():
     for photo, expected in golden.items():
         if expected["top3"][0][2] - expected["top3"][1][2] >= 0.03:
             assert found[photo] == expected["top3"][0][1], photo
+
+
+def test_list_needs_neither_torch_nor_rich():
+    code = (
+        "import sys\n"
+        "from click.testing import CliRunner\n"
+        "from effnets.cli import main\n"
+        "result = CliRunner().invoke(main, ['list'])\n"
+        "assert result.exit_code == 0, result.output\n"
+        "assert not {'torch', 'rich'} & set(sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
