@@ -117,7 +117,7 @@ class Recipe:
         int, Range(0, 100_000), "Epochs without a better validation after which training ends; 0: never."
     ] = 0
     precision: Annotated[
-        Literal["auto", "float32", "bfloat16"], "``auto`` takes bfloat16 where the device computes in it natively."
+        Literal["auto", "float32", "bfloat16"], "``auto`` takes bfloat16 where the device has matrix units for it."
     ] = "auto"
     channels_last: Annotated[bool, "Memory format of the images, faster nearly everywhere."] = True
     balance: Annotated[
