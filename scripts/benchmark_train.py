@@ -3,8 +3,8 @@
     uv run scripts/benchmark_train.py mobilenetv2_100 rexnet_100 mixnet_m --batch 16
 
 Ours is what `effnets finetune` does: channels_last, and bfloat16 where the device has matrix units for it. timm's is
-that of its train.py without further options: float32, contiguous; on a GPU, with --amp and --channels-last. Each runs in
-its own process, and they take turns. Printed are the medians, and the ratio of two medians of one run.
+that of its train.py without further options: float32, contiguous; on a GPU, with --amp and --channels-last. Each runs
+in its own process, and they take turns. Printed are the medians, and the ratio of two medians of one run.
 """
 
 from __future__ import annotations
