@@ -133,7 +133,9 @@ def _train(recipe: str, data: str, output: Path, options: dict[str, Any]) -> Non
     """
     from effnets.train.recipe import find_recipe, read_recipe
     from effnets.train.run import finetune
+    from effnets.utils.machine import keep_freed_memory
 
+    keep_freed_memory()
     changes, arguments = options.pop("settings"), {name: options.pop(name) for name in _ARGUMENTS}
     changes |= {key: value for key, value in options.items() if value is not None}
     settings = read_recipe(find_recipe(recipe), changes)

@@ -1,7 +1,10 @@
-"""Packages have versions, whatever the distribution is called that brought them."""
+"""Packages have versions, whatever the distribution is called that brought them; memory is kept where asked."""
 
 from __future__ import annotations
 
+import platform
+import subprocess
+import sys
 from importlib.metadata import PackageNotFoundError
 
 import onnxruntime
@@ -48,3 +51,24 @@ def test_a_build_of_ones_own_states_its_version_itself(monkeypatch):
 @pytest.mark.usefixtures("installed")
 def test_what_is_not_installed_has_none():
     assert version_of("no_such_module") is None
+
+
+_FAULTS = """
+import resource, sys, torch
+from effnets.utils.machine import keep_freed_memory
+if sys.argv[1] == "keep":
+    assert keep_freed_memory()
+for step in range(12):
+    if step == 2:
+        begin = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.ones(1 << 23)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - begin)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's malloc")
+def test_memory_that_is_kept_is_not_mapped_again():
+    def faults(way: str) -> int:
+        return int(subprocess.run([sys.executable, "-c", _FAULTS, way], check=True, capture_output=True).stdout)
+
+    assert faults("keep") < 100 < 1000 < faults("return")
