@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
@@ -90,27 +91,36 @@ class Score:
         top1: in per cent.
         loss: mean cross entropy, without smoothing or class weights.
         count: images.
+        correct: one bit for each image, in the order of validation, as a hexadecimal number; empty where unknown, as in
+            checkpoints of earlier versions.
     """
 
     top1: float
     loss: float
     count: int
+    correct: str = ""
 
-    def better_than(self, other: Score | None) -> bool:
-        """Compare top-1, and of equal ones the loss, which is finer."""
-        if other is None:
-            return math.isfinite(self.loss)
-        return (self.top1, -self.loss) > (other.top1, -other.loss)
+    def better_than(self, other: Score | None) -> tuple[bool, str]:
+        """Return whether this score is better than another one on the same images, and why, in words.
 
-    def as_good_as(self, other: Score) -> bool:
-        """Return whether top-1 is at most a standard error below the other's, for its number of images.
-
-        The standard error is that of Agresti and Coull (1998), which does not vanish at 100 %.
+        Only images that one of the two has right and the other wrong tell them apart. If these are on one side by more
+        than a standard error (McNemar 1947, doi:10.1007/BF02295996), top-1 decides, and else the loss, which is finer.
         """
-        count = other.count + 4
-        share = (other.top1 / 100 * other.count + 2) / count
-        error = 100 * math.sqrt(share * (1 - share) / count)
-        return math.isfinite(self.loss) and self.top1 >= other.top1 - error
+        if other is None:
+            return math.isfinite(self.loss), "there is no other"
+        if self.correct and other.correct:
+            ours, theirs = int(self.correct, 16), int(other.correct, 16)
+            gained, lost = (ours & ~theirs).bit_count(), (theirs & ~ours).bit_count()
+        else:
+            difference = round((self.top1 - other.top1) * self.count / 100)
+            gained, lost = max(difference, 0), max(-difference, 0)
+        if not math.isfinite(self.loss):
+            return False, "the loss is not finite"
+        counts = f"{max(gained, lost)} images that only it has right, against {min(gained, lost)}"
+        if (gained - lost) ** 2 > gained + lost:
+            return gained > lost, counts
+        losses = f"loss {min(self.loss, other.loss):.3f} against {max(self.loss, other.loss):.3f}"
+        return self.loss < other.loss, f"{losses}; top-1 is equal to within chance ({gained + lost} images differ)"
 
 
 @torch.no_grad()
@@ -125,15 +135,17 @@ def validate(
         TrainingInterruptedError: if this or another process received a signal; all of them raise.
     """
     device, sums = accelerator.device, torch.zeros(3, dtype=torch.float64)
+    right = [torch.empty(0, dtype=torch.bool)]
     with evaluating(network):
         for images, labels in shutdown.take_until_stop(batches):
             placed = images.to(device, memory_format=torch.channels_last) if images.ndim == 4 else images.to(device)
             logits = network(placed).float()
             targets = labels.to(device)
-            correct = (logits.argmax(1) == targets).sum()
+            correct = logits.argmax(1) == targets
+            right.append(correct.cpu())
             loss = F.cross_entropy(logits, targets, reduction="sum")
             # Summed on the CPU, since not every device has double precision.
-            sums += torch.stack([correct.to(loss.dtype), loss, torch.full_like(loss, len(labels))]).cpu()
+            sums += torch.stack([correct.sum().to(loss.dtype), loss, torch.full_like(loss, len(labels))]).cpu()
     # Together with the sums, so that no process waits for one that has stopped.
     stopping = torch.tensor([shutdown.received is not None], dtype=torch.float64)
     sums = torch.cat([sums, stopping])
@@ -143,4 +155,21 @@ def validate(
     hits, losses, count, interrupted = (float(value) for value in sums.tolist())
     if interrupted:
         raise shutdown.interruption("training was interrupted during validation")
-    return Score(top1=100.0 * hits / max(count, 1), loss=losses / max(count, 1), count=round(count))
+    bits = _in_order(torch.cat(right), accelerator)
+    return Score(
+        top1=100.0 * hits / max(count, 1),
+        loss=losses / max(count, 1),
+        count=round(count),
+        correct=np.packbits(bits.numpy()).tobytes().hex(),
+    )
+
+
+def _in_order(own: Tensor, accelerator: Accelerator) -> Tensor:
+    """Return booleans [images] of all processes, each of which has every n-th image."""
+    if accelerator.num_processes == 1:
+        return own
+    absent = 2
+    padded = accelerator.pad_across_processes(own.to(accelerator.device, torch.uint8), pad_index=absent)
+    gathered: Tensor = accelerator.gather(padded)
+    values = gathered.cpu().view(accelerator.num_processes, -1).T.flatten()
+    return values[values != absent].bool()

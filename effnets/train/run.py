@@ -386,6 +386,7 @@ class Run:
         model = self.checkpointer.assemble(trainer.best.weights)
         to_device(model, self.context.accelerator.device)
         known = len(state.messages)
+        state.messages += [f"kept {decision}" for decision in trainer.progress.decisions]
         progress = _progress(self.context, "the result was measured")  # the model is saved; this is done again
         evaluation = evaluate_best(model, self.splits, state, progress, strict=self.context.strict)
         for message in state.messages[known:]:

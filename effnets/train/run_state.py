@@ -27,6 +27,11 @@ class Best:
     phase: str
     average: bool
 
+    def __str__(self) -> str:
+        where = f"of epoch {self.epoch}" if self.epoch else "before training"
+        figures = f" ({self.score.top1:.1f} %, loss {self.score.loss:.3f})" if self.score else ""
+        return f"{'the moving average' if self.average else 'the weights'} {where}{figures}"
+
 
 @dataclass(slots=True, kw_only=True)
 class Progress:
@@ -35,7 +40,8 @@ class Progress:
     Attributes:
         epoch: finished epochs. batch: finished global micro-batches of the current epoch. step: of the optimizer.
         loss_sum: of the losses of this epoch's micro-batches. seconds: of this epoch so far.
-        rows: a row for each epoch. peak: the best score so far; stale: epochs since. best: the weights that are kept.
+        rows: a row for each epoch. best: the weights that are kept. stale: epochs since.
+        decisions: of the last validation, what was kept rather than what, and why.
         done: whether training is over.
     """
 
@@ -45,23 +51,21 @@ class Progress:
     loss_sum: float = 0.0
     seconds: float = 0.0
     rows: list[EpochRow] = field(default_factory=list)
-    peak: Score | None = None
     best: Best | None = None
     stale: int = 0
+    decisions: list[str] = field(default_factory=list)
     done: bool = False
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Progress:
         """Return the inverse of `dataclasses.asdict`."""
         rows = [EpochRow(**row) for row in values["rows"]]
-        best, peak = values["best"], values["peak"]
+        best = values["best"]
         if best is not None:
-            best = Best(**{**best, "score": _score(best["score"])})
-        return cls(**{**values, "rows": rows, "best": best, "peak": _score(peak)})
-
-
-def _score(values: dict[str, Any] | None) -> Score | None:
-    return None if values is None else Score(**values)
+            score = best["score"]
+            best = Best(**{**best, "score": None if score is None else Score(**score)})
+        values = {name: value for name, value in values.items() if name != "peak"}  # of version 0.1.0
+        return cls(**{**values, "rows": rows, "best": best})
 
 
 @dataclass(slots=True, kw_only=True)

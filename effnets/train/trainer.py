@@ -83,10 +83,9 @@ class BestModelTracker:
         self.weights: dict[str, Tensor] | None = None
 
     def update(self, row: EpochRow, progress: Progress) -> bool:
-        """Validate, and keep what is as good as the best so far, to within the noise.
+        """Validate, and keep the better of this epoch's weights, their average and the best so far.
 
-        Of equals the later one is kept, and the average: with falling rates they are the better ones, and which of them
-        is ahead by an image or two is chance. A hundred images resolve differences of some per cent.
+        Compared in pairs on the same images, see `Score.better_than`; without validation the last are kept.
 
         Returns:
             Whether there is a new best model.
@@ -103,19 +102,22 @@ class BestModelTracker:
         scores: list[Score | None] = [None] * len(candidates)
         if self.val_loader is not None:
             scores = [validate(network, self.val_loader, accelerator, shutdown) for network, _ in candidates]
-        earlier_peak, found = progress.peak, False
-        for result in scores:
-            if result is not None and result.better_than(progress.peak):
-                progress.peak = result
-        peak = progress.peak
-        for (network, average), result in zip(candidates, scores, strict=True):
-            good = result is None or peak is None or result.as_good_as(peak)
-            if good and all_finite(network.state_dict()):
-                progress.best = Best(score=result, epoch=row.epoch, phase=row.phase, average=average)
+        found, progress.decisions = False, []
+        for (network, average), score in zip(candidates, scores, strict=True):
+            candidate = Best(score=score, epoch=row.epoch, phase=row.phase, average=average)
+            best = progress.best
+            better, why = (
+                (True, "it is the last") if score is None else score.better_than(None if best is None else best.score)
+            )
+            better = better and all_finite(network.state_dict())
+            if best is not None:
+                kept, other = (candidate, best) if better else (best, candidate)
+                progress.decisions.append(f"{kept} rather than {other}: {why}")
+            if better:
+                progress.best = candidate
                 self.weights = {name: tensor.detach().cpu().clone() for name, tensor in network.state_dict().items()}
                 found = True
-        # Without validation nothing can be stale.
-        progress.stale = 0 if peak is None or peak != earlier_peak else progress.stale + 1
+        progress.stale = 0 if found else progress.stale + 1
         row = _with_scores(row, scores, time.perf_counter() - begin)
         progress.rows.append(row)
         self.context.callback.on_epoch_end(row)

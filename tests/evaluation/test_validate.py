@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import signal
 
+import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
@@ -15,27 +16,55 @@ from effnets.evaluation.validate import Score, validate
 from effnets.utils.shutdown import GracefulShutdown
 
 
-def score(top1: float, loss: float = 1.0, count: int = 100) -> Score:
-    return Score(top1=top1, loss=loss, count=count)
+def score(right: str, loss: float = 1.0) -> Score:
+    """A score by a text like 1101, one digit for each image."""
+    bits = np.array([digit == "1" for digit in right])
+    return Score(
+        top1=100 * bits.mean(), loss=loss, count=len(right), correct=np.packbits(bits).tobytes().hex() if right else ""
+    )
 
 
-def test_top1_decides_and_then_the_loss():
-    assert score(90).better_than(None)
-    assert score(90).better_than(score(89, loss=0.1))
-    assert score(90, loss=0.5).better_than(score(90))
-    assert not score(90).better_than(score(90))
-    assert not score(0, loss=math.nan).better_than(None)
+def test_top1_decides_beyond_a_standard_error_of_the_images_that_differ():
+    better, why = score("11110000", loss=2.0).better_than(score("11000000"))
+    assert better
+    assert why == "2 images that only it has right, against 0"
+    assert score("11000000").better_than(score("11110000", loss=2.0)) == (False, why)
 
 
-def test_as_good_as_is_to_within_a_standard_error_of_so_many_images():
-    assert score(87).as_good_as(score(90))  # 3.1 points with 100 images
-    assert not score(86.8).as_good_as(score(90))
-    assert score(89.8, count=50_000).as_good_as(score(89.9, count=50_000))  # 0.13 points
-    assert not score(89.8, count=50_000).as_good_as(score(90, count=50_000))
-    assert score(100).as_good_as(score(100))
-    assert score(99).as_good_as(score(100))  # 1.3 points
-    assert not score(98).as_good_as(score(100))
-    assert not score(90, loss=math.inf).as_good_as(score(90))
+def test_of_equals_the_lower_loss_decides():
+    one, other = score("11110001", loss=0.293), score("11110000", loss=0.319)  # one image is chance
+    why = "loss 0.293 against 0.319; top-1 is equal to within chance (1 images differ)"
+    assert one.better_than(other) == (True, why)
+    assert other.better_than(one) == (False, why)
+    # Seven against three of ten images: 4² is above 10; six against four: 2² is not.
+    ten = "1111111000"
+    assert score(ten, loss=9.0).better_than(score("0000000111"))[0]
+    assert not score("1111110000", loss=9.0).better_than(score("0000001111"))[0]
+    # Equal numbers right, but others: as many on each side.
+    assert score("1100", loss=0.5).better_than(score("0011", loss=0.6))[0]
+    assert not score("1100").better_than(score("1100"))[0]
+
+
+def test_a_score_of_an_earlier_version_has_no_images_to_pair():
+    before = Score(top1=90.0, loss=1.0, count=100)
+    assert Score(top1=92.0, loss=2.0, count=100).better_than(before)[0]
+    assert not Score(top1=91.0, loss=2.0, count=100).better_than(before)[0]
+
+
+def test_a_loss_that_is_not_finite_is_never_better():
+    assert not score("0", loss=math.nan).better_than(None)[0]
+    assert score("0").better_than(None)[0]
+    assert score("1111", loss=math.inf).better_than(score("0000")) == (False, "the loss is not finite")
+
+
+def test_validation_marks_every_image():
+    network = nn.Linear(3, 2)
+    nn.init.zeros_(network.weight)
+    network.bias.data = torch.tensor([1.0, 0.0])  # always class 0
+    batches = [(torch.zeros(3, 3), torch.tensor([0, 1, 0])), (torch.zeros(2, 3), torch.tensor([1, 0]))]
+    found = validate(network, batches, Accelerator(), GracefulShutdown())
+    assert (found.top1, found.count) == (60.0, 5)
+    assert found.correct == score("10101").correct
 
 
 @pytest.mark.parametrize("asked_at", [0, 2, 3])
