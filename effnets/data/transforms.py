@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -15,10 +14,9 @@ from torchvision.transforms import v2
 from effnets.data.augmentation import Augmentation
 from effnets.data.dataset import LazyImage
 from effnets.data.sampling import seeded
+from effnets.inference.image import crop_box
 from effnets.spec.specs import PreprocessSpec
 from effnets.utils.arguments import check_size
-
-_Box: TypeAlias = tuple[float, float, float, float]  # left, upper, right, lower, in pixels
 
 _CROP_ATTEMPTS = 10
 
@@ -79,7 +77,7 @@ class TrainTransform:
             return self._resized_crop(stored)
         image = stored.decode()
         scale = max(self.width / image.width, self.height / image.height)
-        box = _central_box(image.width, image.height, self.width / scale, self.height / scale)
+        box = crop_box(image.size, self.width / scale, self.height / scale)
         image = image.resize((self.width, self.height), self._resample, box)
         if self.augmentation.crop == "center":
             return image
@@ -91,14 +89,14 @@ class TrainTransform:
     def _resized_crop(self, stored: LazyImage) -> Image.Image:
         """Choose the crop first, so that a large JPEG is decoded no larger than needed."""
         width, height = stored.size()
-        box = self._random_box(width, height)
-        spare = min((box[2] - box[0]) / self.width, (box[3] - box[1]) / self.height)
+        left, top, right, bottom = self._random_box(width, height)
+        spare = min((right - left) / self.width, (bottom - top) / self.height)
         image = stored.decode(reduce=max(power for power in (1, 2, 4, 8) if power == 1 or power <= spare))
         across, down = image.width / width, image.height / height
-        box = (box[0] * across, box[1] * down, box[2] * across, box[3] * down)
+        box = crop_box(image.size, (right - left) * across, (bottom - top) * down, left * across, top * down)
         return image.resize((self.width, self.height), self._resample, box)
 
-    def _random_box(self, width: int, height: int) -> _Box:
+    def _random_box(self, width: int, height: int) -> tuple[float, float, float, float]:
         """Draw a crop by share of the area and aspect ratio (Szegedy et al. 2015, arXiv:1409.4842, section 6)."""
         augmentation = self.augmentation
         target = self.width / self.height
@@ -111,9 +109,9 @@ class TrainTransform:
             crop_width, crop_height = math.sqrt(area * aspect), math.sqrt(area / aspect)
             if crop_width <= width and crop_height <= height:
                 left, top = right * (width - crop_width), down * (height - crop_height)
-                return left, top, left + crop_width, top + crop_height
+                return crop_box((width, height), crop_width, crop_height, left, top)
         low, high = (target * limit for limit in augmentation.ratio)
-        return _central_box(width, height, min(width, height * high), min(height, width / low))
+        return crop_box((width, height), min(width, height * high), min(height, width / low))
 
     def __repr__(self) -> str:
         return f"TrainTransform({self.height}×{self.width}, {self.augmentation})"
@@ -121,11 +119,6 @@ class TrainTransform:
 
 def _between(limits: tuple[float, float], share: float) -> float:
     return limits[0] + share * (limits[1] - limits[0])
-
-
-def _central_box(width: int, height: int, crop_width: float, crop_height: float) -> _Box:
-    left, top = (width - crop_width) / 2, (height - crop_height) / 2
-    return max(left, 0.0), max(top, 0.0), min(left + crop_width, width), min(top + crop_height, height)
 
 
 def _on_images(augmentation: Augmentation, fill: list[int]) -> tuple[Callable[[Image.Image], Image.Image], ...]:

@@ -354,9 +354,22 @@ def resized_size(image: Image.Image, height: int, width: int, preprocess: Prepro
 def center_crop(image: Image.Image, height: int, width: int) -> Image.Image:
     """Return the center of an image of at least that size."""
     # The image covers the crop, as crop_pct is at most 1. Halves are rounded to even, as in torchvision.
-    left = round((image.width - width) / 2)
-    top = round((image.height - height) / 2)
+    left, top = (round(edge) for edge in crop_box(image.size, width, height)[:2])
     return image.crop((left, top, left + width, top + height))
+
+
+def crop_box(
+    size: tuple[int, int], width: float, height: float, left: float | None = None, top: float | None = None
+) -> tuple[float, float, float, float]:
+    """Return the box (left, top, right, bottom) in pixels of a crop of an image of `size`, (width, height).
+
+    The crop is central by default. The box is clamped to the image: for one size in fifty, rounding would put an edge
+    1e-14 pixels outside of it, which Pillow refuses.
+    """
+    left = (size[0] - width) / 2 if left is None else left
+    top = (size[1] - height) / 2 if top is None else top
+    left, top = min(max(left, 0.0), size[0]), min(max(top, 0.0), size[1])
+    return left, top, min(left + width, size[0]), min(top + height, size[1])
 
 
 def _per_channel(name: str, values: tuple[float, ...], channels: int) -> NDArray[np.float32]:

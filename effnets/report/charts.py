@@ -80,6 +80,16 @@ class Chart:
 
 
 @contextmanager
+def drawing(what: str) -> Iterator[None]:
+    """Leave `what` out of the report, with a warning, if drawing it fails: a report must not cost a result."""
+    try:
+        yield
+    except Exception as error:
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        warnings.warn(f"left out of the report: {what} ({reason})", stacklevel=3)
+
+
+@contextmanager
 def drawing_style() -> Iterator[None]:
     """The look of all charts, for what is drawn inside."""
     with mpl.rc_context(_STYLE), warnings.catch_warnings():  # type: ignore[arg-type]

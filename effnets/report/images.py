@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from effnets.errors import ArgumentError, EffnetsError
+from effnets.errors import ArgumentError
 from effnets.evaluation.result import Evaluation
-from effnets.inference.image import cover_size
+from effnets.inference.image import cover_size, crop_box
 from effnets.inference.transform import create_transform
 from effnets.nn.classifier import Classifier
 from effnets.nn.utils import evaluating
-from effnets.report.charts import INK, drawing_style
+from effnets.report.charts import INK, drawing, drawing_style
 from effnets.utils.arguments import check_size
 
 
@@ -91,9 +91,9 @@ def mistakes(evaluation: Evaluation, count: int) -> list[Example]:
     """The mistakes with the highest probabilities, the surest first."""
     found: list[Example] = []
     for place in _surest(evaluation, count, 0):
-        image = _image(evaluation, place)
-        if image is not None:
-            found.append(_example(evaluation, place, _square(image, _THUMBNAIL)))
+        with drawing(evaluation.source.name(int(evaluation.indices[place]))):
+            image = _image(evaluation, place)
+            found.append(_example(evaluation, place, _as_seen(image, (_THUMBNAIL,) * 2, (_THUMBNAIL,) * 2)))
     return found
 
 
@@ -104,22 +104,20 @@ def explain(evaluation: Evaluation, network: Classifier, wrong: int, right: int)
     size = check_size(transform.size)
     found: list[CamExample] = []
     for place in places:
-        image = _image(evaluation, place)
-        if image is None:
-            continue
-        answer, truth = int(evaluation.answers[place]), int(evaluation.labels[place])
-        inputs = transform(image)[None]
-        classes = [answer] if answer == truth else [answer, truth]
-        maps = class_activation_maps(network, inputs, [classes])[0]
-        seen = _as_seen(image, cover_size(*size, transform.preprocess), size)
-        heated = _heated(seen, maps)
-        found.append(
-            CamExample(
-                example=_example(evaluation, place, seen.resize((_MAP, _MAP), Image.Resampling.LANCZOS)),
-                for_answer=heated[0],
-                for_truth=heated[1] if len(heated) > 1 else None,
+        with drawing(evaluation.source.name(int(evaluation.indices[place]))):
+            image = _image(evaluation, place)
+            answer, truth = int(evaluation.answers[place]), int(evaluation.labels[place])
+            classes = [answer] if answer == truth else [answer, truth]
+            maps = class_activation_maps(network, transform(image)[None], [classes])[0]
+            seen = _as_seen(image, cover_size(*size, transform.preprocess), size)
+            heated = _heated(seen, maps)
+            found.append(
+                CamExample(
+                    example=_example(evaluation, place, seen.resize((_MAP, _MAP), Image.Resampling.LANCZOS)),
+                    for_answer=heated[0],
+                    for_truth=heated[1] if len(heated) > 1 else None,
+                )
             )
-        )
     return found
 
 
@@ -144,12 +142,8 @@ def _surest(evaluation: Evaluation, wrong: int, right: int) -> list[int]:
     return [int(place) for place in (*mistaken, *certain[np.sort(first)][:right])]
 
 
-def _image(evaluation: Evaluation, place: int) -> Image.Image | None:
-    """None where the file has gone since."""
-    try:
-        return evaluation.source.image(int(evaluation.indices[place]))
-    except EffnetsError:
-        return None
+def _image(evaluation: Evaluation, place: int) -> Image.Image:
+    return evaluation.source.image(int(evaluation.indices[place]))
 
 
 def _example(evaluation: Evaluation, place: int, image: Image.Image) -> Example:
@@ -162,18 +156,10 @@ def _example(evaluation: Evaluation, place: int, image: Image.Image) -> Example:
     )
 
 
-def _square(image: Image.Image, side: int) -> Image.Image:
-    """The middle of the image."""
-    return _as_seen(image, (side, side), (side, side))
-
-
 def _as_seen(image: Image.Image, cover: tuple[int, int], size: tuple[int, int]) -> Image.Image:
     """What is left of an image that covers `cover` when its middle is cropped to `size`, (height, width)."""
     share = min(image.height / cover[0], image.width / cover[1])
-    height, width = size[0] * share, size[1] * share
-    # Clamped: for one size in fifty, rounding puts an edge 1e-14 pixels outside of the image, which Pillow refuses.
-    left, top = max((image.width - width) / 2, 0), max((image.height - height) / 2, 0)
-    box = (left, top, min(left + width, image.width), min(top + height, image.height))
+    box = crop_box(image.size, size[1] * share, size[0] * share)
     return image.resize((size[1], size[0]), Image.Resampling.BICUBIC, box=box)
 
 

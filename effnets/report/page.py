@@ -14,7 +14,7 @@ from PIL import Image
 
 from effnets._version import __version__
 from effnets.evaluation.result import Evaluation
-from effnets.report.charts import LARGEST, Chart, confusion_matrix, learning_curves, reliability_diagram
+from effnets.report.charts import LARGEST, Chart, confusion_matrix, drawing, learning_curves, reliability_diagram
 from effnets.report.images import CamExample, Example, contact_sheet, explain, mistakes, probability, to_data_uri
 from effnets.report.write import RunSummary
 from effnets.spec.cost import count
@@ -197,22 +197,25 @@ def compose_report(run: RunSummary) -> tuple[bytes, dict[str, bytes]]:
     if run.network is not None:
         maps = explain(run.evaluation, run.network, _EXPLAINED_MISTAKES, _EXPLAINED_RIGHT)
     images = {f"{name}.png": chart.png for name, chart in charts.items()}
-    if shown:
-        images["mistakes.png"] = contact_sheet([(one.image, _caption(one)) for one in shown], 6)
-    if maps:
-        images["attention.png"] = contact_sheet(_explained(maps), 6)
+    sheets = {"mistakes.png": [(one.image, _caption(one)) for one in shown], "attention.png": _explained(maps)}
+    for name, tiles in sheets.items():
+        with drawing(name):
+            images |= {name: contact_sheet(tiles, 6)} if tiles else {}
     return render_page(run, charts, shown, maps).encode(), images
 
 
 def _draw(run: RunSummary) -> dict[str, Chart]:
     evaluation = run.evaluation
-    charts = learning_curves(run.history)
+    charts: dict[str, Chart] = {}
+    with drawing("the learning curves"):
+        charts |= learning_curves(run.history)
     if len(evaluation.classes) <= LARGEST:
-        names = [evaluation.class_names[output] for output in evaluation.classes]
-        matrix = confusion_matrix(evaluation.confusion()[:, : len(names)], names)
-        if matrix:
-            charts["confusion"] = matrix
-    charts["reliability"] = reliability_diagram(evaluation.calibration)
+        with drawing("the confusion matrix"):
+            names = [evaluation.class_names[output] for output in evaluation.classes]
+            matrix = confusion_matrix(evaluation.confusion()[:, : len(names)], names)
+            charts |= {"confusion": matrix} if matrix else {}
+    with drawing("the reliability diagram"):
+        charts["reliability"] = reliability_diagram(evaluation.calibration)
     return charts
 
 

@@ -96,7 +96,8 @@ def write_report(folder: str | os.PathLike[str], run: RunSummary) -> Path:
         The page.
 
     Raises:
-        ReportError: the folder cannot be written, and what was there before is still there; or matplotlib is missing.
+        ReportError: the folder cannot be written, and what was there before is still there; matplotlib is missing; or composing the
+            page fails. An image or chart that cannot be drawn is left out, with a warning.
     """
     if not find_spec("matplotlib"):
         raise ReportError(
@@ -105,7 +106,10 @@ def write_report(folder: str | os.PathLike[str], run: RunSummary) -> Path:
     from effnets.report.page import compose_report
 
     folder = Path(folder)
-    page, images = compose_report(run)
+    try:
+        page, images = compose_report(run)
+    except Exception as error:
+        raise ReportError(f"{folder}: the report cannot be composed ({type(error).__name__}: {error})") from error
     # The page last: who sees it sees the images of the same run.
     _write(folder, {**{f"{_IMAGES}/{name}": content for name, content in images.items()}, _PAGE: page})
     return folder / _PAGE

@@ -110,7 +110,7 @@ def finetune(
         command: recorded in the metrics and the report.
 
     Raises:
-        ReportError: if the report cannot be written. The model is saved; `resume` measures it and writes the report.
+        ReportError: if the report cannot be written. The model and its metrics are saved; `resume` writes the report.
         TrainingError: if the folder holds another training, the loss becomes NaN or infinite, a process is lost, or the
             disk refuses. Earlier checkpoints are intact.
         TrainingInterruptedError: if SIGTERM or SIGINT was received; everything is saved.
@@ -135,6 +135,9 @@ def finetune(
         if not resume:
             raise TrainingError(f"{checkpointer.folder}: holds a finished training; name another folder")
         checkpointer.check(os.fspath(data), resume=True)
+        if metrics.get("report") == _PENDING:
+            metrics = None
+    if metrics is not None:
         callback.on_message(
             f"{checkpointer.folder}: this training is finished; nothing to do (its data: {metrics.get('data')})"
         )
@@ -295,7 +298,7 @@ class Run:
         return trainer
 
     def finish(self, trainer: Trainer) -> dict[str, Any]:
-        """Measure the best model, write the report, and mark the run as finished, in this order; return the metrics."""
+        """Measure the best model, mark the run as finished, and write the report, in this order; return the metrics."""
         accelerator = self.context.accelerator
         metrics = self._finish(trainer) if accelerator.is_main_process else {}
         if accelerator.num_processes > 1:
@@ -391,17 +394,19 @@ class Run:
         evaluation = evaluate_best(model, self.splits, state, progress, strict=self.context.strict)
         for message in state.messages[known:]:
             callback.on_message(message)
-        test = None
+        measured = evaluation is not None and evaluation.split == "test"
+        test = (evaluation.top1, evaluation.loss) if evaluation is not None and measured else None
+        metrics = state.metrics(trainer.progress, finished=True, test=test) | {"report": None}
         if evaluation is not None:
-            if evaluation.split == "test":
-                test = (evaluation.top1, evaluation.loss)
+            self.checkpointer.save_metrics(metrics | {"report": _PENDING})  # whatever happens to the report
             callback.on_progress("writing the report", 1.0)
-            write_report(self.checkpointer.folder, state.summary(model.cpu(), evaluation, trainer.progress))
-        metrics = state.metrics(trainer.progress, finished=True, test=test)
+            page = write_report(self.checkpointer.folder, state.summary(model.cpu(), evaluation, trainer.progress))
+            metrics["report"] = page.name
         self.checkpointer.save_metrics(metrics)
         return metrics
 
 
+_PENDING = "pending"  # in metrics.json: the report failed, and is written when the run is resumed
 _ADAPTED = (
     "the backbone's batch statistics were moved towards those of the training images; set bn to eval to keep the "
     "weights' own"

@@ -228,7 +228,26 @@ def test_images_that_have_gone_since_are_left_out(network, tmp_path):
     found = effnets.evaluate(network, source)
     source.pictures = [b""] * 20
     run = RunSummary(title="x", command="y", evaluation=found, network=network)
-    assert "The surest mistakes" not in write_report(tmp_path, run).read_text()
+    with pytest.warns(UserWarning, match=r"left out of the report: .* is empty \(0 bytes\)"):
+        page = write_report(tmp_path, run)
+    assert "The surest mistakes" not in page.read_text()
+
+
+@pytest.mark.parametrize("part", ["learning_curves", "confusion_matrix", "reliability_diagram", "contact_sheet"])
+def test_a_drawing_that_fails_costs_a_drawing(run, tmp_path, monkeypatch, part):
+    def fail(*_: object) -> None:
+        raise RuntimeError("no such color")
+
+    monkeypatch.setattr(f"effnets.report.page.{part}", fail)
+    with pytest.warns(UserWarning, match=r"left out of the report: .* \(no such color\)"):
+        page = write_report(tmp_path, run)
+    assert "Macro F1" in page.read_text()
+
+
+def test_a_page_that_cannot_be_composed_is_a_report_error(run, tmp_path, monkeypatch):
+    monkeypatch.setattr("effnets.report.page._context", lambda _: {})
+    with pytest.raises(ReportError, match="the report cannot be composed"):
+        write_report(tmp_path, run)
 
 
 @pytest.mark.parametrize("obstacle", ["folder", "report", "report.html"])

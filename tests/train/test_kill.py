@@ -219,6 +219,9 @@ def test_a_training_whose_report_fails_ends_and_resumes(material, undisturbed, t
     process.join(120)
     assert process.exitcode == 1, log.read_text()
     assert "report.html: is a folder, where the report wants to write a file" in " ".join(log.read_text().split())
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert (metrics["finished"], metrics["report"]) == (True, "pending")  # results come before the report
+    assert metrics["test_top1"] == json.loads((undisturbed[0] / "metrics.json").read_text())["test_top1"]
     (folder / "report.html").rmdir()
     assert run(arguments(material, folder, "--resume"), log) == 0, log.read_text()
     require_equal(folder, undisturbed[0])
