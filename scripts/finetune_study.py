@@ -1,12 +1,12 @@
 """Fine-tuning beside a plain loop of PyTorch, on three small data sets: what the defaults are worth.
 
-    uv run scripts/finetune_study.py ../shared --runs FOLDER [--seeds 0,1,2] [--epochs 8] [--write docs/finetune-study.md]
+    uv run scripts/finetune_study.py ../shared --runs FOLDER [--seeds 0,1,2] [--epochs 8]
 
 The data sets are groceries (967 photos to train on, 20 classes), blood cells (cut out along their boxes, at most 150 of
 each of three kinds) and things (CIFAR-10, 50 images of each class, enlarged). Both start from the real weights of
 MobileNetV1 x0.25, both train for the same epochs on the same images; test/ is measured once. The plain loop is what
-tutorials show: AdamW, one-cycle, random crops and flips, the last weights. Ours is `effnets.finetune` with its defaults,
-whose last weights and moving average are measured on test/ as well, beside the ones that were kept. Finished runs are
+tutorials show: AdamW, one-cycle, random crops and flips, the last weights. Ours is `effnets.finetune` with its defaults;
+its last weights and moving average are measured on test/ as well, beside the ones that were kept. Finished runs are
 kept in FOLDER: a study that was stopped goes on with the next one.
 """
 
@@ -168,7 +168,8 @@ def main() -> None:
         )
     if "plain_seconds" in rows[0]:
         print(
-            f"seconds, ratio of medians: {median(r['seconds'] for r in rows) / median(r['plain_seconds'] for r in rows):.2f}"
+            "seconds, ratio of medians: "
+            f"{median(row['seconds'] for row in rows) / median(row['plain_seconds'] for row in rows):.2f}"
         )
 
 

@@ -134,16 +134,17 @@ def _fault(error: DataError) -> BatchResult:
 
 
 class WorkerShutdown:
-    """Ends the worker processes of a DataLoader when their parent says so, or exits.
+    """Ends the worker processes of a DataLoader when their parent says so, or ends in whatever way.
 
     Workers ignore SIGTERM and SIGINT: a signal to the whole process group asks the training to save, which needs the
     batches on their way. But SIGTERM is also what multiprocessing sends to workers at exit before it joins them, so
-    they wait for a message on a pipe instead. (Not an Event: setting one hangs once a waiting process was killed.)
+    they wait for a message on a pipe instead, or for its end: when the parent was killed, nobody can write to it any
+    more. (Not an Event: setting one hangs once a waiting process was killed.)
     """
 
     def __init__(self) -> None:
         receiver, sender = multiprocessing.Pipe(duplex=False)
-        self.worker_init_fn = partial(_initialize_worker, receiver)
+        self.worker_init_fn = partial(_initialize_worker, receiver, sender)
         # Called at exit before multiprocessing terminates and joins its children, or when this object is collected.
         self.end_workers = Finalize(self, sender.send_bytes, args=(b"end",), exitpriority=10)
 
@@ -177,14 +178,15 @@ def _start_method() -> str:
     return "spawn" if method == "forkserver" else method
 
 
-def _initialize_worker(receiver: Connection, _worker: int) -> None:
+def _initialize_worker(receiver: Connection, sender: Connection, _worker: int) -> None:
+    sender.close()  # the worker's copy, or the pipe would not end with the parent
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_exit_when_readable, args=(receiver,), daemon=True).start()
 
 
 def _exit_when_readable(receiver: Connection) -> None:
-    wait([receiver])  # nobody reads the message, so that every worker sees it
+    wait([receiver])  # a message, which nobody reads, so that every worker sees it, or the end of the pipe
     os._exit(0)
 
 

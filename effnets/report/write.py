@@ -96,8 +96,8 @@ def write_report(folder: str | os.PathLike[str], run: RunSummary) -> Path:
         The page.
 
     Raises:
-        ReportError: the folder cannot be written, and what was there before is still there; matplotlib is missing; or composing the
-            page fails. An image or chart that cannot be drawn is left out, with a warning.
+        ReportError: the folder cannot be written, and what was there before is still there; matplotlib is missing; or
+            composing the page fails. An image or chart that cannot be drawn is left out, with a warning.
     """
     if not find_spec("matplotlib"):
         raise ReportError(

@@ -241,51 +241,6 @@ def test_arguments(source, arguments, message):
         loader(source, **arguments)
 
 
-NEVER_CLOSED = """
-import multiprocessing
-import sys
-
-import numpy as np
-
-from effnets.errors import DataError
-from effnets.spec.specs import PreprocessSpec
-from effnets.data import DataConfig, open_data
-from effnets.data.augmentation import Augmentation
-from effnets.data.loader import EpochLoader
-from effnets.data.transforms import TrainTransform
-
-if __name__ == "__main__":
-    multiprocessing.set_start_method(sys.argv[2])
-    source = open_data(DataConfig(sys.argv[1], val_share=0)).train
-    loader = EpochLoader(
-        source, TrainTransform(PreprocessSpec(input_size=8), 8, Augmentation()), batch_size=4, workers=2
-    )
-    batches = loader.batches(0)
-    next(batches)
-    if "close" in sys.argv:
-        loader.close()
-    raise DataError("something else went wrong")
-"""
-
-
-@pytest.mark.parametrize("start_method", ["fork", "spawn"])
-@pytest.mark.parametrize("end", ["close", "exit"])
-def test_a_process_that_fails_ends_with_its_workers(tmp_path, start_method, end):
-    """They ignore SIGTERM, by which multiprocessing ends its children before it waits for them."""
-    write(tmp_path / "data", by_class(10, ("bird", "cat", "dog")))
-    (tmp_path / "program.py").write_text(NEVER_CLOSED)
-    command = [sys.executable, tmp_path / "program.py", tmp_path / "data", start_method, end]
-    begin = time.monotonic()
-    result = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert result.returncode == 1
-    errors = result.stderr.rstrip()
-    # A spawned worker that is still starting may find its parent gone, and say so.
-    assert errors.endswith("DataError: something else went wrong") or (
-        start_method == "spawn" and "DataError: something else went wrong\n" in errors
-    ), errors
-    assert time.monotonic() - begin < 100
-
-
 STOPPED = """
 import multiprocessing
 import signal
