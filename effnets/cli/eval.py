@@ -63,6 +63,11 @@ _BROKEN = 5
 @image_column_option
 @label_column_option
 @class_names_option
+@click.option(
+    "--class-order",
+    type=click.Choice(["numeric", "lexicographic"]),
+    help="Of classes called by numbers, for a model without class names: 0, 1, 2 or 0, 1, 10.",
+)
 @click.option("--per-class", is_flag=True, help="List the classes, however many.")
 @click.option("--per-image", is_flag=True, help="Put the answer for each image into the JSON.")
 @click.option("--json", "json_file", metavar="FILE", help="Write everything as JSON; - prints it instead of the table.")

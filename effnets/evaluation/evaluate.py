@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,6 +40,7 @@ def evaluate(
     image_column: str | None = None,
     label_column: str | None = None,
     class_names: Sequence[str] | None = None,
+    class_order: Literal["numeric", "lexicographic"] | None = None,
     workers: int | None = None,
     keep_logits: bool = False,
     temperature: float | None = None,
@@ -60,6 +61,8 @@ def evaluate(
         image_column: as in `effnets.finetune`, for data given by a path or an address.
         label_column: likewise.
         class_names: likewise.
+        class_order: of classes called by numbers, for a model that does not name its outputs: "numeric" (0, 1, 2, …,
+            10), as effnets and timm train, or "lexicographic" (0, 1, 10, 2, …), as torchvision's ImageFolder and Keras.
         workers: threads that decode; None takes one per core, up to 16.
         keep_logits: return all logits, which takes 4 bytes for each image and output.
         temperature: fitted on other images, to measure calibration with; None fits one on these images.
@@ -73,6 +76,8 @@ def evaluate(
     """
     check_integer("batch_size", batch_size, 1, "it must be at least 1")
     check_integer("topk", topk, 1, "ask for at least 1")
+    if class_order not in (None, "numeric", "lexicographic"):
+        raise ArgumentError(f"class_order is {class_order!r}; choose 'numeric' or 'lexicographic'")
     if temperature is not None and not 0.01 <= temperature <= 100:
         raise ArgumentError(f"temperature is {temperature!r}; give a number from 0.01 to 100")
     workers = check_integer("workers", workers or min(cpu_count(), _MAX_WORKERS), 1, "it must be at least 1")
@@ -91,7 +96,9 @@ def evaluate(
     if len(dataset) == 0:
         raise DataError(f"{origin}: there is no image to evaluate on")
     predictor = create_predictor(model, image_size, "image_size")
-    outputs, note = match_classes(dataset.class_names, predictor.class_names, named=predictor.named)
+    outputs, note = match_classes(
+        dataset.class_names, predictor.class_names, named=predictor.named, class_order=class_order
+    )
     real = RealLabels(real_labels) if real_labels is not None else None
     if real:
         real.check(dataset, predictor.class_names)

@@ -7,14 +7,14 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from effnets.errors import ArgumentError, MissingFileError
 from effnets.evaluation.result import RealScore
-from effnets.inference.labels import first_numbered, imagenet1k, spellings
+from effnets.inference.labels import class_orders, first_numbered, imagenet1k, spellings
 
 if TYPE_CHECKING:
     from effnets.data.dataset import ImageDataset
@@ -24,7 +24,11 @@ _SHOWN = 6
 
 
 def match_classes(
-    data_names: Sequence[str], model_names: Sequence[str], *, named: bool = True
+    data_names: Sequence[str],
+    model_names: Sequence[str],
+    *,
+    named: bool = True,
+    class_order: Literal["numeric", "lexicographic"] | None = None,
 ) -> tuple[NDArray[np.int64], str | None]:
     """Return the output of each class of the data ``[classes of the data]``, and a note for the user, if any.
 
@@ -32,22 +36,19 @@ def match_classes(
     them, the WordNet numbers of its folders (``n01440764``) and the full entries ("tench, Tinca tinca") are names too.
     If the data only number their classes, from 0 and as many as the model's, these are the numbers of its outputs (in a
     folder's listing, class 10 comes before class 2). If the model does not name its outputs (`named` is False), they
-    are in the order of the data's classes.
+    are in the order of the data's classes, of which there may be two, see `effnets.inference.labels.class_orders`:
+    then `class_order` says which.
 
     Raises:
-        ArgumentError: if the model lacks classes of the data; the message shows both.
+        ArgumentError: if the model lacks classes of the data, or their order is not known; the message shows both.
     """
     if list(data_names) == list(model_names):
         return np.arange(len(data_names)), None
+    if not named:
+        return _in_order(data_names, model_names, class_order)
     outputs = _by_number(data_names, model_names)
     if outputs is not None:
-        note = "the data number their classes, which are taken for the model's outputs in order" if named else None
-        return outputs, note
-    if not named:
-        if len(data_names) == len(model_names):
-            note = f"the model does not name its {len(model_names)} outputs: taken in the order of the data's classes"
-            return np.arange(len(data_names)), note
-        raise _mismatch(data_names, model_names, "their numbers differ, and the model does not name its outputs")
+        return outputs, "the data number their classes, which are taken for the model's outputs in order"
     for names in spellings(model_names):
         offset = len(model_names) - len(names)  # of a background, which no other list of names has
         if list(data_names) == list(names):
@@ -58,6 +59,27 @@ def match_classes(
     missing = [name for name in data_names if name not in set(model_names)]
     doubled = "names occur more than once, in another order" if not missing else f"{len(missing)} are not the model's"
     raise _mismatch(data_names, model_names, doubled)
+
+
+def _in_order(
+    data_names: Sequence[str], model_names: Sequence[str], class_order: Literal["numeric", "lexicographic"] | None
+) -> tuple[NDArray[np.int64], str]:
+    """Return the outputs of the data's classes in an order that programs train in, and a note."""
+    orders = class_orders(data_names)
+    numeric, lexicographic = orders["numeric"], orders["lexicographic"]
+    if len(numeric) != len(model_names):
+        raise _mismatch(data_names, model_names, "their numbers differ, and the model does not name its outputs")
+    if class_order is None and numeric != lexicographic:
+        raise ArgumentError(
+            f"the model does not name its {len(model_names)} outputs, and the data's classes have two orders.\n"
+            f"  numeric, as in effnets and timm: {_listed(numeric)}\n"
+            f"  lexicographic, as in torchvision's ImageFolder and Keras: {_listed(lexicographic)}\n"
+            "Say in which the model was trained: class_order='numeric' or 'lexicographic' (--class-order)"
+        )
+    order = orders[class_order or "numeric"]
+    which = f"{class_order} order" if class_order else "the order of the data's classes"
+    note = f"the model does not name its {len(model_names)} outputs: taken in {which}"
+    return np.array([order.index(name) for name in data_names], np.int64), note
 
 
 def _by_name(data_names: Sequence[str], names: Sequence[str]) -> NDArray[np.int64] | None:

@@ -61,6 +61,11 @@ def class_names(num_classes: int) -> tuple[str, ...]:
     return tuple(f"class {index}" for index in range(num_classes))
 
 
+def are_named(labels: Sequence[str]) -> bool:
+    """Return whether the outputs of a model have names, unlike "class 0", "class 1", …."""
+    return not all(label == f"class {index}" for index, label in enumerate(labels))
+
+
 def spellings(labels: Sequence[str]) -> list[tuple[str, ...]]:
     """Return the lists of names that data may use for a model's outputs: its labels; for ImageNet also others.
 
@@ -88,12 +93,26 @@ def first_numbered(names: Iterable[str], labels: Sequence[str]) -> int | None:
     return offset
 
 
+def class_orders(names: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """Return the classes of folders in each order that programs train in, by its name.
+
+    Folders called by numbers are in ``numeric`` order here and in timm (0, 1, 2, …, 10), and in ``lexicographic`` order
+    in torchvision's ImageFolder and Keras (0, 1, 10, 2, …). Of all other names both are the order of their characters.
+    """
+    characters = tuple(sorted(set(names)))
+    numbers = all(name.isascii() and name.isdigit() for name in characters)
+    numeric = tuple(sorted(characters, key=lambda name: (int(name), name))) if numbers else characters
+    return {"numeric": numeric, "lexicographic": characters}
+
+
 def find_outputs(names: Iterable[str], labels: Sequence[str]) -> dict[str, int]:
     """Return the output of each name, by the spelling that knows most of them.
 
     Unknown names, and names that two classes share, are left out.
     """
     names = set(names)
+    if not are_named(labels) and len(set(class_orders(names).values())) > 1:
+        return {}  # the outputs may be in either order
     if (first := first_numbered(names, labels)) is not None:
         return {name: int(name) + first for name in names}
     found = []

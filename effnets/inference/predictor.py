@@ -18,7 +18,7 @@ from PIL import Image
 from effnets.engines.base import Engine
 from effnets.errors import ArgumentError, ImageError, MissingFileError
 from effnets.inference.image import ImageSource, color_mode, image_to_array, load_rgb
-from effnets.inference.labels import Prediction, class_names, rank
+from effnets.inference.labels import Prediction, are_named, class_names, rank
 from effnets.utils.arguments import check_integer, check_size
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ class TorchPredictor(Predictor):
         self._transform = create_transform(network, input_size=input_size)
         self.model, self.engine = network.spec.name, "torch"
         self.class_names = network.class_names or class_names(network.num_classes)
-        self.named = network.class_names is not None or not self.class_names[-1].startswith("class ")
+        self.named = network.class_names is not None or are_named(self.class_names)
         if len(self.class_names) != network.num_classes:
             raise ArgumentError(
                 f"class_names has {len(self.class_names)} names for {network.num_classes} classes; give one for each"
@@ -142,7 +142,7 @@ class EnginePredictor(Predictor):
         self.engine = engine.name + (", rewritten" if any(metadata.rewrites.values()) else "")
         self.engine += f", {precision}" if precision != "float32" else ""
         self.class_names = engine.labels
-        self.named = not all(name == f"class {index}" for index, name in enumerate(engine.labels))
+        self.named = are_named(engine.labels)
 
     def prepare(self, image: ImageSource) -> NDArray[Any]:
         """Return float32 ``[C, H, W]``, or uint8 ``[H, W, C]`` where the file contains the preprocessing."""

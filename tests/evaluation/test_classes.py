@@ -82,16 +82,41 @@ def test_outputs_without_names():
         match_classes(("a", "b"), class_names(3), named=False)
 
 
-@pytest.mark.parametrize("named", [True, False])
-def test_numbers_for_names(named):
+def test_numbers_are_the_outputs_of_a_model_with_names():
+    """As in ImageNetV2, whose folders are called 0 to 999: a program that sorts their names gets another order."""
     names = sorted(str(index) for index in range(12))
     assert names[2] == "10"
-    model_names = tuple("abcdefghijkl") if named else class_names(12)
-    outputs, note = match_classes(names, model_names, named=named)
+    outputs, note = match_classes(names, tuple("abcdefghijkl"))
     assert outputs.tolist() == [int(name) for name in names]
-    assert note == (
-        "the data number their classes, which are taken for the model's outputs in order" if named else None
+    assert note == "the data number their classes, which are taken for the model's outputs in order"
+    numbers = sorted(str(index) for index in range(1000))
+    assert match_classes(numbers, class_names(1000))[0].tolist() == [int(name) for name in numbers]
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_two_orders_of_numbers_for_a_model_without_names(first):
+    """torchvision's ImageFolder sorts folders as texts: output 2 of what it trains may be class 10."""
+    names = [str(index) for index in range(first, first + 12)]
+    with pytest.raises(ArgumentError) as caught:
+        match_classes(names, class_names(12), named=False)
+    message = str(caught.value)
+    assert f"numeric, as in effnets and timm: 12 ({', '.join(names[:6])}, …)" in message
+    assert (
+        f"lexicographic, as in torchvision's ImageFolder and Keras: 12 ({', '.join(sorted(names)[:6])}, …)" in message
     )
+    assert "class_order='numeric' or 'lexicographic' (--class-order)" in message
+    outputs, note = match_classes(names, class_names(12), named=False, class_order="numeric")
+    assert outputs.tolist() == list(range(12))
+    assert note == "the model does not name its 12 outputs: taken in numeric order"
+    outputs, _ = match_classes(names, class_names(12), named=False, class_order="lexicographic")
+    assert [sorted(names)[output] for output in outputs] == names
+
+
+@pytest.mark.parametrize("names", [[str(index) for index in range(10)], [f"{index:02}" for index in range(12)]])
+def test_orders_of_numbers_that_agree_need_no_word(names):
+    outputs, note = match_classes(names, class_names(len(names)), named=False)
+    assert outputs.tolist() == list(range(len(names)))
+    assert note.endswith("taken in the order of the data's classes")
 
 
 def test_numbers_leave_the_background_out_and_must_be_all_of_them():

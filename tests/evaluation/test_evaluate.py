@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import effnets
 from effnets.errors import ArgumentError, DataError, ImageError, MissingFileError, WeightsError
@@ -123,6 +124,26 @@ def test_folders_find_their_outputs_by_name(colour_engine, tmp_path):
     assert [found.class_names[output] for output in found.classes] == ["blue", "green", "other", "red"]
     assert found.scores().support.tolist() == [4, 3, 2, 5]
     assert found.confusion()[:, :4].diagonal().tolist() == [2, 3, 5, 4]
+
+
+def test_classes_called_by_numbers_of_a_network_without_names(tmp_path):
+    """Class k is an image whose gray is k of 11, and output k the nearest: the network was trained in numeric order."""
+    for number in range(12):
+        (tmp_path / "data" / str(number)).mkdir(parents=True)
+        shade = round(255 * number / 11)
+        Image.new("RGB", (8, 8), (shade, shade, shade)).save(tmp_path / "data" / str(number) / "0.png")
+    model = effnets.create_model("mobilenetv1_025", num_classes=12)
+    preprocess = model.spec.preprocess
+    shades = (torch.arange(12) / 11 - preprocess.mean[0]) / preprocess.std[0]
+    model.forward = lambda images: -((images[:, :1, 0, 0] - shades) ** 2)
+    with pytest.raises(effnets.ArgumentError, match="the data's classes have two orders"):
+        effnets.evaluate(model, tmp_path / "data")
+    assert effnets.evaluate(model, tmp_path / "data", class_order="numeric").top1 == 100
+    # Of 0, 1, 10, 11, 2, … only 0 and 1 stand where they do in 0, 1, 2, ….
+    lexicographic = effnets.evaluate(model, tmp_path / "data", class_order="lexicographic")
+    assert lexicographic.top1 == pytest.approx(100 * 2 / 12)
+    with pytest.raises(effnets.ArgumentError, match="class_order is 'alphabetic'; choose 'numeric' or 'lexicographic'"):
+        effnets.evaluate(model, tmp_path / "data", class_order="alphabetic")
 
 
 def test_of_several_splits_the_test_images_count(colour_engine, tmp_path):
