@@ -15,12 +15,14 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import re
 import shutil
 import tarfile
 import time
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from statistics import mean, median
 from typing import Any
@@ -43,7 +45,7 @@ MODEL, WEIGHTS, SIZE = "tf_mobilenetv1_025", "weights/keras_mobilenet_2_5_224_tf
 DATA = ("groceries", "cells", "things")
 
 
-def plain_loop(folder: Path, weights: Path, epochs: int, seed: int) -> tuple[float, float]:
+def plain_loop(folder: Path, weights: Path, epochs: int, seed: int) -> dict[str, Any]:
     """Train as tutorials do; return top-1 on test/ in per cent, and seconds."""
     torch.manual_seed(seed)
     begin = time.perf_counter()
@@ -68,7 +70,7 @@ def plain_loop(folder: Path, weights: Path, epochs: int, seed: int) -> tuple[flo
         hits = sum(
             int((model(images).argmax(1) == labels).sum()) for images, labels in DataLoader(test, 64, num_workers=2)
         )
-    return 100 * hits / len(test), time.perf_counter() - begin
+    return {"plain": 100 * hits / len(test), "plain_seconds": time.perf_counter() - begin}
 
 
 def ours(folder: Path, weights: Path, epochs: int, seed: int, output: Path, changes: dict[str, Any]) -> dict[str, Any]:
@@ -87,6 +89,14 @@ def ours(folder: Path, weights: Path, epochs: int, seed: int, output: Path, chan
         model.load_state_dict(state[part])
         found[name] = effnets.evaluate(model, folder).top1
     shutil.rmtree(output)
+    return found
+
+
+def kept(file: Path, run: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Return what an earlier run wrote, or run, and write it."""
+    if not file.exists():
+        write_whole(file, json.dumps(run()).encode())
+    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     return found
 
 
@@ -145,17 +155,21 @@ def main() -> None:
     weights = arguments.shared / WEIGHTS
     print(describe_machine(), f"{arguments.epochs} epochs; top-1 on test/ in per cent", sep="\n")
     rows: list[dict[str, Any]] = []
-    label = json.dumps(arguments.changes) if arguments.changes else "defaults"
+    label = (
+        re.sub(r"[^\w.=-]", "", json.dumps(arguments.changes).replace(":", "=")) if arguments.changes else "defaults"
+    )
     for seed in (int(seed) for seed in arguments.seeds.split(",")):
         for name in arguments.data.split(","):
-            file = arguments.runs / f"{name}-{seed}-{arguments.epochs}-{label}.json".replace('"', "").replace(" ", "")
-            if not file.exists():
-                folder = arguments.runs / "data" / name
-                row = ours(folder, weights, arguments.epochs, seed, arguments.runs / f"run-{name}", arguments.changes)
-                if not arguments.only_ours:
-                    row["plain"], row["plain_seconds"] = plain_loop(folder, weights, arguments.epochs, seed)
-                write_whole(file, json.dumps({"data": name, "seed": seed, **row}).encode())
-            rows.append(json.loads(file.read_text(encoding="utf-8")))
+            folder = arguments.runs / "data" / name
+            run = f"{name}-{seed}-{arguments.epochs}"
+            row = {"data": name, "seed": seed} | kept(
+                arguments.runs / f"{run}-{label}.json",
+                partial(ours, folder, weights, arguments.epochs, seed, arguments.runs / run, arguments.changes),
+            )
+            if not arguments.only_ours:
+                loop = partial(plain_loop, folder, weights, arguments.epochs, seed)
+                row |= kept(arguments.runs / f"{run}-plain.json", loop)
+            rows.append(row)
             print(rows[-1], flush=True)
     columns = [column for column in ("plain", "kept", "last", "average") if column in rows[0]]
     print("| data | " + " | ".join(columns) + " |")

@@ -103,17 +103,11 @@ class Score:
     def better_than(self, other: Score | None) -> tuple[bool, str]:
         """Return whether this score is better than another one on the same images, and why, in words.
 
-        Only images that one of the two has right and the other wrong tell them apart. If these are on one side by more
-        than a standard error (McNemar 1947, doi:10.1007/BF02295996), top-1 decides, and else the loss, which is finer.
+        Where top-1 does not tell them apart, as of `clearly_better_than`, the loss decides, which is finer.
         """
         if other is None:
             return math.isfinite(self.loss), "there is no other"
-        if self.correct and other.correct:
-            ours, theirs = int(self.correct, 16), int(other.correct, 16)
-            gained, lost = (ours & ~theirs).bit_count(), (theirs & ~ours).bit_count()
-        else:
-            difference = round((self.top1 - other.top1) * self.count / 100)
-            gained, lost = max(difference, 0), max(-difference, 0)
+        gained, lost = self._differences(other)
         if not math.isfinite(self.loss):
             return False, "the loss is not finite"
         counts = f"{max(gained, lost)} images that only it has right, against {min(gained, lost)}"
@@ -121,6 +115,23 @@ class Score:
             return gained > lost, counts
         losses = f"loss {min(self.loss, other.loss):.3f} against {max(self.loss, other.loss):.3f}"
         return self.loss < other.loss, f"{losses}; top-1 is equal to within chance ({gained + lost} images differ)"
+
+    def clearly_better_than(self, other: Score) -> bool:
+        """Return whether top-1 is better by more than a standard error of the images on which the two differ.
+
+        Only images that one of the two has right and the other wrong tell them apart (McNemar 1947,
+        doi:10.1007/BF02295996).
+        """
+        gained, lost = self._differences(other)
+        return gained > lost and (gained - lost) ** 2 > gained + lost
+
+    def _differences(self, other: Score) -> tuple[int, int]:
+        """Return how many images only this score has right, and how many only the other."""
+        if self.correct and other.correct:
+            ours, theirs = int(self.correct, 16), int(other.correct, 16)
+            return (ours & ~theirs).bit_count(), (theirs & ~ours).bit_count()
+        difference = round((self.top1 - other.top1) * self.count / 100)
+        return max(difference, 0), max(-difference, 0)
 
 
 @torch.no_grad()

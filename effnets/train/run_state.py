@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -27,6 +28,15 @@ class Best:
     phase: str
     average: bool
 
+    @property
+    def is_finite(self) -> bool:
+        """Whether the loss on validation is, if any was measured."""
+        return self.score is None or math.isfinite(self.score.loss)
+
+    def clearly_better_than(self, other: Best) -> bool:
+        """Return whether validation tells the two apart, as of `Score.clearly_better_than`."""
+        return self.score is not None and other.score is not None and self.score.clearly_better_than(other.score)
+
     def __str__(self) -> str:
         where = f"of epoch {self.epoch}" if self.epoch else "before training"
         figures = f" ({self.score.top1:.1f} %, loss {self.score.loss:.3f})" if self.score else ""
@@ -40,7 +50,7 @@ class Progress:
     Attributes:
         epoch: finished epochs. batch: finished global micro-batches of the current epoch. step: of the optimizer.
         loss_sum: of the losses of this epoch's micro-batches. seconds: of this epoch so far.
-        rows: a row for each epoch. best: the weights that are kept. stale: epochs since.
+        rows: a row for each epoch. peak: the best score so far; stale: epochs since. best: the weights that are kept.
         decisions: of the last validation, what was kept rather than what, and why.
         done: whether training is over.
     """
@@ -51,6 +61,7 @@ class Progress:
     loss_sum: float = 0.0
     seconds: float = 0.0
     rows: list[EpochRow] = field(default_factory=list)
+    peak: Score | None = None
     best: Best | None = None
     stale: int = 0
     decisions: list[str] = field(default_factory=list)
@@ -60,12 +71,14 @@ class Progress:
     def from_dict(cls, values: dict[str, Any]) -> Progress:
         """Return the inverse of `dataclasses.asdict`."""
         rows = [EpochRow(**row) for row in values["rows"]]
-        best = values["best"]
+        best, peak = values["best"], values["peak"]
         if best is not None:
-            score = best["score"]
-            best = Best(**{**best, "score": None if score is None else Score(**score)})
-        values = {name: value for name, value in values.items() if name != "peak"}  # of version 0.1.0
-        return cls(**{**values, "rows": rows, "best": best})
+            best = Best(**{**best, "score": _score(best["score"])})
+        return cls(**{**values, "rows": rows, "best": best, "peak": _score(peak)})
+
+
+def _score(values: dict[str, Any] | None) -> Score | None:
+    return None if values is None else Score(**values)
 
 
 @dataclass(slots=True, kw_only=True)

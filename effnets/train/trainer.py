@@ -83,9 +83,11 @@ class BestModelTracker:
         self.weights: dict[str, Tensor] | None = None
 
     def update(self, row: EpochRow, progress: Progress) -> bool:
-        """Validate, and keep the better of this epoch's weights, their average and the best so far.
+        """Validate, and keep the better of this epoch's weights and their average, unless earlier ones were better.
 
-        Compared in pairs on the same images, see `Score.better_than`; without validation the last are kept.
+        They are compared image by image. Of the two of one epoch the lower loss decides between equals. Earlier ones
+        stay only if their top-1 is better beyond chance: with falling rates later ones are better, and on a hundred
+        images a lower loss says little. Without validation the last are kept.
 
         Returns:
             Whether there is a new best model.
@@ -102,22 +104,29 @@ class BestModelTracker:
         scores: list[Score | None] = [None] * len(candidates)
         if self.val_loader is not None:
             scores = [validate(network, self.val_loader, accelerator, shutdown) for network, _ in candidates]
-        found, progress.decisions = False, []
+        earlier_peak, progress.decisions = progress.peak, []
+        chosen: Best | None = None
         for (network, average), score in zip(candidates, scores, strict=True):
+            if score is not None and score.better_than(progress.peak)[0]:
+                progress.peak = score
             candidate = Best(score=score, epoch=row.epoch, phase=row.phase, average=average)
-            best = progress.best
-            better, why = (
-                (True, "it is the last") if score is None else score.better_than(None if best is None else best.score)
-            )
-            better = better and all_finite(network.state_dict())
-            if best is not None:
-                kept, other = (candidate, best) if better else (best, candidate)
-                progress.decisions.append(f"{kept} rather than {other}: {why}")
-            if better:
-                progress.best = candidate
-                self.weights = {name: tensor.detach().cpu().clone() for name, tensor in network.state_dict().items()}
-                found = True
-        progress.stale = 0 if found else progress.stale + 1
+            if not candidate.is_finite or not all_finite(network.state_dict()):
+                continue
+            if chosen is None or chosen.score is None or score is None:
+                chosen, source = candidate, network
+                continue
+            better, why = score.better_than(chosen.score)
+            other = chosen if better else candidate
+            chosen, source = (candidate, network) if better else (chosen, source)
+            progress.decisions.append(f"{chosen} rather than {other}: {why}")
+        # Without validation nothing can be stale.
+        progress.stale = 0 if progress.peak is None or progress.peak != earlier_peak else progress.stale + 1
+        found = chosen is not None and (progress.best is None or not progress.best.clearly_better_than(chosen))
+        if found:
+            progress.best = chosen
+            self.weights = {name: tensor.detach().cpu().clone() for name, tensor in source.state_dict().items()}
+        elif chosen is not None:
+            progress.decisions = [f"{progress.best} rather than {chosen}: top-1 is better beyond chance"]
         row = _with_scores(row, scores, time.perf_counter() - begin)
         progress.rows.append(row)
         self.context.callback.on_epoch_end(row)

@@ -45,6 +45,13 @@ def test_of_equals_the_lower_loss_decides():
     assert not score("1100").better_than(score("1100"))[0]
 
 
+def test_clearly_better_needs_more_than_a_standard_error():
+    assert score("11110000").clearly_better_than(score("11000000"))
+    assert not score("11100000").clearly_better_than(score("11000000"))
+    assert not score("11000000").clearly_better_than(score("11110000"))
+    assert not score("1111110000").clearly_better_than(score("0000001111"))
+
+
 def test_a_score_of_an_earlier_version_has_no_images_to_pair():
     before = Score(top1=90.0, loss=1.0, count=100)
     assert Score(top1=92.0, loss=2.0, count=100).better_than(before)[0]
