@@ -2,12 +2,11 @@
 
     uv run scripts/finetune_study.py ../shared --runs FOLDER [--seeds 0,1,2] [--epochs 8]
 
-The data sets are groceries (967 photos to train on, 20 classes), blood cells (cut out along their boxes, at most 150 of
-each of three kinds) and things (CIFAR-10, 50 images of each class, enlarged). Both start from the real weights of
-MobileNetV1 x0.25, both train for the same epochs on the same images; test/ is measured once. The plain loop is what
-tutorials show: AdamW, one-cycle, random crops and flips, the last weights. Ours is `effnets.finetune` with its
-defaults; its last weights and moving average are measured on test/ as well, beside the ones that were kept.
-Finished runs are kept in FOLDER: a study that was stopped goes on with the next one.
+The data sets are groceries (967 photos to train on, 20 classes), things (CIFAR-10, 50 images of each class, enlarged)
+and few (20 of each). Both start from the real weights of MobileNetV1 x0.25, both train for the same epochs on the same
+images; test/ is measured once. The plain loop is what tutorials show: AdamW, one-cycle, random crops and flips, the last
+weights. Ours is `effnets.finetune` with its defaults; its last weights and moving average are measured on test/ as well,
+beside the ones that were kept. Finished runs are kept in FOLDER: a study that was stopped goes on with the next one.
 """
 
 from __future__ import annotations
@@ -19,9 +18,8 @@ import re
 import shutil
 import tarfile
 import time
-import xml.etree.ElementTree as ElementTree
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from statistics import mean, median
@@ -42,7 +40,7 @@ from effnets.utils.atomic_file import write_whole
 from effnets.utils.machine import describe_machine
 
 MODEL, WEIGHTS, SIZE = "tf_mobilenetv1_025", "weights/keras_mobilenet_2_5_224_tf.h5", 224
-DATA = ("groceries", "cells", "things")
+DATA = ("groceries", "things", "few")
 
 
 def plain_loop(folder: Path, weights: Path, epochs: int, seed: int) -> dict[str, Any]:
@@ -102,39 +100,24 @@ def kept(file: Path, run: Callable[[], dict[str, Any]]) -> dict[str, Any]:
 
 def make_data(shared: Path, root: Path) -> None:
     """Write the three data sets as folders train/ and test/ by class."""
-    if (root / "things" / "test").exists():
+    if (root / "few" / "train").exists():
         return
     with tarfile.open(shared / "data" / "grocery20.tar") as archive:
         archive.extractall(root / "raw", filter="data")
     (root / "raw" / "grocery20").rename(root / "groceries")
-    with tarfile.open(shared / "data" / "bccd.tar") as archive:
-        archive.extractall(root / "raw", filter="data")
-    for split, lists in (("train", ("train", "val")), ("test", ("test",))):
-        _cut_cells(root / "raw" / "bccd", lists, root / "cells" / split)
-        _write_things(shared / "data" / "cifar10" / f"{split}.parquet", root / "things" / split)
+    for split, images in (("train", 50), ("test", 100)):
+        _write_things(shared / "data" / "cifar10" / f"{split}.parquet", root / "things" / split, images)
+    (root / "few").mkdir()
+    (root / "few" / "test").symlink_to(root / "things" / "test")
+    _write_things(shared / "data" / "cifar10" / "train.parquet", root / "few" / "train", 20)
     shutil.rmtree(root / "raw")
 
 
-def _cut_cells(source: Path, lists: Iterable[str], target: Path) -> None:
-    counts: Counter[str] = Counter()
-    for name in (name for one in lists for name in (source / "ImageSets" / "Main" / f"{one}.txt").read_text().split()):
-        root = ElementTree.parse(source / "Annotations" / f"{name}.xml").getroot()
-        image = Image.open(source / "JPEGImages" / f"{name}.jpg").convert("RGB")
-        for number, thing in enumerate(root.iter("object")):
-            kind, box = thing.findtext("name", ""), thing.find("bndbox")
-            assert box is not None
-            sides = [int(float(box.findtext(side, "0"))) for side in ("xmin", "ymin", "xmax", "ymax")]
-            if counts[kind] < 150 and sides[2] - sides[0] > 8 and sides[3] - sides[1] > 8:
-                counts[kind] += 1
-                (target / kind).mkdir(parents=True, exist_ok=True)
-                image.crop((sides[0], sides[1], sides[2], sides[3])).save(target / kind / f"{name}-{number}.png")
-
-
-def _write_things(source: Path, target: Path) -> None:
+def _write_things(source: Path, target: Path, images: int) -> None:
     counts: Counter[int] = Counter()
     table = parquet.read_table(source)
     for number, (image, label) in enumerate(zip(table["img"].to_pylist(), table["label"].to_pylist(), strict=True)):
-        if counts[label] < (50 if source.stem == "train" else 100):
+        if counts[label] < images:
             counts[label] += 1
             (target / str(label)).mkdir(parents=True, exist_ok=True)
             picture = Image.open(io.BytesIO(image["bytes"])).resize((160, 160), Image.Resampling.BICUBIC)
