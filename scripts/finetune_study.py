@@ -4,8 +4,8 @@
 
 The data sets are groceries (967 photos to train on, 20 classes), things (CIFAR-10, 50 images of each class, enlarged)
 and few (20 of each). Both start from the real weights of MobileNetV1 x0.25, both train for the same epochs on the same
-images; test/ is measured once. The plain loop is what tutorials show: AdamW, one-cycle, random crops and flips, the last
-weights. Ours is `effnets.finetune` with its defaults; its last weights and moving average are measured on test/ as well,
+images; test/ is measured once. The plain loop is what tutorials show: AdamW, one-cycle, random crops, flips, the last
+weights. Ours is `effnets.finetune` with its defaults; its last weights and moving average are measured on test/, too,
 beside the ones that were kept. Finished runs are kept in FOLDER: a study that was stopped goes on with the next one.
 """
 

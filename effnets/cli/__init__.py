@@ -20,6 +20,7 @@ _COMMANDS = {
     "choose": ("effnets.cli.choose", "Choose the most accurate network for a budget, by measuring."),
     "convert": ("effnets.cli.convert", "Write a weights file for another framework."),
     "demo": ("effnets.cli.demo", "See it work: classify, fine-tune, export, compare engines, without network."),
+    "doctor": ("effnets.cli.doctor", "Say what data or a checkpoint is, and how to go on."),
     "eval": ("effnets.cli.eval", "Measure accuracy on labeled images, and compare."),
     "export": ("effnets.cli.export", "Write a model as one verified ONNX file."),
     "finetune": ("effnets.cli.training:finetune_command", "Fine-tune a pretrained network on images by class."),

@@ -52,16 +52,7 @@ def without_corrupt(
     Raises:
         DataError: if more are corrupt than allowed.
     """
-    if check == "none":
-        return dataset, ()
-    corrupt: dict[int, str] = {}
-    for index in range(len(dataset)):
-        progress(f"checking the images of {split}", index / len(dataset))
-        try:
-            if check == "full" or not _is_whole(dataset.read(index)):
-                dataset.image(index)
-        except ImageError as error:
-            corrupt[index] = str(error)
+    corrupt = find_corrupt(split, dataset, check, progress)
     if not corrupt:
         return dataset, ()
     allowed = 0 if strict else allowed_corrupt(len(dataset), limit)
@@ -74,6 +65,21 @@ def without_corrupt(
     kept = np.setdiff1d(np.arange(len(dataset)), list(corrupt))
     names = [dataset.name(index) for index in corrupt]
     return dataset.subset(kept), (f"left out of {split}: {named('corrupt image', names)}",)
+
+
+def find_corrupt(
+    split: str, dataset: ImageDataset, check: Check, progress: Callable[[str, float], object]
+) -> dict[int, str]:
+    """Return what is wrong with each image that cannot be read, by its index; see `without_corrupt`."""
+    corrupt: dict[int, str] = {}
+    for index in range(len(dataset) if check != "none" else 0):
+        progress(f"checking the images of {split}", index / len(dataset))
+        try:
+            if check == "full" or not _is_whole(dataset.read(index)):
+                dataset.image(index)
+        except ImageError as error:
+            corrupt[index] = str(error)
+    return corrupt
 
 
 def _is_whole(data: bytes) -> bool:

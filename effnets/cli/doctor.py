@@ -1,0 +1,161 @@
+"""``effnets doctor``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from effnets.cli.format import (
+    class_names_option,
+    image_column_option,
+    label_column_option,
+    make_table,
+    print_table,
+    printable,
+    progress_bar,
+    short,
+)
+
+if TYPE_CHECKING:
+    from effnets.data.inspect import DataSummary
+    from effnets.weights.inspect import CheckpointSummary
+
+_CLASSES, _SHOWN = 12, 5
+
+
+@click.command(name="doctor")
+@click.argument("subject", metavar="DATA|CHECKPOINT")
+@click.option(
+    "--check",
+    type=click.Choice(["quick", "full", "none"]),
+    default="quick",
+    show_default=True,
+    help="Of the images of data: their first and last bytes, whole, or not at all.",
+)
+@image_column_option
+@label_column_option
+@class_names_option
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
+def command(subject: str, as_json: bool, **options: Any) -> None:
+    """Say what a folder, table, archive or checkpoint is for effnets, and which command goes on with it.
+
+    Of data: how it is stored, splits, classes, sizes, corrupt images, duplicates across splits, what is passed over. Of
+    a weights file: where in it the weights were found, whose names they have, which networks of the zoo they fit, its
+    classes. It reads with the very functions that train, evaluate and load.
+    """
+    if is_checkpoint(subject):
+        from effnets.weights.inspect import inspect_checkpoint
+
+        checkpoint = inspect_checkpoint(subject)
+        if as_json:
+            click.echo(json.dumps({"kind": "checkpoint", **checkpoint.to_dict(), "next": _next(checkpoint)}, indent=1))
+        else:
+            _print_checkpoint(checkpoint)
+        return
+    from effnets.data.inspect import inspect_data
+    from effnets.data.open import DataConfig
+
+    with progress_bar(wanted=not as_json) as progress:
+        data = inspect_data(DataConfig(subject, **options), progress=progress)
+    follow = _next_for_data(data)
+    if as_json:
+        click.echo(json.dumps({**data.to_dict(), "next": follow}, indent=1))
+    else:
+        _print_data(data, follow)
+
+
+def is_checkpoint(subject: str) -> bool:
+    """Return whether a path is of a weights file; a .tar is one if its content is PyTorch's."""
+    suffix = Path(subject).suffix.lower()
+    if suffix == ".tar":
+        from zipfile import is_zipfile
+
+        return Path(subject).is_file() and (is_zipfile(subject) or Path(subject).read_bytes()[:1] == b"\x80")
+    return suffix in (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".h5", ".hdf5")
+
+
+def _print_checkpoint(checkpoint: CheckpointSummary) -> None:
+    names = checkpoint.class_names
+    rows = {
+        "file": f"{checkpoint.path} (sha256 {checkpoint.sha256[:16]}…)",
+        "parameters": short(checkpoint.parameters),
+        "names of": checkpoint.dialect,
+        "fits": ", ".join(checkpoint.models) or "no network of the zoo",
+        "classes": "no classifier" if checkpoint.num_classes is None else str(checkpoint.num_classes),
+        "class names": f"{', '.join(names[:_CLASSES])}{', …' if len(names) > _CLASSES else ''}" if names else "none",
+        **checkpoint.header,
+    }
+    _print_rows(rows)
+    for note in checkpoint.notes:
+        click.echo(f"note: {printable(note)}")
+    click.echo(f"next: {printable(_next(checkpoint))}")
+
+
+def _next(checkpoint: CheckpointSummary) -> str:
+    path = _quoted(checkpoint.path)
+    if not checkpoint.models:
+        return f"effnets convert {path} OUT.safetensors --model TABLE.yaml --to effnets, with a table of your network"
+    if checkpoint.num_classes is None:
+        return f"effnets finetune DATA --model {checkpoint.models[0]} --weights {path} --output RUN"
+    return f"effnets predict PHOTO --model {checkpoint.models[0]} --weights {path}"
+
+
+def _print_data(data: DataSummary, follow: str) -> None:
+    click.echo(f"{printable(data.path)}: {data.kind}, {len(data.class_names)} classes")
+    table = make_table(
+        ["split", "images", "of a class", "width", "height", "corrupt"], right=["images", "of a class", "corrupt"]
+    )
+    for split, summary in data.splits.items():
+        counts = summary.by_class.values()
+        table.add_row(
+            split,
+            f"{summary.images:,}",
+            f"{min(counts)} to {max(counts)}" if counts else "",
+            _pixels(summary.width),
+            _pixels(summary.height),
+            str(len(summary.corrupt)),
+        )
+    print_table(table)
+    names = data.class_names
+    click.echo(printable(f"classes: {', '.join(names[:_CLASSES])}{', …' if len(names) > _CLASSES else ''}"))
+    if data.empty:
+        click.echo(printable(f"without an image: {', '.join(data.empty)}"))
+    for summary in data.splits.values():
+        for message in list(summary.corrupt.values())[:_SHOWN]:
+            click.echo(printable(f"corrupt: {message}"))
+    for note in (*data.duplicates, *data.notes):
+        click.echo(printable(f"note: {note}"))
+    click.echo(printable(f"next: {follow}"))
+
+
+def _next_for_data(data: DataSummary) -> str:
+    path = _quoted(data.path)
+    if data.empty:
+        return f"remove the empty folders ({', '.join(data.empty[:_SHOWN])}), or add images to them"
+    if "train" in data.splits or "all" in data.splits:
+        if len(data.class_names) < 2:
+            return "add images of a second class: training needs two"
+        return f"effnets finetune {path} --model mobilenetv2_100 --output RUN"
+    return f"effnets eval {path} --weights RUN"
+
+
+def _print_rows(rows: dict[str, str]) -> None:
+    width = max(map(len, rows))
+    for name, value in rows.items():
+        click.echo(f"{name:<{width}}  {printable(value)}")
+
+
+def _pixels(values: tuple[int, int, int] | None) -> str:
+    if values is None:
+        return ""
+    low, median, high = values
+    return str(low) if low == high else f"{low} to {high} (median {median})"
+
+
+def _quoted(path: str) -> str:
+    import shlex
+
+    return shlex.quote(path)
