@@ -28,17 +28,14 @@ _EXACT = 2.0**53  # up to there a float is a whole number for certain
 def _require_precision(path: Path, wanted: Mapping[str, Tensor], offered: Mapping[str, Tensor]) -> None:
     """Refuse integers, booleans and numbers below 16 bits in the place of weights, and fractions in a counter's.
 
-    Programs that average buffers or cast whole state dicts leave counters as whole floats. The others are quantized, or another thing under the same name: as they stand their values mean nothing here.
+    Programs that average buffers or cast whole state dicts leave counters as whole floats.
+    The others are quantized, or another thing under the same name: as they stand their values mean nothing here.
     """
     wrong = [
         f"{name} is {_kind(offered[name])}"
         for name, target in wanted.items()
         if name in offered
-        and not (
-            offered[name].dtype in _PRECISIONS
-            if target.is_floating_point()
-            else _counts(offered[name])
-        )
+        and not (offered[name].dtype in _PRECISIONS if target.is_floating_point() else _counts(offered[name]))
     ]
     if wrong:
         raise WeightsError(

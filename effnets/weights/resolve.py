@@ -75,7 +75,7 @@ def resolve(
         prepared = _prepare_saved(saved, spec, spec.num_classes if num_classes is None else num_classes)
     elif (published := _find_published(name, spec, pretrained, weights)) is not None:
         if ema:
-            raise ArgumentError(f"weights {published.name!r} are published ones, which say themselves what they are; leave ema out")
+            raise ArgumentError(f"{published.name} is published with one set of weights; leave ema out")
         prepared = prepare_published(published, spec, num_classes)
     elif weights is not None and (theirs := _open(weights, with_weights=True)) is not None:
         prepared, saved = _prepare_saved(theirs, spec, num_classes, ema), theirs

@@ -80,7 +80,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return mapping
 
 
-def require_sound_pickle(path: Path) -> Mapping[str, object]:
+def require_sound_pickle(path: Path) -> Mapping[str, type]:
     """Refuse a PyTorch file that unpacks to more than its size, or whose pickle does more than build tensors.
 
     Returns:
@@ -163,7 +163,7 @@ class _Program:
         self.file = file
         self.length = length
         self.copied = self.copied_bytes = 0
-        self.root = ""  # the first instruction that makes an object
+        self.root = ""  # the first instruction that makes an object of nothing
         self.words: dict[str, None] = {}  # short strings, in their order
 
     def names(self) -> set[str]:
@@ -177,39 +177,44 @@ class _Program:
             name = opcode.name
             if count == _MAX_INSTRUCTIONS:
                 raise ValueError(f"more than {_MAX_INSTRUCTIONS:,} instructions, more than any network's")
-            if name in ("BINPUT", "LONG_BINPUT"):
-                memo[argument] = stack[-1]
-            elif name in ("BINGET", "LONG_BINGET"):
+            if name in ("BINPUT", "LONG_BINPUT", "MEMOIZE"):
+                memo[len(memo) if argument is None else argument] = stack[-1]
+                continue
+            if name in ("BINGET", "LONG_BINGET"):
                 stack.append(memo[argument])
-            elif name == "MARK":
+                continue
+            if name == "MARK":
                 marks.append(len(stack))
-            else:
-                taken, to_mark, given = _EFFECTS[name]
-                start = (marks.pop() if to_mark else len(stack)) - taken
-                items = stack[start:]
-                if name in _FILLERS:
-                    items[0].length += len(items) - 1
-                    if name == "BUILD":
-                        self._count(items[1])
-                    stack[start:] = items[:1]
-                    continue
-                item = _Item(size := min(1 + sum([item.size for item in items]), _MAX_TUPLE + 1))
-                if name == "GLOBAL":
-                    item.value = self._global(argument)
-                    found.add(item.value)
-                elif name.startswith("TUPLE"):
-                    # A tuple twice in a tuple, nested thirty times: hashing it as a key takes hours.
-                    if size > _MAX_TUPLE:
-                        raise ValueError("tuples of one another again and again, as in no state dict")
-                    item.length, item.value = len(items), items
-                elif name in ("REDUCE", "NEWOBJ"):
-                    self._require_sound_call(*items)
-                elif isinstance(argument, str | bytes):
-                    item.length, item.value = len(argument), argument
-                    if len(argument) < _WORD and isinstance(argument, str):
-                        self.words[argument] = None
-                self.root = self.root or (name if given else "")
-                stack[start:] = [item] * given
+                continue
+            taken, to_mark, given = _EFFECTS[name]
+            if given and not (taken or to_mark or isinstance(argument, str | bytes)):
+                self.root = self.root or name
+                stack.append(_Item())
+                continue
+            start = (marks.pop() if to_mark else len(stack)) - taken
+            items = stack[start:]
+            if name in _FILLERS:
+                items[0].length += len(items) - 1
+                if name == "BUILD":
+                    self._count(items[1])
+                stack[start:] = items[:1]
+                continue
+            item = _Item(size := min(1 + sum([item.size for item in items]), _MAX_TUPLE + 1))
+            if name in ("GLOBAL", "STACK_GLOBAL"):
+                item.value = self._global(argument or f"{items[0].value} {items[1].value}")
+                found.add(item.value)
+            elif name.startswith("TUPLE"):
+                # A tuple twice in a tuple, nested thirty times: hashing it as a key takes hours.
+                if size > _MAX_TUPLE:
+                    raise ValueError("tuples of one another again and again, as in no state dict")
+                item.length, item.value = len(items), items
+            elif name in ("REDUCE", "NEWOBJ"):
+                self._require_sound_call(*items)
+            elif isinstance(argument, str | bytes):
+                item.length, item.value = len(argument), argument
+                if len(argument) < _WORD and isinstance(argument, str):
+                    self.words[argument] = None
+            stack[start:] = [item] * given
         return found - _BUILDERS
 
     def _global(self, argument: str) -> _Global:

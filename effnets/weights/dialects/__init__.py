@@ -48,6 +48,6 @@ def detect_dialect(keys: Collection[str], source: str) -> Dialect:
             "effnets convert --from"
         )
     raise WeightsError(
-        f"{source}: its keys ({some}, …) are of no known dialect ({', '.join(DIALECTS)}); it is of another network than "
-        "the zoo's, or its names were changed: save the state_dict() of the network as its framework has it"
+        f"{source}: its keys ({some}, …) are of no known dialect ({', '.join(DIALECTS)}); it is of another network "
+        "than the zoo's, or its names were changed: save the state_dict() of the network as its framework has it"
     )
