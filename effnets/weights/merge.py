@@ -39,7 +39,7 @@ def _require_precision(path: Path, wanted: Mapping[str, Tensor], offered: Mappin
     ]
     if wrong:
         raise WeightsError(
-            f"{path}: {_listed(wrong)}; weights are float16, bfloat16, float32 or float64 and counters integers: "
+            f"{path}: {_listed(wrong)}; weights are float16, bfloat16, float32 or float64 and counters whole numbers: "
             "save the network unquantized, with model.float()"
         )
 

@@ -189,7 +189,7 @@ class _Program:
             taken, to_mark, given = _EFFECTS[name]
             if given and not (taken or to_mark or isinstance(argument, str | bytes)):
                 self.root = self.root or name
-                stack.append(_Item())
+                stack.append(_Item(value=[] if name == "EMPTY_TUPLE" else None))
                 continue
             start = (marks.pop() if to_mark else len(stack)) - taken
             items = stack[start:]
@@ -215,7 +215,7 @@ class _Program:
                 if len(argument) < _WORD and isinstance(argument, str):
                     self.words[argument] = None
             stack[start:] = [item] * given
-        return found - _BUILDERS
+        return {str(name) for name in found - _BUILDERS}
 
     def _global(self, argument: str) -> _Global:
         """Refuse what is neither needed to rebuild tensors nor known to be harmless."""
@@ -232,10 +232,11 @@ class _Program:
 
     def _require_sound_call(self, function: _Item, arguments: _Item) -> None:
         """Refuse calls of what is no global, and those that make more of a file than it has."""
-        if not isinstance(function.value, _Global):
-            raise ValueError("it calls what no file of torch.save calls")
-        given = arguments.value if isinstance(arguments.value, list) else [arguments]
-        if function.value == _ENCODE and not (len(given) == 2 and given[1].value == "latin1"):
+        name, given = function.value, arguments.value
+        # A storage would be as large as the number it is given.
+        if not (isinstance(name, _Global) and isinstance(given, list)) or name.endswith("Storage"):
+            raise ValueError("it calls what no file of torch.save calls, or otherwise")
+        if name == _ENCODE and not (len(given) == 2 and given[1].value == "latin1"):
             raise self._refusal(_ENCODE)
         for one in given:
             self._count(one)

@@ -83,7 +83,10 @@ def find_state_dict(
         raise WeightsError(f"{path}: holds a {type(content).__name__}, not a state dict; save model.state_dict()")
     groups = list(_groups(content, path))
     networks = [network for group in groups for network in group.networks(dialects)]
-    networks = networks or [network for group in groups for network in group.whole()]
+    if not networks:  # the detection of the dialect says what is unknown: of the largest, as a loss has tensors too
+        whole = [group.whole() for group in groups]
+        kinds = [[network for network in whole if network.averaged is kind] for kind in (False, True)]
+        networks = [max(kind, key=lambda network: len(network.tensors)) for kind in kinds if kind]
     if not networks:
         raise _no_state_dict(path, content)
     averaged = [network for network in networks if network.averaged]
@@ -134,23 +137,22 @@ class _Group:
         for prefix in found:
             yield self._network(prefix, members[prefix], rest)
 
-    def whole(self) -> Iterator[_Network]:
-        """Yield everything, without the prefixes of DistributedDataParallel."""
+    def whole(self) -> _Network:
+        """Return everything, without the prefixes of DistributedDataParallel."""
         prefix = ""
         names = [name for name in self.tensors if name != _AVERAGED]
         while names and all(name.startswith(prefix + "module.") for name in names):
             prefix += "module."
-        yield self._network(prefix, [name[len(prefix) :] for name in names], [])
+        return self._network(prefix, [name[len(prefix) :] for name in names], [])
 
     def _network(self, prefix: str, names: Iterable[str], rest: list[str]) -> _Network:
-        counts = [prefix[: -len(part)] + _AVERAGED for part in ("module.",) if prefix.endswith(part)]
-        counts += [prefix + _AVERAGED, _AVERAGED]
-        averaged = self.averaged or not _AVERAGES.isdisjoint(prefix.split("."))
-        averaged = averaged or any(count in self.tensors for count in counts)
+        parts = prefix.split(".")
+        above = [".".join((*parts[:end], _AVERAGED)) for end in range(len(parts))]
+        averaged = self.averaged or not _AVERAGES.isdisjoint(parts) or any(count in self.tensors for count in above)
         notes = self.notes
         if others := [name for name in rest if name.rpartition(".")[2] != _AVERAGED]:
             notes += (f"left out, as no part of the network: {_listed(others)}",)
-        tensors = {name: self.tensors[prefix + name] for name in names if name not in (_AVERAGED,)}
+        tensors = {name: self.tensors[prefix + name] for name in names if name != _AVERAGED}
         return _Network(self.keys, prefix, tensors, averaged, notes)
 
 

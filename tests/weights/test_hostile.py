@@ -68,6 +68,20 @@ LEGACY_START = b"".join(
 )
 
 
+SPACE = b"cargparse\nNamespace\n"
+TEXT = b"X" + (1 << 20).to_bytes(4, "little") + b"a" * (1 << 20)
+LATIN = b"X\x06\x00\x00\x00latin1"
+
+
+def repeated(shared, *calls, times):
+    """A pickle of a list: `shared`, kept as 0, and what `calls` make of it again and again."""
+    return b"\x80\x02}X\x01\x00\x00\x00a(" + shared + b"q\x00" + b"".join(calls) * times + b"l" + b"s."
+
+
+def entries(number, opening, closing):
+    return opening + b"(" + b"".join(b"J" + index.to_bytes(4, "little") for index in range(number)) + closing
+
+
 def many_tuples():
     """A key of a dict that is a tuple of one tuple twice, forty levels deep."""
     levels = b"".join(b"q" + bytes([level]) + b"h" + bytes([level]) + b"\x86" for level in range(40))
@@ -108,6 +122,32 @@ def hostile_files(canary):
         "bytes_legacy.pth": LEGACY_START + BYTES_OF_NUMBER + pickle.dumps([], 2),
         "bytes_plain.pth": BYTES_OF_NUMBER,
         "doubled.pth": repacked(SMALL, **{"data.pkl": DOUBLED}),
+        "stub_given_command.pth": repacked(SMALL, **{"data.pkl": called(SPACE[1:-1], b"cposix\nsystem\n\x85")}),
+        "stub_built_of_command.pth": repacked(
+            SMALL, **{"data.pkl": b"\x80\x02}X\x01\x00\x00\x00a" + SPACE + b")\x81}X\x01\x00\x00\x00bcposix\nsystem\nsbs."}
+        ),
+        "stub_called_again.pth": repacked(SMALL, **{"data.pkl": called(SPACE[1:-1], b")R)")}),
+        "storage_called.pth": repacked(SMALL, **{"data.pkl": called(b"torch.storage\nUntypedStorage", GIGABYTE, b"\x85")}),
+        "set_of_listed.pth": repacked(SMALL, **{"data.pkl": called(b"__builtin__\nset", b"](]e")}),
+        "getattr.pth": repacked(SMALL, **{"data.pkl": called(b"__builtin__\ngetattr", SPACE, b"X\x01\x00\x00\x00x\x86")}),
+        "eval.pth": repacked(SMALL, **{"data.pkl": called(b"__builtin__\neval", b"X\x01\x00\x00\x001\x85")}),
+        "encoded_again.pth": repacked(
+            SMALL, **{"data.pkl": repeated(TEXT, b"c_codecs\nencode\nh\x00" + LATIN + b"\x86R", times=9000)}
+        ),
+        "encoded_as_computed.pth": repacked(
+            SMALL,
+            **{"data.pkl": called(b"_codecs\nencode", b"X\x01\x00\x00\x00a", b"c_codecs\nencode\n", LATIN, LATIN, b"\x86R\x86")},
+        ),
+        "states.pth": repacked(
+            SMALL, **{"data.pkl": repeated(entries(90_000, b"}", b"u"), SPACE, b")\x81h\x00b", times=90_000)}
+        ),
+        "ordered_states.pth": repacked(
+            SMALL,
+            **{"data.pkl": repeated(entries(90_000, b"}", b"u"), b"ccollections\nOrderedDict\n)Rh\x00b", times=90_000)},
+        ),
+        "sets.pth": repacked(
+            SMALL, **{"data.pkl": repeated(entries(90_000, b"]", b"e"), b"c__builtin__\nset\nh\x00\x85R", times=90_000)}
+        ),
         "tuples.pth": repacked(SMALL, **{"data.pkl": many_tuples()}),
         "storage.pth": repacked(SMALL, **{"data.pkl": stated_storage(10 << 28)}),
         "storage_legacy.pth": LEGACY_START + stated_storage(10 << 28) + pickle.dumps(["0"], 2) + bytes(64),
@@ -153,10 +193,7 @@ DAMAGED = r"not a whole PyTorch file \(\w+: {}.*\); fetch it again"
     [
         ("command.pth", CODE.format("posix.system", TENSORS_OF)),
         ("command_legacy.pth", CODE.format("posix.system", TENSORS_OF)),
-        (
-            "command_plain.pth",
-            r"refused: it is no file of torch\.save's usual kind \(pickle protocol 4\), .*" if False else "refused.*",
-        ),
+        ("command_plain.pth", CODE.format("torch.storage._load_from_bytes", r"pickle\.load\(open\('.*', \"rb\"\)\)")),
         ("command.h5", r"not a whole HDF5 file of Keras \(.*\); fetch it again"),
         ("command.safetensors", r"not a whole safetensors file \(its header claims .*\); fetch it again"),
         (
@@ -170,6 +207,18 @@ DAMAGED = r"not a whole PyTorch file \(\w+: {}.*\); fetch it again"
         ("bytes_legacy.pth", CODE.format("builtins.bytearray", TENSORS_OF)),
         ("bytes_plain.pth", CODE.format("builtins.bytearray", TENSORS_OF)),
         ("doubled.pth", CODE.format("_codecs.encode", TENSORS_OF)),
+        ("stub_given_command.pth", CODE.format("posix.system", TENSORS_OF)),
+        ("stub_built_of_command.pth", CODE.format("posix.system", TENSORS_OF)),
+        ("stub_called_again.pth", DAMAGED.format("it calls what no file of torch.save calls")),
+        ("storage_called.pth", DAMAGED.format("it calls what no file of torch.save calls")),
+        ("set_of_listed.pth", DAMAGED.format("it calls what no file of torch.save calls")),
+        ("getattr.pth", CODE.format("builtins.getattr", TENSORS_OF)),
+        ("eval.pth", CODE.format("builtins.eval", TENSORS_OF)),
+        ("encoded_again.pth", DAMAGED.format("it copies its own objects again and again")),
+        ("encoded_as_computed.pth", CODE.format("_codecs.encode", TENSORS_OF)),
+        ("states.pth", DAMAGED.format("it copies its own objects again and again")),
+        ("ordered_states.pth", DAMAGED.format("it copies its own objects again and again")),
+        ("sets.pth", DAMAGED.format("it copies its own objects again and again")),
         ("tuples.pth", DAMAGED.format("tuples of one another")),
         ("storage.pth", DAMAGED.format("")),
         ("storage_legacy.pth", DAMAGED.format("")),
@@ -229,3 +278,21 @@ def test_both_readers_tell_the_unpacked_size(tmp_path):
     sizes = {_unpacked_size(reader, path) for reader in (torch._C.PyTorchFileReader(str(path)), OlderReader())}
     assert len(sizes) == 1
     assert sizes.pop() > 4 << 20
+
+
+def test_stubs_make_nothing_of_what_they_are_given(tmp_path):
+    """Arrays that claim to be huge, a hundred thousand objects, deep and long names: little time and room."""
+    array = b"cnumpy._core.multiarray\n_reconstruct\ncnumpy\nndarray\n" + GIGABYTE + GIGABYTE + b"\x86" + GIGABYTE
+    whole = saved({"a.weight": torch.zeros(4), "more": "HERE"})
+    with zipfile.ZipFile(io.BytesIO(whole)) as archive:
+        program = next(archive.read(name) for name in archive.namelist() if name.endswith("data.pkl"))
+    place = b"X\x04\x00\x00\x00HERE"
+    assert place in program
+    many = b"](" + (SPACE + b")\x81}b") * 90_000 + b"e"
+    for name, given in {"array": array + b"\x87R", "many": many}.items():
+        (tmp_path / f"{name}.pth").write_bytes(repacked(whole, **{"data.pkl": program.replace(place, given)}))
+    (tmp_path / "names.pth").write_bytes(saved({"a." * 200 + str(index): torch.zeros(0) for index in range(9000)}))
+    shared = {"w": torch.zeros(1)}
+    shared["again"] = shared
+    (tmp_path / "cycle.pth").write_bytes(saved({str(index): shared for index in range(9000)}))
+    assert set(judge(tmp_path).values()) == {"accepted"}
