@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,11 +17,12 @@ from torch import nn
 
 import effnets
 from effnets.cli import main
-from effnets.engines.base import load_onnx
+from effnets.deploy.engine import load_engine
 from effnets.errors import ArgumentError, WeightsError
 from effnets.weights.files import read_checkpoint
 from tests.support import images, shake
 from tests.support.checkpoints import (
+    ARGUMENTS,
     averaged,
     foreign,
     framework_network,
@@ -28,6 +31,7 @@ from tests.support.checkpoints import (
     save_by_timm,
     save_by_torchvision,
     state_of,
+    trained_optimizer,
     under,
 )
 
@@ -45,9 +49,9 @@ def networks():
     return made
 
 
-def saved(folder, content):
-    torch.save(content, folder / "w.pth")
-    return folder / "w.pth"
+def saved(folder, content, name="w.pth"):
+    (torch.save if name.endswith(".pth") else save_file)(content, folder / name)
+    return folder / name
 
 
 def compiled(model):
@@ -68,6 +72,39 @@ def profiled(model):
         module.register_buffer("total_ops", torch.zeros(1, dtype=torch.float64))
         module.register_buffer("total_params", torch.zeros(1, dtype=torch.float64))
     return network.state_dict()
+
+
+def beside_ema_hook(model):
+    """mmcv's EMAHook: averages as buffers of the whole, dots in their names made underscores."""
+    state = under("backbone.timm_model.", state_of(model, "timm"))
+    return state | {f"ema_{name.replace('.', '_')}": tensor for name, tensor in state.items()}
+
+
+def lightning_old(folder, model):
+    """Lightning's before 1.5: callbacks by class, hyper-parameters of a class, a score at the top."""
+    callback_name = "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint"
+    attributes_name = "pytorch_lightning.utilities.parsing.AttributeDict"
+    with foreign(callback_name) as (callback,), foreign(attributes_name, bases=(dict,)) as (attributes,):
+        content = {
+            "epoch": 1,
+            "callbacks": {callback: {"best_model_score": torch.tensor(0.5)}},
+            "checkpoint_callback_best_model_score": torch.tensor(0.5),
+            "state_dict": under("model.", state_of(model, "timm")),
+            "hyper_parameters": attributes(lr=1.0),
+        }
+        return saved(folder, content)
+
+
+def lightning_by_hydra(folder, model):
+    """Hyper-parameters as Hydra's classes."""
+    names = ("omegaconf.dictconfig.DictConfig", "omegaconf.base.ContainerMetadata", "omegaconf.nodes.AnyNode")
+    with foreign(*names) as (configuration, metadata, node):
+        made = configuration()
+        inner, value = metadata(), node()
+        inner.__dict__.update(ref_type=Any, object_type=dict, optional=True)
+        value.__dict__.update(_val=0.1, _parent=made)
+        made.__dict__.update(_metadata=inner, _content={"lr": value}, _flags_cache=None)
+        return save_by_lightning(folder, under("net.", state_of(model)), datamodule_hyper_parameters=made)
 
 
 def lightning_beside(model):
@@ -95,9 +132,26 @@ CASES = {
     "fsdp": lambda f, m, _: saved(f, {"model": sharded(m)}),
     "profiler": lambda f, m, _: saved(f, profiled(m)),
     "float_counters": lambda f, m, _: saved(f, {"state_dict": whole_floats(m)}),
-    "harmless_metadata": lambda f, m, _: saved(f, {"meta": harmless(), "state_dict": state_of(m, "timm"), **harmless()}),
+    "harmless_metadata": lambda f, m, _: saved(f, {"kept": harmless(), "state_dict": state_of(m), **harmless()}),
     "nested_wrappers": lambda f, m, _: saved(f, {"checkpoint": {"network": {"params": state_of(m)}}, "step": 1}),
-    "safetensors": lambda f, m, _: save_file(under("model.net.", state_of(m)), f / "w.safetensors") or f / "w.safetensors",
+    "safetensors": lambda f, m, _: saved(f, under("model.net.", state_of(m)), "w.safetensors"),
+    # Imitations of files in public reports.
+    "huggingface/pytorch-image-models#2003": lambda f, m, _: saved(
+        f, {"arch": "x", "state_dict": under("_orig_mod.", state_of(m, "timm")), "args": ARGUMENTS, "metric": 1.0}
+    ),
+    "huggingface/pytorch-image-models#1349": lambda f, m, _: save_by_lightning(
+        f, under("model.model.backbone.", state_of(m, "timm")) | {"model.model.box_net.weight": torch.ones(3)}
+    ),
+    "karpathy/nanoGPT#325": lambda f, m, _: saved(
+        f, {"model": torch.compile(m).state_dict(), "iter_num": 3, "best_val_loss": torch.tensor(1.0)}
+    ),
+    "Lightning-AI/pytorch-lightning#4542": lambda f, m, _: lightning_old(f, m),
+    "Lightning-AI/pytorch-lightning#20058": lambda f, m, _: lightning_by_hydra(f, m),
+    "open-mmlab/mmdetection#4667": lambda f, m, _: saved(f, {"meta": {"epoch": 1}, "state_dict": beside_ema_hook(m)}),
+    "deepmodeling/deepmd-kit#4147": lambda f, m, _: saved(
+        f, {"model": state_of(m) | {"_extra_state": {"lr": np.float64(0.1)}}, "optimizer": {}}
+    ),
+    "Lyken17/pytorch-OpCounter#168": lambda f, m, _: saved(f, {"state_dict": under("module.", profiled(m))}),
 } | {
     f"wrapper_{wrapper}": lambda f, m, _, wrapper=wrapper: saved(f, {wrapper: state_of(m, "timm"), "epoch": 1})
     for wrapper in ("model_state", "model_state_dict", "net", "network", "weights", "params", "teacher", "student")
@@ -106,6 +160,9 @@ AVERAGES = {
     "timm_train": save_by_timm,
     "torchvision_reference": save_by_torchvision,
     "averaged_model": lambda f, m, a: saved(f, {"net": state_of(m, "timm"), "x": averaged(m, a, "timm").state_dict()}),
+    "sming256/OpenTAD#44": lambda f, m, a: saved(
+        f, {"state_dict": under("module.", state_of(m)), "state_dict_ema": under("module.", state_of(a)), "epoch": 37}
+    ),
     "lightning_attribute": lambda f, m, a: save_by_lightning(
         f, under("model.", state_of(m)) | under("model_ema.module.", state_of(a))
     ),
@@ -210,7 +267,7 @@ def test_cli_export_and_tune_take_ema(tmp_path, networks):
     options = [NAME, tmp_path / "m.onnx", "--weights", path, "--image-size", 64, "--ema", "--engine", "onnxruntime"]
     run("export", *options)
     x = images(1, 3, 64, 64)
-    answer = load_onnx(tmp_path / "m.onnx", "onnxruntime")(x.numpy())
+    answer = load_engine(tmp_path / "m.onnx", "onnxruntime")(x.numpy())
     np.testing.assert_allclose(answer, networks[1](x).detach().numpy(), rtol=1e-3, atol=1e-2)
     assert "ema=True chooses" in str(run("tune", NAME, "--ema", status=1).output)
 
@@ -330,11 +387,26 @@ def test_a_loss_among_the_hyper_parameters_is_refused_with_the_line_that_helps(t
     require_same(refused(path, found=found, way='torch.load({}, weights_only=False)["state_dict"]'), networks[0])
 
 
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        (lambda n: {"optimizer": trained_optimizer(n)}, "torch.optim.adamw.AdamW"),
+        (lambda _: {"pipeline": os.path.join}, "posixpath.join"),
+    ],
+    ids=["materialyzeai/matgl#802", "function"],
+)
+def test_objects_of_other_types_are_refused_with_the_line_that_helps(tmp_path, networks, content, found):
+    network = framework_network(networks[0], "timm")
+    path = saved(tmp_path, {"hyper_parameters": content(network), "state_dict": network.state_dict()})
+    way = 'torch.load({}, weights_only=False)["state_dict"]'
+    require_same(refused(path, found=found, way=way), networks[0])
+
+
 def test_programs_permissions_are_kept_and_not_used(tmp_path, networks):
     """What a program lets torch construct is constructed in no file of ours, and allowed to it again afterwards."""
 
     class Trap:
-        def __new__(cls, *arguments):
+        def __new__(cls, *_arguments):
             raise AssertionError("constructed")
 
     torch.serialization.add_safe_globals([(Trap, "argparse.Namespace")])

@@ -82,6 +82,26 @@ def entries(number, opening, closing):
     return opening + b"(" + b"".join(b"J" + index.to_bytes(4, "little") for index in range(number)) + closing
 
 
+def programs_with_stubs():
+    """Name → a pickle that makes use of what is let in beside tensors: stubs, encoded text, sets."""
+    one, key = b"X\x01\x00\x00\x001", b"X\x01\x00\x00\x00a"
+    numbers, mapping = entries(90_000, b"]", b"e"), entries(90_000, b"}", b"u")
+    return {
+        "stub_given_command": called(SPACE[1:-1], b"cposix\nsystem\n\x85"),
+        "stub_built_of_command": b"\x80\x02}" + key + SPACE + b")\x81}" + key + b"cposix\nsystem\nsbs.",
+        "stub_called_again": called(SPACE[1:-1], b")R)"),
+        "storage_called": called(b"torch.storage\nUntypedStorage", GIGABYTE, b"\x85"),
+        "set_of_listed": called(b"__builtin__\nset", b"](]e"),
+        "getattr": called(b"__builtin__\ngetattr", SPACE, one, b"\x86"),
+        "eval": called(b"__builtin__\neval", one, b"\x85"),
+        "encoded_again": repeated(TEXT, b"c_codecs\nencode\nh\x00" + LATIN + b"\x86R", times=9000),
+        "encoded_as_computed": called(b"_codecs\nencode", one, b"c_codecs\nencode\n", LATIN, LATIN, b"\x86R\x86"),
+        "states": repeated(mapping, SPACE, b")\x81h\x00b", times=90_000),
+        "ordered_states": repeated(mapping, b"ccollections\nOrderedDict\n)Rh\x00b", times=90_000),
+        "sets": repeated(numbers, b"c__builtin__\nset\nh\x00\x85R", times=90_000),
+    }
+
+
 def many_tuples():
     """A key of a dict that is a tuple of one tuple twice, forty levels deep."""
     levels = b"".join(b"q" + bytes([level]) + b"h" + bytes([level]) + b"\x86" for level in range(40))
@@ -122,32 +142,7 @@ def hostile_files(canary):
         "bytes_legacy.pth": LEGACY_START + BYTES_OF_NUMBER + pickle.dumps([], 2),
         "bytes_plain.pth": BYTES_OF_NUMBER,
         "doubled.pth": repacked(SMALL, **{"data.pkl": DOUBLED}),
-        "stub_given_command.pth": repacked(SMALL, **{"data.pkl": called(SPACE[1:-1], b"cposix\nsystem\n\x85")}),
-        "stub_built_of_command.pth": repacked(
-            SMALL, **{"data.pkl": b"\x80\x02}X\x01\x00\x00\x00a" + SPACE + b")\x81}X\x01\x00\x00\x00bcposix\nsystem\nsbs."}
-        ),
-        "stub_called_again.pth": repacked(SMALL, **{"data.pkl": called(SPACE[1:-1], b")R)")}),
-        "storage_called.pth": repacked(SMALL, **{"data.pkl": called(b"torch.storage\nUntypedStorage", GIGABYTE, b"\x85")}),
-        "set_of_listed.pth": repacked(SMALL, **{"data.pkl": called(b"__builtin__\nset", b"](]e")}),
-        "getattr.pth": repacked(SMALL, **{"data.pkl": called(b"__builtin__\ngetattr", SPACE, b"X\x01\x00\x00\x00x\x86")}),
-        "eval.pth": repacked(SMALL, **{"data.pkl": called(b"__builtin__\neval", b"X\x01\x00\x00\x001\x85")}),
-        "encoded_again.pth": repacked(
-            SMALL, **{"data.pkl": repeated(TEXT, b"c_codecs\nencode\nh\x00" + LATIN + b"\x86R", times=9000)}
-        ),
-        "encoded_as_computed.pth": repacked(
-            SMALL,
-            **{"data.pkl": called(b"_codecs\nencode", b"X\x01\x00\x00\x00a", b"c_codecs\nencode\n", LATIN, LATIN, b"\x86R\x86")},
-        ),
-        "states.pth": repacked(
-            SMALL, **{"data.pkl": repeated(entries(90_000, b"}", b"u"), SPACE, b")\x81h\x00b", times=90_000)}
-        ),
-        "ordered_states.pth": repacked(
-            SMALL,
-            **{"data.pkl": repeated(entries(90_000, b"}", b"u"), b"ccollections\nOrderedDict\n)Rh\x00b", times=90_000)},
-        ),
-        "sets.pth": repacked(
-            SMALL, **{"data.pkl": repeated(entries(90_000, b"]", b"e"), b"c__builtin__\nset\nh\x00\x85R", times=90_000)}
-        ),
+        **{f"{name}.pth": repacked(SMALL, **{"data.pkl": program}) for name, program in programs_with_stubs().items()},
         "tuples.pth": repacked(SMALL, **{"data.pkl": many_tuples()}),
         "storage.pth": repacked(SMALL, **{"data.pkl": stated_storage(10 << 28)}),
         "storage_legacy.pth": LEGACY_START + stated_storage(10 << 28) + pickle.dumps(["0"], 2) + bytes(64),
