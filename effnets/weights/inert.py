@@ -24,7 +24,7 @@ class Inert:
 
 
 class InertMapping:
-    """Stands for a subclass of dict: its items may hold weights, its other state is of no use."""
+    """Stands for a subclass of dict: its items may hold weights."""
 
     # Not a plain dict: torch fills no subclass, and of plain dicts no attributes.
     def __new__(cls, *_arguments: object) -> OrderedDict[Any, Any]:  # type: ignore[misc]

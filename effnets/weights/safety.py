@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import pickletools
+import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -253,8 +254,11 @@ class _Program:
     def _refusal(self, name: str) -> ForeignCodeError:
         rest = self.file.read(_MAX_HEADER)
         module = b"_parameters" in rest and b"_modules" in rest
-        article = "an" if name[0] in "aeiou" else "a"
-        return ForeignCodeError(f"{article} {name}, a whole module" if module else name, self._way(name, rest, module))
+        shown = re.sub(r"[^\w.]", "?", name[:100])
+        article = "an" if shown[0] in "aeiou" else "a"
+        return ForeignCodeError(
+            f"{article} {shown}, a whole module" if module else shown, self._way(name, rest, module)
+        )
 
     def _way(self, name: str, rest: bytes, module: bool) -> str:
         """The expression that reads a plain state dict from the file ``{path}``, and runs what it holds."""

@@ -323,7 +323,7 @@ def test_two_networks_are_listed_rather_than_chosen(tmp_path, networks):
     path = saved(tmp_path, {"student": states[0], "teacher": states[1]})
     message = (
         r"w\.pth: the file holds two networks, at 'student' and 'teacher'; save the one you want .*"
-        r"torch\.save\(torch\.load\('.*w\.pth', weights_only=False\)\[\"teacher\"\], \"plain\.pth\"\)"
+        r"torch\.save\(torch\.load\('.*w\.pth', weights_only=False\)\['teacher'\], \"plain\.pth\"\)"
     )
     with pytest.raises(WeightsError, match=message):
         effnets.create_model(NAME, weights=path)
