@@ -293,7 +293,7 @@ def _read_pickle(path: Path) -> object:
     except pickle.UnpicklingError as error:
         # Not torch's own message: it recommends to run the file's code.
         found = re.search(r"Unsupported operand \d+|GLOBAL [\w.]+", str(error))
-        reason = f"it is no file of torch.save's usual kind{f' ({found[0]})' if found else ''}"
+        reason = f"it was not written by torch.save in its usual way{f' ({found[0]})' if found else ''}"
         raise _refusal(path, reason, "torch.load({path}, weights_only=False)") from None
     except Exception as error:  # damaged files raise anything: IndexError, AssertionError, …
         reason = f"{type(error).__name__}: {error}".split("\n", 1)[0][:200]

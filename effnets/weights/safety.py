@@ -168,7 +168,7 @@ class _Program:
         self.words: dict[str, None] = {}  # short strings, in their order
 
     def names(self) -> set[str]:
-        """The names of the globals that no torch knows, all of them harmless; raises as `require_sound_pickle`."""
+        """Return the globals that need a stub; raise as `require_sound_pickle` if others than those are foreign."""
         found: set[str] = set()
         stack: list[_Item] = []
         marks: list[int] = []

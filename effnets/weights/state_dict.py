@@ -107,7 +107,7 @@ def find_state_dict(
     Raises:
         WeightsError: there is none, there are several, or `ema` is set and none is averaged.
     """
-    if not isinstance(content, Mapping):
+    if not isinstance(content, dict):
         raise WeightsError(f"{path}: holds a {type(content).__name__}, not a state dict; save model.state_dict()")
     mappings = list(_mappings(content, path))
     networks = [network for mapping in mappings for network in mapping.claimed(dialects)]
@@ -138,25 +138,29 @@ def find_state_dict(
     return dict(network.tensors), notes + network.notes
 
 
-def _mappings(content: Mapping[Any, Any], path: Path) -> Iterator[_Network]:
-    """Yield every mapping with tensors, outside of optimizers and the like; each once, however often it is met."""
+def _mappings(content: dict[Any, Any], path: Path) -> Iterator[_Network]:
+    """Yield every mapping with tensors, outside of optimizers and the like; each once, however often it is met.
+
+    A pickle may give tensors and mappings attributes, in place of their methods too: none is looked up there.
+    """
     swapped = _BEFORE_AVERAGING in content
     visited = {id(content)}
-    level: list[tuple[tuple[str, ...], Mapping[Any, Any]]] = [((), content)]
+    level: list[tuple[tuple[str, ...], dict[Any, Any]]] = [((), content)]
     for _ in range(_DEPTH):
         deeper = []
         for keys, mapping in level:
-            tensors = {name: value for name, value in mapping.items() if isinstance(value, Tensor)}
+            items = list(dict.items(mapping))
+            tensors = {name: Tensor.detach(value) for name, value in items if isinstance(value, Tensor)}
             if tensors and all(isinstance(name, str) for name in tensors):
                 averaged = not _AVERAGES.isdisjoint(keys) or (swapped and keys == ("state_dict",))
                 # At the top a program's own numbers are no surprise.
-                others = [name for name, value in mapping.items() if keys and not isinstance(value, Tensor | Mapping)]
+                others = [name for name, value in items if keys and not isinstance(value, Tensor | dict)]
                 named, notes = _without_wrappers(path, tensors)
                 if others:
                     notes += (f"left out, as no tensors: {_listed(others)}",)
                 yield _Network(keys, named, averaged, notes)
-            for key, value in mapping.items():
-                if isinstance(key, str) and isinstance(value, Mapping) and id(value) not in visited:
+            for key, value in items:
+                if isinstance(key, str) and isinstance(value, dict) and id(value) not in visited:
                     visited.add(id(value))
                     if key not in _OTHERS:
                         deeper.append(((*keys, key), value))
@@ -226,8 +230,10 @@ def _memory(tensor: Tensor) -> object:
     return tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype
 
 
-def _no_state_dict(path: Path, content: Mapping[Any, Any]) -> WeightsError:
-    strangers = [name for name, value in content.items() if not (isinstance(name, str) and isinstance(value, Tensor))]
+def _no_state_dict(path: Path, content: dict[Any, Any]) -> WeightsError:
+    strangers = [
+        name for name, value in dict.items(content) if not (isinstance(name, str) and isinstance(value, Tensor))
+    ]
     if not strangers:
         return WeightsError(f"{path}: holds no tensors")
     return WeightsError(f"{path}: not a state dict: {_listed(strangers)} are not tensors; save model.state_dict()")

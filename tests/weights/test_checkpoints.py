@@ -20,6 +20,7 @@ from effnets.cli import main
 from effnets.deploy.engine import load_engine
 from effnets.errors import ArgumentError, WeightsError
 from effnets.weights.files import read_checkpoint
+from effnets.weights.load import convert_weights
 from tests.support import images, shake
 from tests.support.checkpoints import (
     ARGUMENTS,
@@ -187,7 +188,7 @@ def by_load_weights(path, ema=False):
 
 def by_convert_weights(path, ema=False):
     out = path.with_name("out.safetensors")
-    effnets.convert_weights(path, out, model=NAME, to="effnets", ema=ema)
+    convert_weights(path, out, model=NAME, to="effnets", ema=ema)
     return effnets.create_model(NAME, weights=out)
 
 

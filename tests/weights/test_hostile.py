@@ -8,6 +8,7 @@ import pickle
 import random
 import re
 import zipfile
+from collections import OrderedDict
 
 import pytest
 import torch
@@ -291,3 +292,18 @@ def test_stubs_make_nothing_of_what_they_are_given(tmp_path):
     shared["again"] = shared
     (tmp_path / "cycle.pth").write_bytes(saved({str(index): shared for index in range(9000)}))
     assert set(judge(tmp_path).values()) == {"accepted"}
+
+
+def test_attributes_in_place_of_methods_are_not_looked_up(tmp_path):
+    content = OrderedDict(model=OrderedDict({"a.weight": torch.nn.Parameter(torch.ones(4))}))
+    methods = {"items", "keys", "get", "values", "numel", "detach", "untyped_storage", "data_ptr", "stride"}
+    for owner in (content, content["model"], content["model"]["a.weight"]):
+        owner.__dict__.update(dict.fromkeys(map(str.upper, methods), 1))
+    with zipfile.ZipFile(io.BytesIO(saved(content))) as archive:
+        program = next(archive.read(name) for name in archive.namelist() if name.endswith("data.pkl"))
+    for method in methods:
+        assert method.upper().encode() in program
+        program = program.replace(method.upper().encode(), method.encode())
+    path = tmp_path / "w.pth"
+    path.write_bytes(repacked(saved(content), **{"data.pkl": program}))
+    assert torch.equal(read_checkpoint(path).tensors["a.weight"], torch.ones(4))
