@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -38,62 +38,57 @@ class InertList:
         return []
 
 
-_LIGHTNING = ("lightning.pytorch", "pytorch_lightning")
-_MAPPINGS = frozenset(
-    {
-        *("collections.defaultdict", "easydict.EasyDict", "addict.addict.Dict", "munch.Munch", "yacs.config.CfgNode"),
-        *("mmcv.utils.config.ConfigDict", "mmengine.config.config.ConfigDict", "box.box.Box"),
-        *(f"{package}.utilities.parsing.AttributeDict" for package in _LIGHTNING),
-        *(f"{package}.utilities.data.AttributeDict" for package in ("lightning.fabric", "lightning_fabric")),
-    }
-)
-_LISTS = frozenset({"collections.deque"})
-_PATHS = ("Path", "PurePath", "PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath")
-_NUMBERS = ("float16", "float32", "float64", "longdouble", "bool", "bool_", "str_", "bytes_")
-_OBJECTS = frozenset(
-    {
-        # Types as values, as a defaultdict has one, and what is made of them.
-        *(f"builtins.{name}" for name in ("bool", "bytes", "dict", "float", "frozenset", "int", "list", "object")),
-        *(f"builtins.{name}" for name in ("range", "slice", "str", "tuple")),
-        *("argparse.Namespace", "types.SimpleNamespace", "fractions.Fraction", "decimal.Decimal"),
-        *("uuid.UUID", "uuid.SafeUUID", "torch.torch_version.TorchVersion", "torch.Generator"),
-        *(f"{module}.{name}" for module in ("pathlib", "pathlib._local") for name in _PATHS),
-        *(f"datetime.{name}" for name in ("date", "datetime", "time", "timedelta", "timezone")),
-        *("numpy.ndarray", "numpy.dtype"),
-        *(f"numpy.{name}" for name in _NUMBERS),
-        *(f"numpy.{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)),
-        *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("scalar", "_reconstruct")),
-        # Keys of Lightning's callbacks before 1.5, and what its trainer states.
-        *(f"{package}.callbacks.model_checkpoint.ModelCheckpoint" for package in _LIGHTNING),
-        *(f"{package}.callbacks.early_stopping.EarlyStopping" for package in _LIGHTNING),
-        *(
-            f"{package}.trainer.states.{name}"
-            for package in _LIGHTNING
-            for name in ("TrainerFn", "TrainerStatus", "RunningStage")
-        ),
-        # Hydra's configurations.
-        *("omegaconf.dictconfig.DictConfig", "omegaconf.listconfig.ListConfig", "omegaconf.base.UnionNode"),
-        *("omegaconf.base.ContainerMetadata", "omegaconf.base.Metadata", "typing.Any"),
-        *(f"omegaconf.nodes.{kind}Node" for kind in ("Any", "String", "Integer", "Float", "Boolean")),
-        *(f"omegaconf.nodes.{kind}Node" for kind in ("Bytes", "Enum", "Path", "InterpolationResult")),
-    }
-)
+def _table(text: str) -> frozenset[str]:
+    """Return the full names in lines of modules and names: ``numpy: dtype ndarray``."""
+    lines = [[part.split() for part in line.split(":")] for line in text.splitlines() if line.strip()]
+    return frozenset(f"{module}.{name}" for modules, names in lines for module in modules for name in names)
+
+
+_LISTS = _table("collections: deque")
+_MAPPINGS = _table("""
+    collections: defaultdict
+    lightning.pytorch.utilities.parsing pytorch_lightning.utilities.parsing: AttributeDict
+    lightning.fabric.utilities.data lightning_fabric.utilities.data: AttributeDict
+    mmcv.utils.config mmengine.config.config: ConfigDict
+    addict.addict: Dict
+    easydict: EasyDict
+    munch: Munch
+    yacs.config: CfgNode
+""")
+# Types that are values themselves (a defaultdict has one) or have them, keys of Lightning's old callbacks among them.
+_OBJECTS = _table("""
+    builtins: bool bytes dict float frozenset int list object range slice str tuple
+    argparse: Namespace
+    types: SimpleNamespace
+    datetime: date datetime time timedelta timezone
+    decimal: Decimal
+    fractions: Fraction
+    pathlib pathlib._local: Path PurePath PosixPath PurePosixPath WindowsPath PureWindowsPath
+    typing: Any
+    uuid: SafeUUID UUID
+    numpy: dtype ndarray bool bool_ bytes_ str_ float16 float32 float64 longdouble
+    numpy: int8 int16 int32 int64 uint8 uint16 uint32 uint64
+    numpy.core.multiarray numpy._core.multiarray: _reconstruct scalar
+    torch.torch_version: TorchVersion
+    lightning.pytorch.callbacks.model_checkpoint pytorch_lightning.callbacks.model_checkpoint: ModelCheckpoint
+    lightning.pytorch.callbacks.early_stopping pytorch_lightning.callbacks.early_stopping: EarlyStopping
+    lightning.pytorch.trainer.states pytorch_lightning.trainer.states: RunningStage TrainerFn TrainerStatus
+    omegaconf.base: ContainerMetadata Metadata
+    omegaconf.dictconfig: DictConfig
+    omegaconf.listconfig: ListConfig
+    omegaconf.nodes: AnyNode BooleanNode BytesNode EnumNode FloatNode IntegerNode PathNode StringNode
+""")
 _ENTERED = threading.Lock()
 
 
-def is_harmless(name: str) -> bool:
-    """Whether a type of this name holds metadata, and may be left out without being asked for."""
+def stub_of(name: str) -> type | None:
+    """Return what stands for the type of that name, if it is known to hold metadata only."""
+    if name in _MAPPINGS:
+        return InertMapping
+    if name in _LISTS:
+        return InertList
     of_numpy = name.startswith("numpy.dtypes.") and name.endswith("DType")
-    return of_numpy or name in _MAPPINGS or name in _LISTS or name in _OBJECTS
-
-
-def stubs_of(names: Collection[str]) -> dict[str, type]:
-    """Return the stub of each harmless type among `names`."""
-    return {
-        name: InertMapping if name in _MAPPINGS else InertList if name in _LISTS else Inert
-        for name in names
-        if is_harmless(name)
-    }
+    return Inert if of_numpy or name in _OBJECTS else None
 
 
 @contextmanager

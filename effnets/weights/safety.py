@@ -16,7 +16,7 @@ from torch import Tensor
 from torch._utils import IMPORT_MAPPING, NAME_MAPPING
 
 from effnets.errors import WeightsError
-from effnets.weights.inert import is_harmless, stubs_of
+from effnets.weights.inert import stub_of
 
 # Far above every network, its class names included; a parsed header takes thirty times its length.
 _MAX_HEADER = 4 << 20
@@ -91,7 +91,7 @@ def require_sound_pickle(path: Path) -> Mapping[str, type]:
         ForeignCodeError: if it calls or holds what no state dict needs, and what is not known to be harmless.
         ValueError, EOFError, RuntimeError, BadZipFile: if it is damaged, or a memory bomb.
     """
-    found: set[str] = set()
+    stubs: dict[str, type] = {}
     with path.open("rb") as file:
         # As torch decides: everything else is a legacy pickle.
         if file.read(4) != b"PK\x03\x04":
@@ -99,8 +99,8 @@ def require_sound_pickle(path: Path) -> Mapping[str, type]:
             for _ in range(_LEGACY_PICKLES):
                 if not file.peek(1):
                     break  # torch says what is missing
-                found |= _Program(file, path.stat().st_size).names()
-            return stubs_of(found)
+                stubs |= _Program(file, path.stat().st_size).follow()
+            return stubs
     # torch's reader, not Python's: the two may read a forged archive differently.
     archive = torch._C.PyTorchFileReader(str(path))
     records = archive.get_all_records()
@@ -109,8 +109,8 @@ def require_sound_pickle(path: Path) -> Mapping[str, type]:
         raise ValueError(f"its records unpack to {size:,} bytes, more than the file has; torch.save packs nothing")
     if "data.pkl" in records:
         program = archive.get_record("data.pkl")
-        found = _Program(io.BytesIO(program), len(program)).names()
-    return stubs_of(found)
+        stubs = _Program(io.BytesIO(program), len(program)).follow()
+    return stubs
 
 
 def _unpacked_size(archive: Any, path: Path) -> int:
@@ -166,10 +166,10 @@ class _Program:
         self.copied = self.copied_bytes = 0
         self.root = ""  # the first instruction that makes an object of nothing
         self.words: dict[str, None] = {}  # short strings, in their order
+        self.stubs: dict[str, type] = {}
 
-    def names(self) -> set[str]:
-        """Return the globals that need a stub; raise as `require_sound_pickle` if others than those are foreign."""
-        found: set[str] = set()
+    def follow(self) -> dict[str, type]:
+        """Return a stub for each foreign type; raise as `require_sound_pickle`."""
         stack: list[_Item] = []
         marks: list[int] = []
         memo: dict[int, _Item] = {}
@@ -203,7 +203,6 @@ class _Program:
             item = _Item(size := min(1 + sum([item.size for item in items]), _MAX_TUPLE + 1))
             if name in ("GLOBAL", "STACK_GLOBAL"):
                 item.value = self._global(argument or f"{items[0].value} {items[1].value}")
-                found.add(item.value)
             elif name.startswith("TUPLE"):
                 # A tuple twice in a tuple, nested thirty times: hashing it as a key takes hours.
                 if size > _MAX_TUPLE:
@@ -216,7 +215,7 @@ class _Program:
                 if len(argument) < _WORD and isinstance(argument, str):
                     self.words[argument] = None
             stack[start:] = [item] * given
-        return {str(name) for name in found - _BUILDERS}
+        return self.stubs
 
     def _global(self, argument: str) -> _Global:
         """Refuse what is neither needed to rebuild tensors nor known to be harmless."""
@@ -224,10 +223,12 @@ class _Program:
         # As torch does: a program of today writes names of Python 2.
         module, attribute = NAME_MAPPING.get((module, attribute), (IMPORT_MAPPING.get(module, module), attribute))
         name = _Global(f"{module}.{attribute}")
-        known = name in _BUILDERS or is_harmless(name)
-        torchs = module == "torch" and isinstance(getattr(torch, attribute, None), torch.dtype)
+        if (stub := stub_of(name)) is not None:
+            self.stubs[str(name)] = stub
+            return name
+        dtype = module == "torch" and isinstance(getattr(torch, attribute, None), torch.dtype)
         storage = module.partition(".")[0] == "torch" and attribute.endswith("Storage")
-        if not (known or torchs or storage):
+        if not (name in _BUILDERS or dtype or storage):
             raise self._refusal(name)
         return name
 
