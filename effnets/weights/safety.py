@@ -23,6 +23,9 @@ _MAX_HEADER = 4 << 20
 # A training program's whole state has a tenth of it.
 _MAX_INSTRUCTIONS = 1_000_000
 _MAX_TUPLE = 10_000_000
+# Each takes torch microseconds, the more types a file names; a pickle names each once, and gets it from its memo then.
+_CALLS = {"REDUCE": 1, "NEWOBJ": 1, "BUILD": 1, "GLOBAL": 20}
+_MAX_CALLS = 200_000
 _ENCODE = "_codecs.encode"
 _STORAGE_OF_PICKLE = "torch.storage._load_from_bytes"
 # Where training programs put a network.
@@ -163,7 +166,7 @@ class _Program:
     def __init__(self, file: IO[bytes], length: int) -> None:
         self.file = file
         self.length = length
-        self.copied = self.copied_bytes = 0
+        self.calls = self.copied = self.copied_bytes = 0
         self.root = ""  # the first instruction that makes an object of nothing
         self.words: dict[str, None] = {}  # short strings, in their order
         self.stubs: dict[str, type] = {}
@@ -187,6 +190,9 @@ class _Program:
             if name == "MARK":
                 marks.append(len(stack))
                 continue
+            self.calls += _CALLS.get(name, 0)
+            if self.calls > _MAX_CALLS:
+                raise ValueError(f"more than {_MAX_CALLS:,} calls, more than any network's")
             taken, to_mark, given = _EFFECTS[name]
             if given and not (taken or to_mark or isinstance(argument, str | bytes)):
                 self.root = self.root or name

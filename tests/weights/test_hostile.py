@@ -95,11 +95,12 @@ def programs_with_stubs():
         "set_of_listed": called(b"__builtin__\nset", b"](]e"),
         "getattr": called(b"__builtin__\ngetattr", SPACE, one, b"\x86"),
         "eval": called(b"__builtin__\neval", one, b"\x85"),
-        "encoded_again": repeated(TEXT, b"c_codecs\nencode\nh\x00" + LATIN + b"\x86R", times=9000),
+        "encoded_again": repeated(TEXT, b"c_codecs\nencode\nh\x00" + LATIN + b"\x86R", times=900),
         "encoded_as_computed": called(b"_codecs\nencode", one, b"c_codecs\nencode\n", LATIN, LATIN, b"\x86R\x86"),
-        "states": repeated(mapping, SPACE, b")\x81h\x00b", times=90_000),
-        "ordered_states": repeated(mapping, b"ccollections\nOrderedDict\n)Rh\x00b", times=90_000),
-        "sets": repeated(numbers, b"c__builtin__\nset\nh\x00\x85R", times=90_000),
+        "states": repeated(mapping, SPACE + b"q\x01", b"h\x01)\x81h\x00b", times=90_000),
+        "ordered_states": repeated(mapping, b"ccollections\nOrderedDict\n)Rh\x00b", times=9_000),
+        "calls": repeated(b"]", SPACE + b"q\x01", b"h\x01)\x81" * 9, times=30_000),
+        "sets": repeated(numbers, b"c__builtin__\nset\nh\x00\x85R", times=9_000),
     }
 
 
@@ -214,6 +215,7 @@ DAMAGED = r"not a whole PyTorch file \(\w+: {}.*\); fetch it again"
         ("encoded_as_computed.pth", CODE.format("_codecs.encode", TENSORS_OF)),
         ("states.pth", DAMAGED.format("it copies its own objects again and again")),
         ("ordered_states.pth", DAMAGED.format("it copies its own objects again and again")),
+        ("calls.pth", DAMAGED.format("more than 200,000 calls, more than any network's")),
         ("sets.pth", DAMAGED.format("it copies its own objects again and again")),
         ("tuples.pth", DAMAGED.format("tuples of one another")),
         ("storage.pth", DAMAGED.format("")),
@@ -284,7 +286,7 @@ def test_stubs_make_nothing_of_what_they_are_given(tmp_path):
         program = next(archive.read(name) for name in archive.namelist() if name.endswith("data.pkl"))
     place = b"X\x04\x00\x00\x00HERE"
     assert place in program
-    many = b"](" + (SPACE + b")\x81}b") * 90_000 + b"e"
+    many = b"](" + SPACE + b"q\x63" + b"h\x63)\x81}b" * 90_000 + b"e"
     for name, given in {"array": array + b"\x87R", "many": many}.items():
         (tmp_path / f"{name}.pth").write_bytes(repacked(whole, **{"data.pkl": program.replace(place, given)}))
     (tmp_path / "names.pth").write_bytes(saved({"a." * 200 + str(index): torch.zeros(0) for index in range(9000)}))
