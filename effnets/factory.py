@@ -36,6 +36,7 @@ def create_model(
     pretrained: bool = False,
     *,
     weights: str | os.PathLike[str] | None = None,
+    ema: bool = False,
     num_classes: int | None = None,
     in_chans: int = 3,
     drop_rate: float | None = None,
@@ -55,6 +56,7 @@ def create_model(
     pretrained: bool = False,
     *,
     weights: str | os.PathLike[str] | None = None,
+    ema: bool = False,
     num_classes: int | None = None,
     in_chans: int = 3,
     drop_rate: float | None = None,
@@ -74,6 +76,7 @@ def create_model(
     pretrained: bool = False,
     *,
     weights: str | os.PathLike[str] | None = None,
+    ema: bool = False,
     num_classes: int | None = None,
     in_chans: int = 3,
     drop_rate: float | None = None,
@@ -92,6 +95,7 @@ def create_model(
     pretrained: bool = False,
     *,
     weights: str | os.PathLike[str] | None = None,
+    ema: bool = False,
     num_classes: int | None = None,
     in_chans: int = _IN_CHANS,
     drop_rate: float | None = None,
@@ -117,6 +121,8 @@ def create_model(
             repository on the Hub, or a file (safetensors, pth, pt, bin, Keras' h5; in any dialect's names). What a
             file's header or a folder's config states (padding, bn_eps, activation, input_size, mean, std, …)
             overrides the model's.
+        ema: of a training program's checkpoint take the averaged weights instead of the last ones; the report says
+            which it holds.
         num_classes: outputs; None takes the weights' number, or the model's; 0 leaves the classifier out. Another
             number than the weights': the classifier is newly initialized, with a warning and a note in the report.
             TensorFlow's 1001 outputs become 1000, without background, unless all 1001 are asked for.
@@ -145,7 +151,7 @@ def create_model(
         raise ArgumentError("num_classes, drop_rate and global_pool are a classifier's; features_only=True has none")
     device, dtype = _check_device(device), _check_dtype(dtype)
 
-    resolved = resolve(name, pretrained, weights, num_classes)
+    resolved = resolve(name, pretrained, weights, num_classes, ema)
     spec, prepared, saved = resolved.spec, resolved.weights, resolved.arguments
     if prepared is not None and num_classes is None:
         num_classes = prepared.num_classes

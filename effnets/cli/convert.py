@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from effnets.cli.format import ema_option
+
 
 @click.command(name="convert")
 @click.argument("source", type=click.Path(path_type=Path), metavar="IN")
@@ -18,7 +20,8 @@ import click
     type=click.IntRange(0),
     help="Outputs of OUT: 1001 keeps TensorFlow's background, 0 leaves the classifier out [default: IN's].",
 )
-def command(source: Path, target: Path, model: str, to: str, dialect: str, num_classes: int | None) -> None:
+@ema_option
+def command(source: Path, target: Path, model: str, to: str, dialect: str, num_classes: int | None, ema: bool) -> None:
     """Write the weights file IN as OUT, for another framework to load.
 
     DIALECT is effnets, timm, torchvision, transformers, keras or clovaai. OUT is a .safetensors file, for frameworks
@@ -28,6 +31,6 @@ def command(source: Path, target: Path, model: str, to: str, dialect: str, num_c
     # Imported here: torch takes seconds, and neither --help nor a mistyped option should wait for it.
     from effnets.weights.load import convert_weights
 
-    report = convert_weights(source, target, model=model, to=to, dialect=dialect, num_classes=num_classes)
+    report = convert_weights(source, target, model=model, to=to, dialect=dialect, num_classes=num_classes, ema=ema)
     click.echo(report)
     click.echo(f"{target} ({to} names): written")

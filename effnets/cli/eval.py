@@ -18,6 +18,7 @@ from effnets.cli.format import (
     class_names_option,
     class_table,
     comparison_table,
+    ema_option,
     image_column_option,
     label_column_option,
     load_network,
@@ -45,6 +46,7 @@ _BROKEN = 5
     multiple=True,
     help="A weights file, folder, tag, or exported model; several are compared [default: the published weights].",
 )
+@ema_option
 @click.option(
     "--engine",
     "engines",
@@ -77,6 +79,7 @@ def command(
     model: str | None,
     weights: tuple[str, ...],
     engines: tuple[str, ...],
+    ema: bool,
     image_size: int | None,
     per_class: bool,
     per_image: bool,
@@ -97,7 +100,7 @@ def command(
     from effnets.data.splits import ALL
     from effnets.evaluation import compare, evaluate
 
-    subjects = subjects_of(model, weights, engines)
+    subjects = subjects_of(model, weights, engines, ema)
     first: Classifier | Engine | None = None
     evaluations: list[Evaluation] = []
     for subject in subjects:
@@ -222,12 +225,14 @@ class Subject:
 
     Attributes:
         weights: a file, a folder or a tag; None for the published ones of `model`.
+        ema: take the averaged weights of the file.
         notes: what loading has to say.
     """
 
     model: str | None
     weights: str | None
     engine: str
+    ema: bool = False
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -270,13 +275,15 @@ class Subject:
         )
 
     def _load_network(self) -> Classifier:
-        network = load_network(self.model or str(self.weights), self.weights if self.model else None)
+        network = load_network(self.model or str(self.weights), self.weights if self.model else None, ema=self.ema)
         if report := network.load_report:
             self.notes += [f"{self.name}: {note}" for note in report.notes]
         return network
 
 
-def subjects_of(model: str | None, weights: tuple[str, ...], engines: tuple[str, ...]) -> list[Subject]:
+def subjects_of(
+    model: str | None, weights: tuple[str, ...], engines: tuple[str, ...], ema: bool = False
+) -> list[Subject]:
     """Every one of `weights` in each of `engines` that can execute it.
 
     Raises:
@@ -287,6 +294,8 @@ def subjects_of(model: str | None, weights: tuple[str, ...], engines: tuple[str,
     for engine in engines:
         if engine not in (_AUTO, *ENGINES):
             raise click.UsageError(f"--engine {engine}: choose among {', '.join((_AUTO, *ENGINES))}")
+    if ema and (not weights or any(is_exported(one) for one in weights)):
+        raise click.UsageError("--ema chooses among the weights in a file; give such files by --weights")
     subjects: list[Subject] = []
     for one in weights or (None,):
         if one is None and model is None:
@@ -302,7 +311,7 @@ def subjects_of(model: str | None, weights: tuple[str, ...], engines: tuple[str,
             raise click.UsageError(
                 f"{one or model} is executed by {', '.join(possible)}, not by {' or '.join(engines)}"
             )
-        subjects += [Subject(model, one, engine) for engine in dict.fromkeys(fitting)]
+        subjects += [Subject(model, one, engine, ema) for engine in dict.fromkeys(fitting)]
     unused = set(engines) - {subject.engine for subject in subjects}
     if unused:
         raise click.UsageError(f"--engine {', '.join(sorted(unused))} executes none of the --weights")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from effnets.cli.format import load_network, printable, progress_bar
+from effnets.cli.format import ema_option, load_network, printable, progress_bar
 
 if TYPE_CHECKING:
     from effnets.deploy.optimize.rewrites import Rewrites
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 @click.argument("model")
 @click.argument("target", type=click.Path(path_type=Path), metavar="OUT.onnx")
 @click.option("--weights", help="A weights file, or a tag [default: the published weights].")
+@ema_option
 @click.option("--image-size", type=click.IntRange(1, 8192), help="Side of the input in pixels [default: the weights'].")
 @click.option("--dynamic-size", is_flag=True, help="Take images of any size.")
 @click.option("--preprocess", is_flag=True, help="Take uint8 photos, and resize, crop and normalize in the graph.")
@@ -38,6 +39,7 @@ def command(
     model: str,
     target: Path,
     weights: str | None,
+    ema: bool,
     image_size: int | None,
     dynamic_size: bool,
     preprocess: bool,
@@ -84,7 +86,7 @@ def command(
     check_path(target)
     if int8:
         int8_report_path(target)
-    network = load_network(model, weights, answers="outputs")
+    network = load_network(model, weights, answers="outputs", ema=ema)
     rewrites: bool | Rewrites = not no_optimize
     found = _tune(network, target, image_size, batch or 1, budget or 120.0) if tuned else None
     if found is not None:

@@ -41,14 +41,14 @@ def printable(text: str) -> str:
     )
 
 
-def load_network(model: str, weights: str | None, *, answers: str = "answers") -> Classifier:
+def load_network(model: str, weights: str | None, *, answers: str = "answers", ema: bool = False) -> Classifier:
     """Load a trained network; without a trained classifier its `answers`, as the message calls them, mean nothing."""
     # Imported here: torch takes seconds, and neither --help nor a mistyped option should wait for it.
     from effnets.factory import create_model
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what the loader warns of is an error here
-        network = create_model(model, pretrained=weights is None, weights=weights)
+        network = create_model(model, pretrained=weights is None, weights=weights, ema=ema)
     if network.load_report and network.load_report.reinitialised:
         raise click.ClickException(
             f"{network.load_report.source}: has no classifier, so that {answers} would be chance"
@@ -136,6 +136,9 @@ def _read_names(_context: click.Context, _parameter: click.Parameter, file: str 
     return read_names(Path(file))
 
 
+ema_option = click.option(
+    "--ema", is_flag=True, help="Of a training program's checkpoint take the averaged weights instead of the last ones."
+)
 image_column_option = click.option("--image-column", metavar="NAME", help="Of a table: the column of the images.")
 label_column_option = click.option(
     "--label-column", metavar="NAME", help="Of a table: the column of the classes. Of shards: their key in the JSON."

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from effnets.cli.eval import is_exported, is_whole
-from effnets.cli.format import load_network, make_table, print_table, printable, progress_bar
+from effnets.cli.format import ema_option, load_network, make_table, print_table, printable, progress_bar
 from effnets.inference.image import PhotoResult, find_photos
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ DEMONSTRATION = "mixnet_xs_32px.cifar10"  # with its weights in the package
     "--weights",
     help="A weights file, a tag, an exported model, or a folder of a training [default: the published weights].",
 )
+@ema_option
 @click.option("--topk", type=click.IntRange(1), default=5, show_default=True, help="Predictions for each photo.")
 @click.option("--image-size", type=click.IntRange(1, 8192), help="Side of the input in pixels [default: the weights'].")
 @click.option("--batch-size", type=click.IntRange(1), help=f"Photos at a time [default: {_BATCH}, fewer large ones].")
@@ -45,6 +46,7 @@ def command(
     photos: tuple[str, ...],
     model: str | None,
     weights: str | None,
+    ema: bool,
     topk: int,
     image_size: int | None,
     batch_size: int | None,
@@ -56,7 +58,7 @@ def command(
     --model and --weights a small network that comes along answers, for a first look: it knows CIFAR-10's ten classes.
     """
     results = list(find_photos(photos, lambda text: click.echo(printable(text), err=True)))
-    network = _load(model, weights)
+    network = _load(model, weights, ema)
 
     from effnets.inference.predictor import create_predictor
 
@@ -84,9 +86,11 @@ def command(
     click.get_current_context().exit(status or (1 if failures else 0))
 
 
-def _load(model: str | None, weights: str | None) -> Classifier | Engine:
+def _load(model: str | None, weights: str | None, ema: bool) -> Classifier | Engine:
     if is_exported(model):
         raise click.UsageError(f"--model {model}: an exported model goes to --weights, and needs no --model")
+    if ema and (weights is None or is_exported(weights)):
+        raise click.UsageError("--ema chooses among the weights in a file; give one by --weights")
     # Imported here and below: torch takes seconds, and neither --help nor a mistyped option should wait for it.
     if weights is not None and is_exported(weights):
         if model is not None:
@@ -95,9 +99,9 @@ def _load(model: str | None, weights: str | None) -> Classifier | Engine:
 
         return load_file(weights)
     if model is not None:
-        return _load_network(model, weights)
+        return _load_network(model, weights, ema)
     if weights is not None and is_whole(weights):
-        return _load_network(weights, None)
+        return _load_network(weights, None, ema)
     if weights is not None:
         raise click.UsageError(f"--weights {weights}: which network are they of? Add --model (FILE.onnx needs none)")
     network = load_network(DEMONSTRATION, None)
@@ -111,8 +115,8 @@ def _load(model: str | None, weights: str | None) -> Classifier | Engine:
     return network
 
 
-def _load_network(model: str, weights: str | None) -> Classifier:
-    network = load_network(model, weights, answers="predictions")
+def _load_network(model: str, weights: str | None, ema: bool) -> Classifier:
+    network = load_network(model, weights, answers="predictions", ema=ema)
     if report := network.load_report:
         for note in report.notes:
             click.echo(printable(f"{weights or report.source}: {note}"), err=True)

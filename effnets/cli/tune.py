@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from effnets.cli.format import make_table, print_table, printable, progress_bar, split_names
+from effnets.cli.format import ema_option, make_table, print_table, printable, progress_bar, split_names
 
 if TYPE_CHECKING:
     from effnets.deploy.tune import TuneReport
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 @click.command(name="tune")
 @click.argument("model")
 @click.option("--weights", help="A weights file, a tag, or random [default: the published weights].")
+@ema_option
 @click.option("--batch", type=click.IntRange(1), default=1, show_default=True, help="Images at a time.")
 @click.option("--image-size", type=click.IntRange(1, 8192), help="Side of the input in pixels [default: the weights'].")
 @click.option("--budget", type=click.FloatRange(0, min_open=True), default=120.0, show_default=True, help="Seconds.")
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 @click.option("--threads", type=click.IntRange(1), help="[default: the engines' own choice]")
 @click.option("--report", type=click.Path(path_type=Path, dir_okay=False), help="Keep the result, and use it again.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
-def command(model: str, weights: str | None, engines: str | None, as_json: bool, **options: Any) -> None:
+def command(model: str, weights: str | None, ema: bool, engines: str | None, as_json: bool, **options: Any) -> None:
     """Find the fastest way to execute MODEL on this machine: rewrites, engine, precision and layout.
 
     Programs take turns, and slower ones drop out. What is chosen beats the default by 3 % or is the default.
@@ -43,7 +44,7 @@ def command(model: str, weights: str | None, engines: str | None, as_json: bool,
     # Imported here: torch takes seconds, and neither --help nor a mistyped option should wait for it.
     from effnets.deploy.tune import tune
 
-    network = _load(model, weights)
+    network = _load(model, weights, ema)
     with progress_bar() as progress:
         found = tune(network, engines=split_names(engines) if engines else None, progress=progress, **options)
     if as_json:
@@ -52,10 +53,12 @@ def command(model: str, weights: str | None, engines: str | None, as_json: bool,
         print_report(found)
 
 
-def _load(model: str, weights: str | None) -> Classifier:
+def _load(model: str, weights: str | None, ema: bool) -> Classifier:
     from effnets.factory import create_model
 
     if weights == "random":
+        if ema:
+            raise click.UsageError("--ema chooses among the weights in a file; give one by --weights")
         import torch
 
         from effnets.bench.variants import shake
@@ -66,7 +69,7 @@ def _load(model: str, weights: str | None) -> Classifier:
         return network
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a fresh classifier takes as long as a trained one
-        return create_model(model, pretrained=weights is None, weights=weights)
+        return create_model(model, pretrained=weights is None, weights=weights, ema=ema)
 
 
 def print_report(found: TuneReport) -> None:

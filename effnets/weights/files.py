@@ -9,7 +9,7 @@ import os
 import pickle
 import re
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -23,8 +23,11 @@ from torch import Tensor
 
 from effnets.errors import MissingFileError, WeightsError
 from effnets.utils.atomic_file import write_whole
+from effnets.weights.dialects import DIALECTS, Dialect
 from effnets.weights.hashing import hash_file
-from effnets.weights.safety import require_plain, require_sound_header, require_sound_pickle
+from effnets.weights.inert import stubs_for_torch
+from effnets.weights.safety import ForeignCodeError, require_plain, require_sound_header, require_sound_pickle
+from effnets.weights.state_dict import find_state_dict
 
 # Far above every network of Keras; a forged shape can claim any size, and gets it allocated.
 _MAX_BYTES = 1 << 28
@@ -162,16 +165,13 @@ class _Reader:
 
 _PICKLE_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".tar")
 _HDF5_SUFFIXES = (".h5", ".hdf5")
-# Where training programs put the weights, the averaged ones first, as these are the ones that are evaluated.
-_WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model_state_dict", "model")
-_WRAPPER_PREFIXES = ("module.", "_orig_mod.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
     """The tensors of a file, under the names in it.
 
-    `header` is the metadata of a safetensors file; `notes` list what was unwrapped.
+    `header` is the metadata of a safetensors file; `notes` say where in the file they were, and what was left out.
     """
 
     path: Path
@@ -181,35 +181,45 @@ class Checkpoint:
     notes: tuple[str, ...] = ()
 
 
-def read_checkpoint(path: str | os.PathLike[str], *, sha256: str | None = None) -> Checkpoint:
-    """Read a ``.safetensors`` file, a pickled one (``.pth``, ``.pt``, ``.bin``) as tensors only, or Keras' ``.h5``.
+def read_checkpoint(
+    path: str | os.PathLike[str],
+    *,
+    sha256: str | None = None,
+    dialects: Collection[Dialect] = tuple(DIALECTS.values()),
+    ema: bool = False,
+) -> Checkpoint:
+    """Read the network in a ``.safetensors`` file, a pickled one (``.pth``, ``.pt``, ``.bin``), or Keras' ``.h5``.
 
-    `sha256` is that of the file if the caller has verified it; None computes it.
+    Of pickles only tensors are made; see `effnets.weights.state_dict` for where in the file they may be.
+
+    Args:
+        sha256: of the file if the caller has verified it; None computes it.
+        dialects: whose names the network may have.
+        ema: take averaged weights.
 
     Raises:
         MissingFileError: if the file does not exist.
-        WeightsError: if it is a folder, damaged, has an unknown suffix, or is a pickle of more than tensors.
+        WeightsError: if it is a folder, damaged, has an unknown suffix, or is a pickle of more than tensors and
+            harmless metadata; or as `find_state_dict`.
     """
     path = Path(path)
     _require_file(path)
     header: dict[str, str] = {}
-    notes: tuple[str, ...] = ()
+    content: object
     if path.suffix.lower() == ".safetensors":
-        tensors, header = _read_safetensors(path)
+        content, header = _read_safetensors(path)
     elif path.suffix.lower() in _PICKLE_SUFFIXES:
-        tensors, notes = _unwrap(path, _read_pickle(path))
+        content = _read_pickle(path)
     elif path.suffix.lower() in _HDF5_SUFFIXES:
-        tensors = decode_hdf5(path)
+        content = decode_hdf5(path)
     else:
         known = ", ".join((".safetensors", *_PICKLE_SUFFIXES, *_HDF5_SUFFIXES))
         raise WeightsError(f"{path}: unknown kind of weights file {path.suffix!r}; known are {known}")
-    if not tensors:
-        raise WeightsError(f"{path}: holds no tensors")
+    tensors, notes = find_state_dict(content, path, dialects=dialects, ema=ema)
     require_plain(path, tensors)
-    tensors, prefix_notes = _strip_prefixes(tensors)
     # Hashed last, to save the time for a refused file.
     sha256 = sha256 or hash_file(path)
-    return Checkpoint(path=path, sha256=sha256, tensors=tensors, header=header, notes=(*notes, *prefix_notes))
+    return Checkpoint(path=path, sha256=sha256, tensors=tensors, header=header, notes=notes)
 
 
 def write_checkpoint(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> None:
@@ -274,47 +284,24 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise WeightsError(f"{path}: not a whole safetensors file ({reason}); fetch it again") from None
 
 
-def _read_pickle(path: Path) -> Any:
+def _read_pickle(path: Path) -> object:
     try:
-        require_sound_pickle(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with stubs_for_torch(require_sound_pickle(path)):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except ForeignCodeError as error:
+        raise _refusal(path, f"it holds {error.found}", error.way) from None
     except pickle.UnpicklingError as error:
         # Not torch's own message: it recommends to run the file's code.
-        found = re.search(r"GLOBAL ([\w.]+)", str(error))
-        reason = f" ({found[1]})" if found else ""
-        raise WeightsError(
-            f"{path}: refused, since it is no file of plain tensors{reason} and its code will not be run; "
-            "convert it to safetensors where you trust it"
-        ) from None
+        found = re.search(r"Unsupported operand \d+|GLOBAL [\w.]+", str(error))
+        reason = f"it was not written by torch.save in its usual way{f' ({found[0]})' if found else ''}"
+        raise _refusal(path, reason, "torch.load({path}, weights_only=False)") from None
     except Exception as error:  # damaged files raise anything: IndexError, AssertionError, …
         reason = f"{type(error).__name__}: {error}".split("\n", 1)[0][:200]
         raise WeightsError(f"{path}: not a whole PyTorch file ({reason}); fetch it again") from None
 
 
-def _unwrap(path: Path, content: Any) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """Return the state dict in a training program's checkpoint, and notes."""
-    notes: tuple[str, ...] = ()
-    if isinstance(content, dict):
-        for wrapper in _WRAPPERS:
-            if isinstance(content.get(wrapper), dict):
-                content = content[wrapper]
-                notes = (f"weights taken from {wrapper!r} of the file",)
-                break
-    if not isinstance(content, dict):
-        raise WeightsError(f"{path}: holds a {type(content).__name__}, not a state dict; save model.state_dict()")
-    strangers = [name for name, value in content.items() if not (isinstance(name, str) and isinstance(value, Tensor))]
-    if strangers:
-        # A file's keys may be long, have many lines, or be other objects than strings.
-        names = [name[:60] if isinstance(name, str) else f"<{type(name).__name__}>" for name in strangers[:5]]
-        shown = " ".join(", ".join(names).split())
-        raise WeightsError(f"{path}: not a state dict: {shown} are not tensors; save model.state_dict()")
-    return dict(content), notes
-
-
-def _strip_prefixes(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """Remove the prefixes of DistributedDataParallel and torch.compile from the names."""
-    notes = []
-    while prefix := next((p for p in _WRAPPER_PREFIXES if all(name.startswith(p) for name in tensors)), None):
-        tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
-        notes.append(f"prefix {prefix!r} taken off every name")
-    return tensors, tuple(notes)
+def _refusal(path: Path, reason: str, way: str) -> WeightsError:
+    return WeightsError(
+        f"{path}: refused: {reason}, and its code will not be run; where you trust the file, make a plain one of it: "
+        f'torch.save({way.replace("{path}", repr(str(path)))}, "plain.pth")'
+    )

@@ -19,7 +19,12 @@ from effnets.weights.save import save_weights
 
 
 def load_weights(
-    model: nn.Module, path: str | os.PathLike[str], *, dialect: str = "auto", head: str = "auto"
+    model: nn.Module,
+    path: str | os.PathLike[str],
+    *,
+    dialect: str = "auto",
+    head: str = "auto",
+    ema: bool = False,
 ) -> LoadReport:
     """Load a weights file into a network: every tensor fits, or nothing is changed.
 
@@ -27,11 +32,13 @@ def load_weights(
 
     Args:
         model: the network, also inside of torch.compile or DataParallel.
-        path: a ``.safetensors``, ``.pth``, ``.pt``, ``.bin`` or ``.h5`` file.
+        path: a ``.safetensors``, ``.pth``, ``.pt``, ``.bin`` or ``.h5`` file: a state dict, or a training program's
+            checkpoint with one.
         dialect: of the parameter names; ``auto`` detects it by the keys.
         head: what to do with the classifier. ``auto`` loads it if it has the network's size, and else (or if the
             file has no classifier) initializes a new one; ``strict`` requires it to fit; ``drop`` always initializes a
             new one.
+        ema: take the averaged weights of a training program's checkpoint instead of the last ones.
 
     Returns:
         What was loaded; also kept as ``model.load_report``.
@@ -39,11 +46,12 @@ def load_weights(
     Raises:
         MissingFileError: if the file does not exist.
         WeightsError: if the file is damaged, of unknown dialect, trained for another padding, epsilon or activation, or
-            has other names or shapes than the network: a diff of ``-`` missing and ``+`` unexpected.
+            has other names or shapes than the network: a diff of ``-`` missing and ``+`` unexpected. Also if it holds
+            several networks, `ema` is set and none is averaged, or it holds types that are not known to be harmless.
         ArgumentError: if dialect or head is unknown.
     """
     model = network_of(model)
-    weights = prepare_weights(path, model.spec, dialect, model.plan.num_classes)
+    weights = prepare_weights(path, model.spec, dialect, model.plan.num_classes, ema=ema)
     for field in ("padding", "bn_eps", "activation"):
         wanted, present = getattr(weights.spec, field), getattr(model.spec, field)
         if wanted != present:
@@ -62,6 +70,7 @@ def convert_weights(
     to: str,
     dialect: str = "auto",
     num_classes: int | None = None,
+    ema: bool = False,
 ) -> LoadReport:
     """Write the weights of `source` as `target` in dialect `to`, through the network, which verifies that they fit.
 
@@ -71,6 +80,7 @@ def convert_weights(
         model: the network, as for `effnets.create_model`.
         num_classes: outputs of `target`: None for those of `source`, without background; the number with it (1001)
             keeps it, 0 leaves the classifier out.
+        ema: take averaged weights, as for `effnets.load_weights`.
 
     Returns:
         What was read.
@@ -82,7 +92,7 @@ def convert_weights(
     source, target = Path(source), Path(target)
     if source.resolve() == target.resolve() or (source.exists() and target.exists() and source.samefile(target)):
         raise ArgumentError(f"{target}: is the file to read as well; name another to write")
-    weights = prepare_weights(source, load_spec(model), dialect, num_classes)
+    weights = prepare_weights(source, load_spec(model), dialect, num_classes, ema=ema)
     outputs = weights.num_classes or 0
     if num_classes not in (None, 0, outputs):
         raise ArgumentError(

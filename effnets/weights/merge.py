@@ -22,28 +22,33 @@ from effnets.weights.remap import NativeWeights
 
 _PRECISIONS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 _SHOWN = 5
+_EXACT = 2.0**53  # up to there a float is a whole number for certain
 
 
 def _require_precision(path: Path, wanted: Mapping[str, Tensor], offered: Mapping[str, Tensor]) -> None:
     """Refuse integers, booleans and numbers below 16 bits in the place of weights, and fractions in a counter's.
 
-    They are quantized, or another thing under the same name: as they stand their values mean nothing here.
+    Programs that average buffers or cast whole state dicts leave counters as whole floats.
+    The others are quantized, or another thing under the same name: as they stand their values mean nothing here.
     """
     wrong = [
         f"{name} is {_kind(offered[name])}"
         for name, target in wanted.items()
         if name in offered
-        and not (
-            offered[name].dtype in _PRECISIONS
-            if target.is_floating_point()
-            else not offered[name].is_floating_point() and offered[name].dtype != torch.bool
-        )
+        and not (offered[name].dtype in _PRECISIONS if target.is_floating_point() else _counts(offered[name]))
     ]
     if wrong:
         raise WeightsError(
-            f"{path}: {_listed(wrong)}; weights are float16, bfloat16, float32 or float64 and counters integers: "
+            f"{path}: {_listed(wrong)}; weights are float16, bfloat16, float32 or float64 and counters whole numbers: "
             "save the network unquantized, with model.float()"
         )
+
+
+def _counts(tensor: Tensor) -> bool:
+    """Whether it holds whole numbers."""
+    if tensor.is_floating_point():
+        return bool((tensor.double() == tensor.double().round()).all()) and bool((tensor.abs() < _EXACT).all())
+    return tensor.dtype != torch.bool
 
 
 def _require_finite(path: Path, cast: Mapping[str, Tensor], offered: Mapping[str, Tensor]) -> None:

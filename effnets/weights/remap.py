@@ -13,7 +13,7 @@ from torch import Tensor
 from effnets.errors import ConfigError, WeightsError
 from effnets.spec.plan import make_plan
 from effnets.spec.specs import ModelSpec
-from effnets.weights.dialects import detect_dialect, get_dialect
+from effnets.weights.dialects import DIALECTS, detect_dialect, get_dialect
 from effnets.weights.files import Checkpoint, read_checkpoint
 
 
@@ -146,19 +146,22 @@ def prepare_weights(
     sha256: str | None = None,
     background: bool | None = None,
     class_names: tuple[str, ...] | None = None,
+    ema: bool = False,
 ) -> NativeWeights:
     """Read a file and name its tensors natively; its header's statements are applied to `spec`.
 
     An output for background is left out, unless `num_classes` counts it in. `sha256` is the file's, `background` and
-    `class_names` describe its outputs where its header does not.
+    `class_names` describe its outputs where its header does not. `ema` takes averaged weights.
 
     Raises:
         MissingFileError, WeightsError: as `read_checkpoint`, `detect_dialect` and `apply_header`; or the framework has
             no such network.
     """
-    checkpoint = read_checkpoint(path, sha256=sha256)
+    named = None if dialect == "auto" else get_dialect(dialect)
+    dialects = tuple(DIALECTS.values()) if named is None else (named,)
+    checkpoint = read_checkpoint(path, sha256=sha256, dialects=dialects, ema=ema)
     source = str(checkpoint.path)
-    chosen = detect_dialect(checkpoint.tensors.keys(), source) if dialect == "auto" else get_dialect(dialect)
+    chosen = named or detect_dialect(checkpoint.tensors.keys(), source)
     spec, notes = apply_header(spec, checkpoint.header, source)
     notes += chosen.differences(spec)
     try:

@@ -57,6 +57,7 @@ def resolve(
     pretrained: bool,
     weights: str | os.PathLike[str] | None,
     num_classes: int | None,
+    ema: bool = False,
 ) -> Resolved:
     """Return the requested network, as its weights need it, and the weights.
 
@@ -64,6 +65,8 @@ def resolve(
     """
     if pretrained and weights is not None:
         raise ArgumentError("pretrained=True and weights= both say which weights to load; give one of them")
+    if ema and weights is None:
+        raise ArgumentError("ema=True chooses among the weights in a file; give one with weights=")
     name, weights = _registered(name), _registered(weights)
     saved = _open(name, with_weights=pretrained)
     spec = load_spec(name) if saved is None else saved.spec
@@ -71,11 +74,13 @@ def resolve(
     if saved is not None and pretrained:
         prepared = _prepare_saved(saved, spec, spec.num_classes if num_classes is None else num_classes)
     elif (published := _find_published(name, spec, pretrained, weights)) is not None:
+        if ema:
+            raise ArgumentError(f"{published.name} is published with one set of weights; leave ema out")
         prepared = prepare_published(published, spec, num_classes)
     elif weights is not None and (theirs := _open(weights, with_weights=True)) is not None:
-        prepared, saved = _prepare_saved(theirs, spec, num_classes), theirs
+        prepared, saved = _prepare_saved(theirs, spec, num_classes, ema), theirs
     elif weights is not None:
-        prepared = prepare_weights(weights, spec, num_classes=num_classes)
+        prepared = prepare_weights(weights, spec, num_classes=num_classes, ema=ema)
     return Resolved(
         spec=spec if prepared is None else prepared.spec,
         weights=prepared,
@@ -105,7 +110,7 @@ def _open(name: object, *, with_weights: bool) -> SavedModel | None:
     return None
 
 
-def _prepare_saved(saved: SavedModel, spec: ModelSpec, num_classes: int | None) -> NativeWeights:
+def _prepare_saved(saved: SavedModel, spec: ModelSpec, num_classes: int | None, ema: bool = False) -> NativeWeights:
     """Return the weights of a saved network, for `spec` with the settings that they were trained with."""
     assert saved.weights is not None
     spec, notes = apply_header(spec, make_header(saved.spec), saved.source)
@@ -116,6 +121,7 @@ def _prepare_saved(saved: SavedModel, spec: ModelSpec, num_classes: int | None) 
         sha256=saved.weights_sha256,
         background=saved.background,
         class_names=saved.class_names,
+        ema=ema,
     )
     return replace(prepared, source=saved.weights_source or prepared.source, notes=(*notes, *prepared.notes))
 

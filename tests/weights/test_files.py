@@ -44,14 +44,17 @@ def test_training_checkpoints_are_unwrapped_and_say_so(tmp_path, wrapper):
     torch.save({wrapper: TENSORS, "epoch": 3}, path)
     checkpoint = read_checkpoint(path)
     assert set(checkpoint.tensors) == set(TENSORS)
-    assert wrapper in checkpoint.notes[0]
+    assert wrapper in checkpoint.notes[-1]
 
 
-def test_averaged_weights_come_before_the_last_ones(tmp_path):
+def test_averaged_weights_are_taken_only_where_they_are_asked_for(tmp_path):
     path = tmp_path / "w.pth"
     averaged = {name: tensor + 1 for name, tensor in TENSORS.items()}
     torch.save({"state_dict": TENSORS, "state_dict_ema": averaged}, path)
-    torch.testing.assert_close(dict(read_checkpoint(path).tensors), averaged)
+    plain = read_checkpoint(path)
+    torch.testing.assert_close(dict(plain.tensors), TENSORS)
+    assert "the file also holds averaged weights ('state_dict_ema'); choose them with ema=True (--ema)" in plain.notes
+    torch.testing.assert_close(dict(read_checkpoint(path, ema=True).tensors), averaged)
 
 
 def test_prefixes_of_wrapping_modules_are_taken_off(tmp_path):

@@ -8,6 +8,7 @@ import pickle
 import random
 import re
 import zipfile
+from collections import OrderedDict
 
 import pytest
 import torch
@@ -68,6 +69,41 @@ LEGACY_START = b"".join(
 )
 
 
+SPACE = b"cargparse\nNamespace\n"
+TEXT = b"X" + (1 << 20).to_bytes(4, "little") + b"a" * (1 << 20)
+LATIN = b"X\x06\x00\x00\x00latin1"
+
+
+def repeated(shared, *calls, times):
+    """A pickle of a list: `shared`, kept as 0, and what `calls` make of it again and again."""
+    return b"\x80\x02}X\x01\x00\x00\x00a(" + shared + b"q\x00" + b"".join(calls) * times + b"l" + b"s."
+
+
+def entries(number, opening, closing):
+    return opening + b"(" + b"".join(b"J" + index.to_bytes(4, "little") for index in range(number)) + closing
+
+
+def programs_with_stubs():
+    """Name → a pickle that makes use of what is let in beside tensors: stubs, encoded text, sets."""
+    one, key = b"X\x01\x00\x00\x001", b"X\x01\x00\x00\x00a"
+    numbers, mapping = entries(90_000, b"]", b"e"), entries(90_000, b"}", b"u")
+    return {
+        "stub_given_command": called(SPACE[1:-1], b"cposix\nsystem\n\x85"),
+        "stub_built_of_command": b"\x80\x02}" + key + SPACE + b")\x81}" + key + b"cposix\nsystem\nsbs.",
+        "stub_called_again": called(SPACE[1:-1], b")R)"),
+        "storage_called": called(b"torch.storage\nUntypedStorage", GIGABYTE, b"\x85"),
+        "set_of_listed": called(b"__builtin__\nset", b"](]e"),
+        "getattr": called(b"__builtin__\ngetattr", SPACE, one, b"\x86"),
+        "eval": called(b"__builtin__\neval", one, b"\x85"),
+        "encoded_again": repeated(TEXT, b"c_codecs\nencode\nh\x00" + LATIN + b"\x86R", times=900),
+        "encoded_as_computed": called(b"_codecs\nencode", one, b"c_codecs\nencode\n", LATIN, LATIN, b"\x86R\x86"),
+        "states": repeated(mapping, SPACE + b"q\x01", b"h\x01)\x81h\x00b", times=90_000),
+        "ordered_states": repeated(mapping, b"ccollections\nOrderedDict\n)Rh\x00b", times=9_000),
+        "calls": repeated(b"]", SPACE + b"q\x01", b"h\x01)\x81" * 9, times=30_000),
+        "sets": repeated(numbers, b"c__builtin__\nset\nh\x00\x85R", times=9_000),
+    }
+
+
 def many_tuples():
     """A key of a dict that is a tuple of one tuple twice, forty levels deep."""
     levels = b"".join(b"q" + bytes([level]) + b"h" + bytes([level]) + b"\x86" for level in range(40))
@@ -108,6 +144,7 @@ def hostile_files(canary):
         "bytes_legacy.pth": LEGACY_START + BYTES_OF_NUMBER + pickle.dumps([], 2),
         "bytes_plain.pth": BYTES_OF_NUMBER,
         "doubled.pth": repacked(SMALL, **{"data.pkl": DOUBLED}),
+        **{f"{name}.pth": repacked(SMALL, **{"data.pkl": program}) for name, program in programs_with_stubs().items()},
         "tuples.pth": repacked(SMALL, **{"data.pkl": many_tuples()}),
         "storage.pth": repacked(SMALL, **{"data.pkl": stated_storage(10 << 28)}),
         "storage_legacy.pth": LEGACY_START + stated_storage(10 << 28) + pickle.dumps(["0"], 2) + bytes(64),
@@ -140,28 +177,46 @@ def answers(tmp_path_factory):
 
 
 CODE = (
-    r"refused, since it is no file of plain tensors( \([\w.]+\))? and its code will not be run; "
-    "convert it to safetensors where you trust it"
+    r"refused: it holds {}, and its code will not be run; where you trust the file, make a plain one of it: "
+    r'torch\.save\({}, "plain\.pth"\)'
 )
+PLAIN = r"torch\.load\('.*\.pth', weights_only=False\)"
+TENSORS_OF = r"\{name: value for name, value in " + PLAIN + r"\.items\(\) if isinstance\(value, torch\.Tensor\)\}"
 DAMAGED = r"not a whole PyTorch file \(\w+: {}.*\); fetch it again"
 
 
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("command.pth", CODE),
-        ("command_legacy.pth", CODE),
-        ("command_plain.pth", CODE),
+        ("command.pth", CODE.format("posix.system", TENSORS_OF)),
+        ("command_legacy.pth", CODE.format("posix.system", TENSORS_OF)),
+        ("command_plain.pth", CODE.format("torch.storage._load_from_bytes", r"pickle\.load\(open\('.*', \"rb\"\)\)")),
         ("command.h5", r"not a whole HDF5 file of Keras \(.*\); fetch it again"),
         ("command.safetensors", r"not a whole safetensors file \(its header claims .*\); fetch it again"),
-        ("module.pth", CODE),
+        (
+            "module.pth",
+            CODE.format(r"a torch\.nn\.modules\.linear\.Linear, a whole module", PLAIN + r"\.state_dict\(\)"),
+        ),
         ("bomb.pth", DAMAGED.format("its records unpack to 671,0.* more than the file has; torch.save packs nothing")),
         ("bomb_program.pth", DAMAGED.format("its records unpack to 8,38")),
         ("long_program.pth", DAMAGED.format("more than 1,000,000 instructions")),
-        ("bytes.pth", CODE.replace(r"[\w.]+", "builtins.bytearray").replace(")?", ")")),
-        ("bytes_legacy.pth", CODE.replace(r"[\w.]+", "builtins.bytearray").replace(")?", ")")),
-        ("bytes_plain.pth", CODE.replace(r"[\w.]+", "builtins.bytearray").replace(")?", ")")),
-        ("doubled.pth", CODE.replace(r"[\w.]+", "_codecs.encode").replace(")?", ")")),
+        ("bytes.pth", CODE.format("builtins.bytearray", TENSORS_OF)),
+        ("bytes_legacy.pth", CODE.format("builtins.bytearray", TENSORS_OF)),
+        ("bytes_plain.pth", CODE.format("builtins.bytearray", TENSORS_OF)),
+        ("doubled.pth", CODE.format("_codecs.encode", TENSORS_OF)),
+        ("stub_given_command.pth", CODE.format("posix.system", TENSORS_OF)),
+        ("stub_built_of_command.pth", CODE.format("posix.system", TENSORS_OF)),
+        ("stub_called_again.pth", DAMAGED.format("it calls what no file of torch.save calls")),
+        ("storage_called.pth", DAMAGED.format("it calls what no file of torch.save calls")),
+        ("set_of_listed.pth", DAMAGED.format("it calls what no file of torch.save calls")),
+        ("getattr.pth", CODE.format("builtins.getattr", TENSORS_OF)),
+        ("eval.pth", CODE.format("builtins.eval", TENSORS_OF)),
+        ("encoded_again.pth", DAMAGED.format("it copies its own objects again and again")),
+        ("encoded_as_computed.pth", CODE.format("_codecs.encode", TENSORS_OF)),
+        ("states.pth", DAMAGED.format("it copies its own objects again and again")),
+        ("ordered_states.pth", DAMAGED.format("it copies its own objects again and again")),
+        ("calls.pth", DAMAGED.format("more than 200,000 calls, more than any network's")),
+        ("sets.pth", DAMAGED.format("it copies its own objects again and again")),
         ("tuples.pth", DAMAGED.format("tuples of one another")),
         ("storage.pth", DAMAGED.format("")),
         ("storage_legacy.pth", DAMAGED.format("")),
@@ -169,7 +224,7 @@ DAMAGED = r"not a whole PyTorch file \(\w+: {}.*\); fetch it again"
             "expanded.pth",
             r"stem\.conv\.weight claims 17,179,869,184 numbers and repeats a few; save tensor\.contiguous",
         ),
-        ("names.pth", r"not a state dict: (a ){30}, <tuple> are not tensors; save model\.state_dict\(\)"),
+        ("names.pth", r"not a state dict: (a ){29}a, <tuple> are not tensors; save model\.state_dict\(\)"),
         ("random.h5", r"not a whole HDF5 file of Keras \(.*\); fetch it again"),
         ("laughs.yaml", r"1:5: anchors \(&name\) are not read here; use 'base' to inherit from another model"),
         (
@@ -221,3 +276,36 @@ def test_both_readers_tell_the_unpacked_size(tmp_path):
     sizes = {_unpacked_size(reader, path) for reader in (torch._C.PyTorchFileReader(str(path)), OlderReader())}
     assert len(sizes) == 1
     assert sizes.pop() > 4 << 20
+
+
+def test_stubs_make_nothing_of_what_they_are_given(tmp_path):
+    """Arrays that claim to be huge, a hundred thousand objects, deep and long names: little time and room."""
+    array = b"cnumpy._core.multiarray\n_reconstruct\ncnumpy\nndarray\n" + GIGABYTE + GIGABYTE + b"\x86" + GIGABYTE
+    whole = saved({"a.weight": torch.zeros(4), "more": "HERE"})
+    with zipfile.ZipFile(io.BytesIO(whole)) as archive:
+        program = next(archive.read(name) for name in archive.namelist() if name.endswith("data.pkl"))
+    place = b"X\x04\x00\x00\x00HERE"
+    assert place in program
+    many = b"](" + SPACE + b"q\x63" + b"h\x63)\x81}b" * 90_000 + b"e"
+    for name, given in {"array": array + b"\x87R", "many": many}.items():
+        (tmp_path / f"{name}.pth").write_bytes(repacked(whole, **{"data.pkl": program.replace(place, given)}))
+    (tmp_path / "names.pth").write_bytes(saved({"a." * 200 + str(index): torch.zeros(0) for index in range(9000)}))
+    shared = {"w": torch.zeros(1)}
+    shared["again"] = shared
+    (tmp_path / "cycle.pth").write_bytes(saved({str(index): shared for index in range(9000)}))
+    assert set(judge(tmp_path).values()) == {"accepted"}
+
+
+def test_attributes_in_place_of_methods_are_not_looked_up(tmp_path):
+    content = OrderedDict(model=OrderedDict({"a.weight": torch.nn.Parameter(torch.ones(4))}))
+    methods = {"items", "keys", "get", "values", "numel", "detach", "untyped_storage", "data_ptr", "stride"}
+    for owner in (content, content["model"], content["model"]["a.weight"]):
+        owner.__dict__.update(dict.fromkeys(map(str.upper, methods), 1))
+    with zipfile.ZipFile(io.BytesIO(saved(content))) as archive:
+        program = next(archive.read(name) for name in archive.namelist() if name.endswith("data.pkl"))
+    for method in methods:
+        assert method.upper().encode() in program
+        program = program.replace(method.upper().encode(), method.encode())
+    path = tmp_path / "w.pth"
+    path.write_bytes(repacked(saved(content), **{"data.pkl": program}))
+    assert torch.equal(read_checkpoint(path).tensors["a.weight"], torch.ones(4))

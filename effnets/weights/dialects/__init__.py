@@ -41,5 +41,13 @@ def detect_dialect(keys: Collection[str], source: str) -> Dialect:
     if len(claimants) == 1:
         return claimants[0]
     some = ", ".join(sorted(keys)[:4])
-    found = f"could be {' or '.join(dialect.name for dialect in claimants)}" if claimants else "are of no known dialect"
-    raise WeightsError(f"{source}: its keys ({some}, …) {found}; say which with dialect=, one of {', '.join(DIALECTS)}")
+    if claimants:
+        names = " or ".join(dialect.name for dialect in claimants)
+        raise WeightsError(
+            f"{source}: its keys ({some}, …) could be {names}; say which with load_weights(model, path, dialect=…) or "
+            "effnets convert --from"
+        )
+    raise WeightsError(
+        f"{source}: its keys ({some}, …) are of no known dialect ({', '.join(DIALECTS)}); it is of another network "
+        "than the zoo's, or its names were changed: save the state_dict() of the network as its framework has it"
+    )
