@@ -37,6 +37,8 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+# What stands before an orientation in a PNG: its own chunk, ImageMagick's text, XMP.
+_PNG_ORIENTATION = (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")
 _SWAPPING_SIDES = {_TURNS[5], _TURNS[6], _TURNS[7], _TURNS[8]}
 
 
@@ -98,14 +100,20 @@ def decode_rgb(data: bytes, name: str, channels: int = 3, *, reduce: int = 1) ->
 
 
 def image_size(data: bytes, name: str) -> tuple[int, int]:
-    """Return the (width, height) in pixels, upright, that the header of an image file states.
+    """Return the (width, height) in pixels of the whole image that `decode_rgb` returns, upright, from the header.
 
     Raises:
         ImageError: if the data is not an image.
     """
     with _pillow_at_work(name), Image.open(_nonempty(data, name)) as image:
+        if image.format in ("ICO", "ICNS"):
+            image.load()  # The directory of a file of icons may state another size than the icon has.
         width, height = image.size
-        return (height, width) if _turn(image) in _SWAPPING_SIDES else (width, height)
+        if image.format == "PNG" and not any(mark in data for mark in _PNG_ORIENTATION):
+            return width, height  # Otherwise Pillow would decode it, since EXIF may come after the pixels.
+        # Pillow itself turns TIFFs: as soon as they are opened if the tag says so, only with the pixels if XMP does.
+        is_swapped = getattr(image, "tag_v2", {}).get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
+        return (height, width) if (_turn(image) in _SWAPPING_SIDES) != is_swapped else (width, height)
 
 
 def color_mode(channels: int) -> str:
