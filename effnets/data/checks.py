@@ -13,6 +13,7 @@ import numpy as np
 from effnets.data.dataset import ImageDataset
 from effnets.data.splits import named
 from effnets.errors import DataError, ImageError
+from effnets.inference.image import decode_image
 
 Check = Literal["none", "quick", "full"]
 
@@ -58,8 +59,10 @@ def without_corrupt(
     for index in range(len(dataset)):
         progress(f"checking the images of {split}", index / len(dataset))
         try:
-            if check == "full" or not _is_whole(dataset.read(index)):
-                dataset.image(index)
+            data = dataset.read(index)
+            if check == "full" or not _is_whole(data):
+                # In its own channels: those of the network are not known yet.
+                decode_image(data, dataset.name(index), None)
         except ImageError as error:
             corrupt[index] = str(error)
     if not corrupt:

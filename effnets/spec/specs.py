@@ -8,8 +8,9 @@ meaning, for the checks, the reader of YAML, the JSON schemas and the documentat
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from statistics import fmean
 from typing import Annotated, Literal, get_args
 from urllib.parse import urlsplit
 
@@ -140,6 +141,31 @@ class PreprocessSpec:
         require(
             len(self.mean) == len(self.std) and len(self.mean) > 0,
             f"mean has {len(self.mean)} numbers and std {len(self.std)}; give one of each per channel",
+        )
+
+    def for_channels(self, channels: int) -> PreprocessSpec:
+        """Return the preprocessing with one mean and one std for each of a network's input channels.
+
+        One number serves all channels. Of three, for red, green and blue, the average serves gray and alpha.
+
+        Raises:
+            ArgumentError: if there is another number of them.
+        """
+        count = len(self.mean)
+        if count == channels:
+            return self
+        if count == 1:
+            return replace(self, mean=self.mean * channels, std=self.std * channels)
+        if count == 3 and channels in (1, 4):
+            kept = 0 if channels == 1 else 3
+            return replace(
+                self,
+                mean=(*self.mean[:kept], fmean(self.mean)),
+                std=(*self.std[:kept], fmean(self.std)),
+            )
+        raise ArgumentError(
+            f"preprocess.mean has {count} numbers for {channels} input channels; give one for each, and "
+            "of std as well: create_model(…, mean=…, std=…), or mean and std of a recipe"
         )
 
 

@@ -19,7 +19,7 @@ from effnets.deploy.export.verify import session_of
 from effnets.deploy.quantize.qdq_graph import Ranges, Values
 from effnets.engines.metadata import ModelMetadata
 from effnets.errors import ArgumentError, ImageError, MissingFileError
-from effnets.inference.image import color_mode, find_photos, image_to_array, load_rgb, normalize_pixels
+from effnets.inference.image import color_mode, find_photos, image_to_array, load_image, normalize_pixels
 from effnets.inference.labels import find_outputs
 from effnets.spec.specs import PreprocessSpec
 
@@ -145,7 +145,7 @@ def _folder(path: str) -> str:
 def _pixels(path: str, metadata: ModelMetadata) -> NDArray[np.uint8]:
     """Return the pixels of `image_to_array` before they are normalized."""
     plain = replace(metadata.preprocess, mean=(0.0,), std=(1.0,))
-    array = image_to_array(load_rgb(path, metadata.channels), plain, metadata.image_size)
+    array = image_to_array(load_image(path, metadata.channels), plain, metadata.image_size)
     return np.round(array * 255).astype(np.uint8).transpose(1, 2, 0)
 
 
