@@ -184,8 +184,8 @@ def _layout(source: Any, channels: int, name: str) -> str:
     gray = " [height, width], or" if in_color and not is_tensor else ""
     floats = "floats (0..1)" if in_color else "floats"
     raise ArgumentError(
-        f"{name} is {'an' if kind[0] == 'i' else 'a'} {kind} {'tensor' if is_tensor else 'array'} of shape {list(shape)}; pass uint8 (0..255), uint16 "
-        f"(0..65535) or {floats}, of shape{gray} {wanted} with {of}{_hint(shape, first, last, is_tensor)}"
+        f"{name} is {'an' if kind[0] == 'i' else 'a'} {kind} {'tensor' if is_tensor else 'array'} of shape "
+        f"{list(shape)}; pass uint8 (0..255), uint16 (0..65535) or {floats}, of shape{gray} {wanted} with {of}{_hint(shape, first, last, is_tensor)}"
     )
 
 
