@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -233,14 +233,14 @@ class CachedDataset(Subset):
             return self.origin.lazy_image(index)
         if index >= self.kept:
             return DecodedImage(self._shrunk(index, width, height))
-        place = self._pixels[self._starts[index] : self._starts[index + 1]]
         is_picture = self.channels in COLOR_MODES
+        place: NDArray[Any] = self._pixels[self._starts[index] : self._starts[index + 1]]
         place = place.view(np.uint8 if is_picture else np.float32).reshape(height, width, self.channels)
         if not self._filled[index]:
             place[:] = np.asarray(self._shrunk(index, width, height)).reshape(place.shape)
             self._filled[index] = 1  # after the pixels: two processes may write the same ones, none reads half of them
         if not is_picture:
-            return DecodedImage(place)
+            return DecodedImage(place.astype(np.float32, copy=False))
         return DecodedImage(Image.fromarray(place[..., 0] if self.channels == 1 else place))
 
     def _shrunk(self, index: int, width: int, height: int) -> Pixels:

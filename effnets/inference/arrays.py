@@ -185,7 +185,8 @@ def _layout(source: Any, channels: int, name: str) -> str:
     floats = "floats (0..1)" if in_color else "floats"
     raise ArgumentError(
         f"{name} is {'an' if kind[0] == 'i' else 'a'} {kind} {'tensor' if is_tensor else 'array'} of shape "
-        f"{list(shape)}; pass uint8 (0..255), uint16 (0..65535) or {floats}, of shape{gray} {wanted} with {of}{_hint(shape, first, last, is_tensor)}"
+        f"{list(shape)}; pass uint8 (0..255), uint16 (0..65535) or {floats}, of shape{gray} {wanted} with {of}"
+        f"{_hint(shape, first, last, is_tensor)}"
     )
 
 

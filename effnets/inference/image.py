@@ -418,7 +418,7 @@ def resized_size(image: Pixels, height: int, width: int, preprocess: PreprocessS
     if cover_height == cover_width:  # torchvision's Resize, which truncates the longer side, …
         shorter = min(old_width, old_height)
         new_width = int(cover_width * old_width / shorter)
-        new_height = int(cover_height * image.height / shorter)
+        new_height = int(cover_height * old_height / shorter)
     else:  # … or timm's ResizeKeepRatio, which rounds it.
         ratio = min(old_width / cover_width, old_height / cover_height)
         new_width = round(old_width / ratio)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from numbers import Real
 from typing import Protocol, runtime_checkable
@@ -102,12 +102,11 @@ def create_transform(
             preprocess,
             crop_pct=preprocess.crop_pct if crop_pct is None else _number("crop_pct", crop_pct),
             interpolation=preprocess.interpolation if interpolation is None else interpolation,
-            mean=preprocess.mean if mean is None else per_channel("mean", mean, channels),
-            std=preprocess.std if std is None else per_channel("std", std, channels),
         )
-        preprocess.for_channels(channels)  # to refuse other numbers at once
     except ConfigError as error:
         raise ArgumentError(str(error)) from error
+    preprocess = preprocess.normalized_by(channels, mean, std)
+    preprocess.for_channels(channels)  # to refuse other numbers of means at once
     return Transform(preprocess=preprocess, size=size, channels=channels)
 
 
@@ -123,17 +122,3 @@ def _number(argument: str, value: object) -> float:
     if isinstance(value, Real):
         return float(value)
     raise ArgumentError(f"{argument} is {value!r}; give a number")
-
-
-def per_channel(argument: str, value: float | Sequence[float], channels: int) -> tuple[float, ...]:
-    """Return a mean or std, given as one number or as one for each channel, as a tuple with as many as channels, or 3.
-
-    Raises:
-        ArgumentError: if it is something else.
-    """
-    values = tuple(value) if isinstance(value, Iterable) else (value,)
-    counts = (1, 3) if channels in (1, 3) else (1, 3, channels) if channels == 4 else (1, channels)
-    if len(values) not in counts or not all(isinstance(number, Real) for number in values):
-        several = "three (red, green, blue)" if channels in (1, 3) else f"{channels}, one for each channel"
-        raise ArgumentError(f"{argument} is {value!r}; give one number, or {several}")
-    return tuple(float(number) for number in values) * (max(counts) // len(values) if len(values) == 1 else 1)
