@@ -186,18 +186,18 @@ def _layout(source: Any, channels: int, name: str) -> str:
     raise ArgumentError(
         f"{name} is {'an' if kind[0] == 'i' else 'a'} {kind} {'tensor' if is_tensor else 'array'} of shape "
         f"{list(shape)}; pass uint8 (0..255), uint16 (0..65535) or {floats}, of shape{gray} {wanted} with {of}"
-        f"{_hint(shape, first, last, is_tensor)}"
+        f"{_hint(shape, first, last, is_tensor, in_color)}"
     )
 
 
-def _hint(shape: tuple[int, ...], first: bool, last: bool, is_tensor: bool) -> str:
+def _hint(shape: tuple[int, ...], first: bool, last: bool, is_tensor: bool, in_color: bool) -> str:
     """Return what may have happened, as the end of a sentence."""
     if len(shape) == 4:
         return ". It looks like a batch: pass its images one by one, or the batch to effnets.predict"
-    if first and last:
+    if first and last and not in_color:
         return f". It may have its {shape[0]} channels first or last: pass an image of another size"
     if is_tensor and last:
         return ". It looks like [height, width, channels]: pass image.permute(2, 0, 1)"
-    if first and not is_tensor:
+    if first and not last and not is_tensor:
         return ". It looks like [channels, height, width]: pass image.transpose(1, 2, 0)"
     return ". OpenCV's images are BGR: pass image[..., ::-1]" if last else ""
