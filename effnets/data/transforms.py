@@ -92,7 +92,7 @@ class TrainTransform:
         image = stored.decode()
         width, height = size_of(image)
         scale = max(self.width / width, self.height / height)
-        box = crop_box((width, height), self.width / scale, self.height / scale)
+        box = crop_box(size_of(image), self.width / scale, self.height / scale)
         image = resize(image, (self.width, self.height), self._resample, box)
         if self.augmentation.crop == "center":
             return image
@@ -110,7 +110,9 @@ class TrainTransform:
         image = stored.decode(reduce=max(power for power in (1, 2, 4, 8) if power == 1 or power <= spare))
         width_here, height_here = size_of(image)
         across, down = width_here / width, height_here / height
-        box = crop_box((width_here, height_here), (right - left) * across, (bottom - top) * down, left * across, top * down)
+        box = crop_box(
+            (width_here, height_here), (right - left) * across, (bottom - top) * down, left * across, top * down
+        )
         return resize(image, (self.width, self.height), self._resample, box)
 
     def _random_box(self, width: int, height: int) -> tuple[float, float, float, float]:

@@ -94,7 +94,9 @@ def mistakes(evaluation: Evaluation, count: int) -> list[Example]:
     for place in _surest(evaluation, count, 0):
         with drawing(evaluation.source.name(int(evaluation.indices[place]))):
             image = _image(evaluation, place)
-            found.append(_example(evaluation, place, _as_seen(_as_picture(image), (_THUMBNAIL,) * 2, (_THUMBNAIL,) * 2)))
+            found.append(
+                _example(evaluation, place, _as_seen(_as_picture(image), (_THUMBNAIL,) * 2, (_THUMBNAIL,) * 2))
+            )
     return found
 
 
