@@ -174,7 +174,7 @@ class Subset(ImageDataset):
         return Subset(self.origin, self.indices[np.asarray(indices, np.int64)])
 
     def with_channels(self, channels: int) -> ImageDataset:
-        return Subset(self.origin.with_channels(channels), self.indices)
+        return self if channels == self.channels else Subset(self.origin.with_channels(channels), self.indices)
 
 
 @dataclass(frozen=True, slots=True)
