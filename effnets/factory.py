@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal, overload
 
 import torch
@@ -39,6 +40,8 @@ def create_model(
     ema: bool = False,
     num_classes: int | None = None,
     in_chans: int = 3,
+    mean: float | Sequence[float] | None = None,
+    std: float | Sequence[float] | None = None,
     drop_rate: float | None = None,
     drop_path_rate: float = 0.0,
     global_pool: str = "avg",
@@ -59,6 +62,8 @@ def create_model(
     ema: bool = False,
     num_classes: int | None = None,
     in_chans: int = 3,
+    mean: float | Sequence[float] | None = None,
+    std: float | Sequence[float] | None = None,
     drop_rate: float | None = None,
     drop_path_rate: float = 0.0,
     global_pool: str = "avg",
@@ -79,6 +84,8 @@ def create_model(
     ema: bool = False,
     num_classes: int | None = None,
     in_chans: int = 3,
+    mean: float | Sequence[float] | None = None,
+    std: float | Sequence[float] | None = None,
     drop_rate: float | None = None,
     drop_path_rate: float = 0.0,
     global_pool: str = "avg",
@@ -98,6 +105,8 @@ def create_model(
     ema: bool = False,
     num_classes: int | None = None,
     in_chans: int = _IN_CHANS,
+    mean: float | Sequence[float] | None = None,
+    std: float | Sequence[float] | None = None,
     drop_rate: float | None = None,
     drop_path_rate: float = 0.0,
     global_pool: str = _GLOBAL_POOL,
@@ -126,7 +135,10 @@ def create_model(
         num_classes: outputs; None takes the weights' number, or the model's; 0 leaves the classifier out. Another
             number than the weights': the classifier is newly initialized, with a warning and a note in the report.
             TensorFlow's 1001 outputs become 1000, without background, unless all 1001 are asked for.
-        in_chans: channels of the input; a loaded stem is adapted at the same scale.
+        in_chans: channels of the input; a loaded stem is adapted at the same scale. `effnets.predict` and training read
+            RGB for 3, grayscale for 1 and RGBA for 4.
+        mean: of each channel, in place of the weights', which have none for other numbers of channels.
+        std: likewise.
         drop_rate: dropout before the classifier; None takes the model's.
         drop_path_rate: stochastic depth, rising to this at the last block.
         global_pool: ``avg``, ``max``, ``avgmax`` or ``none``.
@@ -187,6 +199,8 @@ def create_model(
         )
     if prepared is not None:
         merge_weights(model, prepared)
+    if mean is not None or std is not None:
+        model.spec = replace(model.spec, preprocess=model.spec.preprocess.normalized_by(in_chans, mean, std))
     return model
 
 

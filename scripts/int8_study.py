@@ -34,7 +34,7 @@ from effnets.deploy.quantize.qdq_graph import Values
 from effnets.deploy.quantize.quantize import time_pair
 from effnets.engines.base import load_onnx
 from effnets.engines.metadata import ModelMetadata
-from effnets.inference.image import image_to_array, load_rgb
+from effnets.inference.image import image_to_array, load_image
 from effnets.nn.classifier import Classifier
 
 WEIGHTS = Path(__file__).resolve().parent.parent.parent / "shared" / "weights"
@@ -183,7 +183,7 @@ def load(folder: Path, source: Path) -> tuple[NDArray[np.float32], NDArray[np.in
     classes = sorted(path.name for path in folder.iterdir())
     paths = [(path, index) for index, name in enumerate(classes) for path in sorted((folder / name).iterdir())]
     size = metadata.image_size
-    images = [image_to_array(load_rgb(path), metadata.preprocess, size) for path, _ in paths]
+    images = [image_to_array(load_image(path), metadata.preprocess, size) for path, _ in paths]
     return np.stack(images), np.array([index for _, index in paths])
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from typing import Annotated, Literal
+from dataclasses import dataclass, fields, replace
+from typing import Annotated, Any, Literal
 
 from effnets.errors import ArgumentError
 from effnets.utils.arguments import Range, check_fields
@@ -79,6 +79,18 @@ class Augmentation:
     def mixes(self) -> bool:
         """Whether images of a batch are mixed, so that targets are not single classes."""
         return self.mixup > 0 or self.cutmix > 0
+
+    def for_channels(self, channels: int) -> tuple[Augmentation, tuple[str, ...]]:
+        """Return the settings without those that images of so many channels cannot have, and the names of these.
+
+        Policies move and recolor images at once, and know RGB and gray; jitter and grayscale leave a fourth channel as
+        it is, and mean nothing for others.
+        """
+        colors = ("brightness", "contrast", "saturation", "hue", "grayscale")
+        names = () if channels in (1, 3) else ("policy",) if channels == 4 else ("policy", *colors)
+        defaults: dict[str, Any] = {field.name: field.default for field in fields(self)}
+        unused = {name: defaults[name] for name in names if getattr(self, name) != defaults[name]}
+        return replace(self, **unused), tuple(unused)
 
     def __str__(self) -> str:
         changed = [f.name for f in fields(self) if getattr(self, f.name) != f.default]

@@ -13,6 +13,7 @@ import numpy as np
 from effnets.data.dataset import ImageDataset
 from effnets.data.splits import named
 from effnets.errors import DataError, ImageError
+from effnets.inference.image import decode_image
 
 Check = Literal["none", "quick", "full"]
 
@@ -75,8 +76,9 @@ def find_corrupt(
     for index in range(len(dataset) if check != "none" else 0):
         progress(f"checking the images of {split}", index / len(dataset))
         try:
-            if check == "full" or not _is_whole(dataset.read(index)):
-                dataset.image(index)
+            data = dataset.read(index)
+            if check == "full" or not _is_whole(data):
+                decode_image(data, dataset.name(index), None)  # in its own channels: the network is not known yet
         except ImageError as error:
             corrupt[index] = str(error)
     return corrupt

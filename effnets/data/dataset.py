@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import math
 import mmap
@@ -10,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +19,8 @@ from PIL import Image
 
 from effnets.data.augmentation import Augmentation
 from effnets.errors import ImageError
-from effnets.inference.image import decode_rgb, image_size
+from effnets.inference.arrays import COLOR_MODES, Pixels, resize, size_of
+from effnets.inference.image import decode_image, image_size
 
 CACHE_BYTES = 1 << 30
 # Below, the smallest crops would be enlarged to the input's size, and blurred.
@@ -32,8 +34,8 @@ class LazyImage(Protocol):
         """Return (width, height) in pixels, upright."""
         ...
 
-    def decode(self, reduce: int = 1) -> Image.Image:
-        """Decode the image, RGB and upright.
+    def decode(self, reduce: int = 1) -> Pixels:
+        """Decode the image, upright and in the data set's channels: a PIL image, or planes [H, W, C].
 
         Args:
             reduce: 2, 4 or 8 allows a faster decoder to return the image at that fraction of its size or more.
@@ -46,18 +48,19 @@ class LazyImage(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class EncodedImage:
-    """The content of an image file."""
+    """The content of an image file, and the channels in which it is decoded; None for its own."""
 
     data: bytes
     name: str
+    channels: int | None = 3
 
     def size(self) -> tuple[int, int]:
         """Return (width, height) in pixels, upright, as stated by the header."""
-        return image_size(self.data, self.name)
+        return image_size(self.data, self.name, self.channels or 3)
 
-    def decode(self, reduce: int = 1) -> Image.Image:
-        """Decode the image, RGB and upright; only JPEGs are reduced."""
-        return decode_rgb(self.data, self.name, reduce=reduce)
+    def decode(self, reduce: int = 1) -> Pixels:
+        """Decode the image, upright; only JPEGs are reduced."""
+        return decode_image(self.data, self.name, self.channels, reduce=reduce)
 
 
 class ImageDataset(ABC):
@@ -68,8 +71,10 @@ class ImageDataset(ABC):
         labels: [len]; each image's index into `class_names`.
         shards: [len]; the number of the file that holds each image, if the data set is streamed: random access fetches
             that whole file. None if random access is cheap.
+        channels: in which images are decoded, as of `effnets.inference.image.load_image`.
     """
 
+    channels: int = 3
     class_names: tuple[str, ...]
     labels: NDArray[np.int64]
     shards: NDArray[np.int64] | None = None
@@ -105,10 +110,10 @@ class ImageDataset(ABC):
         Raises:
             ImageError: if it cannot be read.
         """
-        return EncodedImage(self.read(index), self.name(index))
+        return EncodedImage(self.read(index), self.name(index), self.channels)
 
-    def image(self, index: int) -> Image.Image:
-        """Read and decode an image, RGB and upright; raises an ImageError as `LazyImage.decode`."""
+    def image(self, index: int) -> Pixels:
+        """Read and decode an image; raises an ImageError as `LazyImage.decode`."""
         return self.lazy_image(index).decode()
 
     @contextmanager
@@ -119,6 +124,14 @@ class ImageDataset(ABC):
     def subset(self, indices: Sequence[int] | NDArray[np.int64]) -> ImageDataset:
         """Return the images at `indices`, in their order."""
         return Subset(self, np.asarray(indices, np.int64))
+
+    def with_channels(self, channels: int) -> ImageDataset:
+        """Return the same images, decoded in so many channels."""
+        if channels == self.channels:
+            return self
+        changed = copy.copy(self)
+        changed.channels = channels
+        return changed
 
     def digest(self) -> str:
         """Return a hash of the images' file names and labels, which identifies the data set after it has moved."""
@@ -137,7 +150,7 @@ class Subset(ImageDataset):
 
     def __init__(self, origin: ImageDataset, indices: NDArray[np.int64]) -> None:
         self.origin, self.indices = origin, indices
-        self.class_names, self.labels = origin.class_names, origin.labels[indices]
+        self.class_names, self.labels, self.channels = origin.class_names, origin.labels[indices], origin.channels
         self.shards = None if origin.shards is None else origin.shards[indices]
 
     def name(self, index: int) -> str:
@@ -160,18 +173,21 @@ class Subset(ImageDataset):
     def subset(self, indices: Sequence[int] | NDArray[np.int64]) -> ImageDataset:
         return Subset(self.origin, self.indices[np.asarray(indices, np.int64)])
 
+    def with_channels(self, channels: int) -> ImageDataset:
+        return self if channels == self.channels else Subset(self.origin.with_channels(channels), self.indices)
+
 
 @dataclass(frozen=True, slots=True)
 class DecodedImage:
     """An image in memory."""
 
-    image: Image.Image
+    image: Pixels
 
     def size(self) -> tuple[int, int]:
         """Return (width, height) in pixels."""
-        return self.image.size
+        return size_of(self.image)
 
-    def decode(self, reduce: int = 1) -> Image.Image:  # noqa: ARG002 (nothing would be faster)
+    def decode(self, reduce: int = 1) -> Pixels:  # noqa: ARG002 (nothing would be faster)
         """Return the image as it is."""
         return self.image
 
@@ -200,7 +216,7 @@ class CachedDataset(Subset):
         if shapes is None:
             shapes = np.array([_shape(origin, index, side) for index in range(len(origin))], np.int64).reshape(-1, 2)
         self.shapes = shapes
-        ends = np.cumsum(self.shapes.prod(axis=1) * 3)
+        ends = np.cumsum(self.shapes.prod(axis=1) * _bytes_a_pixel(origin))
         self._starts = np.concatenate([[0], ends])
         self.kept = int(np.searchsorted(ends, limit, side="right"))
         # Anonymous and shared: forked workers fill it together, and no limit of /dev/shm applies.
@@ -217,17 +233,21 @@ class CachedDataset(Subset):
             return self.origin.lazy_image(index)
         if index >= self.kept:
             return DecodedImage(self._shrunk(index, width, height))
-        place = self._pixels[self._starts[index] : self._starts[index + 1]].reshape(height, width, 3)
+        is_picture = self.channels in COLOR_MODES
+        place: NDArray[Any] = self._pixels[self._starts[index] : self._starts[index + 1]]
+        place = place.view(np.uint8 if is_picture else np.float32).reshape(height, width, self.channels)
         if not self._filled[index]:
-            place[:] = np.asarray(self._shrunk(index, width, height))
+            place[:] = np.asarray(self._shrunk(index, width, height)).reshape(place.shape)
             self._filled[index] = 1  # after the pixels: two processes may write the same ones, none reads half of them
-        return DecodedImage(Image.fromarray(place))
+        if not is_picture:
+            return DecodedImage(place.astype(np.float32, copy=False))
+        return DecodedImage(Image.fromarray(place[..., 0] if self.channels == 1 else place))
 
-    def _shrunk(self, index: int, width: int, height: int) -> Image.Image:
+    def _shrunk(self, index: int, width: int, height: int) -> Pixels:
         stored = self.origin.lazy_image(index)
         spare = min(stored.size()) / self.side
         image = stored.decode(reduce=max(power for power in (1, 2, 4, 8) if power == 1 or power <= spare))
-        return image if image.size == (width, height) else image.resize((width, height), Image.Resampling.BICUBIC)
+        return image if size_of(image) == (width, height) else resize(image, (width, height), Image.Resampling.BICUBIC)
 
     def __reduce__(self) -> tuple[object, ...]:
         # A worker that is not forked starts with an empty cache.
@@ -242,7 +262,7 @@ def cache_all(origin: ImageDataset, side: int, limit: int = CACHE_BYTES) -> Cach
     shapes, room = np.zeros((len(origin), 2), np.int64), limit
     for index in range(len(origin)):
         shapes[index] = _shape(origin, index, side)
-        room -= 3 * int(shapes[index].prod())
+        room -= _bytes_a_pixel(origin) * int(shapes[index].prod())
         if room < 0:
             return None
     return CachedDataset(origin, side, limit, shapes)
@@ -275,6 +295,10 @@ def cache_decoded(
         allowed = mode == "auto" and augmentation.crop == "resized" and train.shards is None
         return (cache_all(train, side, limit) if allowed else None) or train
     return CachedDataset(train, side, limit) if cached else train
+
+
+def _bytes_a_pixel(dataset: ImageDataset) -> int:
+    return dataset.channels * (1 if dataset.channels in COLOR_MODES else np.dtype(np.float32).itemsize)
 
 
 def _shape(origin: ImageDataset, index: int, side: int) -> tuple[int, int]:

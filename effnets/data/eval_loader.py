@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from effnets.data.dataset import ImageDataset
 from effnets.errors import EffnetsError, ImageError, MissingFileError
+from effnets.inference.arrays import Pixels
 from effnets.utils.machine import cpu_count
 
 _MAX_WORKERS = 8
@@ -47,7 +47,7 @@ class EvalLoader:
     def __init__(
         self,
         dataset: ImageDataset,
-        prepare: Callable[[Image.Image], Any],
+        prepare: Callable[[Pixels], Any],
         batch_size: int,
         indices: Sequence[int] | None = None,
         *,

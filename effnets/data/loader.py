@@ -44,7 +44,7 @@ class BatchRequest(NamedTuple):
 
 
 class BatchResult(NamedTuple):
-    """Images [n, 3, H, W] of the readable images, their [n] indices, and error messages of the others by index.
+    """Images [n, C, H, W] of the readable images, their [n] indices, and error messages of the others by index.
 
     A `fault` concerns the data as a whole, such as a server that does not answer.
     """
@@ -87,7 +87,7 @@ class BatchDataset(Dataset[BatchResult]):
         if not samples:
             stacked = torch.empty(0)
         elif isinstance(self.transform, TrainTransform):
-            # Views of [H, W, 3]: stacking them as [3, H, W] would take ten times as long.
+            # Views of [H, W, C]: stacking them as [C, H, W] would take ten times as long.
             stacked = torch.stack([sample.permute(1, 2, 0) for sample in samples.values()]).permute(0, 3, 1, 2)
         else:
             stacked = torch.stack(list(samples.values()))
@@ -116,7 +116,7 @@ class StreamedBatches(IterableDataset[BatchResult]):
 
     def __iter__(self) -> Iterator[BatchResult]:
         examples = islice(self.stream, self.skip * self.batch_size, None)
-        name = self.batches.dataset.name
+        name, channels = self.batches.dataset.name, self.batches.dataset.channels
         while True:
             try:
                 chosen = list(islice(examples, self.batch_size))
@@ -125,7 +125,9 @@ class StreamedBatches(IterableDataset[BatchResult]):
                 return
             if not chosen:  # more workers than files
                 return
-            images = [(one["index"], partial(EncodedImage, one["data"], name(one["index"]))) for one in chosen]
+            images = [
+                (one["index"], partial(EncodedImage, one["data"], name(one["index"]), channels)) for one in chosen
+            ]
             yield self.batches.prepare(self.epoch, images, [0] * len(images))
 
 
@@ -199,7 +201,7 @@ class Batch:
 
     Attributes:
         number: of the global micro-batch within its epoch, from 0.
-        images: float32 [N, 3, H, W], normalized.
+        images: float32 [N, C, H, W], normalized.
         labels: int64 [N]; true classes.
         indices: int64 [N], on the CPU; into the data set.
         targets: float32 [N, classes], each row summing to 1, if images were mixed; else None.
@@ -303,9 +305,10 @@ class EpochLoader:
             self._loader = self._data_loader(self._batches, workers, self._requests)
         classes = len(dataset.class_names)
         self._mixing = transform.mixing(classes) if isinstance(transform, TrainTransform) else None
-        self._mean, self._std = (  # in 0..255, shaped to be broadcast over [N, 3, H, W]
+        preprocess = transform.preprocess.for_channels(dataset.channels)
+        self._mean, self._std = (  # in 0..255, shaped to be broadcast over [N, C, H, W]
             (255 * torch.tensor(values, dtype=torch.float32, device=self.device)).reshape(-1, 1, 1)
-            for values in (transform.preprocess.mean, transform.preprocess.std)
+            for values in (preprocess.mean, preprocess.std)
         )
 
     def __len__(self) -> int:

@@ -96,6 +96,7 @@ def evaluate(
     if len(dataset) == 0:
         raise DataError(f"{origin}: there is no image to evaluate on")
     predictor = create_predictor(model, image_size, "image_size")
+    dataset = dataset.with_channels(predictor.channels)
     outputs, note = match_classes(
         dataset.class_names, predictor.class_names, named=predictor.named, class_order=class_order
     )

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor, nn
 
 from effnets.data.checks import CorruptImages, allowed_corrupt
 from effnets.data.dataset import ImageDataset
 from effnets.data.eval_loader import EvalLoader
+from effnets.inference.arrays import Pixels
 from effnets.nn.utils import evaluating
 from effnets.utils.shutdown import GracefulShutdown
 
@@ -47,7 +47,7 @@ class ValidationLoader:
     def __init__(
         self,
         dataset: ImageDataset,
-        transform: Callable[[Image.Image], Tensor],
+        transform: Callable[[Pixels], Tensor],
         batch_size: int,
         indices: Sequence[int] | None = None,
         *,

@@ -4,28 +4,46 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from statistics import fmean
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import IO, TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from effnets.errors import ArgumentError, EffnetsError, ImageError, MissingFileError
+from effnets.inference.arrays import (
+    COLOR_MODES,
+    NPY,
+    Pixels,
+    image_from_array,
+    is_array,
+    npy_size,
+    read_npy,
+    read_pages,
+    resize,
+    size_of,
+    uint16_to_uint8,
+)
 from effnets.spec.specs import PreprocessSpec
-from effnets.utils.arguments import check_size
+from effnets.utils.arguments import check_integer, check_size
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from effnets.inference.labels import Prediction
 
 
-ImageSource: TypeAlias = Image.Image | NDArray[Any] | str | os.PathLike[str]
+ImageSource: TypeAlias = (
+    "str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes] | Image.Image | NDArray[Any] | Tensor"
+)
+_T = TypeVar("_T")
 
 # EXIF 2.32, tag Orientation: what turns the stored pixels upright.
 _TURNS = {
@@ -37,11 +55,13 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+# What stands before an orientation in a PNG: its own chunk, ImageMagick's text, XMP.
+_PNG_ORIENTATION = (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")
 _SWAPPING_SIDES = {_TURNS[5], _TURNS[6], _TURNS[7], _TURNS[8]}
 
 
-def load_rgb(source: ImageSource, channels: int = 3) -> Image.Image:
-    """Read an image, turn it upright as its EXIF says, and convert it to 8-bit RGB or grayscale.
+def load_image(source: ImageSource, channels: int = 3) -> Pixels:
+    """Read an image, turn it upright as its EXIF says, and bring it to a network's channels.
 
     Modes are converted as by the loaders of timm and torchvision, with which the networks were trained:
     transparency is dropped, not blended. Only 16-bit grays, which these saturate, are scaled to 8 bits;
@@ -52,73 +72,132 @@ def load_rgb(source: ImageSource, channels: int = 3) -> Image.Image:
     warning into an error has the file refused too.
 
     Args:
-        source: a path; a PIL image; or an array, uint8 or uint16, of shape [H, W], [H, W, 1], [H, W, 3] (RGB)
-            or [H, W, 4] (RGBA).
-        channels: 3 gives an image of mode "RGB", 1 of mode "L".
+        source: a path; the content of an image file, or a binary file, which is read from where it stands and not
+            closed; a PIL image; a NumPy array or a torch tensor, as `effnets.inference.arrays.image_from_array` takes
+            it, in RGB: of OpenCV's BGR pass ``image[..., ::-1]``. Floats are rounded to 8 bits.
+        channels: 3 gives an image of mode "RGB", 1 of mode "L", 4 of mode "RGBA", opaque if the image has no
+            transparency. Other numbers give float32 ``[H, W, channels]``, from a ``.npy`` file, a TIFF with a page for
+            each channel, or an array: uint8 and uint16 as 0..1, floats as they are.
 
     Raises:
         MissingFileError: if the file does not exist.
         ImageError: if the image is unreadable, has no pixels, or values of unknown scale (modes F and I).
-        ArgumentError: if the source is of another type, or channels is neither 1 nor 3.
+        ArgumentError: if the source is of another type, or the array of a wrong shape, type or range.
     """
-    mode = color_mode(channels)
+    color_mode(channels)
     if isinstance(source, str | os.PathLike):
-        return _load_file(Path(source), mode)
-    if isinstance(source, np.ndarray):
-        return _image_from_array(source).convert(mode)
+        return _load_file(source, channels)
+    if is_array(source):
+        return _in_channels(image_from_array(source, channels), channels)
     if isinstance(source, Image.Image):
         with _pillow_at_work(name_of(source)):
-            return _upright_in_mode(source, mode)
+            return _upright(source, channels)
+    if isinstance(source, bytes | bytearray | memoryview):
+        return decode_image(bytes(source), f"the image of {len(source)} bytes", channels)
+    if hasattr(source, "read"):
+        name = str(getattr(source, "name", None) or "the image in the file")
+        data = source.read()
+        if not isinstance(data, bytes):
+            raise ArgumentError(f"{name} was opened as text; open it with mode 'rb'")
+        if not data:
+            raise ImageError(f"{name} is at its end, or empty; go to the image first, with seek(0) for example")
+        return decode_image(data, name, channels)
     raise ArgumentError(
-        f"image is of type {type(source).__name__}; pass a path, a PIL image, "
-        "or a uint8 NumPy array of shape [height, width, 3]"
+        f"image is of type {type(source).__name__}; pass a path, a PIL image, a uint8 NumPy array of shape [height, "
+        "width, 3] (RGB), a tensor [3, height, width], or the content of an image file as bytes or as a binary file"
     )
 
 
-def decode_rgb(data: bytes, name: str, channels: int = 3, *, reduce: int = 1) -> Image.Image:
-    """Read an image from the bytes of its file, as `load_rgb` does from a path.
+def decode_image(data: bytes, name: str, channels: int | None = 3, *, reduce: int = 1) -> Pixels:
+    """Read an image from the bytes of its file, as `load_image` does from a path.
 
     Args:
         data: the file's content.
         name: of the image, for errors.
-        channels: 3 gives an image of mode "RGB", 1 of mode "L".
+        channels: of the result, as of `load_image`; None for those of the file, to check whether it can be read.
         reduce: 2, 4 or 8 allows a JPEG to be decoded at no less than that part of its size, which is faster by
             as much; other formats come whole.
 
     Raises:
         ImageError: if the image is unreadable, has no pixels, or values of unknown scale (modes F and I).
-        ArgumentError: if channels is neither 1 nor 3.
     """
-    mode = color_mode(channels)
-    with _pillow_at_work(name), Image.open(_nonempty(data, name)) as image:
-        setattr(image, "filename", name)  # noqa: B010 (for later errors; Pillow's stubs lack it)
-        if reduce > 1:
-            image.draft(mode, (-(-image.width // reduce), -(-image.height // reduce)))
-        return _upright_in_mode(image, mode)
+    with _pillow_at_work(name):
+        return _decode(_nonempty(data, name), name, channels, reduce)
 
 
-def image_size(data: bytes, name: str) -> tuple[int, int]:
-    """Return the (width, height) in pixels, upright, that the header of an image file states.
+def image_size(data: bytes, name: str, channels: int = 3) -> tuple[int, int]:
+    """Return the (width, height) in pixels of the whole image that `decode_image` returns, upright, from the header.
 
     Raises:
         ImageError: if the data is not an image.
     """
+    if data.startswith(NPY):
+        with _array_in_file():
+            return npy_size(read_npy(BytesIO(data), name), channels, name)
     with _pillow_at_work(name), Image.open(_nonempty(data, name)) as image:
+        if image.format in ("ICO", "ICNS"):
+            image.load()  # The directory of a file of icons may state another size than the icon has.
         width, height = image.size
-        return (height, width) if _turn(image) in _SWAPPING_SIDES else (width, height)
+        if image.format == "PNG" and not any(mark in data for mark in _PNG_ORIENTATION):
+            return width, height  # Otherwise Pillow would decode it, since EXIF may come after the pixels.
+        # Pillow itself turns TIFFs: as soon as they are opened if the tag says so, only with the pixels if XMP does.
+        is_swapped = getattr(image, "tag_v2", {}).get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
+        return (height, width) if (_turn(image) in _SWAPPING_SIDES) != is_swapped else (width, height)
 
 
 def color_mode(channels: int) -> str:
-    """Return Pillow's mode for a network with 3 or 1 input channels, or raise an ArgumentError."""
-    modes = {3: "RGB", 1: "L"}
-    if channels not in modes:
-        raise ArgumentError(f"channels is {channels!r}; images have 3 (RGB) or 1 (grayscale)")
-    return modes[channels]
+    """Return Pillow's mode for a network with 3, 1 or 4 input channels, or the number of others as text.
+
+    Raises:
+        ArgumentError: if it is not a number of channels.
+    """
+    check_integer("channels", channels, 1, "images have 3 (RGB), 1 (grayscale), 4 (RGBA), or the network's own number")
+    return COLOR_MODES.get(channels, f"{channels} channels")
 
 
-def _load_file(path: Path, mode: str) -> Image.Image:
+@contextmanager
+def _array_in_file() -> Iterator[None]:
+    """Turn an ArgumentError about an array into an ImageError: the file is at fault, not an argument."""
+    try:
+        yield
+    except ArgumentError as error:
+        raise ImageError(str(error)) from error
+
+
+def _decode(file: IO[bytes], name: str, channels: int | None, reduce: int = 1) -> Pixels:
+    if file.read(len(NPY)) == NPY:
+        file.seek(0)
+        array = read_npy(file, name)
+        if channels is None:
+            return array
+        with _array_in_file():
+            return _in_channels(image_from_array(array, channels, name), channels)
+    file.seek(0)
+    try:
+        opened = Image.open(file)
+    except UnidentifiedImageError as error:
+        if channels is None or channels in COLOR_MODES:
+            raise
+        raise ImageError(
+            f"{name} is not an image that Pillow can read; save its {channels} channels as .npy, [height, width, "
+            f"{channels}], or as a TIFF with a page for each"
+        ) from error
+    with opened as image:
+        setattr(image, "filename", name)  # noqa: B010 (for later errors; Pillow's stubs lack it)
+        if reduce > 1 and channels in COLOR_MODES:
+            image.draft(COLOR_MODES[channels], (-(-image.width // reduce), -(-image.height // reduce)))
+        return _upright(image, channels)
+
+
+def _load_file(source: str | os.PathLike[str], channels: int) -> Pixels:
+    path = Path(source)
     with _pillow_at_work(str(path)):
         if not os.path.lexists(path):
+            if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", os.fspath(source)):
+                raise ArgumentError(
+                    f"{os.fspath(source)} is an address, and images are not downloaded; save it as a file first, or "
+                    "pass its content: urllib.request.urlopen(url).read()"
+                )
             raise MissingFileError(f"{path} does not exist; check its spelling and the current folder")
         status = path.stat()
         if stat.S_ISDIR(status.st_mode):
@@ -127,8 +206,8 @@ def _load_file(path: Path, mode: str) -> Image.Image:
             raise ImageError(f"{path} is not a regular file; name an image file")
         if status.st_size == 0:
             raise ImageError(f"{path} is empty (0 bytes); copy or download it again")
-        with Image.open(path) as image:
-            return _upright_in_mode(image, mode)
+        with path.open("rb") as file:
+            return _decode(file, str(path), channels)
 
 
 def _nonempty(data: bytes, name: str) -> BytesIO:
@@ -166,17 +245,36 @@ def _damaged(name: str, error: Exception) -> ImageError:
     )
 
 
-def _upright_in_mode(image: Image.Image, mode: str) -> Image.Image:
+def _upright(image: Image.Image, channels: int | None) -> Pixels:
+    name = name_of(image)
+    pages = getattr(image, "n_frames", 1) if image.format == "TIFF" and channels not in (1, 3) else 1
+    if channels is None and pages > 1 and image.mode[0] in "FI":
+        channels = pages
+    elif channels == 4 and pages == 4 and len(image.getbands()) == 1:
+        return image_from_array(read_pages(image, 4, name), 4, name)
+    if channels is not None and channels not in COLOR_MODES:
+        return read_pages(image, channels, name)
     image.load()
     if 0 in image.size:
-        raise ImageError(f"{name_of(image)} has no pixels: its size is {image.width}×{image.height}")
+        raise ImageError(f"{name} has no pixels: its size is {image.width}×{image.height}")
     turn = _turn(image)
-    upright = _to_8_bits(image).convert(mode)
+    upright = _in_channels(_to_8_bits(image), channels or 3)
     if turn is not None:
         upright = upright.transpose(turn)
         upright.info.clear()  # Otherwise its EXIF would turn the image once more.
     setattr(upright, "filename", getattr(image, "filename", ""))  # noqa: B010 (for later errors; Pillow's stubs lack it)
     return upright
+
+
+def _in_channels(image: Any, channels: int) -> Any:
+    """Return a PIL image in the mode of so many channels; planes as they are."""
+    if channels not in COLOR_MODES:
+        return image
+    if channels == 4 and image.mode == "RGBX":  # how Pillow opens a TIFF of four channels
+        return Image.merge("RGBA", image.split())
+    if channels == 4 and image.mode in ("CMYK", "YCbCr", "HSV"):
+        image = image.convert("RGB")  # Pillow has no direct conversion.
+    return image.convert(COLOR_MODES[channels])
 
 
 def _turn(image: Image.Image) -> Image.Transpose | None:
@@ -201,29 +299,10 @@ def _to_8_bits(image: Image.Image) -> Image.Image:
             f"{name_of(image)} is of mode {image.mode}, with values from {values.min()} to {values.max()}; "
             "scale them to 0..255 and pass a uint8 array"
         )
-    return Image.fromarray(_uint16_to_uint8(values))
+    return Image.fromarray(uint16_to_uint8(values))
 
 
-def _image_from_array(array: NDArray[Any]) -> Image.Image:
-    is_image = array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (1, 3, 4))
-    if not is_image or array.dtype.kind != "u" or array.dtype.itemsize > 2:
-        raise ArgumentError(
-            f"image is a {array.dtype} array of shape {list(array.shape)}; pass uint8 (0..255) or uint16 "
-            "(0..65535), of shape [height, width], or [height, width, channels] with 1, 3 or 4 channels"
-        )
-    if array.size == 0:
-        raise ImageError(f"image is an array without pixels: its shape is {list(array.shape)}")
-    if array.dtype.itemsize == 2:
-        array = _uint16_to_uint8(array)
-    return Image.fromarray(array[..., 0] if array.shape[2:] == (1,) else array)
-
-
-def _uint16_to_uint8(values: NDArray[Any]) -> NDArray[np.uint8]:
-    # 65535 / 255 = 257; half of it rounds to nearest.
-    return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
-
-
-def name_of(image: Image.Image) -> str:
+def name_of(image: Pixels) -> str:
     """Return the name of an image for messages: its file, if known."""
     return str(getattr(image, "filename", "")) or "the image"
 
@@ -279,48 +358,48 @@ def _search(folder: str, suffixes: set[str], report: Callable[[str], object]) ->
 
 
 def image_suffixes() -> set[str]:
-    """Return the suffixes, lower case and with their dot, of files that Pillow reads as images."""
-    from PIL import Image
-
+    """Return the suffixes, lower case and with their dot, of files that are read as images, Pillow's and .npy."""
     formats = Image.registered_extensions()
-    return {suffix for suffix, name in formats.items() if name in Image.OPEN and name not in _NOT_IMAGES}
+    return {suffix for suffix, name in formats.items() if name in Image.OPEN and name not in _NOT_IMAGES} | {".npy"}
 
 
 _MAX_RESIZED_PIXELS = 89_478_485  # Pillow's default limit for decoding
 
 
 def image_to_array(
-    image: Image.Image, preprocess: PreprocessSpec, size: int | tuple[int, int] | None = None
+    image: Pixels, preprocess: PreprocessSpec, size: int | tuple[int, int] | None = None
 ) -> NDArray[np.float32]:
     """Resize, crop and normalize an image, bit for bit as timm's evaluation transform does.
 
     The image is resized, its aspect ratio kept, until it just covers the size divided by `crop_pct`; its
-    center is cropped to the size; values become (x/255 - mean) / std. The array is contiguous, of shape
-    [C, H, W], with C = 3 for RGB and 1 for L.
+    center is cropped to the size; values become (x/255 - mean) / std, planes' (x - mean) / std. The array is
+    contiguous, of shape [C, H, W].
 
     Args:
-        image: of mode "RGB" or "L", from `load_rgb`.
-        preprocess: of the weights. A grayscale image takes the averages of the three means and stds.
+        image: of mode "RGB", "L" or "RGBA", or planes, from `load_image`.
+        preprocess: of the weights, for any number of channels that `PreprocessSpec.for_channels` knows.
         size: side of a square, or (height, width), in pixels; by default the input size of the weights.
 
     Raises:
         ImageError: if the image is so elongated that it would be resized to over 89,478,485 pixels.
-        ArgumentError: if the size is out of range, or the image has another mode.
+        ArgumentError: if the size is out of range, the image has another mode, or mean and std another number.
     """
-    if image.mode not in ("RGB", "L"):
-        raise ArgumentError(f"image is of mode {image.mode}; bring it to RGB or L with load_rgb first")
+    if isinstance(image, Image.Image) and image.mode not in COLOR_MODES.values():
+        raise ArgumentError(f"image is of mode {image.mode}; bring it to RGB or L with load_image first")
     height, width = check_size(preprocess.input_size if size is None else size)
     new_size = resized_size(image, height, width, preprocess)
-    image = center_crop(image.resize(new_size, Image.Resampling[preprocess.interpolation.upper()]), height, width)
-    return normalize_pixels(np.asarray(image).reshape(height, width, len(image.getbands())), preprocess)
+    image = center_crop(resize(image, new_size, Image.Resampling[preprocess.interpolation.upper()]), height, width)
+    return normalize_pixels(np.asarray(image).reshape(height, width, -1), preprocess)
 
 
-def normalize_pixels(pixels: NDArray[np.uint8], preprocess: PreprocessSpec) -> NDArray[np.float32]:
-    """Return pixels [H, W, C] of 0..255 as a network's input, contiguous [C, H, W]: (x/255 - mean) / std."""
-    channels = pixels.shape[2]
-    mean = _per_channel("mean", preprocess.mean, channels)
-    std = _per_channel("std", preprocess.std, channels)
-    return np.ascontiguousarray((pixels.astype(np.float32).transpose(2, 0, 1) / np.float32(255) - mean) / std)
+def normalize_pixels(pixels: NDArray[Any], preprocess: PreprocessSpec) -> NDArray[np.float32]:
+    """Return pixels [H, W, C] as a network's input, contiguous [C, H, W]: (x/255 - mean) / std; floats without /255."""
+    preprocess = preprocess.for_channels(pixels.shape[2])
+    mean, std = (np.array(values, np.float32).reshape(-1, 1, 1) for values in (preprocess.mean, preprocess.std))
+    values = pixels.astype(np.float32).transpose(2, 0, 1)
+    if pixels.dtype == np.uint8:
+        values = values / np.float32(255)
+    return np.ascontiguousarray((values - mean) / std)
 
 
 def cover_size(height: int, width: int, preprocess: PreprocessSpec) -> tuple[int, int]:
@@ -328,34 +407,37 @@ def cover_size(height: int, width: int, preprocess: PreprocessSpec) -> tuple[int
     return math.floor(height / preprocess.crop_pct), math.floor(width / preprocess.crop_pct)
 
 
-def resized_size(image: Image.Image, height: int, width: int, preprocess: PreprocessSpec) -> tuple[int, int]:
+def resized_size(image: Pixels, height: int, width: int, preprocess: PreprocessSpec) -> tuple[int, int]:
     """Return the (width, height) that an image is resized to, before the center crop of `height` × `width`.
 
     Raises:
         ImageError: if these are over 89,478,485 pixels.
     """
     cover_height, cover_width = cover_size(height, width, preprocess)
+    old_width, old_height = size_of(image)
     if cover_height == cover_width:  # torchvision's Resize, which truncates the longer side, …
-        shorter = min(image.size)
-        new_width = int(cover_width * image.width / shorter)
-        new_height = int(cover_height * image.height / shorter)
+        shorter = min(old_width, old_height)
+        new_width = int(cover_width * old_width / shorter)
+        new_height = int(cover_height * old_height / shorter)
     else:  # … or timm's ResizeKeepRatio, which rounds it.
-        ratio = min(image.width / cover_width, image.height / cover_height)
-        new_width = round(image.width / ratio)
-        new_height = round(image.height / ratio)
+        ratio = min(old_width / cover_width, old_height / cover_height)
+        new_width = round(old_width / ratio)
+        new_height = round(old_height / ratio)
     if new_width * new_height > _MAX_RESIZED_PIXELS:
         raise ImageError(
-            f"{name_of(image)} of {image.width}×{image.height} pixels would be resized to {new_width}×{new_height}, "
+            f"{name_of(image)} of {old_width}×{old_height} pixels would be resized to {new_width}×{new_height}, "
             f"above the limit of {_MAX_RESIZED_PIXELS}; crop it to a less elongated shape, or choose a smaller size"
         )
     return new_width, new_height
 
 
-def center_crop(image: Image.Image, height: int, width: int) -> Image.Image:
+def center_crop(image: Pixels, height: int, width: int) -> Pixels:
     """Return the center of an image of at least that size."""
     # The image covers the crop, as crop_pct is at most 1. Halves are rounded to even, as in torchvision.
-    left, top = (round(edge) for edge in crop_box(image.size, width, height)[:2])
-    return image.crop((left, top, left + width, top + height))
+    left, top = (round(edge) for edge in crop_box(size_of(image), width, height)[:2])
+    if isinstance(image, Image.Image):
+        return image.crop((left, top, left + width, top + height))
+    return image[top : top + height, left : left + width]
 
 
 def crop_box(
@@ -370,12 +452,3 @@ def crop_box(
     top = (size[1] - height) / 2 if top is None else top
     left, top = min(max(left, 0.0), size[0]), min(max(top, 0.0), size[1])
     return left, top, min(left + width, size[0]), min(top + height, size[1])
-
-
-def _per_channel(name: str, values: tuple[float, ...], channels: int) -> NDArray[np.float32]:
-    """Return the values as [C, 1, 1], or as [1, 1, 1] if one serves all channels."""
-    if channels == 1:
-        values = (fmean(values),)
-    if len(values) not in (1, channels):
-        raise ArgumentError(f"preprocess.{name} has {len(values)} numbers; give one for each channel")
-    return np.array(values, np.float32).reshape(-1, 1, 1)

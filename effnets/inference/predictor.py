@@ -17,7 +17,8 @@ from PIL import Image
 
 from effnets.engines.base import Engine
 from effnets.errors import ArgumentError, ImageError, MissingFileError
-from effnets.inference.image import ImageSource, color_mode, image_to_array, load_rgb
+from effnets.inference.arrays import is_array, size_of
+from effnets.inference.image import ImageSource, image_to_array, load_image
 from effnets.inference.labels import Prediction, are_named, class_names, rank
 from effnets.utils.arguments import check_integer, check_size
 
@@ -30,9 +31,11 @@ class Predictor:
 
     Attributes:
         model: its name. engine: what executes it: ``torch``, or an engine with its precision.
+        channels: of the images that it takes, as of `effnets.inference.image.load_image`.
         class_names: of the outputs. named: whether they belong to the weights; else they are numbers.
     """
 
+    channels: int
     model: str
     engine: str
     class_names: tuple[str, ...]
@@ -50,7 +53,7 @@ class Predictor:
         self, images: Iterable[ImageSource], topk: int, batch_size: int, on_error: Literal["raise", "skip"] = "raise"
     ) -> Iterator[list[Prediction] | str]:
         """Yield for each image, in order, its predictions, or with "skip" the reason why it cannot be read."""
-        pending = iter(images)
+        pending, done = iter(images), 0
         while chunk := list(islice(pending, batch_size)):
             results: list[list[Prediction] | str] = []
             inputs: dict[int, Any] = {}
@@ -58,14 +61,17 @@ class Predictor:
                 try:
                     inputs[place] = self.prepare(image)
                     results.append([])
-                except (ImageError, MissingFileError) as error:
-                    if on_error == "raise":
-                        raise
-                    results.append(str(error))
+                except (ImageError, MissingFileError, ArgumentError) as error:
+                    # A path names itself; the others are known by their number.
+                    named = str(error) if isinstance(image, str | os.PathLike) else f"images[{done + place}]: {error}"
+                    if on_error == "raise" or isinstance(error, ArgumentError):
+                        raise type(error)(named) from error
+                    results.append(named)
             if inputs:
                 ranked = rank(self.logits(list(inputs.values())), self.class_names, topk)
                 for place, predictions in zip(inputs, ranked, strict=True):
                     results[place] = predictions
+            done += len(chunk)
             yield from results
 
 
@@ -93,6 +99,7 @@ class TorchPredictor(Predictor):
             )
         require_values(network)
         self._transform = create_transform(network, input_size=input_size)
+        self.channels = network.in_chans
         self.model, self.engine = network.spec.name, "torch"
         self.class_names = network.class_names or class_names(network.num_classes)
         self.named = network.class_names is not None or are_named(self.class_names)
@@ -128,7 +135,9 @@ class EnginePredictor(Predictor):
 
     def __init__(self, engine: Engine, input_size: int | tuple[int, int] | None, argument: str = "input_size") -> None:
         metadata = engine.description
-        color_mode(metadata.channels)
+        if metadata.input_kind != "uint8":
+            metadata.preprocess.for_channels(metadata.channels)  # to refuse other numbers at once
+        self.channels = metadata.channels
         self._size = metadata.image_size if input_size is None else check_size(input_size, argument)
         if metadata.size not in (None, self._size):
             height, width = metadata.size
@@ -147,9 +156,10 @@ class EnginePredictor(Predictor):
     def prepare(self, image: ImageSource) -> NDArray[Any]:
         """Return float32 ``[C, H, W]``, or uint8 ``[H, W, C]`` where the file contains the preprocessing."""
         metadata = self._engine.description
-        loaded = load_rgb(image, metadata.channels)
+        loaded = load_image(image, self.channels)
         if self._raw:
-            return np.asarray(loaded).reshape(loaded.height, loaded.width, metadata.channels)
+            width, height = size_of(loaded)
+            return np.asarray(loaded).reshape(height, width, self.channels)
         return image_to_array(loaded, metadata.preprocess, self._size)
 
     def logits(self, batch: Sequence[NDArray[Any]]) -> NDArray[np.float32]:
@@ -182,7 +192,17 @@ def predict(
         model: a classifier, also inside of torch.compile or DataParallel, or an engine from `effnets.load_engine`. A
             classifier is run in evaluation mode, and each of its modules left in the mode it was in; threads may share
             it only if that is the evaluation mode.
-        images: one path, PIL image or array, or several.
+        images: one of these, or several, also of different kinds:
+
+            - a path, or a binary file, read from where it stands and left open;
+            - the content of an image file: bytes, bytearray or memoryview;
+            - a PIL image;
+            - a NumPy array ``[H, W]``, ``[H, W, C]`` or a batch ``[N, H, W, C]``, or a tensor ``[C, H, W]`` or a batch
+              ``[N, C, H, W]`` on any device, with C 1, 3 (RGB) or 4 (RGBA); not normalized: uint8 in 0..255, uint16 in
+              0..65535, or floats in 0..1. OpenCV's arrays are BGR: pass ``image[..., ::-1]``.
+
+            Networks of 2 or more than 4 channels take arrays and tensors of so many (floats as the weights' mean and
+            std have them), ``.npy`` files of them, and TIFF files with a page for each channel.
         topk: predictions for each image.
         input_size: side of the input in pixels, or (height, width); None takes the model's own.
         batch_size: images in memory at a time.
@@ -193,18 +213,29 @@ def predict(
 
     Raises:
         ImageError, MissingFileError: if an image cannot be read and on_error is "raise"; the message names it.
-        ArgumentError: if the model has no classifier, or a number is out of range.
+        ArgumentError: if the model has no classifier, a number is out of range, or an image has another type, shape or
+            range; among several, the message has its number.
     """
     check_integer("batch_size", batch_size, 1, "it must be at least 1")
     if on_error not in ("raise", "skip"):
         raise ArgumentError(f"on_error is {on_error!r}; choose 'raise' or 'skip'")
     predictor = create_predictor(model, input_size)
-    if not isinstance(images, Iterable | os.PathLike | Image.Image):
-        raise ArgumentError(f"images is {images!r}; give a path, a PIL image, an array, or several of them")
-    several = [images] if isinstance(images, str | os.PathLike | Image.Image | np.ndarray) else images
+    several = _split(images)
     found: list[list[Prediction]] = []
     for result in predictor.stream(several, topk, batch_size, on_error):
         if isinstance(result, str):
             warnings.warn(f"skipped: {result}", stacklevel=2)
         found.append([] if isinstance(result, str) else result)
     return found
+
+
+def _split(images: Any) -> Iterable[ImageSource]:
+    """Return the single images of what `predict` was given."""
+    is_file = isinstance(images, bytes | bytearray | memoryview) or hasattr(images, "read")
+    if is_file or isinstance(images, str | os.PathLike | Image.Image):
+        return [images]
+    if is_array(images):
+        return images if len(images.shape) == 4 else [images]  # iterated, a batch is its images
+    if isinstance(images, Iterable):
+        return images
+    raise ArgumentError(f"images is {images!r}; give a path, a PIL image, an array, or several of them")

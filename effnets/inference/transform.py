@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from numbers import Real
 from typing import Protocol, runtime_checkable
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from effnets.errors import ArgumentError, ConfigError
-from effnets.inference.image import ImageSource, color_mode, image_to_array, load_rgb
+from effnets.inference.image import ImageSource, color_mode, image_to_array, load_image
 from effnets.spec.specs import Interpolation, ModelSpec, PreprocessSpec
 from effnets.utils.arguments import check_size
 
@@ -29,15 +29,15 @@ class _Model(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Transform:
-    """From a path, PIL image or array to a model's input, a contiguous float32 tensor of shape [C, H, W].
+    """From an image to a model's input, a contiguous float32 tensor of shape [C, H, W].
 
-    Equal, bit for bit, to timm's evaluation transform. `effnets.inference.image.load_rgb` and `image_to_array` list the
-    accepted images and the errors for others.
+    Equal, bit for bit, to timm's evaluation transform. `effnets.inference.image.load_image` lists the accepted images
+    (a path, the content of a file, a PIL image, an array, a tensor) and, as `image_to_array`, the errors for others.
 
     Attributes:
         preprocess: crop share, interpolation, mean and std; its input size is that of the weights.
         size: side of the square that comes out, or its (height, width), in pixels.
-        channels: 3 for RGB, 1 for grayscale.
+        channels: 3 for RGB, 1 for grayscale, 4 for RGBA, or the network's own number.
     """
 
     preprocess: PreprocessSpec
@@ -46,7 +46,7 @@ class Transform:
 
     def __call__(self, image: ImageSource) -> Tensor:
         """Return the image as the model's input."""
-        array = image_to_array(load_rgb(image, self.channels), self.preprocess, self.size)
+        array = image_to_array(load_image(image, self.channels), self.preprocess, self.size)
         return torch.from_numpy(array)
 
     def __repr__(self) -> str:
@@ -75,7 +75,8 @@ def create_transform(
         input_size: side of a square, or (height, width), in pixels.
         crop_pct: the crop's share of the resized image's side.
         interpolation: "bicubic" or "bilinear".
-        mean: one number, or one for each of red, green and blue, of values in 0..1.
+        mean: one number, or one for each channel, of values in 0..1; three of red, green and blue do for 1 and 4
+            channels as well (`PreprocessSpec.for_channels`).
         std: likewise.
         use_test_size: take the size and crop share at which the weights are most accurate, if they are known.
             Arguments given explicitly take precedence.
@@ -101,11 +102,11 @@ def create_transform(
             preprocess,
             crop_pct=preprocess.crop_pct if crop_pct is None else _number("crop_pct", crop_pct),
             interpolation=preprocess.interpolation if interpolation is None else interpolation,
-            mean=preprocess.mean if mean is None else _per_color("mean", mean),
-            std=preprocess.std if std is None else _per_color("std", std),
         )
     except ConfigError as error:
         raise ArgumentError(str(error)) from error
+    preprocess = preprocess.normalized_by(channels, mean, std)
+    preprocess.for_channels(channels)  # to refuse other numbers of means at once
     return Transform(preprocess=preprocess, size=size, channels=channels)
 
 
@@ -121,10 +122,3 @@ def _number(argument: str, value: object) -> float:
     if isinstance(value, Real):
         return float(value)
     raise ArgumentError(f"{argument} is {value!r}; give a number")
-
-
-def _per_color(argument: str, value: object) -> tuple[float, ...]:
-    values = tuple(value) if isinstance(value, Iterable) else (value,)
-    if len(values) not in (1, 3) or not all(isinstance(number, Real) for number in values):
-        raise ArgumentError(f"{argument} is {value!r}; give one number, or three (red, green, blue)")
-    return tuple(float(number) for number in values) * (3 // len(values))

@@ -78,7 +78,7 @@ class FeaturePyramid(nn.Module):
         self.load_report: LoadReport | None = None
         self.stem = stem
         self.stages = stages
-        self._taps = {level.stage for level in plan.features}
+        self._taps = [level.stage for level in plan.features]  # a list: TorchScript knows no sets
 
     def forward(self, x: Tensor) -> list[Tensor]:
         features = []

@@ -59,7 +59,7 @@ class Conv2d(nn.Conv2d):
             top, bottom = same_padding(x.shape[-2], self.reach, self.stride[0])
             left, right = same_padding(x.shape[-1], self.reach, self.stride[1])
             x = F.pad(x, (left, right, top, bottom))
-        return super().forward(x)
+        return self._conv_forward(x, self.weight, self.bias)  # TorchScript knows no super()
 
 
 def same_padding(size: int, reach: int, stride: int) -> tuple[int, int]:
@@ -86,8 +86,10 @@ class MixedConv(nn.ModuleList):
 
     def forward(self, x: Tensor) -> Tensor:
         slices = torch.split(x, self.splits, dim=1)
-        # By index, which symbolic tracing (torch.fx) can follow.
-        return torch.cat([conv(slices[index]) for index, conv in enumerate(self)], dim=1)
+        outputs = []
+        for index, conv in enumerate(self):  # By index, which torch.fx can follow; a loop, which TorchScript can.
+            outputs.append(conv(slices[index]))
+        return torch.cat(outputs, dim=1)
 
 
 class Linear(nn.Linear):

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from effnets.errors import ArgumentError
 from effnets.evaluation.result import Evaluation
+from effnets.inference.arrays import Pixels
 from effnets.inference.image import cover_size, crop_box
 from effnets.inference.transform import create_transform
 from effnets.nn.classifier import Classifier
@@ -93,7 +94,9 @@ def mistakes(evaluation: Evaluation, count: int) -> list[Example]:
     for place in _surest(evaluation, count, 0):
         with drawing(evaluation.source.name(int(evaluation.indices[place]))):
             image = _image(evaluation, place)
-            found.append(_example(evaluation, place, _as_seen(image, (_THUMBNAIL,) * 2, (_THUMBNAIL,) * 2)))
+            found.append(
+                _example(evaluation, place, _as_seen(_as_picture(image), (_THUMBNAIL,) * 2, (_THUMBNAIL,) * 2))
+            )
     return found
 
 
@@ -109,7 +112,7 @@ def explain(evaluation: Evaluation, network: Classifier, wrong: int, right: int)
             answer, truth = int(evaluation.answers[place]), int(evaluation.labels[place])
             classes = [answer] if answer == truth else [answer, truth]
             maps = class_activation_maps(network, transform(image)[None], [classes])[0]
-            seen = _as_seen(image, cover_size(*size, transform.preprocess), size)
+            seen = _as_seen(_as_picture(image), cover_size(*size, transform.preprocess), size)
             heated = _heated(seen, maps)
             found.append(
                 CamExample(
@@ -142,8 +145,16 @@ def _surest(evaluation: Evaluation, wrong: int, right: int) -> list[int]:
     return [int(place) for place in (*mistaken, *certain[np.sort(first)][:right])]
 
 
-def _image(evaluation: Evaluation, place: int) -> Image.Image:
+def _image(evaluation: Evaluation, place: int) -> Pixels:
     return evaluation.source.image(int(evaluation.indices[place]))
+
+
+def _as_picture(image: Pixels) -> Image.Image:
+    """An image of any channels as one to look at; of planes the first in gray, from its least value to its largest."""
+    if isinstance(image, Image.Image):
+        return image.convert("RGB")
+    plane = image[..., 0] - image[..., 0].min()
+    return Image.fromarray((255 * plane / max(float(plane.max()), 1e-9)).astype(np.uint8)).convert("RGB")
 
 
 def _example(evaluation: Evaluation, place: int, image: Image.Image) -> Example:

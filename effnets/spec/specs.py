@@ -8,12 +8,15 @@ meaning, for the checks, the reader of YAML, the JSON schemas and the documentat
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from numbers import Real
+from statistics import fmean
 from typing import Annotated, Literal, get_args
 from urllib.parse import urlsplit
 
-from effnets.errors import ArgumentError
+from effnets.errors import ArgumentError, ConfigError
 from effnets.utils.arguments import MAX_SIDE, Pattern, Range, check_fields, require
 
 BlockType = Literal["cn", "ds", "dsa", "ir", "lb"]
@@ -141,6 +144,60 @@ class PreprocessSpec:
             len(self.mean) == len(self.std) and len(self.mean) > 0,
             f"mean has {len(self.mean)} numbers and std {len(self.std)}; give one of each per channel",
         )
+
+    def normalized_by(
+        self, channels: int, mean: float | Sequence[float] | None, std: float | Sequence[float] | None
+    ) -> PreprocessSpec:
+        """Return the preprocessing with another mean or std, each one number or one for each channel; None keeps it.
+
+        Raises:
+            ArgumentError: if one has another number of values, or one that it cannot have.
+        """
+        if mean is None and std is None:
+            return self
+        kept = self.for_channels(4) if channels == 4 else self
+        try:
+            return replace(
+                self,
+                mean=kept.mean if mean is None else _per_channel("mean", mean, channels),
+                std=kept.std if std is None else _per_channel("std", std, channels),
+            )
+        except ConfigError as error:
+            raise ArgumentError(str(error)) from error
+
+    def for_channels(self, channels: int) -> PreprocessSpec:
+        """Return the preprocessing with one mean and one std for each of a network's input channels.
+
+        One number serves all channels. Of three, for red, green and blue, the average serves gray and alpha.
+
+        Raises:
+            ArgumentError: if there is another number of them.
+        """
+        count = len(self.mean)
+        if count == channels:
+            return self
+        if count == 1:
+            return replace(self, mean=self.mean * channels, std=self.std * channels)
+        if count == 3 and channels in (1, 4):
+            kept = 0 if channels == 1 else 3
+            return replace(
+                self,
+                mean=(*self.mean[:kept], fmean(self.mean)),
+                std=(*self.std[:kept], fmean(self.std)),
+            )
+        raise ArgumentError(
+            f"preprocess.mean has {count} numbers for {channels} input channels; give one for each, and "
+            "of std as well: create_model(…, mean=…, std=…), or mean and std of a recipe"
+        )
+
+
+def _per_channel(argument: str, value: float | Sequence[float], channels: int) -> tuple[float, ...]:
+    values = tuple(value) if isinstance(value, Iterable) else (value,)
+    wanted = 3 if channels == 1 else channels
+    if len(values) not in (1, wanted) or not all(isinstance(number, Real) for number in values):
+        several = "three (red, green, blue)" if wanted == 3 else f"{channels}, one for each channel"
+        raise ArgumentError(f"{argument} is {value!r}; give one number, or {several}")
+    return tuple(float(number) for number in values) * (wanted // len(values))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

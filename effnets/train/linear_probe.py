@@ -308,7 +308,7 @@ def probe_features(
     """
     preprocess = model.spec.preprocess
     unmixed = replace(recipe.augmentation, mixup=0.0, cutmix=0.0)  # features of a blend are not a blend of features
-    transform = TrainTransform(preprocess, preprocess.input_size, unmixed)
+    transform = TrainTransform(preprocess, preprocess.input_size, unmixed, model.in_chans)
     path = folder / _FEATURES
     how = f"{transform!r} {preprocess} {recipe.seed} {recipe.probe_views} {recipe.bn} {train!r}"
     key = features_key(model, train, how)

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,7 +24,7 @@ from effnets.utils.machine import describe_machine
 def build_model(recipe: Recipe, class_names: Sequence[str]) -> tuple[Classifier, bool]:
     """Build a recipe's model with a classifier for these classes, load its weights, and freeze what the recipe says.
 
-    Draws from torch's global generator. The recipe's image size becomes the model's own.
+    Draws from torch's global generator. The recipe's image size, mean and std become the model's own.
 
     Returns:
         The model, and whether its weights have a classifier for these classes, as those of an earlier training do.
@@ -33,6 +34,8 @@ def build_model(recipe: Recipe, class_names: Sequence[str]) -> tuple[Classifier,
         as `effnets.create_model`.
     """
     pretrained, random = recipe.weights == "pretrained", recipe.weights == "random"
+    # Without the argument, a saved network keeps its own.
+    saved_or_given: dict[str, Any] = {} if recipe.in_chans is None else {"in_chans": recipe.in_chans}
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*newly initiali[sz]ed")  # as intended
         model = create_model(
@@ -42,7 +45,11 @@ def build_model(recipe: Recipe, class_names: Sequence[str]) -> tuple[Classifier,
             num_classes=len(class_names),
             drop_rate=recipe.drop_rate,
             drop_path_rate=recipe.drop_path_rate,
+            mean=recipe.mean,
+            std=recipe.std,
+            **saved_or_given,
         )
+    model.spec.preprocess.for_channels(model.in_chans)  # to refuse other numbers of means before all else
     has_class_head = not random and model.class_names == tuple(class_names)
     if not pretrained and not random and not has_class_head:
         # As many classes, but others: what the classifier knows is not about these.

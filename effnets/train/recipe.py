@@ -40,6 +40,18 @@ class Recipe:
     image_size: Annotated[
         int | None, Range(8, MAX_SIDE), "Side of the square input in pixels; None takes the weights' own."
     ] = None
+    in_chans: Annotated[
+        int | None,
+        Range(1, 65_536),
+        "Channels of the images: 3 RGB, 1 grayscale, 4 RGBA; others are read from ``.npy`` files and TIFFs with a page "
+        "for each. None takes the weights' own, else 3.",
+    ] = None
+    mean: Annotated[
+        tuple[float, ...] | None,
+        Range(-1e3, 1e3),
+        "Mean of each channel, of values in 0..1 (of floats in a file, of these); None takes the weights' own.",
+    ] = None
+    std: Annotated[tuple[float, ...] | None, Range(1e-6, 1e3), "Standard deviation of each channel, likewise."] = None
     epochs: Annotated[
         int, Range(1, 100_000), "Passes over the training images, of the whole network or what is not frozen."
     ] = 10

@@ -237,6 +237,9 @@ class Run:
             )
         torch.manual_seed(recipe.seed)
         model, has_class_head = build_model(recipe, train.class_names)
+        val, test = (None if part is None else part.with_channels(model.in_chans) for part in (splits.val, splits.test))
+        train = train.with_channels(model.in_chans)
+        splits = replace(splits, train=train, val=val, test=test)
         if min(recipe.batch_size, len(train) // recipe.accumulate) == 1:
             require_batch_of_one(model, recipe)
         optimizer = make_optimizer(model, recipe)
@@ -252,7 +255,7 @@ class Run:
             digests={split: part.digest() for split, part in parts.items() if part is not None},
             revision=splits.revision,
             processes=context.accelerator.num_processes,
-            messages=list(splits.notes),
+            messages=[*splits.notes, *_without_effect(recipe, model)],
         )
         return cls(
             recipe=recipe,
@@ -423,6 +426,11 @@ def _progress(context: TrainContext, doing: str) -> Callable[[str, float], None]
     return progress
 
 
+def _without_effect(recipe: Recipe, model: Classifier) -> list[str]:
+    _, names = recipe.augmentation.for_channels(model.in_chans)
+    return [f"without effect on images of {model.in_chans} channels: {', '.join(names)}"] if names else []
+
+
 def make_train_loader(train: ImageDataset, model: Classifier, recipe: Recipe, context: TrainContext) -> EpochLoader:
     """Return the loader of this process's batches of the training images, augmented."""
     from effnets.data.loader import EpochLoader
@@ -431,7 +439,7 @@ def make_train_loader(train: ImageDataset, model: Classifier, recipe: Recipe, co
     preprocess = model.spec.preprocess
     return EpochLoader(
         train,
-        TrainTransform(preprocess, preprocess.input_size, recipe.augmentation),
+        TrainTransform(preprocess, preprocess.input_size, recipe.augmentation, model.in_chans),
         batch_size=max(min(recipe.batch_size, len(train) // recipe.accumulate), 1),
         order="balanced" if recipe.balance == "sampler" else "shuffled",
         seed=recipe.seed,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib
+import math
 import os
 import platform
 from dataclasses import asdict, dataclass
@@ -34,6 +35,7 @@ def version_of(module: str) -> str | None:
 # Running processes at the start and at the end of a measurement; None where the system does not report them.
 Load = tuple[float, float] | None
 
+_CGROUP = Path("/sys/fs/cgroup")  # as a container sees its own
 _PACKAGES = ("torch", "onnxruntime", "openvino", "onnx", "timm", "torchvision", "numpy")
 
 
@@ -78,8 +80,21 @@ def describe_machine() -> Machine:
 
 
 def cpu_count() -> int:
-    """Return the number of processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Return the number of processor cores that this process may use: by its affinity and its container's quota."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, math.ceil(min(cores, _cpu_quota())))
+
+
+def _cpu_quota() -> float:
+    """Return how many processors' time the control group may take, infinity without a limit; versions 2 and 1."""
+    for names in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):
+        try:
+            words = " ".join((_CGROUP / name).read_text(encoding="ascii") for name in names).split()
+            quota, period = (float(word) for word in words)
+            return quota / period if quota > 0 else math.inf
+        except (OSError, ValueError, ZeroDivisionError):  # absent, or "max"
+            continue
+    return math.inf
 
 
 def load_average() -> float | None:

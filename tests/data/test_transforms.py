@@ -12,7 +12,7 @@ from PIL import Image
 
 from effnets.data import DataConfig, open_data
 from effnets.data.augmentation import Augmentation
-from effnets.data.dataset import ImageDataset
+from effnets.data.dataset import CachedDataset, ImageDataset
 from effnets.data.sampling import Stream, seeded
 from effnets.data.transforms import TrainTransform
 from effnets.errors import ArgumentError
@@ -111,15 +111,19 @@ def test_large_jpegs_are_decoded_no_larger_than_needed():
     assert decoded[-1] == (800, 600)
 
 
-def test_images_are_upright_before_they_are_cropped():
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF"])
+def test_images_are_upright_before_they_are_cropped(kind):
     exif = Image.Exif()
     exif[0x0112] = 6
-    turned = OneImage(gradient(640, 320), "JPEG", exif=exif, quality=95)
-    tensor = sample(turned, replace(STILL, scale=(1.0, 1.0), ratio=(0.5, 0.5)))
-    # Turned by 90 degrees clockwise, red grows downwards and green to the left.
-    assert tensor[0, 0, 16] < 20
-    assert tensor[0, -1, 16] > 235
-    assert tensor[1, 16, 0] > 235
+    turned = OneImage(gradient(640, 320), kind, exif=exif, **({"quality": 95} if kind == "JPEG" else {}))
+    cached = CachedDataset(turned, 160)
+    assert cached.shapes.tolist() == [[320, 160]]
+    for source in (turned, cached):
+        tensor = sample(source, replace(STILL, scale=(1.0, 1.0), ratio=(0.5, 0.5)))
+        # Turned by 90 degrees clockwise, red grows downwards and green to the left.
+        assert tensor[0, 0, 16] < 20
+        assert tensor[0, -1, 16] > 235
+        assert tensor[1, 16, 0] > 235
 
 
 def test_a_padded_crop_shifts_by_at_most_the_padding():

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from effnets.errors import ImageError, MissingFileError
-from effnets.inference.image import load_rgb
+from effnets.inference.image import load_image
 from tests.support.image_bytes import random_array
 
 PHOTOS = Path(__file__).resolve().parents[3] / "shared" / "data" / "photos"
@@ -32,16 +32,16 @@ def png_claiming(width: int, height: int) -> bytes:
 
 def error_of(path: Path) -> str:
     with pytest.raises(ImageError) as caught:
-        load_rgb(path)
+        load_image(path)
     assert str(path) in str(caught.value)
     return str(caught.value)
 
 
 def test_missing_file(tmp_path):
     with pytest.raises(MissingFileError, match=r"nowhere\.jpg does not exist; check its spelling"):
-        load_rgb(tmp_path / "nowhere.jpg")
+        load_image(tmp_path / "nowhere.jpg")
     with pytest.raises(MissingFileError):
-        load_rgb(str(tmp_path / "nowhere.jpg"))
+        load_image(str(tmp_path / "nowhere.jpg"))
 
 
 def test_folder(tmp_path):
@@ -65,12 +65,12 @@ def test_truncated_at_every_length(tmp_path, suffix):
     whole = tmp_path / f"whole.{suffix}"
     Image.fromarray(random_array(32, 32, 3)).save(whole)
     data = whole.read_bytes()
-    load_rgb(whole)
+    load_image(whole)
     path = tmp_path / f"cut.{suffix}"
     for length in np.linspace(1, len(data), 40, endpoint=False, dtype=int):
         path.write_bytes(data[:length])
         try:
-            load_rgb(path)  # Some formats can do without their last bytes.
+            load_image(path)  # Some formats can do without their last bytes.
         except ImageError as error:
             assert str(path) in str(error)  # noqa: PT017
     path.write_bytes(data[: len(data) // 2])
@@ -89,7 +89,7 @@ def test_flipped_bytes_raise_nothing_else(tmp_path, suffix):
             noisy[position] = rng.integers(256)
         path.write_bytes(noisy)
         try:
-            load_rgb(path)
+            load_image(path)
         except ImageError as error:
             assert str(path) in str(error)  # noqa: PT017
 
@@ -99,7 +99,7 @@ def test_truncated_image_opened_by_the_caller(tmp_path):
     Image.fromarray(random_array(64, 64, 3)).save(path)
     path.write_bytes(path.read_bytes()[:2000])
     with Image.open(path) as image, pytest.raises(ImageError, match=r"cut\.jpg cannot be read .*cut short"):
-        load_rgb(image)
+        load_image(image)
 
 
 @pytest.mark.parametrize("failure", [MemoryError(), EOFError(), zlib.error("bad"), KeyError("x"), RecursionError()])
@@ -129,7 +129,7 @@ def test_from_half_the_bomb_limit_on_pillow_warns(tmp_path, monkeypatch):
     path = tmp_path / "large.png"
     Image.new("RGB", (15, 10), "red").save(path)
     with pytest.warns(Image.DecompressionBombWarning):
-        assert load_rgb(path).getpixel((14, 9)) == (255, 0, 0)
+        assert load_image(path).getpixel((14, 9)) == (255, 0, 0)
     assert "exceeds limit of 100 pixels" in error_of(path)  # here warnings are errors: the user's word counts
     Image.new("RGB", (21, 10)).save(path)
     assert "210 pixels" in error_of(path)
@@ -142,7 +142,7 @@ def test_files_are_closed(tmp_path):
         Image.new("L", (8, 8)).save(path)
     (tmp_path / "text.jpg").write_text("no image")
     (tmp_path / "cut.png").write_bytes(good[1].read_bytes()[:40])
-    held = [load_rgb(path, channels=1) for path in good]
+    held = [load_image(path, channels=1) for path in good]
     for name in ("text.jpg", "cut.png"):
         error_of(tmp_path / name)
     open_files = {os.path.realpath(entry) for entry in Path("/proc/self/fd").iterdir()}
@@ -155,7 +155,7 @@ def test_photographs_are_read():
         pytest.skip("../shared/data/photos is absent")
     for path in PHOTOS.glob("*.*"):
         with Image.open(path) as image:
-            assert np.array_equal(load_rgb(path), image.convert("RGB")), path
+            assert np.array_equal(load_image(path), image.convert("RGB")), path
 
 
 def test_nothing_heavy_is_imported():

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import platform
+import re
 import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError
+from pathlib import Path
 
 import onnxruntime
 import pytest
@@ -72,3 +74,33 @@ def test_memory_that_is_kept_is_not_mapped_again():
         return int(subprocess.run([sys.executable, "-c", _FAULTS, way], check=True, capture_output=True).stdout)
 
     assert faults("keep") < 100 < faults("return")
+
+
+@pytest.mark.parametrize(
+    ("files", "cores"),
+    [
+        ({}, 8),
+        ({"cpu.max": "max 100000\n"}, 8),
+        ({"cpu.max": "250000 100000\n"}, 3),
+        ({"cpu.max": "20000 100000\n"}, 1),
+        ({"cpu.max": "9900000 100000\n"}, 8),
+        ({"cpu.max": "?"}, 8),
+        ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, 8),
+        ({"cpu/cpu.cfs_quota_us": "200000", "cpu/cpu.cfs_period_us": "100000"}, 2),
+    ],
+)
+def test_a_containers_quota_counts(tmp_path, monkeypatch, files, cores):
+    (tmp_path / "cpu").mkdir()
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    monkeypatch.setattr(versions, "_CGROUP", tmp_path)
+    monkeypatch.setattr(versions.os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    assert versions.cpu_count() == cores
+
+
+def test_processors_are_counted_in_one_place():
+    package = Path(effnets.__file__).parent
+    counting = [
+        path for path in package.rglob("*.py") if re.search(r"os\.cpu_count|sched_getaffinity", path.read_text("utf-8"))
+    ]
+    assert counting == [package / "utils" / "machine.py"]

@@ -244,7 +244,7 @@ class _Nodes:
 
 
 def _preprocess(nodes: _Nodes, images: str, normalized: str, metadata: ModelMetadata) -> None:
-    preprocess, channels = metadata.preprocess, metadata.channels
+    preprocess = metadata.preprocess.for_channels(metadata.channels)
     height, width = check_size(metadata.image_size)
     shape = nodes.add("Shape", images)
     old_height = nodes.add("Gather", shape, 1)
@@ -256,10 +256,7 @@ def _preprocess(nodes: _Nodes, images: str, normalized: str, metadata: ModelMeta
     # In Pillow's order, rounded to whole pixel values after each direction, as Pillow does.
     pixels = _to_levels(nodes, nodes.add("MatMul", pixels, nodes.add("Transpose", columns, perm=[1, 0])))
     pixels = _to_levels(nodes, nodes.add("MatMul", rows, pixels))
-    moments = np.array([preprocess.mean, preprocess.std])
-    if channels == 1:  # a gray image takes the averages, as in `inference.image`
-        moments = moments.mean(1)
-    mean, std = (nodes.constant(values.reshape(1, -1, 1, 1)) for values in moments)
+    mean, std = (nodes.constant(np.reshape(values, (1, -1, 1, 1))) for values in (preprocess.mean, preprocess.std))
     centered = nodes.add("Sub", nodes.add("Div", pixels, 255.0), mean)
     nodes.add("Div", centered, std, output=normalized)
 

@@ -19,6 +19,7 @@ from effnets.deploy.optimize.rewrites import PRESETS, Rewrites
 from effnets.engines.base import FOR_ONNX
 from effnets.engines.metadata import ModelMetadata
 from effnets.errors import ArgumentError, EngineError, ExportError
+from effnets.inference.arrays import COLOR_MODES
 from effnets.nn.classifier import require_classifier
 from effnets.utils.arguments import check_integer, check_size
 from effnets.utils.atomic_file import find_target, write_whole
@@ -95,9 +96,10 @@ def export_onnx(
     network = require_classifier(model)
     if preprocess and dynamic_size:
         raise ArgumentError("preprocess=True brings images to one size, dynamic_size contradicts it; leave one out")
-    if preprocess and network.in_chans not in (1, 3):
+    if preprocess and network.in_chans not in COLOR_MODES:
         raise ArgumentError(
-            f"preprocess=True is for images of 3 or 1 channels, and this model takes {network.in_chans}"
+            f"preprocess=True is for images of 3, 1 or 4 channels, and this model takes {network.in_chans}; leave it "
+            "out: the file then takes float32, which effnets.predict prepares"
         )
     if topk is not None and check_integer("topk", topk, 1, "it must be at least 1") > network.num_classes:
         raise ArgumentError(f"topk is {topk}, but the model has {network.num_classes} classes")

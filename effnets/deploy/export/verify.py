@@ -32,7 +32,8 @@ from effnets.deploy.export.graph import (
 )
 from effnets.engines.base import Engine, load_onnx
 from effnets.engines.metadata import ModelMetadata
-from effnets.errors import EffnetsError, VerificationError
+from effnets.errors import ArgumentError, EffnetsError, VerificationError
+from effnets.inference.arrays import Pixels, resize
 from effnets.inference.image import center_crop, cover_size, normalize_pixels, resized_size
 from effnets.spec.specs import PreprocessSpec
 
@@ -225,7 +226,7 @@ def compare_pixels(images: NDArray[np.uint8], inputs: NDArray[np.float32], metad
     """
     squeezed = images[..., 0] if metadata.channels == 1 else images
     expected = np.stack([_resized_across_first(Image.fromarray(image), metadata) for image in squeezed])
-    stds = np.mean(metadata.preprocess.std) if metadata.channels == 1 else np.array(metadata.preprocess.std)
+    stds = metadata.preprocess.for_channels(metadata.channels).std
     # In units of one level of 255, whatever the channel's std.
     levels = np.abs(inputs - expected) * 255 * np.reshape(stds, (1, -1, 1, 1))
     stray, far = float((levels > 0.01).mean()), int((levels > 1.01).sum())
@@ -243,9 +244,10 @@ def _resized_across_first(image: Image.Image, metadata: ModelMetadata) -> NDArra
     """
     (height, width), preprocess = metadata.image_size, metadata.preprocess
     new_width, new_height = resized_size(image, height, width, preprocess)
+    resized: Pixels = image
     for size in ((new_width, image.height), (new_width, new_height)):
-        image = image.resize(size, Image.Resampling[preprocess.interpolation.upper()])
-    cropped = np.asarray(center_crop(image, height, width))
+        resized = resize(resized, size, Image.Resampling[preprocess.interpolation.upper()])
+    cropped = np.asarray(center_crop(resized, height, width))
     return normalize_pixels(cropped.reshape(height, width, metadata.channels), preprocess)
 
 
@@ -271,8 +273,10 @@ def probe_images(count: int, height: int, width: int, channels: int, *, seed: in
 
 def normalized(images: NDArray[np.uint8], preprocess: PreprocessSpec) -> NDArray[np.float32]:
     """Return the images as a network's input, float32 ``[N, channels, H, W]``, without resizing."""
-    if images.shape[3] not in (1, len(preprocess.mean)):
-        preprocess = PreprocessSpec(mean=(0.5,) * images.shape[3], std=(0.25,) * images.shape[3])
+    try:
+        preprocess = preprocess.for_channels(images.shape[3])
+    except ArgumentError:  # without a mean for each, the network can be verified all the same
+        preprocess = PreprocessSpec(mean=(0.5,), std=(0.25,))
     return np.stack([normalize_pixels(image, preprocess) for image in images])
 
 

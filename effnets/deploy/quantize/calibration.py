@@ -19,7 +19,8 @@ from effnets.deploy.export.verify import session_of
 from effnets.deploy.quantize.qdq_graph import Ranges, Values
 from effnets.engines.metadata import ModelMetadata
 from effnets.errors import ArgumentError, ImageError, MissingFileError
-from effnets.inference.image import color_mode, find_photos, image_to_array, load_rgb, normalize_pixels
+from effnets.inference.arrays import COLOR_MODES
+from effnets.inference.image import find_photos, image_to_array, load_image, normalize_pixels
 from effnets.inference.labels import find_outputs
 from effnets.spec.specs import PreprocessSpec
 
@@ -91,7 +92,10 @@ def split_images(
 
     Raises MissingFileError without the folder, ArgumentError for too few images or a network that takes none.
     """
-    color_mode(metadata.channels)
+    if metadata.channels not in COLOR_MODES:
+        raise ArgumentError(
+            f"int8 is calibrated with images of 3, 1 or 4 channels, and this model takes {metadata.channels}"
+        )
     if isinstance(source, str | os.PathLike):
         if not Path(source).is_dir():
             raise MissingFileError(f"{source}: no such folder; give a folder of photographs for calibration")
@@ -145,7 +149,7 @@ def _folder(path: str) -> str:
 def _pixels(path: str, metadata: ModelMetadata) -> NDArray[np.uint8]:
     """Return the pixels of `image_to_array` before they are normalized."""
     plain = replace(metadata.preprocess, mean=(0.0,), std=(1.0,))
-    array = image_to_array(load_rgb(path, metadata.channels), plain, metadata.image_size)
+    array = image_to_array(load_image(path, metadata.channels), plain, metadata.image_size)
     return np.round(array * 255).astype(np.uint8).transpose(1, 2, 0)
 
 

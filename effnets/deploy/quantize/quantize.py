@@ -107,7 +107,7 @@ class QuantSearch:
         for method in methods:
             self._progress(f"ranges by {method}")
             self._try(method, self._model, ranges_by(method, histograms), {}, 0)
-        method, preprocess = self.method, self._images.preprocess
+        method, preprocess = self.method, self._images.preprocess.for_channels(self._images.pixels.shape[3])
         pixels = [(bound - m) / s for bound in (0, 1) for m, s in zip(preprocess.mean, preprocess.std, strict=True)]
         equalized, channels = equalize(self._model, (min(pixels), max(pixels)))
         if channels:

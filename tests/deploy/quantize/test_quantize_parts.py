@@ -200,7 +200,7 @@ def test_pixels_are_those_of_a_prediction(tmp_path):
     found = split(folder_of(tmp_path, 12))
     images = np.concatenate(list(found.held_out.batches()))
     for path, image in zip(found.held_out.paths, images, strict=True):
-        loaded = effnets.inference.image.load_rgb(path)
+        loaded = effnets.inference.image.load_image(path)
         assert np.array_equal(image, effnets.inference.image.image_to_array(loaded, PREPROCESS))
 
 
