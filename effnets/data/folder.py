@@ -161,11 +161,14 @@ def _splits(root: _Folder, origin: str) -> tuple[dict[str, _Folder], list[str]]:
     notes: list[str] = []
     if not words:
         heads, words, notes = _inner_splits(root, origin)
+    if not words:
+        return {ALL: root}, []
     holding = {name for name in words if heads[name].images}
-    heads = {name: _unwrapped(name, folder, heads) for name, folder in heads.items()}
+    called = {*words, *filter(is_unlabeled, heads)}
+    heads = {name: _unwrapped(name, folder, heads) if name in called else folder for name, folder in heads.items()}
     flat = {name: len(folder.images) for name, folder in heads.items() if not folder.filled()}
-    others = [name for name in heads if name not in words and not (name in flat and is_unlabeled(name))]
-    if not words or (others and words.keys() <= holding):
+    others = [name for name in heads if name not in words and not (name in flat and name in called)]
+    if others and words.keys() <= holding:
         return {ALL: root}, []
     if others:
         raise DataError(

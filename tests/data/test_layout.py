@@ -1,14 +1,17 @@
 from __future__ import annotations
 
+import unicodedata
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from effnets.data.folder import arrange
 from effnets.errors import DataError
+from effnets.utils.junk import is_junk
 
 NAMES = st.text(st.characters(blacklist_characters="/\0", blacklist_categories=["Cs"]), min_size=1, max_size=8).filter(
-    lambda name: not name.startswith(".") and name.lower() not in {"thumbs.db", "desktop.ini", "__macosx"}
+    lambda name: not name.startswith(".") and not is_junk(name) and unicodedata.is_normalized("NFC", name)
 )
 
 
@@ -44,7 +47,10 @@ def test_train_is_a_class_where_it_holds_images():
 
 
 def test_splits_beside_classes_are_ambiguous():
-    with pytest.raises(DataError, match=r"data: holds train/ and also 1 folder \(bus\); put every class into"):
+    with pytest.raises(
+        DataError,
+        match=r"holds train/ and also 1 folder \(bus\)\. If the first are splits, .*; if all are classes, rename",
+    ):
         arrange(["train/cat/a.jpg", "bus/b.jpg"], (), "data")
 
 
