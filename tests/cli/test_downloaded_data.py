@@ -56,7 +56,7 @@ def test_splits_by_other_names_are_trained_and_measured(tiny, tmp_path):
     said = finetune(tiny, write(tmp_path / "data", files), tmp_path / "run")
     assert "note: seg_test/ is taken as test, seg_train/ is taken as train" in said
     assert "note: seg_pred/ has 5 images without class folders: not measured; predict classifies them" in said
-    assert json.loads((tmp_path / "run" / "metrics.json").read_text())["class_names"] == ["cat", "dog"]
+    assert json.loads((tmp_path / "run" / "metrics.json").read_text())["classes"] == ["cat", "dog"]
     assert "6 test images of 2 classes" in run("eval", tmp_path / "data", "--weights", tmp_path / "run")
 
 
@@ -148,7 +148,7 @@ def test_names_survive_from_folders_to_every_file(tiny, tmp_path):
     write(data, by_class(3, names, folder="train/") | by_class(1, names, folder="test/", seed=500))
     finetune(tiny, data, output)
     metrics = json.loads((output / "metrics.json").read_text(encoding="utf-8"))
-    assert tuple(metrics["class_names"]) == names
+    assert tuple(metrics["classes"]) == names
     model = effnets.create_model(output, pretrained=True)
     assert model.class_names == names
     report = (output / "report.html").read_text(encoding="utf-8")
