@@ -91,7 +91,8 @@ def arrange(files: Sequence[str], folders: Iterable[str], origin: str) -> Layout
     notes = [f"passed over {named('file', others, 3)} without an image extension"] if others else []
     root, stray = _without_wrappers(root)
     splits, more = _splits(root, origin)
-    stray += [position for split in splits.values() for position in split.images]
+    outside = [folder.images for folder in splits.values()] + ([] if ALL in splits else [root.images])
+    stray += [position for images in outside for position in images]
     if stray:
         shown = named("image", [files[position] for position in sorted(stray)], 3)
         if not any(folder.filled() for folder in splits.values()):
