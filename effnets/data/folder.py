@@ -127,8 +127,10 @@ def _tree(files: Sequence[str], folders: Iterable[str]) -> tuple[_Folder, list[s
         return folder
 
     for position, file in enumerate(files):
-        path = PurePosixPath(file)
-        if in_junk(file):
+        around, slash, name = file.rpartition("/")
+        # Archives of Windows, unpacked elsewhere, have files with names like "cat\\1.jpg" instead of folders.
+        path = PurePosixPath(around + slash + name.replace("\\", "/"))
+        if in_junk(str(path)):
             continue
         if path.suffix.lower() in suffixes:
             place(path.parts[:-1]).images.append(position)

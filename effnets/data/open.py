@@ -35,8 +35,9 @@ class DataConfig:
     """A data set of labeled images and how to read it.
 
     Attributes:
-        path: a folder by class, with or without train/, val/ and test/ around the classes; a .tar of such a folder; a
-            CSV file with the columns path, label and optionally split; a parquet file in the Hub's layout, or a folder
+        path: a folder by class, with or without train/, val/ and test/ around the classes, which may have other usual
+            names (see `effnets.data.splits.split_of`); a .tar of such a folder; a CSV or TSV file with the columns
+            path, label and optionally split, or by other usual names; a parquet file in the Hub's layout, or a folder
             of such with names like train-0.parquet; WebDataset shards ("shards-{000..007}.tar", or a folder of them),
             also on a server ("https://host/shards-{000..007}.tar"); a data set of the Hub, fetched whole
             ("hf-dataset:user/name@revision"), or, in parquet, read as needed ("hf-stream:user/name@revision"). Shards

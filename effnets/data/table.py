@@ -176,7 +176,7 @@ class _Finder:
         self.shared: list[str] = []
         self._rules: Counter[tuple[str, str]] = Counter()  # beginning to drop, folder to put before the rest
         self._listings: dict[str, tuple[dict[str, str], dict[str, list[str]]]] = {}
-        self._cells: dict[str, list[str]] = {}
+        self._cells: dict[str, str] = {}
 
     def find(self, cell: str, split: str | None) -> list[str]:
         """Return the paths that a cell can mean, relative to the table's folder.
@@ -187,8 +187,8 @@ class _Finder:
         """
         parts = _plain(cell)
         found = [cell] if (self.folder / cell).is_file() else self._search(parts, cell, split)
-        if len(found) == 1 and self._cells.setdefault(found[0], parts) != parts:
-            self.shared.append(f"{cell} and {'/'.join(self._cells[found[0]])} are {found[0]}")
+        if len(found) == 1 and (other := self._cells.setdefault(found[0], "/".join(parts))) != "/".join(parts):
+            self.shared.append(f"{cell} and {other} are {found[0]}")
         return found
 
     def _search(self, parts: list[str], cell: str, split: str | None) -> list[str]:

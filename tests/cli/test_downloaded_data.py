@@ -168,6 +168,27 @@ def test_names_survive_from_folders_to_every_file(tiny, tmp_path):
     assert exported.top1 == effnets.evaluate(model, data).top1
 
 
+def test_names_survive_from_a_table(tiny, tmp_path):
+    numbers = ("007", "10", "7")
+    data, output = tmp_path / "labels.csv", tmp_path / "run"
+    write(tmp_path, {f"{k}-{n}.jpg": picture(10 * k + n) for k in range(4) for n in range(3)})
+    data.write_text(
+        "\n".join(["path,label", *(f"{k}-{n}.jpg,{name}" for k, name in enumerate(numbers) for n in range(3))])
+    )
+    finetune(tiny, data, output)
+    # Numbers in their order; "007" is another class than "7".
+    assert json.loads((output / "metrics.json").read_text())["classes"] == ["007", "7", "10"]
+    assert effnets.create_model(output, pretrained=True).class_names == ("007", "7", "10")
+    slashes = ("../up", "a/b", "x\\y")
+    data.write_text(
+        "\n".join(["path,label", *(f"{k}-{n}.jpg,{name}" for k, name in enumerate(slashes) for n in range(3))])
+    )
+    finetune(tiny, data, tmp_path / "other")
+    assert effnets.create_model(tmp_path / "other", pretrained=True).class_names == slashes
+    run("eval", data, "--weights", tmp_path / "other", "--json", tmp_path / "eval.json")
+    assert {row["class"] for row in classes_of(json.loads((tmp_path / "eval.json").read_text()))} == set(slashes)
+
+
 def classes_of(written):
     """The rows for each class, wherever the file has them."""
     if isinstance(written, dict):

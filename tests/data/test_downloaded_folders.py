@@ -203,3 +203,11 @@ def test_a_table_beside_flat_folders_is_named(tmp_path):
     write(tmp_path, {"train_images/1.jpg": picture(1), "train.csv": b"id,label\n1,cat\n"})
     with pytest.raises(DataError, match=r"train_images/ with images, .* If .*train.csv has the labels, give that file"):
         open_data(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["folder", "tar"])
+def test_an_archive_of_windows_with_backslashes_in_names(tmp_path, kind):
+    files = {name.replace("/", "\\"): content for name, content in divided("Training/", "Testing/").items()}
+    data = write(tmp_path / "data", files) if kind == "folder" else pack(tmp_path / "data.tar", files)
+    splits = open_data(DataConfig(data, val_share=0))
+    assert (splits.class_names, len(splits.train), splits.test.read(0)) == (("cat", "dog"), 10, picture(300))
