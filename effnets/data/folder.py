@@ -222,20 +222,21 @@ def _inner_splits(root: _Folder, origin: str) -> tuple[dict[str, _Folder], dict[
     for name, folder in heads.items():
         if len(set(folder.classified().values())) > 1:
             raise DataError(
-                f"{origin}: {name}/ holds {_listed(folder.classified())}, and beside it there are "
-                f"{named('folder', sorted(heads.keys() - {name}))}: either splits, and then give {origin}/{name} as "
-                f"the data; or {_listed(heads)} are classes, and then rename the folders in {name}/"
+                f"{origin}: {name}/ holds {_listed(folder.classified())}, and beside it is "
+                f"{named('folder', sorted(heads.keys() - {name}))}. If the first are splits, give {origin}/{name} as "
+                f"the data; if {_listed(heads)} are classes, rename the folders in {name}/"
             )
     return heads, {}, []
 
 
 def _unwrapped(name: str, folder: _Folder, heads: Mapping[str, _Folder]) -> _Folder:
-    """Return what is within a folder that repeats the name of its split, as in train/train/cat."""
-    known = {inner for other, one in heads.items() if other != name for inner in one.filled()}
+    """Return what is within a folder that repeats the name of its split, or says nothing, as in train/train/cat."""
+    learned = [one for other, one in heads.items() if other != name and split_of(other) == "train"]
+    known = {inner for one in learned for inner in one.filled()}
     while (
         (only := folder.only())
         and only[0] not in known
-        and (only[0] == name or (split_of(name) and split_of(only[0]) == split_of(name)))
+        and (only[0] == name or is_unlabeled(only[0]) or (split_of(name) and split_of(only[0]) == split_of(name)))
     ):
         folder = only[1]
     return folder

@@ -19,11 +19,13 @@ _PLAIN = {"train": "train", "val": "val", "valid": "val", "validation": "val", "
 _WORDS = _PLAIN | {"training": "train", "dev": "val", "eval": "val", "evaluation": "val", "testing": "test"}
 SPLITS = ("train", "val", "test")
 ALL = "all"
-# What stands around such a word: "seg_train", "train_images", "trainset", "val2017".
+# What stands around such a word: "seg_train", "train_images", "trainset", "test1", "val2017".
 _BEFORE = r"(?:(?:seg|single|images?|imgs?|data(?:set)?)[ _.-])?"
-_AFTER = r"(?:[ _.-]?(?:(?:data)?set|data|images?|imgs?|20\d\d))*"
+_AFTER = r"(?:[ _.-]?(?:(?:data)?set|data|images?|imgs?|\d+))*"
 _SPLIT = re.compile(f"{_BEFORE}({'|'.join(_WORDS)}){_AFTER}")
-_UNLABELED = re.compile(f"{_BEFORE}(?:pred|predict|predictions?|unlabell?ed){_AFTER}")
+_UNLABELED = re.compile(
+    f"{_BEFORE}(?:pred|predict|predictions?|unlabell?ed|unknown){_AFTER}|images?|imgs?|photos|pictures"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,7 +148,7 @@ def is_plain(name: str) -> bool:
 
 
 def is_unlabeled(name: str) -> bool:
-    """Return whether a folder is called after images without labels: "seg_pred", "unlabeled"."""
+    """Return whether a folder is called after images of no class: "seg_pred", "unlabeled", "images"."""
     return _UNLABELED.fullmatch(name.strip().lower()) is not None
 
 

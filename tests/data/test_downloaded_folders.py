@@ -95,11 +95,15 @@ def test_splits_within_classes(tmp_path):
         ),
         (
             ["a/train/cat/1.jpg", "a/test/cat/2.jpg", "b/1.jpg"],
-            "a/ holds test/, train/, and beside it there are 1 folder (b): either splits, and then give",
+            "a/ holds test/, train/, and beside it is 1 folder (b). If the first are splits, give ",
         ),
         (
             ["train/cat/1.jpg", "train_images/1.jpg"],
             "train_images/ with images, but without folders named like classes",
+        ),
+        (
+            ["train/cat.1.jpg", "train/dog.1.jpg", "test1/1.jpg"],
+            "test1/, train/ with images, but without folders named",
         ),
         (
             ["val/cat/1.jpg", "dev/cat/1.jpg", "train/cat/1.jpg"],
@@ -120,7 +124,15 @@ def test_train_is_still_a_class_beside_others(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "flat", ["test/{}.jpg", "test/test/{}.jpg", "seg_pred/seg_pred/{}.jpg", "single_prediction/{}.jpg"]
+    "flat",
+    [
+        "test/{}.jpg",
+        "test/test/{}.jpg",
+        "seg_pred/seg_pred/{}.jpg",
+        "single_prediction/{}.jpg",
+        "test1/images/{}.jpg",
+        "test/unknown/{}.jpg",
+    ],
 )
 def test_images_to_predict_beside_splits(tmp_path, flat):
     files = by_class(5, folder="train/") | {flat.format(n): picture(900 + n) for n in range(4)}

@@ -139,3 +139,19 @@ def test_a_table_with_a_column_of_splits_among_many(tmp_path):
     splits = whole(tmp_path / "ArtBench.csv")
     assert (len(splits.train), len(splits.test)) == (2, 1)
     assert "passed over 2 columns (name, artist) of ArtBench.csv" in splits.notes
+
+
+def test_images_of_no_class_in_two_splits(tmp_path):
+    """As Tiny ImageNet comes, of which the labels to validate with are in a text file."""
+    files = {
+        f"train/{name}/images/{n}.JPEG": picture(9 * k + n) for k, name in enumerate(("n01", "n02")) for n in range(3)
+    }
+    files |= {
+        f"{split}/images/{n}.JPEG": picture(50 * k + n) for k, split in enumerate(("val", "test"), 1) for n in range(2)
+    }
+    splits = open_data(write(tmp_path, files | {"val/val_annotations.txt": b""}))
+    assert (splits.class_names, len(splits.train), len(splits.val), splits.test) == (("n01", "n02"), 4, 2, None)
+    assert [note for note in splits.notes if "without class folders" in note] == [
+        f"{split}/ has 2 images without class folders: not measured; predict classifies them"
+        for split in ("test", "val")
+    ]

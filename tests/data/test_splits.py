@@ -100,8 +100,8 @@ def test_the_split_in_the_name_of_a_file(name, split):
     [
         ("train", "train Training TRAIN train_images train-set trainset training_set seg_train images_train train2017"),
         ("val", "val Valid VALIDATION validation_set val_images dev devset eval evaluation valset val2017"),
-        ("test", "test Testing test_images testset seg_test test_data Test-Set"),
-        (None, "trains tester training_shoes validate protest latest train_mini devices test1 bullet_train"),
+        ("test", "test Testing test_images testset seg_test test_data Test-Set test1 test_2"),
+        (None, "trains tester training_shoes validate protest latest train_mini devices 1test bullet_train"),
     ],
 )
 def test_what_a_split_is_called(split, names):
