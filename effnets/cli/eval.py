@@ -61,7 +61,7 @@ _BROKEN = 5
 @click.option(
     "--temperature", type=float, help="Of other images, to measure calibration with [default: fitted on these images]."
 )
-@click.option("--strict", is_flag=True, help="Fail at an image that cannot be read, instead of leaving it out.")
+@click.option("--strict", is_flag=True, help="Fail at an image that is broken or unlabeled, instead of leaving it out.")
 @image_column_option
 @label_column_option
 @class_names_option

@@ -96,7 +96,9 @@ _RUN_OPTIONS = (
         callback=_settings,
         help="Any other setting of the recipe; may be repeated.",
     ),
-    click.option("--strict", is_flag=True, help="Stop at an image that cannot be read, instead of leaving it out."),
+    click.option(
+        "--strict", is_flag=True, help="Stop at an image that is broken or unlabeled, instead of leaving it out."
+    ),
     click.option(
         "--check",
         type=click.Choice(["quick", "full", "none"]),

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,6 +67,7 @@ class ImageDataset(ABC):
     """Labeled images with random access.
 
     Attributes:
+        kind: how the images are stored, in words.
         class_names: of all classes, in the order of the network's outputs.
         labels: [len]; each image's index into `class_names`.
         shards: [len]; the number of the file that holds each image, if the data set is streamed: random access fetches
@@ -75,6 +76,7 @@ class ImageDataset(ABC):
     """
 
     channels: int = 3
+    kind: ClassVar[str] = "images"
     class_names: tuple[str, ...]
     labels: NDArray[np.int64]
     shards: NDArray[np.int64] | None = None

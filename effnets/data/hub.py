@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from effnets.data.dataset import ImageDataset
 from effnets.data.parquet import first_line
 from effnets.data.remote import FileStore, RemoteParquet, storage_limit
-from effnets.data.splits import ALL, SPLIT_NAMES, RawSplits, index_labels
+from effnets.data.splits import ALL, RawSplits, index_labels, is_plain, labeled, split_of
 from effnets.errors import DataError, ImageError
+from effnets.utils.junk import is_junk
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetBuilder, Features
@@ -27,11 +28,12 @@ _Table = TypeVar("_Table")
 
 _PREFIX, _STREAM = "hf-dataset:", "hf-stream:"
 _FILES_AT_ONCE = 8  # whose labels are read: mostly waiting for answers
-_NO_LABELS = (None, -1)  # of an unknown class
 
 
 class HubDataset(ImageDataset):
     """Images in a column of a `datasets.Dataset` on disk; `labels` are indices [len] into the class names."""
+
+    kind = "images of the Hub"
 
     def __init__(
         self, dataset: Dataset, column: str, labels: NDArray[np.int64], class_names: tuple[str, ...], title: str
@@ -57,7 +59,9 @@ class HubDataset(ImageDataset):
             raise ImageError(f"{self.name(index)}, {row['path']}, cannot be read ({error.strerror})") from error
 
 
-def open_hub_dataset(name: str, *, image_column: str | None = None, label_column: str | None = None) -> RawSplits:
+def open_hub_dataset(
+    name: str, *, image_column: str | None = None, label_column: str | None = None, strict: bool = False
+) -> RawSplits:
     """Open "hf-dataset:user/name[@revision]", or a folder that `Dataset.save_to_disk` wrote.
 
     Raises:
@@ -68,10 +72,11 @@ def open_hub_dataset(name: str, *, image_column: str | None = None, label_column
     features = next(iter(tables.values())).features
     image, label, notes = choose_columns(name, features, image_column, label_column)
     declared = getattr(features[label], "names", None)
-    written, unlabeled = labeled_splits({split: table[label][:] for split, table in tables.items()}, name)
-    class_names, labels = index_labels(written, name, declared)
+    written = {split: table[label][:] for split, table in tables.items()}
+    class_names, labels, unlabeled = index_labels(written, name, declared, strict=strict)
     sources: dict[str, ImageDataset] = {
-        split: HubDataset(tables[split], image, labels[split], class_names, f"{title}, {split}") for split in written
+        split: labeled(HubDataset(tables[split], image, labels[split], class_names, f"{title}, {split}"))
+        for split in labels
     }
     return RawSplits(datasets=sources, notes=(*passed, *unlabeled, *notes))
 
@@ -84,30 +89,24 @@ def known_splits(found: Mapping[str, _Table], name: str) -> tuple[dict[str, _Tab
     Raises:
         DataError: if there are several, but not these.
     """
+    found = {str(split): table for split, table in found.items()}
     if len(found) == 1:
         split, table = next(iter(found.items()))
-        return {SPLIT_NAMES.get(str(split).lower(), ALL): table}, ()
-    known = {SPLIT_NAMES.get(str(split).lower(), ALL): table for split, table in found.items()}
-    known.pop(ALL, None)
+        return {split_of(split) or ALL: table}, ()
+    known: dict[str, _Table] = {}
+    taken: list[str] = []
+    for split in sorted(found, key=lambda split: not is_plain(split)):  # "validation" before "dev"
+        if (word := split_of(split)) and word not in known:
+            known[word] = found[split]
+            taken.append(split)
     if not known:
-        raise DataError(f"{name}: has the splits {', '.join(map(str, found))}; it needs train, validation or test")
-    passed = [str(split) for split in found if str(split).lower() not in SPLIT_NAMES]
-    return known, (f"passed over the splits {', '.join(passed)}",) if passed else ()
-
-
-def labeled_splits(labels: Mapping[str, Sequence[Any]], name: str) -> tuple[dict[str, Sequence[Any]], tuple[str, ...]]:
-    """Return labels by split, without unlabeled splits such as ImageNet's test images, and notes about these.
-
-    Raises:
-        DataError: if no split has labels, or only some images of one.
-    """
-    kept = {split: values for split, values in labels.items() if any(value not in _NO_LABELS for value in values)}
-    if not kept:
-        raise DataError(f"{name}: its images have no labels; name the right column with label_column")
-    for split, values in kept.items():
-        if None in values:
-            raise DataError(f"{name}: {split} has images without a label, row {list(values).index(None)} first")
-    return kept, tuple(f"passed over {split}: its images have no labels" for split in labels if split not in kept)
+        raise DataError(f"{name}: has the splits {', '.join(found)}; it needs train, validation or test")
+    notes = []
+    if passed := [split for split in found if split not in taken]:
+        notes.append(f"passed over the splits {', '.join(passed)}")
+    if not all(map(is_plain, taken)):
+        notes.append(", ".join(f"{split} is taken as {split_of(split)}" for split in taken))
+    return known, tuple(notes)
 
 
 def unavailable(name: str, error: Exception) -> DataError:
@@ -169,6 +168,7 @@ def open_hub_stream(
     *,
     image_column: str | None = None,
     label_column: str | None = None,
+    strict: bool = False,
     progress: Callable[[str, float], object],
 ) -> RawSplits:
     """Open the parquet files of "hf-stream:user/name", with "/configuration" and "@revision" if it has several.
@@ -179,6 +179,7 @@ def open_hub_stream(
     Args:
         name: as above.
         image_column, label_column: their names; by default the only ones of such a type.
+        strict: raise an error for an image without a label among others.
         progress: called before each file with a description and the share done, 0 to 1.
 
     Raises:
@@ -212,16 +213,17 @@ def open_hub_stream(
             threads.shutdown(cancel_futures=True)
     streamed = sum(file.size for file in found.values()) > storage_limit()
     written = {split: [one for path in of_split for one in found[path].labels] for split, of_split in chosen.items()}
-    labels, unlabeled = labeled_splits(written, name)
-    class_names, indices = index_labels(labels, name, getattr(features[label], "names", None))
+    declared = getattr(features[label], "names", None)
+    class_names, indices, unlabeled = index_labels(written, name, declared, strict=strict)
     store, sources = FileStore(), dict[str, ImageDataset]()
-    for split in labels:
+    for split in indices:
         of_split = [found[path] for path in chosen[split]]
         groups = [(i, group, rows) for i, file in enumerate(of_split) for group, rows in enumerate(file.group_rows)]
-        sources[split] = RemoteParquet(
+        dataset = RemoteParquet(
             [file.url for file in of_split], image, np.array(groups), indices[split], class_names, store=store,
             streamed=streamed,
         )  # fmt: skip
+        sources[split] = labeled(dataset)
     partial = ("the Hub has converted only the beginning of this data set to parquet",)
     notes = (*skipped, *(partial if any("/partial-" in path for path in every) else ()), *unlabeled, *notes)
     return RawSplits(datasets=sources, notes=notes, revision=every[0].partition("@")[2].partition("/")[0])
@@ -238,7 +240,10 @@ def _parquet_files(name: str) -> tuple[DatasetBuilder, dict[str, list[str]]]:
         builder = datasets.load_dataset_builder(
             f"hf://datasets/{'/'.join(parts[:2])}", "".join(parts[2:]) or None, revision=revision or None
         )
-        paths = {str(split): [str(path) for path in files] for split, files in builder.config.data_files.items()}
+        paths = {
+            str(split): [str(path) for path in files if not is_junk(str(path).rpartition("/")[2])]
+            for split, files in builder.config.data_files.items()
+        }
     except Exception as error:  # the libraries raise anything, from ConnectionError to their own classes
         raise unavailable(name, error) from error
     others = [path for files in paths.values() for path in files if not path.endswith(".parquet")]

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 from pathlib import Path
-from typing import get_args
+from typing import TypedDict, get_args
 
 import numpy as np
 
 from effnets.data.checks import MANY, Check, check_classes, check_filled, duplicate_notes, without_corrupt
 from effnets.data.dataset import ImageDataset
-from effnets.data.folder import is_junk, open_folder, open_table
+from effnets.data.folder import open_folder
 from effnets.data.hub import open_hub_dataset, open_hub_stream
 from effnets.data.parquet import open_parquet
 from effnets.data.remote import is_url, open_remote_shards
 from effnets.data.splits import ALL, RawSplits, Splits, split_validation
+from effnets.data.table import open_table
 from effnets.data.tar import expand_braces, index_archive, is_webdataset, open_shards, open_tree
 from effnets.errors import ArgumentError, DataError, EffnetsError, MissingFileError
+from effnets.utils.junk import is_junk
 
 _KINDS = (
     "a folder by class, a .csv table, a .tar, .parquet files, shards-{000..007}.tar, https://…, "
@@ -32,8 +35,9 @@ class DataConfig:
     """A data set of labeled images and how to read it.
 
     Attributes:
-        path: a folder by class, with or without train/, val/ and test/ around the classes; a .tar of such a folder; a
-            CSV file with the columns path, label and optionally split; a parquet file in the Hub's layout, or a folder
+        path: a folder by class, with or without train/, val/ and test/ around the classes, which may have other usual
+            names (see `effnets.data.splits.split_of`); a .tar of such a folder; a CSV or TSV file with the columns
+            path, label and optionally split, or by other usual names; a parquet file in the Hub's layout, or a folder
             of such with names like train-0.parquet; WebDataset shards ("shards-{000..007}.tar", or a folder of them),
             also on a server ("https://host/shards-{000..007}.tar"); a data set of the Hub, fetched whole
             ("hf-dataset:user/name@revision"), or, in parquet, read as needed ("hf-stream:user/name@revision"). Shards
@@ -47,7 +51,7 @@ class DataConfig:
             default a tenth, or a twentieth if the data has test images.
         check: how images are checked beforehand: "quick" (their first and last bytes), "full" (decoded, slow) or
             "none". Of more than 200,000 images, "quick" checks none.
-        strict: raise an error for a corrupt image instead of leaving it out.
+        strict: raise an error for a corrupt image, or one without a label among others, instead of leaving it out.
         corrupt_limit: part of the images of a split that may be corrupt and are left out, with a note; 3 always may.
 
     Raises:
@@ -108,7 +112,7 @@ def open_data(
         ArgumentError: if an argument is out of its range.
     """
     progress = progress or _no_progress
-    config, raw = _open(config, progress)
+    config, raw = open_raw(config, progress)
     origin, check = os.fspath(config.path), config.check
     check_filled(raw.empty, "training", origin)
     datasets, notes = dict(raw.datasets), list(raw.notes)
@@ -153,12 +157,13 @@ def open_evaluation_data(
         DataError: if the data set is damaged, of no known kind, or has training images only.
     """
     progress = progress or _no_progress
-    config, raw = _open(config, progress)
+    config, raw = open_raw(config, progress)
     origin, check = os.fspath(config.path), config.check
     split = next((split for split in ("test", "val", ALL) if split in raw.datasets), None)
     if split is None:
         raise DataError(
             f"{origin}: has training images only; put images that no network was trained on into test/ or val/"
+            + "".join(f". {note}" for note in raw.notes)
         )
     dataset = raw.datasets[split]
     if split == ALL:
@@ -178,14 +183,15 @@ def _no_progress(_step: str, _share: float) -> None:
     """Ignore progress."""
 
 
-def _open(
+def open_raw(
     config: DataConfig | str | os.PathLike[str], progress: Callable[[str, float], object]
 ) -> tuple[DataConfig, RawSplits]:
+    """Open a data set as it is stored: before checks, and before validation images are taken. Raises as `open_data`."""
     if not isinstance(config, DataConfig):
         config = DataConfig(config)
     data = os.fspath(config.path)
     try:
-        raw = _open_dataset(data, config.image_column, config.label_column, progress)
+        raw = _open_dataset(data, config.image_column, config.label_column, progress, strict=config.strict)
     except EffnetsError:
         raise
     except OSError as error:
@@ -194,54 +200,71 @@ def _open(
 
 
 def _open_dataset(
-    data: str, image_column: str | None, label_column: str | None, progress: Callable[[str, float], object]
+    data: str,
+    image_column: str | None,
+    label_column: str | None,
+    progress: Callable[[str, float], object],
+    *,
+    strict: bool,
 ) -> RawSplits:
     """Open the data set that `data` names, unchecked."""
     if is_url(data):
         _refuse_columns(data, "shards", image_column=image_column)
-        return open_remote_shards(expand_braces(data), label_key=label_column, progress=progress)
+        return open_remote_shards(expand_braces(data), label_key=label_column, strict=strict, progress=progress)
+    columns = _Columns(image_column=image_column, label_column=label_column, strict=strict)
     if data.startswith("hf-dataset:"):
-        return open_hub_dataset(data, image_column=image_column, label_column=label_column)
+        return open_hub_dataset(data, **columns)
     if data.startswith("hf-stream:"):
-        return open_hub_stream(data, image_column=image_column, label_column=label_column, progress=progress)
+        return open_hub_stream(data, **columns, progress=progress)
     path = Path(data)
     if "{" in path.name and not path.exists():
         _refuse_columns(data, "shards", image_column=image_column)
-        return open_shards([Path(name) for name in expand_braces(data)], label_key=label_column)
+        return open_shards([Path(name) for name in expand_braces(data)], label_key=label_column, strict=strict)
     if not path.exists():
         raise MissingFileError(f"{data} does not exist; check its spelling and the current folder")
     if path.is_dir():
-        return _open_folder(path, image_column, label_column)
+        return _open_folder(path, columns)
     match path.suffix.lower():
-        case ".csv":
-            return open_table(path, image_column=image_column, label_column=label_column)
+        case ".csv" | ".tsv":
+            return open_table(path, **columns)
         case ".tar":
-            return _open_tar(path, image_column, label_column)
+            return _open_tar(path, columns)
         case ".parquet":
-            return open_parquet([path], single=True, image_column=image_column, label_column=label_column)
+            return open_parquet([path], single=True, **columns)
+        case ".zip" | ".tgz" | ".gz" | ".bz2" | ".xz" | ".zst" | ".7z" | ".rar":
+            raise DataError(f"{data}: is compressed, so single images cannot be read; unpack it, and give its folder")
     raise DataError(f"{data}: is not a known kind of data set; give {_KINDS}")
 
 
-def _open_tar(path: Path, image_column: str | None, label_column: str | None) -> RawSplits:
-    archive = index_archive(path)
+class _Columns(TypedDict):
+    """How tables are read."""
+
+    image_column: str | None
+    label_column: str | None
+    strict: bool
+
+
+def _open_tar(path: Path, columns: _Columns) -> RawSplits:
+    archive, image, label = index_archive(path), columns["image_column"], columns["label_column"]
     if is_webdataset(archive):
-        _refuse_columns(str(path), "shards", image_column=image_column)
-        return open_shards([path], archives=[archive], label_key=label_column)
-    _refuse_columns(str(path), "an archive of folders", image_column=image_column, label_column=label_column)
+        _refuse_columns(str(path), "shards", image_column=image)
+        return open_shards([path], archives=[archive], label_key=label, strict=columns["strict"])
+    _refuse_columns(str(path), "an archive of folders", image_column=image, label_column=label)
     return open_tree(archive)
 
 
-def _open_folder(folder: Path, image_column: str | None, label_column: str | None) -> RawSplits:
+def _open_folder(folder: Path, columns: _Columns) -> RawSplits:
+    image, label = columns["image_column"], columns["label_column"]
     # An archive beside folders is what they were unpacked from.
     if not any(entry.is_dir() and not is_junk(entry.name) and entry.name != "data" for entry in folder.iterdir()):
         tables = _below(folder, "*.parquet")
         if tables:
-            return open_parquet(tables, single=False, image_column=image_column, label_column=label_column)
+            return open_parquet(tables, single=False, **columns)
         shards = _below(folder, "*.tar")
         if shards:
-            _refuse_columns(str(folder), "shards", image_column=image_column)
-            return open_shards(shards, label_key=label_column)
-    _refuse_columns(str(folder), "a folder by class", image_column=image_column, label_column=label_column)
+            _refuse_columns(str(folder), "shards", image_column=image)
+            return open_shards(shards, label_key=label, strict=columns["strict"])
+    _refuse_columns(str(folder), "a folder by class", image_column=image, label_column=label)
     return open_folder(folder)
 
 
@@ -254,7 +277,10 @@ def _refuse_columns(data: str, kind: str, **columns: str | None) -> None:
 
 def _below(folder: Path, pattern: str) -> Sequence[Path]:
     """Return files of a folder, or of its data/, the layout of the Hub."""
-    return sorted(folder.glob(pattern)) or sorted((folder / "data").glob(pattern))
+    found = [
+        [path for path in sorted(place.glob(pattern)) if not is_junk(path.name)] for place in (folder, folder / "data")
+    ]
+    return found[0] or found[1]
 
 
 def _leave_out_classes(dataset: ImageDataset, empty: Sequence[str]) -> None:
@@ -267,6 +293,7 @@ def _leave_out_classes(dataset: ImageDataset, empty: Sequence[str]) -> None:
 
 def _renamed(raw: RawSplits, class_names: Sequence[str], data: str) -> RawSplits:
     found = next(iter(raw.datasets.values())).class_names
+    class_names = [unicodedata.normalize("NFC", name) for name in class_names]
     if len(set(class_names)) < len(class_names) or "" in class_names:
         raise ArgumentError(f"class_names has empty names, or one twice; give one for each class of {data}")
     if len(class_names) != len(found) and not _are_indices(found, len(class_names)):

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from effnets.data.dataset import ImageDataset
-from effnets.data.splits import ALL, RawSplits, index_labels, read_class_names, split_of
+from effnets.data.splits import ALL, RawSplits, index_labels, labeled, read_class_names, split_of_file
 from effnets.errors import DataError, ImageError
 
 if TYPE_CHECKING:
@@ -39,6 +39,8 @@ class ParquetDataset(ImageDataset):
         groups: [row groups, 3]; file, number in the file and rows of every row group.
         labels, class_names: as of `ImageDataset`.
     """
+
+    kind = "images in parquet files"
 
     def __init__(
         self,
@@ -110,9 +112,14 @@ class ParquetDataset(ImageDataset):
 
 
 def open_parquet(
-    files: Sequence[Path], *, single: bool, image_column: str | None = None, label_column: str | None = None
+    files: Sequence[Path],
+    *,
+    single: bool,
+    image_column: str | None = None,
+    label_column: str | None = None,
+    strict: bool = False,
 ) -> RawSplits:
-    """Open images in parquet files, whose names begin with their splits.
+    """Open images in parquet files, whose names say their splits.
 
     Class names are those that the `datasets` library wrote into the files, or those in classnames.txt beside them, one
     name per line; otherwise the labels.
@@ -121,6 +128,7 @@ def open_parquet(
         files: of one data set.
         single: the user named this very file, so it is the whole data set, whatever its name.
         image_column, label_column: their names; by default image or img, and label, labels or fine_label.
+        strict: raise an error for an image without a label among others.
 
     Raises:
         DataError: if a file is damaged, has another layout, or belongs to no split.
@@ -128,11 +136,11 @@ def open_parquet(
     origin = str(files[0] if len(files) == 1 else files[0].parent)
     splits: dict[str, list[Path]] = {}
     for file in files:
-        splits.setdefault(ALL if single else split_of(file.name) or ALL, []).append(file)
+        splits.setdefault(ALL if single else split_of_file(file.name) or ALL, []).append(file)
     if ALL in splits and len(splits) > 1:
         raise DataError(
             f"{splits[ALL][0]}: its name belongs to no split, unlike those of other files; "
-            "start its name with train, validation or test"
+            "start its name with train, validation or test, or move it away"
         )
     tables = {split: _Table(paths, image_column, label_column) for split, paths in splits.items()}
     first = next(iter(tables.values()))
@@ -140,12 +148,15 @@ def open_parquet(
         if table.names != first.names:
             raise DataError(f"{table.files[0]}: declares other class names than {first.files[0]}; make them the same")
     declared = first.names or read_class_names(first.files[0].parent)
-    class_names, labels = index_labels({split: table.labels for split, table in tables.items()}, origin, declared)
-    sources: dict[str, ImageDataset] = {
-        split: ParquetDataset(table.files, table.image_column, table.groups, labels[split], class_names)
-        for split, table in tables.items()
-    }
-    return RawSplits(datasets=sources)
+    class_names, labels, notes = index_labels(
+        {split: table.labels for split, table in tables.items()}, origin, declared, strict=strict
+    )
+    datasets: dict[str, ImageDataset] = {}
+    for split, table in tables.items():
+        if split in labels:
+            dataset = ParquetDataset(table.files, table.image_column, table.groups, labels[split], class_names)
+            datasets[split] = labeled(dataset)
+    return RawSplits(datasets=datasets, notes=notes)
 
 
 class _Table:
@@ -176,9 +187,6 @@ class _Table:
             self.names = _declared_names(schema, self.label_column)
         self.groups = np.array(groups, np.int64).reshape(-1, 3)
         self.labels = [value for column in labels for value in column.to_pylist()]
-        absent = [row for row, label in enumerate(self.labels) if label is None]
-        if absent:
-            raise DataError(f"{files[0]}: {len(absent)} rows have no {self.label_column}, row {absent[0]} first")
 
 
 def _column(path: Path, schema: pa.Schema, wanted: str | None, usual: tuple[str, ...], argument: str) -> str:

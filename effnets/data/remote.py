@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 
 from effnets.data.dataset import ImageDataset
 from effnets.data.parquet import ParquetDataset, first_line
-from effnets.data.splits import RawSplits, index_labels
-from effnets.data.tar import Member, TarDataset, index_archive, samples_of, split_samples
+from effnets.data.splits import RawSplits, index_labels, labeled
+from effnets.data.tar import Label, Member, TarDataset, index_archive, sample_place, samples_of, split_samples
 from effnets.errors import ArgumentError, DataError, ImageError
 from effnets.utils.atomic_file import write_whole
 from effnets.utils.paths import home_dir
@@ -109,6 +109,8 @@ class FileStore:
 
 class RemoteFiles(ImageDataset):
     """Images in files on a server, for a class of images in files to inherit from first; its `files` are URLs."""
+
+    kind = "images on a server"
 
     files: tuple[Path | str, ...]
     store: FileStore
@@ -204,7 +206,11 @@ def _shards(dataset: ImageDataset) -> NDArray[np.int64]:
 
 
 def open_remote_shards(
-    urls: Sequence[str], *, label_key: str | None = None, progress: Callable[[str, float], object]
+    urls: Sequence[str],
+    *,
+    label_key: str | None = None,
+    strict: bool = False,
+    progress: Callable[[str, float], object],
 ) -> RawSplits:
     """Open WebDataset shards by their URLs, like `effnets.data.tar.open_shards`.
 
@@ -212,7 +218,7 @@ def open_remote_shards(
 
     Args:
         urls: of the shards.
-        label_key: see `open_shards`.
+        label_key, strict: see `open_shards`.
         progress: called before each shard with a description and the share done, 0 to 1.
 
     Raises:
@@ -220,25 +226,28 @@ def open_remote_shards(
     """
     store, limit = FileStore(), storage_limit()
     sizes: list[int] = []
-    samples: list[list[tuple[Member, str]]] = []
+    samples: list[list[tuple[Member, Label]]] = []
     for number, url in enumerate(urls):
         progress(f"reading shard {number + 1} of {len(urls)}", number / len(urls))
         size, of_shard = _samples(url, store, label_key, keep=sum(sizes) <= limit)
         sizes.append(size)
         samples.append(of_shard)
-    members, labels = split_samples([_name(url) for url in urls], samples)
-    class_names, indices = index_labels(labels, urls[0])
+    names = [_name(url) for url in urls]
+    members, labels = split_samples(names, samples)
+    class_names, indices, notes = index_labels(labels, urls[0], strict=strict, place=sample_place(names, members))
     streamed = sum(sizes) > limit
     sources: dict[str, ImageDataset] = {
-        split: RemoteShards(
-            urls, members[split], indices[split], class_names, sizes=sizes, store=store, streamed=streamed
+        split: labeled(
+            RemoteShards(urls, members[split], indices[split], class_names, sizes=sizes, store=store, streamed=streamed)
         )
-        for split in members
+        for split in indices
     }
-    return RawSplits(datasets=sources)
+    return RawSplits(datasets=sources, notes=notes)
 
 
-def _samples(url: str, store: FileStore, label_key: str | None, *, keep: bool) -> tuple[int, list[tuple[Member, str]]]:
+def _samples(
+    url: str, store: FileStore, label_key: str | None, *, keep: bool
+) -> tuple[int, list[tuple[Member, Label]]]:
     """Return a shard's size in bytes, and its images and labels.
 
     Of a shard that is not kept, they are written to a file, so that it need not be fetched for them again.
@@ -259,7 +268,7 @@ def _samples(url: str, store: FileStore, label_key: str | None, *, keep: bool) -
     return size, samples
 
 
-def _list_samples(url: str, path: Path, label_key: str | None) -> tuple[int, list[tuple[Member, str]]]:
+def _list_samples(url: str, path: Path, label_key: str | None) -> tuple[int, list[tuple[Member, Label]]]:
     try:
         samples = samples_of(index_archive(path), label_key)
     except DataError as error:

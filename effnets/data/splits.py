@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+import unicodedata
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,9 +14,18 @@ from numpy.typing import NDArray
 from effnets.data.dataset import ImageDataset
 from effnets.errors import ArgumentError, DataError, MissingFileError
 
-# Words for a split in data sets, and its name here.
-SPLIT_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+# Words for a split in data sets, in lower case, and its name here.
+_PLAIN = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+_WORDS = _PLAIN | {"training": "train", "dev": "val", "eval": "val", "evaluation": "val", "testing": "test"}
+SPLITS = ("train", "val", "test")
 ALL = "all"
+# What stands around such a word: "seg_train", "train_images", "trainset", "test1", "val2017".
+_BEFORE = r"(?:(?:seg|single|images?|imgs?|data(?:set)?)[ _.-])?"
+_AFTER = r"(?:[ _.-]?(?:(?:data)?set|data|images?|imgs?|\d+))*"
+_SPLIT = re.compile(f"{_BEFORE}({'|'.join(_WORDS)}){_AFTER}")
+_UNLABELED = re.compile(
+    f"{_BEFORE}(?:pred|predict|predictions?|unlabell?ed|unknown){_AFTER}|images?|imgs?|photos|pictures"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,9 +127,29 @@ def _takes(counts: NDArray[np.int64], share: float) -> NDArray[np.int64]:
 
 
 def split_of(name: str) -> str | None:
-    """Return the split that a file's name begins with: "train-00000.tar" is of "train", "trains.tar" of none."""
-    word = re.match(r"[a-z]+", name.lower())
-    return SPLIT_NAMES.get(word[0]) if word else None
+    """Return the split that a folder, a cell of a table or a split of the Hub is called after; None for other names.
+
+    "Training", "TRAIN", "train_images", "trainset" and "seg_train" mean "train"; "trains" is no such name.
+    """
+    match = _SPLIT.fullmatch(name.strip().lower())
+    return _WORDS[match[1]] if match else None
+
+
+def split_of_file(name: str) -> str | None:
+    """Return the split in a file's name: its first word, or the only one in it ("imagenet1k-train-0000.tar")."""
+    found = [split_of(word) for word in re.findall("[a-z]+", name.lower())]
+    known = {split for split in found if split}
+    return found[0] if found and found[0] else known.pop() if len(known) == 1 else None
+
+
+def is_plain(name: str) -> bool:
+    """Return whether a split has one of its most usual names, so that nothing need be said about it."""
+    return name in _PLAIN
+
+
+def is_unlabeled(name: str) -> bool:
+    """Return whether a folder is called after images of no class: "seg_pred", "unlabeled", "images"."""
+    return _UNLABELED.fullmatch(name.strip().lower()) is not None
 
 
 def named(noun: str, names: Sequence[str], shown: int = 5) -> str:
@@ -156,46 +186,130 @@ def class_names_of(splits: Mapping[str, Iterable[str]], origin: str) -> tuple[st
     return ordered(known)
 
 
+def _row(split: str, index: int) -> str:
+    return f"row {index}" + ("" if split == ALL else f" of {split}")
+
+
 def index_labels(
-    splits: Mapping[str, Sequence[str | int]], origin: str, declared: Sequence[str] | None = None
-) -> tuple[tuple[str, ...], dict[str, NDArray[np.int64]]]:
-    """Return class names, and labels as indices into them.
+    splits: Mapping[str, Sequence[object]],
+    origin: str,
+    declared: Sequence[str] | None = None,
+    *,
+    strict: bool = False,
+    place: Callable[[str, int], str] = _row,
+) -> tuple[tuple[str, ...], dict[str, NDArray[np.int64]], tuple[str, ...]]:
+    """Return class names; labels as indices into them, -1 for unlabeled images (see `labeled`); and notes about these.
+
+    Splits without any label are left out. 3, 3.0 and "3" are one class, true and "True" another; -1, NaN, None and
+    empty texts are no label.
 
     Args:
         splits: every image's label as written, by split.
         origin: name of the data set, for errors.
         declared: all class names, if the data set states them: labels are indices into these. Otherwise the labels are
             the names.
+        strict: raise an error for an unlabeled image among labeled ones.
+        place: names the place of a label, by its split and index, for messages.
 
     Raises:
-        DataError: if a split has classes that the training split lacks, or an index is not of a declared name.
+        DataError: if there are no labels, or texts and numbers, if a split has classes that the training split lacks,
+            or an index is not of a declared name.
     """
-    if declared is not None:
-        return tuple(declared), {
-            split: _declared_indices(labels, declared, f"{origin}: {split}") for split, labels in splits.items()
-        }
-    texts = {split: [str(label) for label in labels] for split, labels in splits.items()}
-    class_names = class_names_of(texts, origin)
-    indices = {name: index for index, name in enumerate(class_names)}
-    return class_names, {
-        split: np.fromiter((indices[name] for name in names), np.int64, len(names)) for split, names in texts.items()
-    }
-
-
-def _declared_indices(labels: Sequence[str | int], declared: Sequence[str], where: str) -> NDArray[np.int64]:
-    try:
-        indices = np.array([int(label) for label in labels], np.int64)
-    except ValueError as error:
-        raise DataError(
-            f"{where}: {error}, but {len(declared)} classes are declared; labels must be their numbers"
-        ) from None
-    outside = np.flatnonzero((indices < 0) | (indices >= len(declared)))
-    if len(outside):
-        raise DataError(
-            f"{where}: {len(outside)} labels are outside of the {len(declared)} declared classes, "
-            f"{indices[outside[0]]} of image {outside[0]} first; leave out images without a known class"
+    texts = {split: [_text(label) for label in labels] for split, labels in splits.items()}
+    empty = [split for split, labels in texts.items() if not any(label is not None for label in labels)]
+    notes = [f"passed over {split}: its images have no labels" for split in empty]
+    texts = {split: labels for split, labels in texts.items() if split not in empty}
+    if not texts:
+        raise DataError(f"{origin}: its images have no labels; name the right column with label_column")
+    for split, labels in texts.items():
+        absent = [index for index, label in enumerate(labels) if label is None]
+        what = (
+            f"{len(absent)} image{'s' * (len(absent) != 1)} without a label, {place(split, (absent or [0])[0])} first"
         )
-    return indices
+        if absent and strict:
+            raise DataError(f"{origin}: {split} has {what}; label or remove them, or leave strict out")
+        if absent:
+            notes.append(f"left out of {split}: {what}")
+    spelled = _spelled(texts, origin, place)
+    names = {split: [label and spelled[label] for label in labels] for split, labels in texts.items()}
+    if declared is not None:
+        class_names = tuple(unicodedata.normalize("NFC", name) for name in declared)
+        numbers = _numbers(names, len(class_names), origin, place)
+    else:
+        class_names = class_names_of({split: filter(None, labels) for split, labels in names.items()}, origin)
+        numbers = {name: index for index, name in enumerate(class_names)}
+    indices = {
+        split: np.fromiter((-1 if name is None else numbers[name] for name in labels), np.int64, len(labels))
+        for split, labels in names.items()
+    }
+    return class_names, indices, tuple(notes)
+
+
+def labeled(dataset: ImageDataset) -> ImageDataset:
+    """Return a data set without the images that `index_labels` gave no label."""
+    kept = np.flatnonzero(dataset.labels >= 0)
+    return dataset if len(kept) == len(dataset) else dataset.subset(kept)
+
+
+# What programs write for an absent label. "none" and "NA" are names.
+_ABSENT = frozenset({"", "-1", "-1.0", "nan", "NaN", "NAN", "None", "null", "NULL", "<NA>"})
+_NUMBER, _WHOLE = re.compile(r"[+-]?[0-9]+(\.[0-9]*)?"), re.compile(r"([+-]?[0-9]+)\.0*")
+
+
+def _text(label: object) -> str | None:
+    """Return a label as text, None for an absent one."""
+    if isinstance(label, bool):
+        return str(label).lower()
+    if isinstance(label, float) and label.is_integer():
+        label = int(label)
+    text = label if isinstance(label, str) else str(label)
+    return None if text.strip() in _ABSENT else unicodedata.normalize("NFC", text)
+
+
+def _spelled(
+    texts: Mapping[str, Sequence[str | None]], origin: str, place: Callable[[str, int], str]
+) -> dict[str, str]:
+    """Return the class name of every label: without ".0" if all are whole numbers, in lower case if all are truths.
+
+    Raises:
+        DataError: if some are numbers and some are not; single characters may be both, as in data sets of characters.
+    """
+    found = {label for labels in texts.values() for label in labels if label is not None}
+    numbers = {label for label in found if _NUMBER.fullmatch(label)}
+    if numbers and found != numbers and max(map(len, found)) > 1:
+        every = [(label, place(split, i)) for split, labels in texts.items() for i, label in enumerate(labels) if label]
+        first, other = (next(one for one in every if (one[0] in numbers) is wanted) for wanted in (False, True))
+        raise DataError(
+            f"{origin}: labels are texts and numbers, such as {first[0]!r} ({first[1]}) and {other[0]!r} ({other[1]}); "
+            "write a name for every image, or a number for every image"
+        )
+    if numbers and all("." not in label or _WHOLE.fullmatch(label) for label in numbers):
+        return {label: label.partition(".")[0] if label in numbers else label for label in found}
+    if {label.lower() for label in found} <= {"true", "false"}:
+        return {label: label.lower() for label in found}
+    return {label: label for label in found}
+
+
+def _numbers(
+    names: Mapping[str, Sequence[str | None]], count: int, origin: str, place: Callable[[str, int], str]
+) -> dict[str, int]:
+    """Return the number that is each name, of `count` declared classes."""
+    try:
+        numbers = {name: int(name) for labels in names.values() for name in {*labels} - {None} if name}
+    except ValueError as error:
+        raise DataError(f"{origin}: {error}, but {count} classes are declared; labels must be their numbers") from None
+    outside = [
+        f"{name} ({place(split, index)})"
+        for split, labels in names.items()
+        for index, name in enumerate(labels)
+        if name is not None and not 0 <= numbers[name] < count
+    ]
+    if outside:
+        raise DataError(
+            f"{origin}: {len(outside)} labels are outside of the {count} declared classes, {outside[0]} first; number "
+            "classes from 0, and leave out images without a known class"
+        )
+    return numbers
 
 
 def read_class_names(folder: Path) -> tuple[str, ...] | None:
@@ -214,7 +328,8 @@ def read_names(file: Path) -> tuple[str, ...]:
     if not file.is_file():
         raise MissingFileError(f"{file} does not exist; give a text file with one class name per line")
     try:
-        names = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
+        text = unicodedata.normalize("NFC", file.read_text(encoding="utf-8-sig"))
+        names = [line.strip() for line in text.splitlines()]
     except UnicodeDecodeError as error:
         raise DataError(f"{file}: is not UTF-8 text ({error.reason}); save it as UTF-8") from error
     if not names or "" in names or len(set(names)) != len(names):

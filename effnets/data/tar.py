@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import json
 import tarfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from effnets.data.dataset import ImageDataset
 from effnets.data.folder import arrange
-from effnets.data.splits import ALL, RawSplits, index_labels, named, read_class_names, split_of
+from effnets.data.splits import ALL, RawSplits, index_labels, labeled, named, read_class_names, split_of_file
 from effnets.errors import DataError, ImageError, MissingFileError
 from effnets.inference.image import image_suffixes
+from effnets.utils.junk import in_junk
+
+# Of an image, as it is written: JSON has all of these.
+Label: TypeAlias = str | int | float | None
 
 _BLOCK = 512
 _COMPRESSED = {b"\x1f\x8b": "gunzip", b"BZ": "bunzip2", b"\xfd7": "unxz", b"(\xb5": "unzstd"}
@@ -47,6 +52,8 @@ class TarDataset(ImageDataset):
         members: [len]; the archive of each image, as an index, and its place there.
         labels, class_names: as of `ImageDataset`.
     """
+
+    kind = "images in tar archives"
 
     def __init__(
         self,
@@ -96,7 +103,7 @@ def open_tree(archive: Archive) -> RawSplits:
 
 
 def index_archive(path: Path) -> Archive:
-    """List the files and folders of a tar archive in one pass over its headers.
+    """List the files and folders of a tar archive, except junk, in one pass over its headers.
 
     Raises:
         DataError: if it is compressed, cut short or damaged.
@@ -125,7 +132,8 @@ def index_archive(path: Path) -> Archive:
     except (tarfile.TarError, OSError, EOFError) as error:
         raise _unreadable(path, error) from error
     _check_end(path, end)
-    return Archive(path=path, files=tuple(files), folders=tuple(folders))
+    kept = tuple(member for member in files if not in_junk(member.name))
+    return Archive(path=path, files=kept, folders=tuple(folders))
 
 
 def read_member(path: Path, member: Member) -> bytes:
@@ -185,18 +193,23 @@ def is_webdataset(archive: Archive) -> bool:
 
 
 def open_shards(
-    paths: Sequence[Path], *, archives: Sequence[Archive] | None = None, label_key: str | None = None
+    paths: Sequence[Path],
+    *,
+    archives: Sequence[Archive] | None = None,
+    label_key: str | None = None,
+    strict: bool = False,
 ) -> RawSplits:
     """Open WebDataset shards.
 
     A sample is an image with NAME.cls (a class, by number or name) or NAME.json (with the key label, cls or class).
     Names of numbers come from classnames.txt beside the shards, one name per line, if it exists. Shards belong to the
-    split that their names begin with, if these differ.
+    splits in their names, if these differ.
 
     Args:
         paths: of the shards.
         archives: their contents, if already known.
         label_key: in NAME.json, which must exist then, if it has another name.
+        strict: raise an error for an image without a label among others.
 
     Raises:
         MissingFileError: if a shard does not exist.
@@ -212,35 +225,53 @@ def open_shards(
     if not members:
         raise DataError(f"{paths[0]}: holds no sample; it needs images with a .cls or .json file of the same name")
     folder = paths[0].parent
-    class_names, indices = index_labels(labels, str(folder), read_class_names(folder))
+    class_names, indices, notes = index_labels(
+        labels,
+        str(folder),
+        read_class_names(folder),
+        strict=strict,
+        place=sample_place([path.name for path in paths], members),
+    )
     sources: dict[str, ImageDataset] = {
-        split: TarDataset(paths, members[split], indices[split], class_names) for split in members
+        split: labeled(TarDataset(paths, members[split], indices[split], class_names)) for split in indices
     }
-    return RawSplits(datasets=sources)
+    return RawSplits(datasets=sources, notes=notes)
+
+
+def sample_place(
+    names: Sequence[str], members: Mapping[str, Sequence[tuple[int, Member]]]
+) -> Callable[[str, int], str]:
+    """Return a function that names an image by its split and index, for messages; see `split_samples`."""
+
+    def place(split: str, index: int) -> str:
+        shard, member = members[split][index]
+        return f"{names[shard]}/{member.name}"
+
+    return place
 
 
 def split_samples(
-    names: Sequence[str], samples: Sequence[Sequence[tuple[Member, str]]]
-) -> tuple[dict[str, list[tuple[int, Member]]], dict[str, list[str]]]:
+    names: Sequence[str], samples: Sequence[Sequence[tuple[Member, Label]]]
+) -> tuple[dict[str, list[tuple[int, Member]]], dict[str, list[Label]]]:
     """Return the shard number and place of every image, and its label as written, both by split.
 
     Args:
         names: [shards]; their file names.
         samples: [shards]; see `samples_of`.
     """
-    words = {split_of(name) for name in names}
+    words = {split_of_file(name) for name in names}
     divided = None not in words and len(words) > 1
     members: dict[str, list[tuple[int, Member]]] = {}
-    labels: dict[str, list[str]] = {}
+    labels: dict[str, list[Label]] = {}
     for number, (name, images) in enumerate(zip(names, samples, strict=True)):
-        split = (split_of(name) if divided else None) or ALL
+        split = (split_of_file(name) if divided else None) or ALL
         for image, label in images:
             members.setdefault(split, []).append((number, image))
             labels.setdefault(split, []).append(label)
     return members, labels
 
 
-def samples_of(archive: Archive, label_key: str | None) -> list[tuple[Member, str]]:
+def samples_of(archive: Archive, label_key: str | None) -> list[tuple[Member, Label]]:
     """Return images and labels as written, in the order of the archive.
 
     Raises:
@@ -263,7 +294,7 @@ def samples_of(archive: Archive, label_key: str | None) -> list[tuple[Member, st
     return [(image, _label(archive.path, labels[key], label_key)) for key, image in images.items()]
 
 
-def _label(path: Path, files: Mapping[str, Member], wanted: str | None) -> str:
+def _label(path: Path, files: Mapping[str, Member], wanted: str | None) -> Label:
     if wanted is not None and "json" not in files:
         raise DataError(f"{path}: {files['cls'].name} is not JSON and cannot have {wanted}; leave label_column out")
     if wanted is None and "cls" in files:
@@ -274,9 +305,10 @@ def _label(path: Path, files: Mapping[str, Member], wanted: str | None) -> str:
     except ValueError as error:
         raise DataError(f"{path}: {member.name} is not JSON ({error})") from error
     keys = _LABEL_KEYS if wanted is None else (wanted,)
-    for key in keys:
-        if isinstance(content, dict) and isinstance(content.get(key), str | int):
-            return str(content[key])
+    if isinstance(content, dict):
+        found = [content[key] for key in keys if key in content and isinstance(content[key], Label)]
+        if found:
+            return next((label for label in found if label is not None), None)
     raise DataError(f"{path}: {member.name} has no class; it needs one of the keys {', '.join(keys)}")
 
 

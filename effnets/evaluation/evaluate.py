@@ -57,7 +57,7 @@ def evaluate(
         topk: an answer counts for the second accuracy if the true class is among this many likeliest.
         image_size: side of the input in pixels, or (height, width); None takes the model's own.
         real_labels: a file of ReaL labels, for ImageNet's validation images.
-        strict: raise an error for an image that cannot be read; otherwise it is left out and named in `broken`.
+        strict: raise an error for an image that cannot be read, or has no label in the data; otherwise it is left out.
         image_column: as in `effnets.finetune`, for data given by a path or an address.
         label_column: likewise.
         class_names: likewise.
@@ -88,7 +88,12 @@ def evaluate(
         # Every image is read below anyway, and corrupt ones are reported then.
         opened = open_evaluation_data(
             DataConfig(
-                data, check="none", image_column=image_column, label_column=label_column, class_names=class_names
+                data,
+                check="none",
+                strict=strict,
+                image_column=image_column,
+                label_column=label_column,
+                class_names=class_names,
             ),
             progress=None if progress is None else lambda _what, share: progress(share),
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Literal
@@ -49,6 +50,7 @@ def match_classes(
     outputs = _by_number(data_names, model_names)
     if outputs is not None:
         return outputs, "the data number their classes, which are taken for the model's outputs in order"
+    data_names = [unicodedata.normalize("NFC", name) for name in data_names]
     for names in spellings(model_names):
         offset = len(model_names) - len(names)  # of a background, which no other list of names has
         if list(data_names) == list(names):

@@ -33,6 +33,7 @@ from effnets.inference.arrays import (
 )
 from effnets.spec.specs import PreprocessSpec
 from effnets.utils.arguments import check_integer, check_size
+from effnets.utils.junk import is_junk
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -324,7 +325,7 @@ def find_photos(paths: Iterable[str], report: Callable[[str], object]) -> Iterat
     """Yield every path that is not a folder, and the image files in folders and their subfolders.
 
     A folder that cannot be read, or has no image, yields a result with an error. `report` is called with a message
-    about the other files in a folder.
+    about the other files in a folder; junk is skipped silently.
     """
     for path in paths:
         if not path:
@@ -340,9 +341,9 @@ def _search(folder: str, suffixes: set[str], report: Callable[[str], object]) ->
     unreadable: list[OSError] = []
     found = False
     for root, folders, files in os.walk(folder, onerror=unreadable.append):
+        folders[:] = sorted(name for name in folders if not is_junk(name))
         others += [f"{name} (a link to a folder)" for name in folders if os.path.islink(os.path.join(root, name))]
-        folders.sort()
-        for name in sorted(files):
+        for name in sorted(name for name in files if not is_junk(name)):
             if Path(name).suffix.lower() in suffixes:
                 found = True
                 yield PhotoResult(os.path.join(root, name))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -70,8 +71,9 @@ def spellings(labels: Sequence[str]) -> list[tuple[str, ...]]:
     """Return the lists of names that data may use for a model's outputs: its labels; for ImageNet also others.
 
     These are the WordNet numbers and the full entries. Each list names every output, or all but a leading background.
+    All are in Unicode's composed form, as are the names of data.
     """
-    own = tuple(labels)
+    own = tuple(unicodedata.normalize("NFC", label) for label in labels)
     classes = own[1:] if len(own) == 1001 else own
     if classes != imagenet1k():
         return [own]

@@ -63,10 +63,13 @@ def test_quoted_paths_may_hold_commas(tmp_path):
     ("text", "message"),
     [
         ("path,label\ncat/0.jpg,cat\nnone.jpg,cat\n", "1 files do not exist (line 3: none.jpg); paths are relative to"),
-        ("path,label\ncat/0.jpg,cat\n\ncat/1.jpg,\n", "2 rows are empty or incomplete (line 3, line 4)"),
+        ("path,label\ncat/0.jpg,cat\n,dog\ncat/1.jpg\n", "2 rows are empty or incomplete (line 3, line 4)"),
         ("path,label\ncat/0.jpg,cat,train\n", "1 rows are empty or incomplete (line 2); every row needs path, label"),
-        ("path,class\ncat/0.jpg,cat\n", "line 1: has the columns path, class; needed are path, label[, split]"),
-        ("path;label\ncat/0.jpg;cat\n", "separate columns by commas, not by ';'"),
+        (
+            "path,class,category\ncat/0.jpg,cat,x\n",
+            "line 1: has the columns path, class, category; needed are path, label[",
+        ),
+        ("cat/0.jpg,cat\ndog/0.jpg,dog\n", "write the names of the columns into the first line"),
         (
             "path,label,split\ncat/0.jpg,cat,holdout\n",
             "1 splits are unknown (line 2: 'holdout'); write train, val or test",

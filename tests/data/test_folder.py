@@ -97,9 +97,9 @@ def test_what_does_not_exist(tmp_path):
         open_data(tmp_path / "nothing")
     with pytest.raises(DataError, match=r"cannot be read .*too long"):
         open_data("x" * 300)
-    (tmp_path / "data.zip").write_bytes(b"")
+    (tmp_path / "data.xyz").write_bytes(b"")
     with pytest.raises(DataError, match="is not a known kind of data set; give a folder by class"):
-        open_data(tmp_path / "data.zip")
+        open_data(tmp_path / "data.xyz")
 
 
 def test_other_class_names(tmp_path):

@@ -73,3 +73,25 @@ def test_columns_that_are_not_there(tmp_path):
     name = saved(tmp_path / "set", {"train": 4})
     with pytest.raises(DataError, match="has the columns photo, kind; name the right one with label_column"):
         open_data(DataConfig(name, label_column="label"))
+
+
+def test_splits_by_other_names(tmp_path):
+    splits = open_data(saved(tmp_path / "set", {"dev": 3, "Training": 10, "validation": 4, "testing": 2}))
+    assert [len(splits.train), len(splits.val), len(splits.test)] == [10, 4, 2]
+    assert "passed over the splits dev" in splits.notes  # "validation" is the usual name
+    assert "validation is taken as val, Training is taken as train, testing is taken as test" in splits.notes
+
+
+def test_unlabeled_rows(tmp_path):
+    features = datasets.Features({"photo": datasets.Image(), "kind": datasets.ClassLabel(names=["cat", "dog"])})
+    rows = {"photo": [{"bytes": picture(n), "path": None} for n in range(5)], "kind": [1, -1, 0, None, 1]}
+    datasets.Dataset.from_dict(rows, features=features).save_to_disk(tmp_path / "set")
+    name = f"hf-dataset:{tmp_path / 'set'}"
+    splits = open_data(DataConfig(name, val_share=0))
+    assert splits.train.labels.tolist() == [1, 0, 1]
+    assert splits.train.read(2) == picture(4)
+    assert splits.notes == ("left out of all: 2 images without a label, row 1 first",)
+    with pytest.raises(
+        DataError, match="all has 2 images without a label, row 1 first; label or remove them, or leave"
+    ):
+        open_data(DataConfig(name, strict=True))

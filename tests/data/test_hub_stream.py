@@ -247,3 +247,20 @@ def test_balanced_classes_are_refused():
     source = open_data("hf-stream:org/set").train
     with pytest.raises(ArgumentError, match="set balance to weights"):
         EpochLoader(source, TRANSFORM, batch_size=4, order="balanced")
+
+
+@pytest.mark.usefixtures("streaming")
+def test_litter_and_unlabeled_rows(files, monkeypatch):
+    """Of all files, those of a Mac are none, and rows without a label are neither counted nor read."""
+    unlabeled = table([picture(100 + row) for row in range(EACH)], [0, 1, -1, -1] * (EACH // 4), NAMES)
+    listed = files | {train_name(1): unlabeled, f"data/._{train_name(1).rpartition('/')[2]}": b"\0\5\26\7"}
+    with serving_hub(listed) as hub:
+        make_the_hub(hub, monkeypatch)
+        splits = open_data("hf-stream:org/set")
+        assert len(splits.train) == FILES * EACH - 4
+        assert splits.train.labels.tolist()[EACH : EACH + 4] == [0, 1, 0, 1]
+        assert splits.train.shards.tolist()[EACH : EACH + 5] == [1, 1, 1, 1, 2]
+        assert splits.train.read(EACH + 2) == picture(104)
+        assert any(
+            note.startswith("left out of train: 4 images without a label, row 10 of train") for note in splits.notes
+        )

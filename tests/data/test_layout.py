@@ -1,14 +1,18 @@
 from __future__ import annotations
 
+import re
+import unicodedata
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from effnets.data.folder import arrange
 from effnets.errors import DataError
+from effnets.utils.junk import is_junk
 
 NAMES = st.text(st.characters(blacklist_characters="/\0", blacklist_categories=["Cs"]), min_size=1, max_size=8).filter(
-    lambda name: not name.startswith(".") and name.lower() not in {"thumbs.db", "desktop.ini", "__macosx"}
+    lambda name: not name.startswith(".") and not is_junk(name) and unicodedata.is_normalized("NFC", name)
 )
 
 
@@ -44,7 +48,10 @@ def test_train_is_a_class_where_it_holds_images():
 
 
 def test_splits_beside_classes_are_ambiguous():
-    with pytest.raises(DataError, match=r"data: holds train/ and also 1 folder \(bus\); put every class into"):
+    with pytest.raises(
+        DataError,
+        match=r"holds train/ and also 1 folder \(bus\)\. If the first are splits, .*; if all are classes, rename",
+    ):
         arrange(["train/cat/a.jpg", "bus/b.jpg"], (), "data")
 
 
@@ -112,3 +119,18 @@ def test_every_image_is_of_the_class_of_its_folder(counts, around):
     assert set(layout.class_names) == counts.keys()
     assert [position for position, _ in images] == list(range(len(files)))
     assert [layout.class_names[label] for _, label in images] == [file.split("/")[-2] for file in files]
+
+
+PARTS = st.sampled_from(["train", "Test", "val", "dev", "cat", "dog", "outer", "train_images", "seg_pred", "images"])
+
+
+@given(st.lists(st.tuples(st.lists(PARTS, max_size=4), st.integers(0, 3)), min_size=1, max_size=6, unique_by=str))
+def test_no_image_is_lost_in_silence(places):
+    files = sorted("/".join([*folders, f"{number}.jpg"]) for folders, number in places)
+    try:
+        layout = arrange(files, (), "data")
+    except DataError:
+        return
+    placed = [position for images in layout.splits.values() for position, _ in images]
+    assert len(set(placed)) == len(placed)
+    assert len(placed) + sum(int(n) for n in re.findall(r"(\d+) images?\b", " ".join(layout.notes))) == len(files)

@@ -91,10 +91,9 @@ def test_damage_is_named(tmp_path):
     ("arguments", "message"),
     [
         ({"column": "photo"}, "has the columns photo, label, none named image or img; name it with image_column"),
-        ({"labels": [0, None, 1]}, "1 rows have no label, row 1 first"),
         (
-            {"labels": [0, -1, 1], "names": ["a", "b"]},
-            "1 labels are outside of the 2 declared classes, -1 of image 1 first",
+            {"labels": [0, -2, 1], "names": ["a", "b"]},
+            r"1 labels are outside of the 2 declared classes, -2 \(row 1\) first",
         ),
     ],
 )

@@ -254,3 +254,23 @@ def test_no_server_but_the_hub_gets_the_token(server, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     train(pattern(server, 1))
     assert server.tokens == [None, None]
+
+
+def test_litter_and_samples_without_a_label(tmp_path):
+    content = {f"{n}.jpg": picture(n) for n in range(4)} | {
+        f"{n}.cls": label for n, label in enumerate((b"3", b"", b"7", b"-1"))
+    }
+    content |= {"._0.jpg": b"\0\5\26\7", "__MACOSX/._0.cls": b"\0\5\26\7"}
+    name = "set-train-0.tar"
+    with serving({name: pack(tmp_path / name, content).read_bytes()}) as server:
+        splits = open_data(DataConfig(server.address + name, val_share=0))
+        assert (splits.class_names, splits.train.labels.tolist(), splits.train.read(1)) == (
+            ("3", "7"),
+            [0, 1],
+            picture(2),
+        )
+        assert "left out of all: 2 images without a label, set-train-0.tar/1.jpg first" in splits.notes
+        with pytest.raises(
+            DataError, match=r"all has 2 images without a label, set-train-0.tar/1\.jpg first; label or"
+        ):
+            open_data(DataConfig(server.address + name, strict=True))

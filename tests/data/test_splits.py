@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from effnets.data import DataConfig, open_data
 from effnets.data.dataset import ImageDataset
-from effnets.data.splits import named, split_of, split_validation
+from effnets.data.splits import named, split_of, split_of_file, split_validation
 from effnets.errors import ArgumentError
 from tests.support.data_sets import by_class, write
 
@@ -84,12 +84,28 @@ def test_subsets_of_subsets():
         ("train-00000-of-5.parquet", "train"),
         ("validation.tar", "val"),
         ("Test_1.tar", "test"),
+        ("imagenet1k-validation-00.tar", "val"),
+        ("train-of-test.tar", "train"),
+        ("set-train-of-test.tar", None),
         ("trains.tar", None),
         ("0.tar", None),
     ],
 )
-def test_the_split_that_a_name_begins_with(name, split):
-    assert split_of(name) == split
+def test_the_split_in_the_name_of_a_file(name, split):
+    assert split_of_file(name) == split
+
+
+@pytest.mark.parametrize(
+    ("split", "names"),
+    [
+        ("train", "train Training TRAIN train_images train-set trainset training_set seg_train images_train train2017"),
+        ("val", "val Valid VALIDATION validation_set val_images dev devset eval evaluation valset val2017"),
+        ("test", "test Testing test_images testset seg_test test_data Test-Set test1 test_2"),
+        (None, "trains tester training_shoes validate protest latest train_mini devices 1test bullet_train"),
+    ],
+)
+def test_what_a_split_is_called(split, names):
+    assert {name: split_of(name) for name in names.split()} == dict.fromkeys(names.split(), split)
 
 
 def test_long_lists_are_cut():

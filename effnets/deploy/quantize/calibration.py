@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import unicodedata
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -143,7 +144,7 @@ def split_images(
 
 
 def _folder(path: str) -> str:
-    return Path(path).parent.name
+    return unicodedata.normalize("NFC", Path(path).parent.name)
 
 
 def _pixels(path: str, metadata: ModelMetadata) -> NDArray[np.uint8]:
