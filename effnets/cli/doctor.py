@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from effnets.weights.inspect import CheckpointSummary
 
 _CLASSES, _SHOWN = 12, 5
+_WEIGHTS = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".h5", ".hdf5")
+_EXPORTED = (".onnx", ".pt2", ".xml")
 
 
 @click.command(name="doctor")
@@ -40,20 +42,23 @@ _CLASSES, _SHOWN = 12, 5
 @class_names_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
 def command(subject: str, as_json: bool, **options: Any) -> None:
-    """Say what a folder, table, archive or checkpoint is for effnets, and which command goes on with it.
+    """Say what a folder, table, archive or checkpoint is for effnets, and which command to use it with.
 
     Of data: how it is stored, splits, classes, sizes, corrupt images, duplicates across splits, what is passed over. Of
     a weights file: where in it the weights were found, whose names they have, which networks of the zoo they fit, its
     classes. It reads with the very functions that train, evaluate and load.
     """
-    if is_checkpoint(subject):
+    if Path(subject).suffix.lower() in _EXPORTED:
+        raise click.UsageError(f"{subject} is an exported model: effnets predict PHOTO --weights {_quoted(subject)}")
+    if (weights := find_checkpoint(Path(subject))) is not None:
         from effnets.weights.inspect import inspect_checkpoint
 
-        checkpoint = inspect_checkpoint(subject)
+        checkpoint = inspect_checkpoint(weights)
+        follow = _next_for_checkpoint(checkpoint)
         if as_json:
-            click.echo(json.dumps({"kind": "checkpoint", **checkpoint.to_dict(), "next": _next(checkpoint)}, indent=1))
+            click.echo(json.dumps({"subject": "checkpoint", **checkpoint.to_dict(), "next": follow}, indent=1))
         else:
-            _print_checkpoint(checkpoint)
+            _print_checkpoint(checkpoint, follow)
         return
     from effnets.data.inspect import inspect_data
     from effnets.data.open import DataConfig
@@ -62,22 +67,27 @@ def command(subject: str, as_json: bool, **options: Any) -> None:
         data = inspect_data(DataConfig(subject, **options), progress=progress)
     follow = _next_for_data(data)
     if as_json:
-        click.echo(json.dumps({**data.to_dict(), "next": follow}, indent=1))
+        click.echo(json.dumps({"subject": "data", **data.to_dict(), "next": follow}, indent=1))
     else:
         _print_data(data, follow)
 
 
-def is_checkpoint(subject: str) -> bool:
-    """Return whether a path is of a weights file; a .tar is one if its content is PyTorch's."""
-    suffix = Path(subject).suffix.lower()
-    if suffix == ".tar":
-        from zipfile import is_zipfile
+def find_checkpoint(path: Path) -> Path | None:
+    """Return the weights file that a path is, or that a saved network's folder holds; None for data.
 
-        return Path(subject).is_file() and (is_zipfile(subject) or Path(subject).read_bytes()[:1] == b"\x80")
-    return suffix in (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".h5", ".hdf5")
+    A .tar is one if its content is PyTorch's.
+    """
+    if path.is_dir():
+        from effnets.weights.folder import WEIGHTS
+
+        return next((path / name for name in WEIGHTS if (path / name).is_file()), None)
+    if path.suffix.lower() == ".tar" and path.is_file():
+        with path.open("rb") as file:
+            return path if file.read(4).startswith((b"PK\x03\x04", b"\x80")) else None
+    return path if path.suffix.lower() in _WEIGHTS else None
 
 
-def _print_checkpoint(checkpoint: CheckpointSummary) -> None:
+def _print_checkpoint(checkpoint: CheckpointSummary, follow: str) -> None:
     names = checkpoint.class_names
     rows = {
         "file": f"{checkpoint.path} (sha256 {checkpoint.sha256[:16]}…)",
@@ -91,10 +101,10 @@ def _print_checkpoint(checkpoint: CheckpointSummary) -> None:
     _print_rows(rows)
     for note in checkpoint.notes:
         click.echo(f"note: {printable(note)}")
-    click.echo(f"next: {printable(_next(checkpoint))}")
+    click.echo(f"next: {printable(follow)}")
 
 
-def _next(checkpoint: CheckpointSummary) -> str:
+def _next_for_checkpoint(checkpoint: CheckpointSummary) -> str:
     path = _quoted(checkpoint.path)
     if not checkpoint.models:
         return f"effnets convert {path} OUT.safetensors --model TABLE.yaml --to effnets, with a table of your network"
@@ -113,7 +123,7 @@ def _print_data(data: DataSummary, follow: str) -> None:
         table.add_row(
             split,
             f"{summary.images:,}",
-            f"{min(counts)} to {max(counts)}" if counts else "",
+            _span(min(counts), max(counts)),
             _pixels(summary.width),
             _pixels(summary.height),
             str(len(summary.corrupt)),
@@ -152,7 +162,11 @@ def _pixels(values: tuple[int, int, int] | None) -> str:
     if values is None:
         return ""
     low, median, high = values
-    return str(low) if low == high else f"{low} to {high} (median {median})"
+    return _span(low, high) if low == high else f"{_span(low, high)} (median {median})"
+
+
+def _span(low: int, high: int) -> str:
+    return str(low) if low == high else f"{low} to {high}"
 
 
 def _quoted(path: str) -> str:
