@@ -194,8 +194,8 @@ def test_any_array_is_an_image_or_a_clear_error(shape, dtype, value, channels, a
         array = np.full(shape, value).astype(dtype)
     try:
         image = load_image(torch.from_numpy(array) if as_tensor else array, channels)
-    except (ArgumentError, ImageError) as error:
-        assert str(error).startswith("image ")
+    except (ArgumentError, ImageError):
+        pass  # anything else is a fault
     else:
         assert np.asarray(image).reshape(*size_of(image)[::-1], channels).dtype == (
             np.uint8 if channels in (1, 3, 4) else np.float32
