@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import io
 import re
+import warnings
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 import effnets
 from effnets.errors import ArgumentError, ImageError
+from effnets.inference.arrays import size_of
 from effnets.inference.image import load_image
 from tests.support import shake
 
@@ -174,3 +178,25 @@ def test_an_image_in_memory_is_skipped_by_its_number(model):
 def test_floats_may_overshoot_by_rounding(model):
     nearly = (CHW / 255) * 1.0001 - 0.0001
     assert torch.equal(effnets.create_transform(model)(nearly), effnets.create_transform(model)(CHW))
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    shape=st.lists(st.integers(0, 5), max_size=5),
+    dtype=st.sampled_from(["uint8", "uint16", "int8", "int64", "float16", "float32", "float64", "bool", "complex64"]),
+    value=st.sampled_from([0, 1, 0.5, -1, 255, float("nan")]),
+    channels=st.sampled_from([1, 2, 3, 4, 5]),
+    as_tensor=st.booleans(),
+)
+def test_any_array_is_an_image_or_a_clear_error(shape, dtype, value, channels, as_tensor):
+    with np.errstate(all="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        array = np.full(shape, value).astype(dtype)
+    try:
+        image = load_image(torch.from_numpy(array) if as_tensor else array, channels)
+    except (ArgumentError, ImageError):
+        pass  # anything else is a fault
+    else:
+        assert np.asarray(image).reshape(*size_of(image)[::-1], channels).dtype == (
+            np.uint8 if channels in (1, 3, 4) else np.float32
+        )
