@@ -35,7 +35,7 @@ from torchvision.transforms import v2
 
 import effnets
 from effnets.train.checkpoint import load_state
-from effnets.train.recipe import Recipe
+from effnets.train.recipe import find_recipe, read_recipe
 from effnets.utils.atomic_file import write_whole
 from effnets.utils.machine import describe_machine
 
@@ -74,10 +74,9 @@ def plain_loop(folder: Path, weights: Path, epochs: int, seed: int) -> dict[str,
 def ours(folder: Path, weights: Path, epochs: int, seed: int, output: Path, changes: dict[str, Any]) -> dict[str, Any]:
     """Train by `effnets.finetune`; return top-1 on test/ of the kept weights, the last and the average, and seconds."""
     shutil.rmtree(output, ignore_errors=True)
+    settings = {"model": MODEL, "weights": str(weights), "epochs": epochs, "seed": seed}
     begin = time.perf_counter()
-    run = effnets.finetune(
-        Recipe(model=MODEL, weights=str(weights), epochs=epochs, seed=seed, **changes), folder, output
-    )
+    run = effnets.finetune(read_recipe(find_recipe("finetune"), settings | changes), folder, output)
     seconds = time.perf_counter() - begin
     state = load_state(output / "last")
     assert state is not None, "just finished"

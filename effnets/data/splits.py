@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -62,6 +62,12 @@ class Splits:
     test: ImageDataset | None
     notes: tuple[str, ...] = ()
     revision: str | None = None
+
+    def with_channels(self, channels: int) -> Splits:
+        """Return the same images, decoded with so many channels."""
+        parts = (self.train, self.val, self.test)
+        train, val, test = (None if part is None else part.with_channels(channels) for part in parts)
+        return replace(self, train=train, val=val, test=test)
 
     @property
     def class_names(self) -> tuple[str, ...]:

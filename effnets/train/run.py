@@ -135,9 +135,7 @@ def finetune(
         if not resume:
             raise TrainingError(f"{checkpointer.folder}: holds a finished training; name another folder")
         checkpointer.check(os.fspath(data), resume=True)
-        if metrics.get("report") == _PENDING:
-            metrics = None
-    if metrics is not None:
+    if metrics is not None and metrics.get("report") != _PENDING:
         callback.on_message(
             f"{checkpointer.folder}: this training is finished; nothing to do (its data: {metrics.get('data')})"
         )
@@ -237,9 +235,9 @@ class Run:
             )
         torch.manual_seed(recipe.seed)
         model, has_class_head = build_model(recipe, train.class_names)
-        val, test = (None if part is None else part.with_channels(model.in_chans) for part in (splits.val, splits.test))
-        train = train.with_channels(model.in_chans)
-        splits = replace(splits, train=train, val=val, test=test)
+        splits, train = splits.with_channels(model.in_chans), train.with_channels(model.in_chans)
+        _, unused = recipe.augmentation.for_channels(model.in_chans)
+        unused_note = f"without effect on images of {model.in_chans} channels: {', '.join(unused)}"
         if min(recipe.batch_size, len(train) // recipe.accumulate) == 1:
             require_batch_of_one(model, recipe)
         optimizer = make_optimizer(model, recipe)
@@ -255,7 +253,7 @@ class Run:
             digests={split: part.digest() for split, part in parts.items() if part is not None},
             revision=splits.revision,
             processes=context.accelerator.num_processes,
-            messages=[*splits.notes, *_without_effect(recipe, model)],
+            messages=[*splits.notes, *([unused_note] if unused else [])],
         )
         return cls(
             recipe=recipe,
@@ -397,8 +395,7 @@ class Run:
         evaluation = evaluate_best(model, self.splits, state, progress, strict=self.context.strict)
         for message in state.messages[known:]:
             callback.on_message(message)
-        measured = evaluation is not None and evaluation.split == "test"
-        test = (evaluation.top1, evaluation.loss) if evaluation is not None and measured else None
+        test = (evaluation.top1, evaluation.loss) if evaluation is not None and evaluation.split == "test" else None
         metrics = state.metrics(trainer.progress, finished=True, test=test) | {"report": None}
         if evaluation is not None:
             self.checkpointer.save_metrics(metrics | {"report": _PENDING})  # whatever happens to the report
@@ -424,11 +421,6 @@ def _progress(context: TrainContext, doing: str) -> Callable[[str, float], None]
         context.shutdown.check(doing)
 
     return progress
-
-
-def _without_effect(recipe: Recipe, model: Classifier) -> list[str]:
-    _, names = recipe.augmentation.for_channels(model.in_chans)
-    return [f"without effect on images of {model.in_chans} channels: {', '.join(names)}"] if names else []
 
 
 def make_train_loader(train: ImageDataset, model: Classifier, recipe: Recipe, context: TrainContext) -> EpochLoader:
