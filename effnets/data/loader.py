@@ -233,6 +233,7 @@ class EpochLoader:
             classes; or "sequential".
         seed: of order, augmentation and mixing.
         drop_last: leave out the last micro-batch if it is not full.
+        passes: over the images in an epoch.
         multiple: leave out as many of the last micro-batches as needed for their number to be a multiple of this: the
             number of processes times the steps of gradient accumulation.
         workers: processes that prepare images; 0 prepares them here.
@@ -258,6 +259,7 @@ class EpochLoader:
         order: Order = "shuffled",
         seed: int = 0,
         drop_last: bool = True,
+        passes: int = 1,
         multiple: int = 1,
         workers: int = 0,
         corrupt_limit: int | None = None,
@@ -270,6 +272,7 @@ class EpochLoader:
         self.batch_size = check_integer("batch_size", batch_size, 1, "give the images in a batch, from 1")
         self.seed = check_integer("seed", seed, 0, "give an integer from 0")
         check_integer("multiple", multiple, 1, "give an integer from 1")
+        self.passes = check_integer("passes", passes, 1, "give an integer from 1")
         self.workers = check_integer("workers", workers, 0, "give a number of processes, from 0")
         if not 0 <= rank < world_size:
             raise ArgumentError(f"rank is {rank} of {world_size} processes; give one from 0 to {world_size - 1}")
@@ -278,7 +281,8 @@ class EpochLoader:
         self.corrupt = CorruptImages(len(dataset), limit)
         self.device = torch.device(device)
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
-        whole = len(dataset) // self.batch_size if drop_last else -(-len(dataset) // self.batch_size)
+        images = self.passes * len(dataset)
+        whole = images // self.batch_size if drop_last else -(-images // self.batch_size)
         self._length = whole // multiple * multiple
         if not self._length:
             raise ArgumentError(
@@ -386,15 +390,15 @@ class EpochLoader:
     def _order(self, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return indices, and how often each came before in this epoch."""
         length = len(self.dataset)
-        never = np.zeros(length, np.int64)
+        passes = range(epoch * self.passes, (epoch + 1) * self.passes)
         match self.order:
             case "sequential":
-                return np.arange(length), never
+                order = np.tile(np.arange(length), self.passes)
             case "shuffled":
-                return shuffled_order(length, self.seed, epoch), never
+                order = np.concatenate([shuffled_order(length, self.seed, number) for number in passes])
             case "balanced":
-                order = balanced_order(self.dataset.labels, self.seed, epoch)
-                return order, occurrences(order)
+                order = np.concatenate([balanced_order(self.dataset.labels, self.seed, number) for number in passes])
+        return order, occurrences(order)
 
     def _finish(self, result: BatchResult, epoch: int, number: int) -> Batch:
         images = result.images.to(self.device, non_blocking=True)

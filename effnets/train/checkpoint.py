@@ -10,7 +10,7 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +127,21 @@ class Checkpointer:
                 f"{self.folder}: holds {', '.join(others)}, not of a training here, which this one would replace; "
                 "name another folder"
             )
+
+    def merge_recipe(self) -> Recipe:
+        """Return the recipe, with what is at its default as the run in the folder has it, if there is one.
+
+        So a run goes on after an update of this library has changed a default.
+        """
+        if (self.folder / RECIPE).exists():
+            before, default = read_recipe(self.folder / RECIPE), Recipe(model=self.recipe.model)
+            unstated = {
+                field.name: getattr(before, field.name)
+                for field in fields(Recipe)
+                if field.name not in _FREE and getattr(self.recipe, field.name) == getattr(default, field.name)
+            }
+            self.recipe = replace(self.recipe, **unstated | {"model": self.recipe.model})
+        return self.recipe
 
     def require_same_recipe(self) -> None:
         """Refuse to resume with another recipe.

@@ -9,6 +9,7 @@ from typing import TypedDict
 from torch import nn
 from torch.optim import Optimizer
 
+from effnets.data.dataset import ImageDataset
 from effnets.errors import ArgumentError
 from effnets.nn.classifier import Classifier
 from effnets.train.recipe import Recipe
@@ -101,6 +102,19 @@ def learning_rate(recipe: Recipe, network: nn.Module) -> float:
         return _PROBE_RATE
     features = network.head_hidden_size if isinstance(network, Classifier) else _FEATURES
     return max(_RATE * math.sqrt(_FEATURES / max(features, _FEATURES)), recipe.min_learning_rate)
+
+
+_FEW_BATCHES = 32
+
+
+def epoch_repeats(recipe: Recipe, train: ImageDataset) -> int:
+    """Return the recipe's passes over the training images in an epoch, or 2 for few local images.
+
+    A step on a CPU takes half as long here as in a plain loop, and an epoch of a few hundred images is a dozen steps.
+    """
+    if recipe.epoch_repeats is not None or train.shards is not None:
+        return recipe.epoch_repeats or 1
+    return 2 if len(train) < _FEW_BATCHES * recipe.batch_size * recipe.accumulate else 1
 
 
 def warmup_epochs(recipe: Recipe, epochs: int) -> float:

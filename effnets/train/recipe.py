@@ -20,11 +20,6 @@ from effnets.utils.arguments import MAX_SIDE, Pattern, Range, check_fields, requ
 from effnets.utils.paths import configs_dir
 
 
-def _photo_augmentation() -> Augmentation:
-    """Light differs from photo to photo, and a part of a thing shows its class as well as another part."""
-    return Augmentation(brightness=0.2, contrast=0.2, saturation=0.2, random_erasing=0.3)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
     """How a network is trained. The defaults fine-tune a pretrained one on a few hundred to many thousand images.
@@ -55,6 +50,12 @@ class Recipe:
     epochs: Annotated[
         int, Range(1, 100_000), "Passes over the training images, of the whole network or what is not frozen."
     ] = 10
+    epoch_repeats: Annotated[
+        int | None,
+        Range(1, 1000),
+        "Passes over the training images in an epoch, each with other augmentations; None takes 2 where they are fewer "
+        "than 32 batches, which are few steps, and else 1.",
+    ] = None
     head_epochs: Annotated[
         int,
         Range(0, 100_000),
@@ -164,7 +165,7 @@ class Recipe:
     checkpoint_minutes: Annotated[float, Range(0, 1e6), "Minutes between two checkpoints within an epoch."] = 10.0
     augmentation: Annotated[
         Augmentation, "Of the training images; a recipe that states any of it states all of it."
-    ] = field(default_factory=_photo_augmentation)
+    ] = field(default_factory=Augmentation)
 
     def __post_init__(self) -> None:
         require(bool(self.model), "model is empty; give a model's name or a YAML file")
@@ -238,10 +239,8 @@ def _changed(node: Node, keys: Sequence[str], value: Any, path: Path) -> Node:
     mapping = {} if node.value is None else node.value
     if not isinstance(mapping, dict):
         raise ConfigError(f"{path}: holds no settings called {keys[0]}")
-    below = mapping.get(keys[0])
-    if below is None:  # a change of one of several settings leaves the others at their defaults
-        below = _given(asdict(_photo_augmentation()) if keys[0] == "augmentation" else None)
-    return Node({**mapping, keys[0]: _changed(below, keys[1:], value, path)}, node.line, node.column)
+    below = _changed(mapping.get(keys[0]) or _given(None), keys[1:], value, path)
+    return Node({**mapping, keys[0]: below}, node.line, node.column)
 
 
 def _given(value: Any) -> Node:

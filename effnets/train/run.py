@@ -29,7 +29,7 @@ from effnets.train.callbacks import Callback, CallbackList, ExperimentLogger, ch
 from effnets.train.checkpoint import RUN_STATE, Checkpointer, finished_metrics
 from effnets.train.loss import Teacher, make_loss
 from effnets.train.model import build_model, choose_precision, load_teacher, require_batch_of_one, to_device
-from effnets.train.optim import learning_rate, make_optimizer
+from effnets.train.optim import epoch_repeats, learning_rate, make_optimizer
 from effnets.train.recipe import Recipe, find_recipe, read_recipe
 from effnets.train.run_state import RunState
 from effnets.train.trainer import TrainContext, Trainer
@@ -99,7 +99,8 @@ def finetune(
         data: what `effnets.data.open_data` takes: a folder by class, a CSV file, an archive, …
         output: the folder of the run; made if missing.
         resume: continue from the last checkpoint in `output`, to the tensors that an undisturbed training ends with on
-            this machine. Starts if there is no checkpoint; does nothing if the training is finished.
+            this machine; what `recipe` leaves at its default is as it was there. Starts if there is no checkpoint; does
+            nothing if the training is finished.
         strict: raise if an image cannot be read, instead of leaving some out with a message.
         check: of the images before training: "quick" (headers), "full" (decoded) or "none".
         image_column: of tables that do not have the usual names.
@@ -119,6 +120,9 @@ def finetune(
     if not isinstance(recipe, Recipe):
         recipe = read_recipe(find_recipe(recipe))
     loggers = check_loggers(log_with)
+    checkpointer = Checkpointer(output, recipe)
+    if resume:
+        recipe = checkpointer.merge_recipe()
     config = DataConfig(
         data,
         image_column=image_column,
@@ -128,7 +132,6 @@ def finetune(
         check=check,
         strict=strict,
     )
-    checkpointer = Checkpointer(output, recipe)
     callback = CallbackList(callbacks)
     metrics = finished_metrics(checkpointer.folder)
     if metrics is not None:
@@ -253,6 +256,7 @@ class Run:
             digests={split: part.digest() for split, part in parts.items() if part is not None},
             revision=splits.revision,
             processes=context.accelerator.num_processes,
+            epoch_repeats=epoch_repeats(recipe, train),
             messages=[*splits.notes, *([unused_note] if unused else [])],
         )
         return cls(
@@ -358,7 +362,7 @@ class Run:
             state.track_corrupt("train", features.corrupt)
             trainer = probe_trainer(model, features, val_loader, loss, recipe, context, self.checkpointer)
         else:
-            train_loader = make_train_loader(train, model, recipe, context)
+            train_loader = make_train_loader(train, model, recipe, context, state.epoch_repeats)
             state.track_corrupt("train", train_loader.corrupt.messages)
             trainer = Trainer(
                 network=model,
@@ -423,18 +427,20 @@ def _progress(context: TrainContext, doing: str) -> Callable[[str, float], None]
     return progress
 
 
-def make_train_loader(train: ImageDataset, model: Classifier, recipe: Recipe, context: TrainContext) -> EpochLoader:
+def make_train_loader(
+    train: ImageDataset, model: Classifier, recipe: Recipe, context: TrainContext, passes: int
+) -> EpochLoader:
     """Return the loader of this process's batches of the training images, augmented."""
     from effnets.data.loader import EpochLoader
     from effnets.data.transforms import TrainTransform
 
-    preprocess = model.spec.preprocess
     return EpochLoader(
         train,
-        TrainTransform(preprocess, preprocess.input_size, recipe.augmentation, model.in_chans),
+        TrainTransform(model.spec.preprocess, None, recipe.augmentation, model.in_chans),
         batch_size=max(min(recipe.batch_size, len(train) // recipe.accumulate), 1),
         order="balanced" if recipe.balance == "sampler" else "shuffled",
         seed=recipe.seed,
+        passes=passes,
         multiple=recipe.accumulate,
         workers=default_workers() if recipe.workers is None else recipe.workers,
         corrupt_limit=0 if context.strict else None,

@@ -91,6 +91,7 @@ class RunState:
         revision: of data that may change at their source.
         messages: for the user. corrupt: by split, the messages of images that were left out on the way, by index.
         precision: that was chosen. processes: that train together. cached: whether images are decoded once.
+        epoch_repeats: passes over the images in an epoch.
         head_rows: of the classifier's head start.
         calibration: of the best model, once it is measured: temperature, and the splits it was fitted and measured on.
         earlier_seconds: before this process started. started: when it did, by `time.monotonic`.
@@ -108,6 +109,7 @@ class RunState:
     corrupt: dict[str, dict[int, str]] = field(default_factory=dict)
     precision: str = "float32"
     cached: bool = False
+    epoch_repeats: int = 1
     head_rows: list[EpochRow] = field(default_factory=list)
     calibration: dict[str, Any] | None = None
     earlier_seconds: float = 0.0
@@ -138,6 +140,7 @@ class RunState:
         return {
             "precision": self.precision,
             "cached": self.cached,
+            "epoch_repeats": self.epoch_repeats,
             "notes": self.messages,
             "broken": self.corrupt,
             "head_rows": [asdict(row) for row in self.head_rows],
@@ -157,6 +160,7 @@ class RunState:
         self._require_same_data(state)
         self.precision, self.earlier_seconds = state["precision"], state["spent"]
         self.cached = state.get("cached", False)  # runs of earlier versions decoded in every epoch
+        self.epoch_repeats = state.get("epoch_repeats", 1)  # likewise, and went once through the images
         self.messages = list(dict.fromkeys([*state["notes"], *self.messages]))
         self.corrupt = state.get("broken", {})
         self.head_rows = [EpochRow(**row) for row in state["head_rows"]]
@@ -215,6 +219,7 @@ class RunState:
             "images_per_second": speed,
             "precision": self.precision,
             "cached": self.cached,
+            "epoch_repeats": self.epoch_repeats,
             "processes": self.processes,
             "seed": self.recipe.seed,
             "command": self.command,

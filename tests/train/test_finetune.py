@@ -69,7 +69,7 @@ def test_metrics_describe_the_training(trained, recipe):
     assert metrics["finished"] is True
     assert metrics["images"] == {"train": 72, "val": 24, "test": 24}
     assert [row["epoch"] for row in metrics["epochs"]] == [0, 1, 2, 3, 4]
-    assert all(row["train_loss"] > 0 and row["images"] == 72 for row in metrics["epochs"][1:])
+    assert all(row["train_loss"] > 0 and row["images"] == 2 * 72 for row in metrics["epochs"][1:])
     scores = [row[key] for row in metrics["epochs"] for key in ("val_top1", "average_top1") if row[key] is not None]
     noise = 100 * (0.25 / 24) ** 0.5
     assert metrics["best_top1"] in scores
@@ -79,6 +79,7 @@ def test_metrics_describe_the_training(trained, recipe):
     assert 0 <= metrics["calibration"]["ece"] <= 1
     assert metrics["seed"] == 0
     assert metrics["cached"] is True
+    assert metrics["epoch_repeats"] == 2  # few images
     assert {"effnets", "torch", "timm"} <= metrics["versions"].keys()
     assert read_recipe(trained.folder / "recipe.yaml") == recipe
 
