@@ -92,6 +92,11 @@ class Augmentation:
         unused = {name: defaults[name] for name in names if getattr(self, name) != defaults[name]}
         return replace(self, **unused), tuple(unused)
 
+    def notes(self, channels: int) -> tuple[str, ...]:
+        """Return a note on the settings without effect on images of so many channels, if there are any."""
+        _, unused = self.for_channels(channels)
+        return (f"without effect on images of {channels} channels: {', '.join(unused)}",) if unused else ()
+
     def __str__(self) -> str:
         changed = [f.name for f in fields(self) if getattr(self, f.name) != f.default]
         return ", ".join(f"{name}={getattr(self, name)!r}" for name in changed) or "default augmentation"

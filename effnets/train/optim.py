@@ -122,6 +122,14 @@ def warmup_epochs(recipe: Recipe, epochs: int) -> float:
     return min(1.0, epochs / 4) if recipe.warmup_epochs is None else recipe.warmup_epochs
 
 
+def ema_decay(recipe: Recipe, steps: int) -> float:
+    """Return the decay of the moving average: the recipe's, or less if it would reach back over 5 % of all `steps`.
+
+    In a short training a longer average lags behind the weights, which are still getting better.
+    """
+    return min(recipe.ema_decay, max(0.0, 1 - 20 / steps))
+
+
 def make_optimizer(network: nn.Module, recipe: Recipe) -> Optimizer:
     """Return the optimizer of all trainable parameters, in the groups of `parameter_groups`.
 

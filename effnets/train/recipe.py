@@ -124,7 +124,9 @@ class Recipe:
     drop_rate: Annotated[float | None, Range(0, 0.99), "Dropout before the classifier; None takes the model's."] = None
     drop_path_rate: Annotated[float, Range(0, 0.99), "Stochastic depth at the last block."] = 0.0
     ema_decay: Annotated[
-        float, Range(0, 0.999999), "Of the moving average of the weights, which rises to this; 0: no average."
+        float,
+        Range(0, 0.999999),
+        "Of the moving average of the weights, which rises to this, in short trainings to less; 0: no average.",
     ] = 0.999
     patience: Annotated[
         int, Range(0, 100_000), "Epochs without a better validation after which training ends; 0: never."

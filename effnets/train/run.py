@@ -226,7 +226,7 @@ class Run:
         data = os.fspath(config.path)
         checkpointer.check(data, resume=resume)
         context.accelerator.wait_for_everyone()  # or the main process might write before another one checks
-        splits = open_data(config, seed=recipe.seed, progress=_progress(context, "the data were opened"))
+        splits = open_data(config, seed=recipe.seed, progress=context.progress("the data were opened"))
         context.shutdown.check("the data were opened")
         train = splits.train
         if train is None:
@@ -239,8 +239,7 @@ class Run:
         torch.manual_seed(recipe.seed)
         model, has_class_head = build_model(recipe, train.class_names)
         splits, train = splits.with_channels(model.in_chans), train.with_channels(model.in_chans)
-        _, unused = recipe.augmentation.for_channels(model.in_chans)
-        unused_note = f"without effect on images of {model.in_chans} channels: {', '.join(unused)}"
+        notes = [*splits.notes, *recipe.augmentation.notes(model.in_chans)]
         if min(recipe.batch_size, len(train) // recipe.accumulate) == 1:
             require_batch_of_one(model, recipe)
         optimizer = make_optimizer(model, recipe)
@@ -257,7 +256,7 @@ class Run:
             revision=splits.revision,
             processes=context.accelerator.num_processes,
             epoch_repeats=epoch_repeats(recipe, train),
-            messages=[*splits.notes, *([unused_note] if unused else [])],
+            messages=notes,
         )
         return cls(
             recipe=recipe,
@@ -395,7 +394,7 @@ class Run:
         to_device(model, self.context.accelerator.device)
         known = len(state.messages)
         state.messages += [f"kept {decision}" for decision in trainer.progress.decisions]
-        progress = _progress(self.context, "the result was measured")  # the model is saved; this is done again
+        progress = self.context.progress("the result was measured")  # the model is saved; this is done again
         evaluation = evaluate_best(model, self.splits, state, progress, strict=self.context.strict)
         for message in state.messages[known:]:
             callback.on_message(message)
@@ -415,16 +414,6 @@ _ADAPTED = (
     "the backbone's batch statistics were moved towards those of the training images; set bn to eval to keep the "
     "weights' own"
 )
-
-
-def _progress(context: TrainContext, doing: str) -> Callable[[str, float], None]:
-    """Return a progress function that stops on a signal."""
-
-    def progress(what: str, fraction: float) -> None:
-        context.callback.on_progress(what, fraction)
-        context.shutdown.check(doing)
-
-    return progress
 
 
 def make_train_loader(

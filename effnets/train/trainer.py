@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
@@ -20,7 +20,7 @@ from effnets.report.write import EpochRow
 from effnets.train.callbacks import Callback
 from effnets.train.checkpoint import Checkpointer
 from effnets.train.loss import Loss
-from effnets.train.optim import RateSchedule, learning_rate, warmup_epochs
+from effnets.train.optim import RateSchedule, ema_decay, learning_rate, warmup_epochs
 from effnets.train.recipe import Recipe
 from effnets.train.run_state import Best, Progress
 from effnets.utils.shutdown import GracefulShutdown
@@ -46,6 +46,15 @@ class TrainContext:
     shutdown: GracefulShutdown
     callback: Callback = field(default_factory=Callback)
     strict: bool = False
+
+    def progress(self, doing: str) -> Callable[[str, float], None]:
+        """Return a progress function that raises on a signal; `doing` says what was interrupted."""
+
+        def progress(what: str, fraction: float) -> None:
+            self.callback.on_progress(what, fraction)
+            self.shutdown.check(doing)
+
+        return progress
 
 
 class TrainLoader(Protocol):
@@ -203,7 +212,8 @@ class Trainer:
         self.processes = self.accelerator.num_processes
         self.steps_per_epoch = len(train_loader) // recipe.accumulate
         self.rates = RateSchedule(optimizer, recipe, self.steps_per_epoch, recipe.epochs)
-        self.average = ModelEmaV3(network, decay=recipe.ema_decay, use_warmup=True) if recipe.ema_decay else None
+        decay = ema_decay(recipe, self.steps_per_epoch * recipe.epochs)
+        self.average = ModelEmaV3(network, decay=decay, use_warmup=True) if recipe.ema_decay else None
         average = None if self.average is None else self.average.module
         self.best = BestModelTracker(network, average, val_loader, context)
         # Only now: the copy must not be wrapped.
@@ -237,6 +247,7 @@ class Trainer:
         return {
             "network": self.network.state_dict(),
             "average": None if self.average is None else self.average.module.state_dict(),
+            "ema_decay": None if self.average is None else self.average.decay,
             "optimizer": self.optimizer.state_dict(),
             "progress": asdict(self.progress),
             "best": self.best.weights,
@@ -247,6 +258,7 @@ class Trainer:
         self.network.load_state_dict(state["network"])
         if self.average is not None:
             self.average.module.load_state_dict(state["average"])
+            self.average.decay = state.get("ema_decay", self.recipe.ema_decay)  # runs of earlier versions have no limit
         self.optimizer.load_state_dict(state["optimizer"])
         self.progress = Progress.from_dict(state["progress"])
         self.best.weights = state["best"]
