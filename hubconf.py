@@ -19,8 +19,8 @@ _DOC = """\
 Args:
     pretrained: load published weights, fetched and cached. {weights}
     options: those of `effnets.create_model`, by name: ``weights`` (a tag or a file), ``num_classes``, ``in_chans``,
-        ``drop_rate``, ``drop_path_rate``, ``global_pool``, ``features_only``, ``out_indices``, ``output_stride``,
-        ``device``, ``dtype``.
+        ``mean``, ``std``, ``ema``, ``drop_rate``, ``drop_path_rate``, ``global_pool``, ``features_only``,
+        ``out_indices``, ``output_stride``, ``device``, ``dtype``.
 
 Returns:
     An `effnets.Classifier` in training mode, or an `effnets.FeaturePyramid` with ``features_only=True``.

@@ -67,10 +67,10 @@ def test_columns_and_names_of_a_table_are_options_of_training_and_evaluation(mat
         for number, path in enumerate(sorted(material.glob("data/*/*/*.png"), key=lambda path: (path.name, path)))
     ]
     table = material / "pictures.csv"
-    table.write_text("\n".join(["split,file,kind", *rows]), encoding="utf-8")
+    table.write_text("\n".join(["split,where,kind", *rows]), encoding="utf-8")
     names = material / "names.txt"
     names.write_text("Äpfel\nred pears\n", encoding="utf-8")
-    columns = ["--image-column", "file", "--label-column", "kind", "--class-names", names]
+    columns = ["--image-column", "where", "--label-column", "kind", "--class-names", names]
     output = run(
         "finetune", table, *columns, "--model", material / "tiny.yaml", "--weights", "random",
         "--output", material / "run", "--epochs", 1, "--batch-size", 4, "--workers", 0, "--precision", "float32",

@@ -19,6 +19,8 @@ PROGRAM = """
 import os, signal, sys, time
 from pathlib import Path
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a program in the background inherits that it is ignored
+
 import multiprocessing
 import numpy as np
 

@@ -123,7 +123,8 @@ def test_sigterm_in_a_validation_ends_soon_and_it_is_done_again(material, tmp_pa
     log, folder = tmp_path / "log", tmp_path / "run"
 
     def finetune(output, *more):
-        return arguments((data, material[1]), output, "--precision", "float32", *more)
+        repeats = ["--set", "epoch_repeats=1"]  # three steps in the epoch
+        return arguments((data, material[1]), output, "--precision", "float32", *repeats, *more)
 
     def is_next():
         """Whether what comes, after one step at most, is the first validation, or the one after the first epoch."""
