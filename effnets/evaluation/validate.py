@@ -111,19 +111,19 @@ class Score:
         if not math.isfinite(self.loss):
             return False, "the loss is not finite"
         counts = f"{max(gained, lost)} images that only it has right, against {min(gained, lost)}"
-        if (gained - lost) ** 2 > gained + lost:
+        if self.clearly_better_than(other) or other.clearly_better_than(self):
             return gained > lost, counts
         losses = f"loss {min(self.loss, other.loss):.3f} against {max(self.loss, other.loss):.3f}"
         return self.loss < other.loss, f"{losses}; top-1 is equal to within chance ({gained + lost} images differ)"
 
-    def clearly_better_than(self, other: Score) -> bool:
-        """Return whether top-1 is better by more than a standard error of the images on which the two differ.
+    def clearly_better_than(self, other: Score, errors: float = 2) -> bool:
+        """Return whether top-1 is better by more than so many standard errors of the images on which the two differ.
 
         Only images that one of the two has right and the other wrong tell them apart (McNemar 1947,
         doi:10.1007/BF02295996).
         """
         gained, lost = self._differences(other)
-        return gained > lost and (gained - lost) ** 2 > gained + lost
+        return gained > lost and (gained - lost) ** 2 > errors**2 * (gained + lost)
 
     def _differences(self, other: Score) -> tuple[int, int]:
         """Return how many images only this score has right, and how many only the other."""

@@ -34,8 +34,11 @@ class Best:
         return self.score is None or math.isfinite(self.score.loss)
 
     def clearly_better_than(self, other: Best) -> bool:
-        """Return whether validation tells the two apart, as of `Score.clearly_better_than`."""
-        return self.score is not None and other.score is not None and self.score.clearly_better_than(other.score)
+        """Return whether validation tells the two apart, as of `Score.clearly_better_than`.
+
+        By three standard errors: of a dozen epochs some seem better by two, and of 25 images that is soon said.
+        """
+        return self.score is not None and other.score is not None and self.score.clearly_better_than(other.score, 3)
 
     def __str__(self) -> str:
         where = f"of epoch {self.epoch}" if self.epoch else "before training"

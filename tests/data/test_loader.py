@@ -112,6 +112,20 @@ def test_every_image_once(source):
         assert torch.allclose(batch.targets.sum(dim=1), torch.ones(len(batch.targets)))
 
 
+def test_two_passes_show_every_image_twice_and_otherwise(source):
+    twice = loader(source, passes=2, drop_last=False)
+    whole = list(twice.batches(1))
+    indices = torch.cat([batch.indices for batch in whole])
+    assert sorted(indices.tolist()) == sorted(2 * list(range(30)))
+    assert sorted(indices[:30].tolist()) == list(range(30))  # the first pass comes first
+    images = torch.cat([batch.images for batch in whole])
+    places = (indices == 7).nonzero().flatten()
+    assert not torch.equal(images[places[0]], images[places[1]])
+    assert same(list(twice.batches(1, 5)), whole[5:])
+    assert same(list(loader(source, passes=2, drop_last=False, workers=2).batches(1)), whole)
+    assert len(loader(source, passes=2)) == 15
+
+
 def test_steps_of_accumulation_are_whole(source):
     assert len(loader(source)) == 7
     assert len(loader(source, multiple=4)) == 4

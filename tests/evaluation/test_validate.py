@@ -24,11 +24,11 @@ def score(right: str, loss: float = 1.0) -> Score:
     )
 
 
-def test_top1_decides_beyond_a_standard_error_of_the_images_that_differ():
-    better, why = score("11110000", loss=2.0).better_than(score("11000000"))
+def test_top1_decides_beyond_two_standard_errors_of_the_images_that_differ():
+    better, why = score("11111110", loss=2.0).better_than(score("11000000"))
     assert better
-    assert why == "2 images that only it has right, against 0"
-    assert score("11000000").better_than(score("11110000", loss=2.0)) == (False, why)
+    assert why == "5 images that only it has right, against 0"
+    assert score("11000000").better_than(score("11111110", loss=2.0)) == (False, why)
 
 
 def test_of_equals_the_lower_loss_decides():
@@ -36,26 +36,27 @@ def test_of_equals_the_lower_loss_decides():
     why = "loss 0.293 against 0.319; top-1 is equal to within chance (1 images differ)"
     assert one.better_than(other) == (True, why)
     assert other.better_than(one) == (False, why)
-    # Seven against three of ten images: 4² is above 10; six against four: 2² is not.
-    ten = "1111111000"
-    assert score(ten, loss=9.0).better_than(score("0000000111"))[0]
-    assert not score("1111110000", loss=9.0).better_than(score("0000001111"))[0]
+    # Nine against one of ten images: 8² is above 4 · 10; eight against two: 6² is not.
+    assert score("1111111110", loss=9.0).better_than(score("0000000001"))[0]
+    assert not score("1111111100", loss=9.0).better_than(score("0000000011"))[0]
     # Equal numbers right, but others: as many on each side.
     assert score("1100", loss=0.5).better_than(score("0011", loss=0.6))[0]
     assert not score("1100").better_than(score("1100"))[0]
 
 
-def test_clearly_better_needs_more_than_a_standard_error():
-    assert score("11110000").clearly_better_than(score("11000000"))
-    assert not score("11100000").clearly_better_than(score("11000000"))
-    assert not score("11000000").clearly_better_than(score("11110000"))
-    assert not score("1111110000").clearly_better_than(score("0000001111"))
+def test_clearly_better_needs_more_than_some_standard_errors():
+    assert score("11111110").clearly_better_than(score("11000000"))
+    assert not score("11111110").clearly_better_than(score("11000000"), 3)
+    assert not score("11111100").clearly_better_than(score("11000000"))
+    assert score("11111100").clearly_better_than(score("11000000"), 1)
+    assert not score("11000000").clearly_better_than(score("11111110"))
+    assert not score("1111111100").clearly_better_than(score("0000000011"))
 
 
 def test_a_score_of_an_earlier_version_has_no_images_to_pair():
     before = Score(top1=90.0, loss=1.0, count=100)
-    assert Score(top1=92.0, loss=2.0, count=100).better_than(before)[0]
-    assert not Score(top1=91.0, loss=2.0, count=100).better_than(before)[0]
+    assert Score(top1=95.0, loss=2.0, count=100).better_than(before)[0]
+    assert not Score(top1=94.0, loss=2.0, count=100).better_than(before)[0]
 
 
 def test_a_loss_that_is_not_finite_is_never_better():

@@ -73,6 +73,12 @@ def test_other_trainings_folders_are_refused(folder, trained, recipe, tmp_path):
         effnets.TrainingError, match=r"started with other settings \(epochs 4 → 7\); resume it with the same"
     ):
         effnets.finetune(replace(recipe, epochs=7), folder / "data", output, resume=True)
+    # What is not stated is as it was, whatever the default is now.
+    checkpointer = Checkpointer(output, effnets.Recipe(model=recipe.model, epochs=4, workers=0))
+    assert checkpointer.merge_recipe() == recipe
+    stated = effnets.Recipe(model=recipe.model, epochs=7, workers=0)
+    assert Checkpointer(output, stated).merge_recipe() == replace(recipe, epochs=7)
+    assert Checkpointer(tmp_path / "nowhere", recipe).merge_recipe() == recipe
     draw_data(tmp_path / "less", train=20, val=8, test=8)
     with pytest.raises(effnets.TrainingError, match=r"images were {'train': 72, .* and are {'train': 60"):
         effnets.finetune(recipe, tmp_path / "less", output, resume=True)

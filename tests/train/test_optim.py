@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 import effnets
-from effnets.train.optim import RateSchedule, layer_depths, learning_rate, make_optimizer, parameter_groups
+from effnets.data.folder import FileDataset
+from effnets.train.optim import (
+    RateSchedule,
+    ema_decay,
+    epoch_repeats,
+    layer_depths,
+    learning_rate,
+    make_optimizer,
+    parameter_groups,
+)
 from effnets.train.recipe import Recipe
 
 MODELS = ["mobilenetv1_025", "mobilenetv1_100_conv", "mobilenetv2_035", "mixnet_s", "rexnet_100", "rexnet_lite_100"]
@@ -143,6 +154,27 @@ def test_wider_networks_learn_at_lower_rates(name, rate):
     assert learning_rate(Recipe(model=name, learning_rate=0.1), network) == 0.1
     assert learning_rate(Recipe(model=name, freeze="backbone"), network) == 0.01
     assert learning_rate(Recipe(model=name, min_learning_rate=0.01), network) == 0.01
+
+
+@pytest.mark.parametrize(("steps", "decay"), [(20, 0.0), (200, 0.9), (10_000, 0.998), (20_000, 0.999), (10**6, 0.999)])
+def test_the_average_reaches_back_over_a_twentieth_of_the_steps(steps, decay):
+    assert ema_decay(Recipe(model="mixnet_s"), steps) == pytest.approx(decay)
+    assert ema_decay(Recipe(model="mixnet_s", ema_decay=0.5), steps) == min(0.5, decay)
+
+
+@pytest.mark.parametrize(
+    ("images", "settings", "repeats"),
+    [
+        (1023, {}, 2),
+        (1024, {}, 1),
+        (1024, {"accumulate": 2}, 2),
+        (10, {"epoch_repeats": 1}, 1),
+        (5000, {"epoch_repeats": 3}, 3),
+    ],
+)
+def test_few_images_come_twice_in_an_epoch(images, settings, repeats):
+    train = FileDataset(Path(), [""] * images, np.zeros(images, np.int64), ("a", "b"))
+    assert epoch_repeats(Recipe(model="mixnet_s", **settings), train) == repeats
 
 
 def test_a_constant_stays():
