@@ -5,7 +5,7 @@
 The data sets are groceries (967 photos to train on, 20 classes), things (CIFAR-10, 50 images of each class, enlarged)
 and few (20 of each). Both start from the real weights of MobileNetV1 x0.25, both train for the same epochs on the same
 images; test/ is measured once. The plain loop is what tutorials show: AdamW, one-cycle, random crops, flips, the last
-weights. Ours is `effnets.finetune` with its defaults; its last weights and moving average are measured on test/, too,
+weights. Ours is the command `effnets finetune`; its last weights and moving average are measured on test/, too,
 beside the ones that were kept. Finished runs are kept in FOLDER: a study that was stopped goes on with the next one.
 """
 
@@ -16,6 +16,8 @@ import io
 import json
 import re
 import shutil
+import subprocess
+import sys
 import tarfile
 import time
 from collections import Counter
@@ -35,7 +37,6 @@ from torchvision.transforms import v2
 
 import effnets
 from effnets.train.checkpoint import load_state
-from effnets.train.recipe import find_recipe, read_recipe
 from effnets.utils.atomic_file import write_whole
 from effnets.utils.machine import describe_machine
 
@@ -72,17 +73,21 @@ def plain_loop(folder: Path, weights: Path, epochs: int, seed: int) -> dict[str,
 
 
 def ours(folder: Path, weights: Path, epochs: int, seed: int, output: Path, changes: dict[str, Any]) -> dict[str, Any]:
-    """Train by `effnets.finetune`; return top-1 on test/ of the kept weights, the last and the average, and seconds."""
+    """Train by `effnets finetune`; return top-1 on test/ of the kept weights, the last and the average, and seconds."""
     shutil.rmtree(output, ignore_errors=True)
-    settings = {"model": MODEL, "weights": str(weights), "epochs": epochs, "seed": seed}
+    command = [sys.executable, "-m", "effnets", "finetune", folder, "--model", MODEL, "--weights", weights]
+    command += ["--epochs", str(epochs), "--seed", str(seed), "--output", output]
+    for key, value in changes.items():
+        command += ["--set", f"{key}={json.dumps(value)}"]
     begin = time.perf_counter()
-    run = effnets.finetune(read_recipe(find_recipe("finetune"), settings | changes), folder, output)
+    subprocess.run(command, check=True, capture_output=True)
     seconds = time.perf_counter() - begin
+    metrics = json.loads((output / "metrics.json").read_text(encoding="utf-8"))
     state = load_state(output / "last")
     assert state is not None, "just finished"
-    found = {"kept": run.test_top1, "seconds": seconds, "average_kept": run.metrics["best_is_average"]}
+    found = {"kept": metrics["test_top1"], "seconds": seconds, "average_kept": metrics["best_is_average"]}
     for name, part in (("last", "network"), ("average", "average")):
-        model = run.load()
+        model = effnets.create_model(output, pretrained=True)
         model.load_state_dict(state[part])
         found[name] = effnets.evaluate(model, folder).top1
     shutil.rmtree(output)
