@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from effnets.cli.eval import is_exported
 from effnets.cli.format import (
     class_names_option,
     image_column_option,
@@ -24,8 +26,6 @@ if TYPE_CHECKING:
     from effnets.weights.inspect import CheckpointSummary
 
 _CLASSES, _SHOWN = 12, 5
-_WEIGHTS = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".h5", ".hdf5")
-_EXPORTED = (".onnx", ".pt2", ".xml")
 
 
 @click.command(name="doctor")
@@ -48,8 +48,8 @@ def command(subject: str, as_json: bool, **options: Any) -> None:
     a weights file: where in it the weights were found, whose names they have, which networks of the zoo they fit, its
     classes. It reads with the very functions that train, evaluate and load.
     """
-    if Path(subject).suffix.lower() in _EXPORTED:
-        raise click.UsageError(f"{subject} is an exported model: effnets predict PHOTO --weights {_quoted(subject)}")
+    if is_exported(subject):
+        raise click.UsageError(f"{subject} is an exported model: effnets predict PHOTO --weights {quote(subject)}")
     if (weights := find_checkpoint(Path(subject))) is not None:
         from effnets.weights.inspect import inspect_checkpoint
 
@@ -77,14 +77,16 @@ def find_checkpoint(path: Path) -> Path | None:
 
     A .tar is one if its content is PyTorch's.
     """
-    if path.is_dir():
-        from effnets.weights.folder import WEIGHTS
+    from effnets.weights.folder import SUFFIXES, find_weights_file
 
-        return next((path / name for name in WEIGHTS if (path / name).is_file()), None)
-    if path.suffix.lower() == ".tar" and path.is_file():
-        with path.open("rb") as file:
-            return path if file.read(4).startswith((b"PK\x03\x04", b"\x80")) else None
-    return path if path.suffix.lower() in _WEIGHTS else None
+    if path.is_dir():
+        return find_weights_file(path)
+    if path.suffix.lower() != ".tar":
+        return path if path.suffix.lower() in SUFFIXES else None
+    if not path.is_file():
+        return None
+    with path.open("rb") as file:
+        return path if file.read(4).startswith((b"PK\x03\x04", b"\x80")) else None
 
 
 def _print_checkpoint(checkpoint: CheckpointSummary, follow: str) -> None:
@@ -105,7 +107,7 @@ def _print_checkpoint(checkpoint: CheckpointSummary, follow: str) -> None:
 
 
 def _next_for_checkpoint(checkpoint: CheckpointSummary) -> str:
-    path = _quoted(checkpoint.path)
+    path = quote(checkpoint.path)
     if not checkpoint.models:
         return f"effnets convert {path} OUT.safetensors --model TABLE.yaml --to effnets, with a table of your network"
     if checkpoint.num_classes is None:
@@ -142,7 +144,7 @@ def _print_data(data: DataSummary, follow: str) -> None:
 
 
 def _next_for_data(data: DataSummary) -> str:
-    path = _quoted(data.path)
+    path = quote(data.path)
     if data.empty:
         return f"remove the empty folders ({', '.join(data.empty[:_SHOWN])}), or add images to them"
     if "train" in data.splits or "all" in data.splits:
@@ -167,9 +169,3 @@ def _pixels(values: tuple[int, int, int] | None) -> str:
 
 def _span(low: int, high: int) -> str:
     return str(low) if low == high else f"{low} to {high}"
-
-
-def _quoted(path: str) -> str:
-    import shlex
-
-    return shlex.quote(path)

@@ -27,6 +27,15 @@ _JPEG_BEGIN, _JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
 _PNG_BEGIN, _PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
 
 
+def affordable_check(check: Check, datasets: Mapping[str, ImageDataset]) -> tuple[Check, tuple[str, ...]]:
+    """Return how images are checked, "none" instead of "quick" where that would read too much, and a note then."""
+    streamed = any(dataset.shards is not None for dataset in datasets.values())
+    if check != "quick" or not (streamed or sum(map(len, datasets.values())) > MANY):
+        return check, ()
+    what = "streamed images" if streamed else f"more than {MANY:,} images"
+    return "none", (f"{what}: not checked for corrupt ones or for duplicates between splits",)
+
+
 def without_corrupt(
     split: str,
     dataset: ImageDataset,

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from effnets.data.checks import MANY, Check, duplicate_notes, find_corrupt
+from effnets.data.checks import Check, affordable_check, duplicate_notes, find_corrupt
 from effnets.data.dataset import ImageDataset
 from effnets.data.open import DataConfig, open_raw
 from effnets.data.splits import ALL
@@ -76,11 +76,7 @@ def inspect_data(
     progress = progress or _no_progress
     config, raw = open_raw(config, progress)
     datasets = dict(raw.datasets)
-    notes = list(raw.notes)
-    check, total = config.check, sum(map(len, datasets.values()))
-    if check == "quick" and (total > MANY or any(dataset.shards is not None for dataset in datasets.values())):
-        check = "none"
-        notes.append("streamed, or more than 200,000 images: not checked for corrupt ones or duplicates")
+    check, unchecked = affordable_check(config.check, datasets)
     splits = {split: _summary(split, dataset, check, progress) for split, dataset in datasets.items()}
     return DataSummary(
         path=os.fspath(config.path),
@@ -89,7 +85,7 @@ def inspect_data(
         splits=splits,
         empty=raw.empty,
         duplicates=() if check == "none" or ALL in datasets else duplicate_notes(datasets),
-        notes=tuple(notes),
+        notes=(*raw.notes, *unchecked),
     )
 
 

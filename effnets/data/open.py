@@ -11,7 +11,7 @@ from typing import TypedDict, get_args
 
 import numpy as np
 
-from effnets.data.checks import MANY, Check, check_classes, check_filled, duplicate_notes, without_corrupt
+from effnets.data.checks import Check, affordable_check, check_classes, check_filled, duplicate_notes, without_corrupt
 from effnets.data.dataset import ImageDataset
 from effnets.data.folder import open_folder
 from effnets.data.hub import open_hub_dataset, open_hub_stream
@@ -113,18 +113,13 @@ def open_data(
     """
     progress = progress or _no_progress
     config, raw = open_raw(config, progress)
-    origin, check = os.fspath(config.path), config.check
+    origin = os.fspath(config.path)
     check_filled(raw.empty, "training", origin)
     datasets, notes = dict(raw.datasets), list(raw.notes)
     if ALL in datasets:
         datasets["train"] = datasets.pop(ALL)
-    thorough = check == "full" or sum(map(len, datasets.values())) <= MANY
-    if any(dataset.shards is not None for dataset in datasets.values()) and check == "quick":
-        thorough, check = False, "none"
-        notes.append("streamed images: not checked for corrupt ones or for duplicates between splits")
-    elif not thorough and check == "quick":
-        notes.append(f"more than {MANY:,} images: not checked for corrupt ones or for duplicates between splits")
-        check = "none"
+    check, more = affordable_check(config.check, datasets)
+    notes += more
     for split in datasets:
         datasets[split], more = without_corrupt(
             split, datasets[split], check=check, limit=config.corrupt_limit, strict=config.strict, progress=progress
@@ -139,7 +134,7 @@ def open_data(
         notes += more
         if val is not None:
             datasets["val"] = val
-    if thorough and check != "none":
+    if check != "none":
         notes += duplicate_notes({split: datasets[split] for split in ("train", "val", "test") if split in datasets})
     train, val, test = (datasets.get(split) for split in ("train", "val", "test"))
     return Splits(train=train, val=val, test=test, notes=tuple(notes), revision=raw.revision)
@@ -158,7 +153,7 @@ def open_evaluation_data(
     """
     progress = progress or _no_progress
     config, raw = open_raw(config, progress)
-    origin, check = os.fspath(config.path), config.check
+    origin = os.fspath(config.path)
     split = next((split for split in ("test", "val", ALL) if split in raw.datasets), None)
     if split is None:
         raise DataError(
@@ -170,8 +165,7 @@ def open_evaluation_data(
         check_filled(raw.empty, "evaluation", origin)
     else:
         _leave_out_classes(dataset, raw.empty)
-    if check == "quick" and (len(dataset) > MANY or dataset.shards is not None):
-        check = "none"
+    check, _ = affordable_check(config.check, {split: dataset})
     dataset, notes = without_corrupt(
         split, dataset, check=check, limit=config.corrupt_limit, strict=config.strict, progress=progress
     )

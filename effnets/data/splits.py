@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from effnets.data.dataset import ImageDataset
 from effnets.errors import ArgumentError, DataError, MissingFileError
+from effnets.inference.labels import class_orders
 
 # Words for a split in data sets, in lower case, and its name here.
 _PLAIN = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
@@ -167,10 +168,7 @@ def named(noun: str, names: Sequence[str], shown: int = 5) -> str:
 
 def ordered(names: Iterable[str]) -> tuple[str, ...]:
     """Return class names in the order of the network's outputs: numerically if all are numbers, else by characters."""
-    unique = set(names)
-    if all(name.isascii() and name.isdigit() for name in unique):
-        return tuple(sorted(unique, key=lambda name: (int(name), name)))
-    return tuple(sorted(unique))
+    return class_orders(names)["numeric"]
 
 
 def class_names_of(splits: Mapping[str, Iterable[str]], origin: str) -> tuple[str, ...]:

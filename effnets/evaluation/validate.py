@@ -114,7 +114,7 @@ class Score:
         if self.clearly_better_than(other) or other.clearly_better_than(self):
             return gained > lost, counts
         losses = f"loss {min(self.loss, other.loss):.3f} against {max(self.loss, other.loss):.3f}"
-        return self.loss < other.loss, f"{losses}; top-1 is equal to within chance ({gained + lost} images differ)"
+        return self.loss < other.loss, f"{losses}; top-1 is equal to within chance (they differ on {gained + lost})"
 
     def clearly_better_than(self, other: Score, errors: float = 2) -> bool:
         """Return whether top-1 is better by more than so many standard errors of the images on which the two differ.

@@ -110,7 +110,7 @@ _FEW_BATCHES = 32
 def epoch_repeats(recipe: Recipe, train: ImageDataset) -> int:
     """Return the recipe's passes over the training images in an epoch, or 2 for few local images.
 
-    A step on a CPU takes half as long here as in a plain loop, and an epoch of a few hundred images is a dozen steps.
+    An epoch of a few hundred images is a dozen steps (docs/finetune.md has what the second pass is worth).
     """
     if recipe.epoch_repeats is not None or train.shards is not None:
         return recipe.epoch_repeats or 1

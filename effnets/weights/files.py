@@ -24,6 +24,7 @@ from torch import Tensor
 from effnets.errors import MissingFileError, WeightsError
 from effnets.utils.atomic_file import write_whole
 from effnets.weights.dialects import DIALECTS, Dialect
+from effnets.weights.folder import HDF5_SUFFIXES, PICKLE_SUFFIXES, SUFFIXES
 from effnets.weights.hashing import hash_file
 from effnets.weights.inert import stubs_for_torch
 from effnets.weights.safety import ForeignCodeError, require_plain, require_sound_header, require_sound_pickle
@@ -163,10 +164,6 @@ class _Reader:
         return WeightsError(f"{self.path}: {message}")
 
 
-_PICKLE_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".tar")
-_HDF5_SUFFIXES = (".h5", ".hdf5")
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
     """The tensors of a file, under the names in it.
@@ -208,12 +205,12 @@ def read_checkpoint(
     content: object
     if path.suffix.lower() == ".safetensors":
         content, header = _read_safetensors(path)
-    elif path.suffix.lower() in _PICKLE_SUFFIXES:
+    elif path.suffix.lower() in PICKLE_SUFFIXES:
         content = _read_pickle(path)
-    elif path.suffix.lower() in _HDF5_SUFFIXES:
+    elif path.suffix.lower() in HDF5_SUFFIXES:
         content = decode_hdf5(path)
     else:
-        known = ", ".join((".safetensors", *_PICKLE_SUFFIXES, *_HDF5_SUFFIXES))
+        known = ", ".join(SUFFIXES)
         raise WeightsError(f"{path}: unknown kind of weights file {path.suffix!r}; known are {known}")
     tensors, notes = find_state_dict(content, path, dialects=dialects, ema=ema)
     require_plain(path, tensors)
@@ -253,11 +250,11 @@ def _encode(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, str]
     if path.suffix.lower() == ".safetensors":
         # transformers wants the format stated.
         return _in_order(safetensors.torch.save(dict(tensors), {"format": "pt", **header}))
-    if path.suffix.lower() in _PICKLE_SUFFIXES:
+    if path.suffix.lower() in PICKLE_SUFFIXES:
         buffer = io.BytesIO()
         torch.save(dict(tensors), buffer)
         return buffer.getvalue()
-    if path.suffix.lower() in _HDF5_SUFFIXES:
+    if path.suffix.lower() in HDF5_SUFFIXES:
         return encode_hdf5(path, tensors)
     raise WeightsError(f"{path}: weights are written as .safetensors; give the file that suffix")
 

@@ -208,6 +208,10 @@ def _some(keys: Mapping[str, Any]) -> str:
 TABLE, CONFIG, PROCESSOR = "model.yaml", "config.json", "preprocessor_config.json"
 # Tried in this order. The second is what timm wrote in earlier days.
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+# Of weights files, wherever they are.
+PICKLE_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".tar")
+HDF5_SUFFIXES = (".h5", ".hdf5")
+SUFFIXES = (".safetensors", *PICKLE_SUFFIXES, *HDF5_SUFFIXES)
 # With this key in config.json, a reader of a repository requests the table only if it exists.
 TABLE_KEY = "model_table"
 
@@ -239,6 +243,11 @@ class SavedModel:
     weights_sha256: str | None = None
 
 
+def find_weights_file(folder: Path) -> Path | None:
+    """Return the weights of the network saved in a folder; None without any."""
+    return next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
+
+
 def read_folder(folder: str | os.PathLike[str], *, with_weights: bool = True) -> SavedModel:
     """Read a folder that `save_pretrained`, timm or transformers wrote.
 
@@ -255,7 +264,7 @@ def read_folder(folder: str | os.PathLike[str], *, with_weights: bool = True) ->
         raise MissingFileError(f"{folder}: holds neither {TABLE} nor {CONFIG}; save the model with save_pretrained")
     if not with_weights:
         return saved
-    weights = next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
+    weights = find_weights_file(folder)
     if weights is None:
         raise MissingFileError(f"{folder}: holds no weights; looked for {' and '.join(WEIGHTS)}")
     return replace(saved, weights=weights)

@@ -33,7 +33,7 @@ def test_top1_decides_beyond_two_standard_errors_of_the_images_that_differ():
 
 def test_of_equals_the_lower_loss_decides():
     one, other = score("11110001", loss=0.293), score("11110000", loss=0.319)  # one image is chance
-    why = "loss 0.293 against 0.319; top-1 is equal to within chance (1 images differ)"
+    why = "loss 0.293 against 0.319; top-1 is equal to within chance (they differ on 1)"
     assert one.better_than(other) == (True, why)
     assert other.better_than(one) == (False, why)
     # Nine against one of ten images: 8² is above 4 · 10; eight against two: 6² is not.
