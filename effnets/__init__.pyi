@@ -2,7 +2,8 @@
 
 from effnets._version import __version__ as __version__
 from effnets.deploy.engine import load_engine as load_engine
-from effnets.deploy.export.onnx import ExportReport as ExportReport
+from effnets.deploy.export.base import ExportReport as ExportReport
+from effnets.deploy.export.export import export as export
 from effnets.deploy.export.onnx import export_onnx as export_onnx
 from effnets.deploy.optimize.optimize import optimize as optimize
 from effnets.deploy.optimize.rewrites import Rewrites as Rewrites

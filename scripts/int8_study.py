@@ -29,7 +29,7 @@ from torch import nn
 
 import effnets
 from effnets.data.open import DataConfig, open_data
-from effnets.deploy.export.verify import session_of
+from effnets.deploy.export.verify_onnx import session_of
 from effnets.deploy.quantize.qdq_graph import Values
 from effnets.deploy.quantize.quantize import time_pair
 from effnets.engines.base import load_onnx

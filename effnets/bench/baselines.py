@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from effnets.deploy.export.graph import quiet_exporters
 from effnets.engines.torch import engine_errors
 from effnets.errors import ArgumentError, EngineError, WeightsError
 from effnets.nn.classifier import Classifier
+from effnets.utils.quiet import quiet_exporters
 from effnets.weights.dialects import get_dialect
 
 BASELINES = ("timm", "torchvision")

@@ -61,7 +61,7 @@ def command(
         raise click.UsageError("--json and --markdown are two forms of one report; choose one")
     # Imported here: torch takes seconds, and neither --help nor a mistyped option should wait for it.
     from effnets.bench.bench import bench
-    from effnets.deploy.export.onnx import check_writable, write_file
+    from effnets.deploy.export.base import check_writable, write_file
 
     if svg is not None:
         check_writable(svg)

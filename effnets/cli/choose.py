@@ -69,7 +69,7 @@ def command(
 
     from effnets.bench.choose import Limits, list_candidates, nearest, recommend
     from effnets.bench.latency import LatencyProfiler, measure_candidates, pick_engine
-    from effnets.deploy.export.onnx import check_writable
+    from effnets.deploy.export.base import check_writable
 
     if svg is not None:
         check_writable(svg)
@@ -176,7 +176,7 @@ def _draw(
     path: Path, outcome: Outcome, limits: Limits, recommendation: Recommendation | None, profiler: LatencyProfiler
 ) -> None:
     from effnets.bench.plots import draw_choice
-    from effnets.deploy.export.onnx import write_file
+    from effnets.deploy.export.base import write_file
     from effnets.utils.machine import describe_machine
 
     machine = describe_machine()

@@ -23,7 +23,7 @@ from effnets.cli.training import ProgressBarCallback
 from effnets.errors import ArgumentError, EffnetsError, ImageError, MissingFileError, TrainingInterruptedError
 
 if TYPE_CHECKING:
-    from effnets.deploy.export.onnx import ExportReport
+    from effnets.deploy.export.base import ExportReport
     from effnets.inference.labels import Prediction
     from effnets.nn.classifier import Classifier
     from effnets.train.run import TrainedModel

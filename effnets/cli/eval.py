@@ -243,19 +243,19 @@ class Subject:
     def load(self, stack: ExitStack, image_size: int | None) -> Classifier | Engine:
         """The model, ready to be evaluated at `image_size`; what it needs on disk lives as long as `stack`."""
         from effnets.deploy.engine import load_engine
-        from effnets.engines.base import FOR_ONNX
+        from effnets.engines.base import FILE_OF
 
         if is_exported(self.weights):
             return load_engine(str(self.weights), self.engine)
         network = self._load_network()
         if self.engine == _AUTO:
             return network
-        if self.engine not in FOR_ONNX:
+        if self.engine not in FILE_OF:
             return load_engine(network, self.engine)
-        from effnets.deploy.export.onnx import export_onnx
+        from effnets.deploy.export.export import export
 
-        path = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "model.onnx"
-        export_onnx(network, path, image_size=image_size)
+        path = Path(stack.enter_context(tempfile.TemporaryDirectory())) / f"model{FILE_OF[self.engine]}"
+        export(network, path, image_size=image_size)
         return load_engine(path, self.engine)
 
     def learned_from(self, data: str) -> str | None:
@@ -319,16 +319,18 @@ def subjects_of(
 
 
 def _possible(weights: str | None) -> tuple[str, ...]:
-    from effnets.engines.base import FOR_ONNX
+    from effnets.engines.base import ENGINES, EXPORTED
 
-    if not is_exported(weights):
-        return (_AUTO, "torch", "torch-compile", *FOR_ONNX)
-    return (_AUTO, "aotinductor") if str(weights).lower().endswith(".pt2") else (_AUTO, *FOR_ONNX)
+    if weights is None or not is_exported(weights):
+        return (_AUTO, *(engine for engine in ENGINES if engine != "aotinductor"))  # which takes minutes to compile
+    return (_AUTO, *EXPORTED[Path(weights).suffix.lower()][1])
 
 
 def is_exported(weights: str | None) -> bool:
     """Whether it is the name of an exported model."""
-    return weights is not None and Path(weights).suffix.lower() in (".onnx", ".pt2")
+    from effnets.engines.base import EXPORTED
+
+    return weights is not None and Path(weights).suffix.lower() in EXPORTED
 
 
 def is_whole(weights: str) -> bool:

@@ -79,7 +79,8 @@ def command(
     if not tuned and (batch or budget):
         raise click.UsageError("--batch and --budget are what --tune measures with; add --tune")
     # Imported here: torch takes seconds, and neither --help nor a mistyped option should wait for it.
-    from effnets.deploy.export.onnx import check_path, export_onnx
+    from effnets.deploy.export.base import check_path
+    from effnets.deploy.export.onnx import export_onnx
     from effnets.deploy.quantize.quantize import int8_report_path, quantize
     from effnets.deploy.tune import report_path
 

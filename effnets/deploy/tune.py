@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from torch import nn
 
 from effnets.deploy.engine import torch_engine
+from effnets.deploy.export.base import check_writable, write_file
 from effnets.deploy.export.graph import export_bytes
 from effnets.deploy.export.metadata import fingerprint
-from effnets.deploy.export.onnx import check_writable, write_file
 from effnets.deploy.optimize.rewrites import Rewrites, preset
 from effnets.engines.base import Engine, Precision, available_engines, load_onnx
 from effnets.engines.metadata import ModelMetadata

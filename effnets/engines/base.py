@@ -15,29 +15,42 @@ import numpy as np
 from numpy.typing import NDArray
 
 from effnets.engines.metadata import ModelMetadata
-from effnets.errors import ArgumentError, EngineError
+from effnets.errors import ArgumentError, EngineError, MissingFileError, WeightsError
 from effnets.utils.arguments import check_integer
 
 Precision = Literal["float32", "bfloat16"]
 
-# Engine → the package that provides it. AOTInductor reads .pt2, torch takes a model in memory, the others read .onnx.
+# Engine → the package that provides it.
 ENGINES = {
     "onnxruntime": "onnxruntime",
     "onnxruntime-cuda": "onnxruntime",
     "onnxruntime-tensorrt": "onnxruntime",
     "openvino": "openvino",
+    "litert": "ai_edge_litert",
+    "executorch": "executorch",
     "aotinductor": "torch",
     "torch": "torch",
     "torch-compile": "torch",
 }
 FOR_ONNX = ("onnxruntime", "onnxruntime-cuda", "onnxruntime-tensorrt", "openvino")
+# The suffix of an exported file → what it is, and the engines that execute it. A model in memory is torch's.
+EXPORTED: dict[str, tuple[str, tuple[str, ...]]] = {
+    ".onnx": ("an ONNX file", FOR_ONNX),
+    ".xml": ("an OpenVINO file", ("openvino",)),
+    ".tflite": ("a LiteRT file", ("litert",)),
+    ".pte": ("an ExecuTorch program", ("executorch",)),
+    ".pt2": ("a .pt2 package", ("aotinductor",)),
+}
+# The suffix of the file that each engine is given a network in; torch's engines take it from memory.
+FILE_OF = {**dict.fromkeys(FOR_ONNX, ".onnx"), "litert": ".tflite", "executorch": ".pte"}
+_EXTRAS = {"litert": "litert", "executorch": "executorch"}  # of effnets, that install an engine; else export
 
 
 class Engine(ABC):
     """Executes a model: `engine(images)` returns the logits, float32 ``[N, C]``.
 
-    Images are float32 ``[N, channels, H, W]``, normalized; or, for files that contain the preprocessing
-    (``description.input_kind``), uint8 ``[N, H, W, channels]`` of any size.
+    Images are float32 ``[N, channels, H, W]``, normalized; or, for files that contain the preprocessing or a part of
+    it (``description.input_kind``), uint8 ``[N, H, W, channels]``.
 
     Attributes:
         name: one of `ENGINES`.
@@ -80,16 +93,17 @@ class Engine(ABC):
 
 def check_input(images: NDArray[Any], metadata: ModelMetadata) -> None:
     """Raise ArgumentError for images of another type or shape than the model takes, before an engine refuses them."""
-    raw = metadata.input_kind == "uint8"
-    channels, size = metadata.channels, None if raw else metadata.size
+    raw = metadata.input_kind != "normalised"
+    channels, size = metadata.channels, None if metadata.input_kind == "uint8" else metadata.size
     height, width = size or ("H", "W")
-    expected = f"[N, H, W, {channels}]" if raw else f"[N, {channels}, {height}, {width}]"
+    expected = f"[N, {height}, {width}, {channels}]" if raw else f"[N, {channels}, {height}, {width}]"
     dtype = "uint8" if raw else "float32"
     hint = f"this model takes {dtype} of shape {expected}"
     if not isinstance(images, np.ndarray):
         raise ArgumentError(f"images is a {type(images).__name__}; give a NumPy array: {hint}")
     fits = images.dtype == dtype and images.ndim == 4 and 0 not in images.shape
-    if not (fits and images.shape[3 if raw else 1] == channels and (size is None or images.shape[2:] == size)):
+    sides = images.shape[1:3] if raw else images.shape[2:]
+    if not (fits and images.shape[3 if raw else 1] == channels and size in (None, sides)):
         raise ArgumentError(f"images is a {images.dtype} array of shape {list(images.shape)}; {hint}")
 
 
@@ -119,16 +133,61 @@ def check_options(
 def load_file(
     path: str | os.PathLike[str], engine: str = "auto", *, threads: int | None = None, precision: Precision = "float32"
 ) -> Engine:
-    """Load an exported file, ``.onnx`` or ``.pt2``; arguments and errors as of `effnets.load_engine`."""
+    """Load an exported file, of `EXPORTED`; arguments and errors as of `effnets.load_engine`."""
     path = Path(path)
-    is_package = path.suffix.lower() == ".pt2"
-    kind, possible = ("a .pt2 package", ("aotinductor",)) if is_package else ("an ONNX file", FOR_ONNX)
+    kind, possible = EXPORTED.get(path.suffix.lower(), EXPORTED[".onnx"])
     threads = check_options(engine, possible, f"{path}: {kind}", threads=threads, precision=precision)
-    if is_package:
-        from effnets.engines.torch import PackageEngine
+    if possible is FOR_ONNX:
+        return load_onnx(path, ModelMetadata.from_file(path), engine, threads=threads, precision=precision)
+    return load_exported(path, possible[0], threads=threads, precision=precision)
 
-        return PackageEngine(path, precision=precision, threads=threads)
-    return load_onnx(path, ModelMetadata.from_file(path), engine, threads=threads, precision=precision)
+
+def load_exported(
+    model: Path | bytes, engine: str, *, threads: int | None = None, precision: Precision = "float32"
+) -> Engine:
+    """Load a file that only one engine executes, or its content; errors as of `effnets.load_engine`."""
+    _require(engine)
+    if engine == "openvino":
+        from effnets.engines.openvino import OpenVINOEngine
+
+        return OpenVINOEngine(model, precision=precision, threads=threads)
+    if engine == "litert":
+        from effnets.engines.litert import LiteRTEngine
+
+        return LiteRTEngine(model, precision=precision, threads=threads)
+    if engine == "executorch":
+        from effnets.engines.executorch import ExecuTorchEngine
+
+        return ExecuTorchEngine(model, precision=precision, threads=threads)
+    from effnets.engines.torch import PackageEngine
+
+    return PackageEngine(Path(os.fsdecode(model)), precision=precision, threads=threads)
+
+
+def read_exported(model: Path | bytes, precision: Precision) -> tuple[bytes, str]:
+    """Return the content of an exported file, and what errors call it.
+
+    Raises:
+        MissingFileError: if the file does not exist.
+        ArgumentError: if the precision is not float32: such files compute in the precision they were made for.
+        WeightsError: if the file cannot be read.
+    """
+    name = "the model" if isinstance(model, bytes) else str(model)
+    if precision != "float32":
+        raise ArgumentError(f"{name}: computes in the precision it was made for; leave precision out")
+    try:
+        return (model if isinstance(model, bytes) else model.read_bytes()), name
+    except (FileNotFoundError, NotADirectoryError):
+        raise MissingFileError(f"{name}: no such exported model") from None
+    except OSError as error:
+        raise WeightsError(f"{name}: cannot be read ({error.strerror or error})") from None
+
+
+def _require(engine: str) -> None:
+    if not find_spec(ENGINES[engine]):
+        raise EngineError(
+            f"{engine} is not installed; install it with: pip install 'effnets[{_EXTRAS.get(engine, 'export')}]'"
+        )
 
 
 def load_onnx(
@@ -145,8 +204,7 @@ def load_onnx(
         openvino_first = precision == "bfloat16" or metadata.engine == "openvino"
         first, second = ("openvino", "onnxruntime") if openvino_first else ("onnxruntime", "openvino")
         engine = first if find_spec(ENGINES[first]) or not find_spec(ENGINES[second]) else second
-    if not find_spec(ENGINES[engine]):
-        raise EngineError(f"{engine} is not installed; install it with: pip install 'effnets[export]'")
+    _require(engine)
     if engine == "openvino":
         from effnets.engines.openvino import OpenVINOEngine
 

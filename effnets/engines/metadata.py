@@ -8,7 +8,7 @@ import reprlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from effnets.errors import MissingFileError, WeightsError
 from effnets.spec.specs import PreprocessSpec
@@ -17,7 +17,7 @@ from effnets.utils.arguments import MAX_SIDE
 _PREFIX = "effnets."
 _FORMAT = 1  # raised when new programs need what earlier files do not say
 
-InputKind = Literal["normalised", "uint8"]  # as files spell it
+InputKind = Literal["normalised", "uint8", "pixels"]  # as files spell it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,9 +27,10 @@ class ModelMetadata:
     Attributes:
         model, family: ``mixnet_m`` and ``mixnet``.
         labels: a name for each output.
-        preprocess: how images become the network's input; with `input_kind` uint8 the file does it itself.
-        input_kind: ``normalised``, float32 ``[N, channels, H, W]``; or ``uint8``, images ``[N, H, W, channels]`` of any
-            size.
+        preprocess: how images become the network's input; with `input_kind` uint8 the file does all
+            of it, with pixels the normalization.
+        input_kind: ``normalised``, float32 ``[N, channels, H, W]``; ``uint8``, images ``[N, H, W, channels]`` of any
+            size; or ``pixels``, such images resized and cropped to `size` already.
         channels: of the input, 3 or 1 for images.
         size: (height, width) that the network takes; None for any.
         usual_size: (height, width) that images are then resized to; None: that of the weights.
@@ -90,6 +91,19 @@ class ModelMetadata:
             raise _damaged(source, "labels", f"has {len(known['labels'])} names for {outputs} classes")
         return cls(**{**known, "preprocess": _decode_preprocess(values["preprocess"], source)})
 
+    def to_json(self) -> str:
+        """Return `to_properties` as one text."""
+        return json.dumps(self.to_properties(), ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, text: str, source: str) -> ModelMetadata:
+        """Decode what `to_json` returned; raises as `from_properties`."""
+        try:
+            properties = json.loads(text)
+        except (ValueError, RecursionError):
+            properties = None
+        return cls.from_properties(properties if isinstance(properties, dict) else {}, source)
+
     @classmethod
     def from_file(cls, path: str | os.PathLike[str]) -> ModelMetadata:
         """Read the metadata of an ONNX file; raises as `read_onnx_header` and `from_properties`."""
@@ -118,7 +132,7 @@ _EXPECTED: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     **dict.fromkeys(("preprocess", "weights", "accuracy", "rewrites", "versions", "quantisation"), _MAPPING),
     **dict.fromkeys(("size", "usual_size"), _SIZE),
     "labels": (_is_names, "a list of names"),
-    "input_kind": (lambda value: value in ("normalised", "uint8"), "normalised or uint8"),
+    "input_kind": (lambda value: value in get_args(InputKind), "normalised, uint8 or pixels"),
     "channels": (_is_count, "a number of channels"),
 }
 _REQUIRED = ("model", "family", "labels", "preprocess", "size")

@@ -13,39 +13,53 @@ from numpy.typing import NDArray
 
 from effnets.engines.base import Engine, Precision
 from effnets.engines.metadata import ModelMetadata
-from effnets.errors import ArgumentError, EngineError
+from effnets.errors import ArgumentError, EngineError, MissingFileError
+
+METADATA = "effnets"  # the runtime information of an .xml file that holds its metadata
 
 # Without a hint OpenVINO computes in bfloat16 wherever the CPU can.
 _HINTS = {"float32": "f32", "bfloat16": "bf16"}
 
 
 class OpenVINOEngine(Engine):
-    """Executes an ONNX model in OpenVINO.
+    """Executes an ONNX model, or an ``.xml`` file that `effnets.export` wrote, in OpenVINO.
+
+    Args:
+        metadata: of an ONNX model; None reads those in an ``.xml`` file.
 
     Raises:
         ArgumentError: if the precision is bfloat16 on a CPU without it.
         EngineError: if OpenVINO cannot load the model.
+        MissingFileError, WeightsError: if an ``.xml`` file does not exist, was not exported by effnets, or is damaged.
     """
 
     def __init__(
         self,
         model: Path | bytes,
-        metadata: ModelMetadata,
+        metadata: ModelMetadata | None = None,
         *,
         precision: Precision = "float32",
         threads: int | None = None,
     ) -> None:
+        core, name = _core(), "the model" if isinstance(model, bytes) else str(model)
+        if isinstance(model, Path) and not model.exists():
+            raise MissingFileError(f"{name}: no such exported model")
+        try:
+            network = core.read_model(model)
+        except Exception as error:  # its front ends have exception classes of their own
+            raise EngineError(f"{name}: openvino cannot load it: {_last_line(error)}") from None
+        if metadata is None:
+            text = network.get_rt_info([METADATA]).astype(str) if network.has_rt_info([METADATA]) else "{}"
+            metadata = ModelMetadata.from_json(text, name)
         super().__init__("openvino", metadata, precision, threads)
-        core = _core()
         if precision == "bfloat16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
             raise ArgumentError("this CPU has no bfloat16; use float32")
         properties: dict[str, Any] = {"INFERENCE_PRECISION_HINT": _HINTS[precision], "PERFORMANCE_HINT": "LATENCY"}
         if threads is not None:
             properties["INFERENCE_NUM_THREADS"] = threads
         try:
-            self._compiled = core.compile_model(core.read_model(model), "CPU", properties)
-        except Exception as error:  # its front ends have exception classes of their own
-            name = "the model" if isinstance(model, bytes) else model
+            self._compiled = core.compile_model(network, "CPU", properties)
+        except Exception as error:
             raise EngineError(f"{name}: openvino cannot load it: {_last_line(error)}") from None
         self._outputs = [output.get_any_name() for output in self._compiled.outputs]
         self._requests = threading.local()

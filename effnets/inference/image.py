@@ -385,12 +385,17 @@ def image_to_array(
         ImageError: if the image is so elongated that it would be resized to over 89,478,485 pixels.
         ArgumentError: if the size is out of range, the image has another mode, or mean and std another number.
     """
+    return normalize_pixels(crop_pixels(image, preprocess, size), preprocess)
+
+
+def crop_pixels(image: Pixels, preprocess: PreprocessSpec, size: int | tuple[int, int] | None = None) -> NDArray[Any]:
+    """Return an image resized and cropped as by `image_to_array`, but not normalized: ``[H, W, C]``; raises as that."""
     if isinstance(image, Image.Image) and image.mode not in COLOR_MODES.values():
         raise ArgumentError(f"image is of mode {image.mode}; bring it to RGB or L with load_image first")
     height, width = check_size(preprocess.input_size if size is None else size)
     new_size = resized_size(image, height, width, preprocess)
     image = center_crop(resize(image, new_size, Image.Resampling[preprocess.interpolation.upper()]), height, width)
-    return normalize_pixels(np.asarray(image).reshape(height, width, -1), preprocess)
+    return np.asarray(image).reshape(height, width, -1)
 
 
 def normalize_pixels(pixels: NDArray[Any], preprocess: PreprocessSpec) -> NDArray[np.float32]:

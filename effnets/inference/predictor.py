@@ -18,7 +18,7 @@ from PIL import Image
 from effnets.engines.base import Engine
 from effnets.errors import ArgumentError, ImageError, MissingFileError
 from effnets.inference.arrays import is_array, size_of
-from effnets.inference.image import ImageSource, image_to_array, load_image
+from effnets.inference.image import ImageSource, crop_pixels, image_to_array, load_image
 from effnets.inference.labels import Prediction, are_named, class_names, rank
 from effnets.utils.arguments import check_integer, check_size
 
@@ -135,7 +135,7 @@ class EnginePredictor(Predictor):
 
     def __init__(self, engine: Engine, input_size: int | tuple[int, int] | None, argument: str = "input_size") -> None:
         metadata = engine.description
-        if metadata.input_kind != "uint8":
+        if metadata.input_kind == "normalised":
             metadata.preprocess.for_channels(metadata.channels)  # to refuse other numbers at once
         self.channels = metadata.channels
         self._size = metadata.image_size if input_size is None else check_size(input_size, argument)
@@ -154,12 +154,14 @@ class EnginePredictor(Predictor):
         self.named = are_named(engine.labels)
 
     def prepare(self, image: ImageSource) -> NDArray[Any]:
-        """Return float32 ``[C, H, W]``, or uint8 ``[H, W, C]`` where the file contains the preprocessing."""
+        """Return float32 ``[C, H, W]``, or uint8 ``[H, W, C]`` where the file normalizes."""
         metadata = self._engine.description
         loaded = load_image(image, self.channels)
         if self._raw:
             width, height = size_of(loaded)
             return np.asarray(loaded).reshape(height, width, self.channels)
+        if metadata.input_kind == "pixels":
+            return crop_pixels(loaded, metadata.preprocess, self._size)
         return image_to_array(loaded, metadata.preprocess, self._size)
 
     def logits(self, batch: Sequence[NDArray[Any]]) -> NDArray[np.float32]:

@@ -155,7 +155,7 @@ def test_damaged_metadata():
         ("labels", "[]", "is [], not a list of names"),
         ("labels", '["a", 1]', "is ['a', 1], not a list of names"),
         ("labels", '["red", "green"]', "has 2 names for 4 classes"),
-        ("input_kind", "[]", "is [], not normalised or uint8"),
+        ("input_kind", "[]", "is [], not normalised, uint8 or pixels"),
         ("channels", '"x"', "is 'x', not a number of channels"),
         ("channels", "0", "is 0, not a number of channels"),
         ("channels", "true", "is True, not a number of channels"),

@@ -8,12 +8,8 @@ and columns that the center crop keeps. Positions are integers up to the last di
 from __future__ import annotations
 
 import ast
-import contextlib
 import copy
-import io
-import logging
-import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,6 +32,7 @@ from effnets.errors import ExportError
 from effnets.inference.image import cover_size
 from effnets.nn.classifier import Classifier
 from effnets.utils.arguments import check_size
+from effnets.utils.quiet import quiet_exporters
 
 INPUT, NORMALIZED, LOGITS = "images", "normalised", "logits"
 PROBABILITIES, TOP_PROBABILITIES, TOP_INDICES = "probabilities", "top_probabilities", "top_indices"
@@ -44,22 +41,6 @@ _SCOPES = "pkg.torch.onnx.name_scopes"
 # Any size that torch.export does not treat specially, unlike 0, 1 and equal sides.
 _TRACED_BATCH, _TRACED_SIZE = 2, (224, 256)
 _BICUBIC_A = -0.5  # Pillow's
-
-
-@contextlib.contextmanager
-def quiet_exporters() -> Iterator[None]:
-    """Suppress what exporters print, log and warn of: the exported graph is verified afterwards."""
-    loggers = [logging.getLogger(name) for name in ("torch", "onnxscript", "onnx_ir")]
-    levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")
-        for logger in loggers:
-            logger.setLevel(logging.CRITICAL)
-        try:
-            yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import logging
 import os
@@ -14,17 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
-from effnets.deploy.export.metadata import describe
-from effnets.deploy.export.onnx import check_writable
-from effnets.deploy.optimize.optimize import optimize as rewrite
-from effnets.deploy.optimize.rewrites import Rewrites, preset
+from effnets.deploy.export.base import ExportReport, prepare
+from effnets.deploy.optimize.rewrites import Rewrites
 from effnets.engines.base import first_line
 from effnets.engines.metadata import ModelMetadata
 from effnets.engines.torch import PACKAGE_METADATA, PackageEngine
-from effnets.errors import ArgumentError, ExportError, VerificationError
-from effnets.nn.classifier import require_classifier
-from effnets.utils.arguments import check_size
-from effnets.utils.atomic_file import write_whole
+from effnets.errors import ExportError, VerificationError
 
 _TOLERANCE = 1e-4
 
@@ -35,7 +29,7 @@ def export_package(
     *,
     image_size: int | tuple[int, int] | None = None,
     optimize: bool | Rewrites = True,
-) -> Path:
+) -> ExportReport:
     """Compile a classifier ahead of time to a ``.pt2`` package, verified, for `effnets.load_engine`.
 
     It takes float32 images ``[N, channels, H, W]``, normalized, of any N. Compiling needs a C++ compiler.
@@ -45,25 +39,17 @@ def export_package(
         ExportError: if torch cannot compile it, or the file cannot be written.
         VerificationError: if the package computes something else.
     """
-    path = Path(path)
-    if path.suffix.lower() != ".pt2":
-        raise ArgumentError(f"path is {str(path)!r}; give the file the suffix .pt2")
-    check_writable(path)
-    network = require_classifier(model)
-    height, width = check_size(network.spec.input_size if image_size is None else image_size, "image_size")
-    rewrites = optimize if isinstance(optimize, Rewrites) else preset("aotinductor") if optimize else None
-    metadata = describe(network, size=(height, width), input_kind="normalised", rewrites=rewrites)
-    original = copy.deepcopy(network).cpu().float().eval().requires_grad_(False)
-    module = rewrite(original, rewrites) if rewrites else original
-    example = torch.randn(2, network.in_chans, height, width, generator=torch.Generator().manual_seed(0))
+    made = prepare(model, path, ".pt2", image_size=image_size, optimize=optimize, engine="aotinductor")
+    metadata = made.metadata
+    example = torch.randn(2, metadata.channels, *metadata.image_size, generator=torch.Generator().manual_seed(0))
     try:
         with tempfile.TemporaryDirectory() as folder:
-            package = _compile(module, example, metadata, Path(folder) / "model.pt2")
-            _compare(PackageEngine(package), original, example)
-            write_whole(path, package.read_bytes())
+            package = _compile(made.module, example, metadata, Path(folder) / "model.pt2")
+            error = _compare(PackageEngine(package), made.original, example)
+            data = package.read_bytes()
     except OSError as error:
         raise ExportError(f"{path}: cannot be written ({error.strerror or error})") from None
-    return path
+    return made.write(data, {"aotinductor": error})
 
 
 def _compile(module: nn.Module, example: Tensor, metadata: ModelMetadata, path: Path) -> Path:
@@ -77,12 +63,13 @@ def _compile(module: nn.Module, example: Tensor, metadata: ModelMetadata, path: 
     return Path(str(made))
 
 
-def _compare(engine: PackageEngine, original: nn.Module, images: Tensor) -> None:
-    """Compare batches of one and of several images with the network in float64."""
-    reference = copy.deepcopy(original).double()
+def _compare(engine: PackageEngine, original: nn.Module, images: Tensor) -> float:
+    """Compare batches of one and of several images with the network in float64; return the largest error."""
+    errors = []
     for batch in (images[:1], images, images.repeat(2, 1, 1, 1)):
         with torch.inference_mode():
-            expected = reference(batch.double()).numpy()
-        error = float(np.abs(engine(batch.numpy()) - expected).max() / np.abs(expected).max())
-        if not error <= _TOLERANCE:
-            raise VerificationError(f"{engine.description.model}: not exported: the package is off by {error:.1e}")
+            expected = original(batch.double()).numpy()
+        errors.append(float(np.abs(engine(batch.numpy()) - expected).max() / np.abs(expected).max()))
+        if not errors[-1] <= _TOLERANCE:
+            raise VerificationError(f"{engine.description.model}: not exported: the package is off by {errors[-1]:.1e}")
+    return max(errors)

@@ -125,6 +125,9 @@ PRESETS: dict[str, Rewrites] = {
     "torch-compile": Rewrites(channels_last=True),
     "onnxruntime": Rewrites(depthwise="cost", copy_taps=20, group_multiple=4, equal_pointwise="dense", align=8),
     "openvino": Rewrites(depthwise="cost", copy_taps=20),
+    # XNNPACK has fast kernels for small depthwise convolutions alone, so that merging loses.
+    "litert": Rewrites(depthwise="keep"),
+    "executorch": Rewrites(depthwise="keep"),
     "none": Rewrites(
         fold_bn=False, depthwise="keep", equal_pointwise="keep", unequal_pointwise="keep", shortcut="concat"
     ),

@@ -16,7 +16,7 @@ import onnx
 import torch
 from numpy.typing import NDArray
 
-from effnets.deploy.export.verify import session_of
+from effnets.deploy.export.verify_onnx import session_of
 from effnets.deploy.quantize.qdq_graph import Ranges, Values
 from effnets.engines.metadata import ModelMetadata
 from effnets.errors import ArgumentError, ImageError, MissingFileError

@@ -12,7 +12,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from effnets.deploy.export.verify import session_of
+from effnets.deploy.export.verify_onnx import session_of
 
 Ranges = dict[str, tuple[float, float]]
 

@@ -7,7 +7,6 @@ import json
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,9 +16,10 @@ import onnx
 from numpy.typing import NDArray
 from torch import nn
 
+from effnets.deploy.export.base import check_path, check_writable, write_files
 from effnets.deploy.export.graph import LOGITS
-from effnets.deploy.export.onnx import check_engine, check_engines, check_path, check_writable, export_onnx, write_file
-from effnets.deploy.export.verify import session_of
+from effnets.deploy.export.onnx import check_engine, check_engines, export_onnx
+from effnets.deploy.export.verify_onnx import session_of
 from effnets.deploy.optimize.rewrites import Rewrites
 from effnets.deploy.quantize.accuracy_gate import Agreement, Gate, QuantizeReport, compare
 from effnets.deploy.quantize.calibration import METHODS, CalibrationImages, collect, ranges_by, split_images
@@ -29,7 +29,6 @@ from effnets.engines.base import load_onnx
 from effnets.engines.metadata import ModelMetadata
 from effnets.errors import ArgumentError, ExportError, QuantizationError, VerificationError
 from effnets.utils.arguments import check_integer
-from effnets.utils.atomic_file import find_target
 from effnets.utils.machine import version_of
 from effnets.utils.timing import interleave
 
@@ -151,19 +150,8 @@ def write_with_report(target: Path, data: bytes, report: QuantizeReport) -> None
 
     Raises ExportError if one cannot be written; earlier files are restored.
     """
-    path = int8_report_path(target)
-    before = path.read_bytes() if path.exists() else None
-    write_file(path, (json.dumps(report.to_dict(), indent=1) + "\n").encode())
-    try:
-        write_file(target, data)
-    except BaseException:
-        # The first failure is reported.
-        with suppress(ExportError, OSError):
-            if before is None:
-                find_target(path).unlink()
-            else:
-                write_file(path, before)
-        raise
+    text = json.dumps(report.to_dict(), indent=1) + "\n"
+    write_files({int8_report_path(target): text.encode(), target: data})
 
 
 def _is_report(path: Path) -> bool:

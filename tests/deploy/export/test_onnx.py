@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 import effnets
-from effnets.deploy.export.onnx import write_file
+from effnets.deploy.export.base import write_file
 from effnets.deploy.optimize.rewrites import PRESETS
 from effnets.errors import ArgumentError, ExportError, VerificationError
 from tests.support import SHARED, images, needs_shared, shake, shake_gently

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from effnets.deploy.export.onnx import check_path, check_writable, write_file
+from effnets.deploy.export.base import check_path, check_writable, write_file
 from effnets.errors import ExportError
 
 

@@ -15,15 +15,8 @@ import effnets
 from effnets.deploy.export import graph as graph_module
 from effnets.deploy.export.graph import NetworkGraph, export_graph
 from effnets.deploy.export.metadata import describe
-from effnets.deploy.export.verify import (
-    compare_pixels,
-    find_divergence,
-    find_faulty_node,
-    normalized,
-    probe_images,
-    verify,
-    verify_rewrites,
-)
+from effnets.deploy.export.verify import normalized, probe_images, verify_rewrites
+from effnets.deploy.export.verify_onnx import compare_pixels, find_divergence, find_faulty_node, verify
 from effnets.engines.base import load_onnx
 from effnets.engines.metadata import ModelMetadata
 from effnets.errors import VerificationError

@@ -13,7 +13,7 @@ from PIL import Image
 
 import effnets
 from effnets.cli import main
-from effnets.deploy.export.onnx import write_file
+from effnets.deploy.export.base import write_file
 from effnets.deploy.export.verify import probe_images
 from effnets.deploy.optimize.rewrites import Rewrites
 from effnets.deploy.quantize import quantize as quantize_module

@@ -1,0 +1,199 @@
+"""What exports to all formats have in common: how a network is made ready, the report, and writing files."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import os
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+
+from torch import nn
+
+from effnets.deploy.export.metadata import describe
+from effnets.deploy.optimize.optimize import optimize as rewrite
+from effnets.deploy.optimize.rewrites import Rewrites, preset
+from effnets.engines.metadata import InputKind, ModelMetadata
+from effnets.errors import ArgumentError, EngineError, ExportError
+from effnets.inference.arrays import COLOR_MODES
+from effnets.nn.classifier import require_classifier
+from effnets.utils.arguments import check_size
+from effnets.utils.atomic_file import find_target, write_whole
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportReport:
+    """A written and verified file.
+
+    Attributes:
+        path, sha256, size: of the file; size in bytes.
+        description: the file's metadata.
+        errors: for each engine it was verified on, the largest difference of logits as a share of the largest logit.
+        seconds: duration of the export.
+        notes: what else is to be known, such as a verification that could not execute the file.
+    """
+
+    path: Path
+    sha256: str
+    size: int
+    description: ModelMetadata
+    errors: dict[str, float]
+    seconds: float
+    notes: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        checked = ", ".join(f"{engine} {error:.0e}" for engine, error in self.errors.items())
+        notes = "".join(f"; {note}" for note in self.notes)
+        return f"{self.path}: {self.size / 1e6:.1f} MB, logits within {checked} of the network's{notes}"
+
+
+@dataclass(slots=True)
+class Export:
+    """A network made ready for export to `path`.
+
+    Attributes:
+        original: the network, in float64 on the CPU in evaluation mode; the file is compared with it.
+        module: what is exported: a copy in float32, rewritten, its weights rounded once.
+        metadata: of the file.
+        started: when the export began, by `time.perf_counter`.
+    """
+
+    path: Path
+    original: nn.Module
+    module: nn.Module
+    metadata: ModelMetadata
+    started: float = field(default_factory=time.perf_counter)
+
+    def write(
+        self,
+        data: bytes,
+        errors: Mapping[str, float],
+        *,
+        beside: Mapping[Path, bytes] | None = None,
+        notes: Sequence[str] = (),
+    ) -> ExportReport:
+        """Write the file, and those `beside` it, and return the report; raises ExportError if one cannot be written."""
+        write_files({**(beside or {}), self.path: data})
+        return ExportReport(
+            path=self.path,
+            sha256=hashlib.sha256(data).hexdigest(),
+            size=len(data) + sum(map(len, (beside or {}).values())),
+            description=self.metadata,
+            errors=dict(errors),
+            seconds=time.perf_counter() - self.started,
+            notes=tuple(notes),
+        )
+
+
+def prepare(
+    model: nn.Module,
+    path: str | os.PathLike[str],
+    suffix: str,
+    *,
+    image_size: int | tuple[int, int] | None,
+    dynamic_size: bool = False,
+    input_kind: InputKind = "normalised",
+    optimize: bool | Rewrites,
+    engine: str,
+    preferred: str = "",
+) -> Export:
+    """Check the arguments of an export and rewrite a copy of the network for `engine`, by its preset or `optimize`.
+
+    The file's metadata name `preferred` as the engine that it was made for.
+
+    Raises:
+        ArgumentError: if `model` is not a classifier with outputs, the path has another suffix, or an argument is out
+            of range.
+        ExportError: if no file can be written there.
+        VerificationError: if a rewrite would change what the network computes.
+    """
+    started = time.perf_counter()
+    path = check_path(path, suffix)
+    network = require_classifier(model)
+    if input_kind != "normalised" and network.in_chans not in COLOR_MODES:
+        raise ArgumentError(
+            f"preprocess=True is for images of 3, 1 or 4 channels, and this model takes {network.in_chans}; leave it "
+            "out: the file then takes float32, which effnets.predict prepares"
+        )
+    names = network.class_names
+    if names is not None and len(names) != network.num_classes:
+        raise ArgumentError(
+            f"model.class_names has {len(names)} names for {network.num_classes} outputs; give one for each"
+        )
+    rewrites = optimize if isinstance(optimize, Rewrites) else preset(engine) if optimize else None
+
+    from effnets.deploy.export.verify import verify_rewrites
+
+    usual = check_size(network.spec.input_size if image_size is None else image_size, "image_size")
+    metadata = describe(
+        network,
+        size=None if dynamic_size else usual,
+        usual_size=usual if dynamic_size else None,
+        input_kind=input_kind,
+        rewrites=rewrites,
+        engine=preferred,
+    )
+    # In float64, so that folding rounds once; the original is what the file is compared with.
+    original = copy.deepcopy(network).cpu().double().eval().requires_grad_(False)
+    exported = rewrite(original, rewrites) if rewrites else copy.deepcopy(original)
+    if rewrites:
+        verify_rewrites(original, exported, metadata)
+    return Export(path, original, exported.float(), metadata, started)
+
+
+def require_packages(packages: Sequence[str], extra: str) -> None:
+    """Raise EngineError, with the extra to install, if a package is missing."""
+    if missing := [name for name in packages if not find_spec(name)]:
+        raise EngineError(f"exporting needs {', '.join(missing)}; install with: pip install 'effnets[{extra}]'")
+
+
+def check_path(path: str | os.PathLike[str], suffix: str = ".onnx") -> Path:
+    """Return `path` if such a file can be written there; raises ArgumentError without the suffix, else ExportError."""
+    path = Path(path)
+    if path.suffix.lower() != suffix:
+        raise ArgumentError(f"path is {str(path)!r}; give the file the suffix {suffix}")
+    check_writable(path)
+    return path
+
+
+def check_writable(path: Path) -> None:
+    """Raise ExportError unless a file can be written there, before the work; of a link, the file it leads to."""
+    try:
+        folder = (find_target(path) if path.parent.is_dir() else path).parent
+    except OSError as error:
+        reason = error.strerror or error
+        raise ExportError(f"{path}: cannot be written there; choose another place ({reason})") from None
+    if not folder.is_dir():
+        raise ExportError(f"{path}: cannot be written: {folder} is not a folder; make it first")
+    if not os.access(folder, os.W_OK):
+        raise ExportError(f"{path}: cannot be written there; choose another place")
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all; raises ExportError if it cannot be written, or reads back differently."""
+    try:
+        write_whole(path, data, read_back=True)
+    except OSError as error:
+        raise ExportError(f"{path}: cannot be written ({error.strerror or error})") from None
+
+
+def write_files(files: Mapping[Path, bytes]) -> None:
+    """Write files in their order; if one cannot be written, restore those before it and raise ExportError."""
+    before: dict[Path, bytes | None] = {}
+    try:
+        for path, data in files.items():
+            before[path] = path.read_bytes() if len(files) > 1 and path.exists() else None
+            write_file(path, data)
+    except BaseException:
+        for path in list(before)[:-1]:
+            content = before[path]
+            with suppress(ExportError, OSError):  # the first failure is reported
+                if content is None:
+                    find_target(path).unlink()
+                else:
+                    write_file(path, content)
+        raise

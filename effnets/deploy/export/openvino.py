@@ -1,0 +1,93 @@
+"""`export_openvino`: a classifier as an OpenVINO file (``.xml`` with its ``.bin``), verified."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from effnets.deploy.export.base import Export, ExportReport, check_path, check_writable, require_packages
+from effnets.deploy.export.onnx import export_onnx
+from effnets.engines.base import Engine, load_file, load_onnx
+from effnets.engines.metadata import ModelMetadata
+from effnets.errors import ExportError, VerificationError
+
+_TOLERANCE = 1e-5
+
+
+def export_openvino(model: nn.Module, path: str | os.PathLike[str], **options: Any) -> ExportReport:
+    """Write a classifier as an OpenVINO file, and its weights as ``.bin`` beside it, after verifying it.
+
+    It is the ONNX file of `effnets.export_onnx`, verified on OpenVINO and then converted, with the same inputs, outputs
+    and `options`. Labels and preprocessing are in its runtime information, for OpenVINO's Model API and for effnets.
+
+    Args:
+        model: as of `effnets.export_onnx`.
+        path: of the file, ending in ``.xml``; existing files are replaced once the new ones are verified.
+
+    Raises as `effnets.export_onnx`.
+    """
+    started = time.perf_counter()
+    path = check_path(path, ".xml")
+    check_writable(path.with_suffix(".bin"))
+    require_packages(("openvino",), "export")
+    with tempfile.TemporaryDirectory() as folder:
+        onnx = Path(folder) / "model.onnx"
+        report = export_onnx(model, onnx, engine="openvino", engines=["openvino"], **options)
+        converted = _convert(onnx, report.description)
+        before, after = load_onnx(onnx, report.description, "openvino"), load_file(converted)
+        difference = _compare(before, after)
+        files = {suffix: converted.with_suffix(suffix).read_bytes() for suffix in (".bin", ".xml")}
+    made = Export(path, nn.Identity(), nn.Identity(), report.description, started)
+    errors = {"openvino": max(report.errors["openvino"], difference)}
+    return made.write(files[".xml"], errors, beside={path.with_suffix(".bin"): files[".bin"]})
+
+
+def _convert(onnx: Path, metadata: ModelMetadata) -> Path:
+    """Write the OpenVINO file beside an ONNX file, and return its path."""
+    import openvino
+
+    from effnets.engines.openvino import METADATA
+
+    path = onnx.with_suffix(".xml")
+    try:
+        network = openvino.Core().read_model(onnx)
+        network.set_rt_info(metadata.to_json(), METADATA)
+        for key, value in _model_api(metadata).items():
+            network.set_rt_info(value, ["model_info", key])
+        openvino.save_model(network, path, compress_to_fp16=False)
+    except Exception as error:
+        raise ExportError(f"{metadata.model}: openvino cannot convert it: {error}") from None
+    return path
+
+
+def _model_api(metadata: ModelMetadata) -> dict[str, str]:
+    """Return what OpenVINO's Model API reads; there, spaces separate labels."""
+    values = {"model_type": "Classification", "labels": " ".join("_".join(name.split()) for name in metadata.labels)}
+    if metadata.input_kind == "normalised":
+        preprocess = metadata.preprocess.for_channels(metadata.channels)
+        for key, numbers in (("mean_values", preprocess.mean), ("scale_values", preprocess.std)):
+            values[key] = " ".join(f"{255 * number:.9g}" for number in numbers)
+    return values
+
+
+def _compare(before: Engine, after: Engine) -> float:
+    """Compare the converted file with the verified ONNX file; return the largest difference of logits."""
+    from effnets.deploy.export.verify import probe_batches, probe_images
+
+    metadata = before.description
+    if after.description.to_properties() != metadata.to_properties():
+        raise VerificationError(f"{metadata.model}: not exported: its metadata differs when read back")
+    errors = []
+    raw = metadata.input_kind == "uint8"
+    for images in [probe_images(1, 300, 400, metadata.channels, seed=0)] if raw else probe_batches(metadata):
+        expected, found = before(images), after(images)
+        errors.append(float(np.abs(found - expected).max() / np.abs(expected).max()))
+        if not errors[-1] <= _TOLERANCE:
+            raise VerificationError(f"{metadata.model}: not exported: the conversion is off by {errors[-1]:.1e}")
+    return max(errors)

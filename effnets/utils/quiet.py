@@ -1,0 +1,44 @@
+"""Suppress what exporters and native libraries print."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+
+
+@contextlib.contextmanager
+def quiet_exporters() -> Iterator[None]:
+    """Suppress what exporters print, log and warn of: the exported file is verified afterwards."""
+    loggers = [logging.getLogger(name) for name in ("torch", "onnxscript", "onnx_ir", "absl", "jax", "executorch")]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        for logger in loggers:
+            logger.setLevel(logging.CRITICAL)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
+
+
+@contextlib.contextmanager
+def quiet_native() -> Iterator[None]:
+    """Suppress what native code of this process writes to its standard error meanwhile.
+
+    LiteRT and ExecuTorch greet there at every load, and have no setting for it in Python.
+    """
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
