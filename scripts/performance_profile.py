@@ -12,7 +12,7 @@ import effnets
 from effnets.bench.report import BenchReport
 from effnets.bench.roofline import bound, layers_of
 from effnets.bench.variants import shake
-from effnets.deploy.export.graph import export_bytes
+from effnets.deploy.export.export import export_bytes
 from effnets.deploy.optimize.rewrites import preset
 
 __all__ = ["profile"]

@@ -20,7 +20,7 @@ from effnets._version import __version__
 from effnets.bench.choose import Limits, ModelCandidate, Network, networks_of, with_latencies, within
 from effnets.deploy.engine import load_engine
 from effnets.deploy.optimize.rewrites import Rewrites, preset
-from effnets.engines.base import ENGINES, Engine, available_engines, load_onnx
+from effnets.engines.base import ENGINES, Engine, available_engines, load_bytes
 from effnets.errors import ArgumentError, EngineError
 from effnets.utils.arguments import check_integer
 from effnets.utils.machine import describe_machine, version_of
@@ -198,14 +198,10 @@ class LatencyProfiler:
         model = create_model(network.name).eval()
         if self.engine.startswith("torch"):
             return load_engine(model, self.engine, threads=self.threads)
-        from effnets.deploy.export.graph import export_graph
-        from effnets.deploy.export.metadata import describe
-        from effnets.deploy.optimize.optimize import optimize
+        from effnets.deploy.export.export import export_bytes
 
-        size = (network.size, network.size)
-        description = describe(model, size=size, input_kind="normalised", rewrites=self._rewrites)
-        graph = export_graph(optimize(model, self._rewrites), description)
-        return load_onnx(graph.model.SerializeToString(), description, self.engine, threads=self.threads)
+        file, metadata = export_bytes(model, self._rewrites, network.size, self.engine)
+        return load_bytes(file, metadata, self.engine, threads=self.threads)
 
 
 def pick_engine(name: str = "auto") -> str:

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from effnets.engines.base import ENGINES, Precision, load_onnx
+from effnets.engines.base import ENGINES, FILE_OF, Precision, load_bytes
 from effnets.engines.metadata import ModelMetadata
-from effnets.errors import ArgumentError, EngineError
+from effnets.errors import ArgumentError, EngineError, ExportError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from effnets.nn.classifier import Classifier
 
 
-BENCH_ENGINES = ("torch", "torch-compile", "onnxruntime", "openvino")
+BENCH_ENGINES = ("torch", "torch-compile", "onnxruntime", "openvino", "litert", "executorch")
 
 # What our own variants are called: the network as it is built, and rewritten for its engine.
 PLAIN, REWRITTEN = "effnets", "effnets rewritten"
@@ -34,7 +34,7 @@ class Variant:
 
     Attributes:
         path: whose it is: a peer's name, ``effnets``, or ``effnets rewritten``.
-        model: an ONNX model, or a module for torch's engines.
+        model: the content of a file, or a module for torch's engines.
     """
 
     engine: str
@@ -52,7 +52,7 @@ class Variant:
     def load(self) -> Callable[[NDArray[Any]], NDArray[Any]]:
         """Make it ready: float32 images ``[N, channels, H, W]`` to logits ``[N, C]``."""
         if isinstance(self.model, bytes):
-            return load_onnx(self.model, self.description, self.engine, threads=self.threads, precision=self.precision)
+            return load_bytes(self.model, self.description, self.engine, threads=self.threads, precision=self.precision)
         return _load_module(self.model, self.engine, self.precision, self.threads)
 
 
@@ -79,8 +79,8 @@ def check_engines(engines: Sequence[str], precision: Precision) -> None:
             raise ArgumentError(f"engines has {engine!r}; choose from {', '.join(BENCH_ENGINES)}")
         if not find_spec(ENGINES[engine]):
             raise EngineError(f"{engine} is not installed; install it with: pip install 'effnets[export]'")
-        if engine == "onnxruntime" and precision != "float32":
-            raise ArgumentError(f"onnxruntime has no {precision} on CPUs; leave it out of the engines, or use float32")
+        if engine in ("onnxruntime", "litert", "executorch") and precision != "float32":
+            raise ArgumentError(f"{engine} has no {precision} on CPUs; leave it out of the engines, or use float32")
 
 
 def shake(network: Classifier) -> None:
@@ -116,7 +116,7 @@ def make_variants(
     A peer that has not, or that cannot export it, is noted in `unmeasured`, with the network's `label`.
     """
     from effnets.bench.baselines import export_baseline, load_baseline
-    from effnets.deploy.export.graph import export_bytes
+    from effnets.deploy.export.export import convert, export_bytes
     from effnets.deploy.export.metadata import describe
     from effnets.deploy.optimize.optimize import optimize
     from effnets.deploy.optimize.rewrites import preset
@@ -138,8 +138,18 @@ def make_variants(
         for engine in onnx_engines:
             models = graphs | {REWRITTEN: export_bytes(network, preset(engine), size)[0]}
             variants += [variant(engine=engine, path=path, model=model) for path, model in models.items()]
+    for engine in [engine for engine in engines if engine in ("litert", "executorch")]:
+        files = {}
+        for peer, module in peers.items():
+            try:
+                files[peer] = convert(module, description, engine)
+            except ExportError as error:
+                unmeasured.failed.append(f"{label}: {peer}: {error}")
+        files[PLAIN] = export_bytes(network, None, size, engine)[0]
+        files[REWRITTEN] = export_bytes(network, preset(engine), size, engine)[0]
+        variants += [variant(engine=engine, path=path, model=model) for path, model in files.items()]
     for engine in engines:
-        if engine not in onnx_engines:
+        if engine not in FILE_OF:
             ours = {PLAIN: network} if engine == "torch" else {}
             modules = peers | ours | {REWRITTEN: optimize(network, preset(engine))}
             variants += [variant(engine=engine, path=path, model=module) for path, module in modules.items()]

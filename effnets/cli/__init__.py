@@ -22,7 +22,7 @@ _COMMANDS = {
     "demo": ("effnets.cli.demo", "See it work: classify, fine-tune, export, compare engines, without network."),
     "doctor": ("effnets.cli.doctor", "Say what data or a checkpoint is, and how to go on."),
     "eval": ("effnets.cli.eval", "Measure accuracy on labeled images, and compare."),
-    "export": ("effnets.cli.export", "Write a model as one verified ONNX file."),
+    "export": ("effnets.cli.export", "Write a model as one verified file, for a server, browser or phone."),
     "finetune": ("effnets.cli.training:finetune_command", "Fine-tune a pretrained network on images by class."),
     "list": ("effnets.cli.list", "List models with their parameters, multiply-adds and input size."),
     "predict": ("effnets.cli.predict", "Classify photographs."),

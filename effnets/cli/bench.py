@@ -29,7 +29,7 @@ def _numbers(_context: click.Context, _parameter: click.Parameter, value: str) -
     "--engines",
     default="torch,onnxruntime,openvino",
     show_default=True,
-    help="Of these and torch-compile, which takes minutes.",
+    help="Of these, torch-compile (which takes minutes), litert and executorch.",
 )
 @click.option("--batch", "batches", default="1,16", show_default=True, callback=_numbers, help="Images at a time.")
 @click.option("--threads", type=click.IntRange(1), help="[default: all cores]")

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @click.command(name="export")
 @click.argument("model")
-@click.argument("target", type=click.Path(path_type=Path), metavar="OUT.onnx")
+@click.argument("target", type=click.Path(path_type=Path), metavar="OUT")
 @click.option("--weights", help="A weights file, or a tag [default: the published weights].")
 @ema_option
 @click.option("--image-size", type=click.IntRange(1, 8192), help="Side of the input in pixels [default: the weights'].")
@@ -53,10 +53,11 @@ def command(
     batch: int | None,
     budget: float | None,
 ) -> None:
-    """Write MODEL, a name of the zoo or a YAML file of your own, as the ONNX file OUT.onnx.
+    """Write MODEL, a name of the zoo or a YAML file of your own, as one verified file.
 
-    It is compared with the network before it is written, on ONNX Runtime and, where installed, on OpenVINO; if it
-    computes anything else there is no file, and the exit status is 1.
+    The suffix of OUT says for what: .onnx for servers and browsers, .xml for OpenVINO, .tflite for LiteRT (Android),
+    .pte for ExecuTorch (iOS, Android, small boxes), .pt2 for PyTorch. It is compared with the network on that engine
+    before it is written; if it computes anything else there is no file, and the exit status is 1.
 
     With --int8 some of the photos in FOLDER calibrate, and the others check whether int8 still answers as float does;
     layers that suffer stay in float. If too many would have to, there is no file. OUT.json holds the figures.
@@ -80,11 +81,15 @@ def command(
         raise click.UsageError("--batch and --budget are what --tune measures with; add --tune")
     # Imported here: torch takes seconds, and neither --help nor a mistyped option should wait for it.
     from effnets.deploy.export.base import check_path
-    from effnets.deploy.export.onnx import export_onnx
+    from effnets.deploy.export.export import export, writer_of
     from effnets.deploy.quantize.quantize import int8_report_path, quantize
     from effnets.deploy.tune import report_path
 
-    check_path(target)
+    writer_of(target)
+    check_path(target, target.suffix.lower())
+    if (int8 or tuned or engine) and target.suffix.lower() != ".onnx":
+        option = "--int8" if int8 else "--tune" if tuned else "--engine"
+        raise click.UsageError(f"{option} is for .onnx files, and {target} is another; leave it out")
     if int8:
         int8_report_path(target)
     network = load_network(model, weights, answers="outputs", ema=ema)
@@ -108,7 +113,7 @@ def command(
         for number, line in enumerate(quantised.lines()):
             click.echo(("  " if number else "") + printable(line))
     else:
-        report = export_onnx(
+        report = export(
             network,
             target,
             image_size=image_size,

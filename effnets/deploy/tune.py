@@ -20,10 +20,10 @@ from torch import nn
 
 from effnets.deploy.engine import torch_engine
 from effnets.deploy.export.base import check_writable, write_file
-from effnets.deploy.export.graph import export_bytes
+from effnets.deploy.export.export import export_bytes
 from effnets.deploy.export.metadata import fingerprint
 from effnets.deploy.optimize.rewrites import Rewrites, preset
-from effnets.engines.base import Engine, Precision, available_engines, load_onnx
+from effnets.engines.base import FOR_ONNX, Engine, Precision, available_engines, load_bytes
 from effnets.engines.metadata import ModelMetadata
 from effnets.errors import ArgumentError, ConfigError, EffnetsError, VerificationError
 from effnets.nn.classifier import Classifier, require_classifier
@@ -32,7 +32,7 @@ from effnets.utils.arguments import check_integer, check_size
 from effnets.utils.machine import Load, describe_machine, load_average, load_since
 from effnets.utils.timing import Timing, interleave
 
-TUNE_ENGINES = ("onnxruntime", "openvino", "torch", "torch-compile")
+TUNE_ENGINES = ("onnxruntime", "openvino", "torch", "torch-compile", "litert", "executorch")
 # A candidate must beat the default by this share in the last turn: less may be chance, and the default is well tested.
 MARGIN = 0.03
 
@@ -71,7 +71,7 @@ def candidates(plan: NetworkPlan, engines: Sequence[str], precisions: Sequence[P
     found: list[tuple[int, TuneCandidate]] = []
     for precision in precisions:
         for engine in engines:
-            if engine == "onnxruntime" and precision != "float32":
+            if engine in ("onnxruntime", "litert", "executorch") and precision != "float32":
                 continue
             suffix = "" if precision == "float32" else f", {precision}"
             for index, (variant, rewrites) in enumerate(_variants(engine, plan).items()):
@@ -228,7 +228,7 @@ class TuneSearch:
         self.tolerance, self.budget, self.progress = tolerance, budget, progress
         self.begin = time.perf_counter()
         self.results: list[Measured] = []
-        self.graphs: dict[Rewrites, tuple[bytes, ModelMetadata]] = {}
+        self.files: dict[tuple[Rewrites, object], tuple[bytes, ModelMetadata]] = {}
         shape = (batch, network.in_chans, *size)
         self.images = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
         with torch.inference_mode():
@@ -296,10 +296,12 @@ class TuneSearch:
                 threads=self.threads,
                 rewrites=candidate.rewrites,
             )
-        if candidate.rewrites not in self.graphs:
-            self.graphs[candidate.rewrites] = export_bytes(self.network, candidate.rewrites, self.size)
-        graph, metadata = self.graphs[candidate.rewrites]
-        return load_onnx(graph, metadata, candidate.engine, threads=self.threads, precision=candidate.precision)
+        # Engines that execute ONNX share a file.
+        made = (candidate.rewrites, FOR_ONNX if candidate.engine in FOR_ONNX else candidate.engine)
+        if made not in self.files:
+            self.files[made] = export_bytes(self.network, candidate.rewrites, self.size, candidate.engine)
+        file, metadata = self.files[made]
+        return load_bytes(file, metadata, candidate.engine, threads=self.threads, precision=candidate.precision)
 
     def _difference(self, logits: NDArray[np.float32]) -> float:
         scale = max(1.0, float(np.abs(self.expected).max()))
@@ -365,8 +367,9 @@ def tune(
         tolerance: largest difference of logits from the network's in float64, as a share of the largest logit (or of
             1). bfloat16 needs about 0.02.
         threads: None leaves it to the engines.
-        engines: ``onnxruntime``, ``openvino``, ``torch`` and ``torch-compile``, in the order of trying; None: the
-            installed ones without ``torch-compile``, which compiles for minutes.
+        engines: of `TUNE_ENGINES`, in the order of trying; None: those of ``onnxruntime``, ``openvino`` and ``torch``
+            that are installed. ``torch-compile`` compiles for minutes, ``litert`` and ``executorch`` are for files that
+            will run elsewhere.
         precisions: ``float32``, and ``bfloat16``, which only some engines and CPUs support.
         report: a file, ``….tune.json``, which is used again if machine, versions, model and all arguments but the
             budget are the same; else it is replaced, unless `write_report` is False.
@@ -413,7 +416,7 @@ def tune(
 def _check_engines(engines: Sequence[str] | None) -> list[str]:
     installed = [engine for engine in TUNE_ENGINES if engine.removesuffix("-compile") in available_engines()]
     if engines is None:
-        return [engine for engine in installed if engine != "torch-compile"]
+        return [engine for engine in installed if engine in ("onnxruntime", "openvino", "torch")]
     if not engines or set(engines) - set(installed):
         raise ArgumentError(f"engines is {list(engines)}; choose from those installed: {', '.join(installed)}")
     return list(engines)

@@ -190,6 +190,20 @@ def _require(engine: str) -> None:
         )
 
 
+def load_bytes(
+    model: bytes,
+    metadata: ModelMetadata,
+    engine: str,
+    *,
+    threads: int | None = None,
+    precision: Precision = "float32",
+) -> Engine:
+    """Load the content of a file for `engine`; errors as of `effnets.load_engine`."""
+    if engine in FOR_ONNX:
+        return load_onnx(model, metadata, engine, threads=threads, precision=precision)
+    return load_exported(model, engine, threads=threads, precision=precision)
+
+
 def load_onnx(
     model: Path | bytes,
     metadata: ModelMetadata,

@@ -172,5 +172,5 @@ def test_an_engine_without_what_exports(monkeypatch):
 
 @pytest.mark.parametrize("name", ["tensorflow", "aotinductor", "onnxruntime-cuda"])
 def test_an_engine_that_cannot_be_chosen(name):
-    with pytest.raises(ArgumentError, match="choose auto or one of onnxruntime, openvino, torch"):
+    with pytest.raises(ArgumentError, match="choose auto or one of onnxruntime, openvino, litert, executorch, torch"):
         pick_engine(name)

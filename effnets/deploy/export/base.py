@@ -186,7 +186,7 @@ def write_files(files: Mapping[Path, bytes]) -> None:
     before: dict[Path, bytes | None] = {}
     try:
         for path, data in files.items():
-            before[path] = path.read_bytes() if len(files) > 1 and path.exists() else None
+            before[path] = path.read_bytes() if len(files) > 1 and path.is_file() else None
             write_file(path, data)
     except BaseException:
         for path in list(before)[:-1]:

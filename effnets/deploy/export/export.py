@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import inspect
 import os
@@ -12,8 +13,14 @@ from typing import Any
 from torch import nn
 
 from effnets.deploy.export.base import ExportReport
+from effnets.deploy.export.metadata import describe
+from effnets.deploy.optimize.optimize import optimize as rewrite
 from effnets.deploy.optimize.rewrites import Rewrites
+from effnets.engines.base import FOR_ONNX
+from effnets.engines.metadata import ModelMetadata
 from effnets.errors import ArgumentError
+from effnets.nn.classifier import Classifier
+from effnets.utils.arguments import check_size
 
 # Suffix → the function that writes it, imported when it is called.
 FORMATS = {
@@ -35,6 +42,7 @@ def export(
     optimize: bool | Rewrites = True,
     softmax: bool = False,
     topk: int | None = None,
+    engine: str = "",
 ) -> ExportReport:
     """Write a classifier as a verified file for the place that the suffix of `path` names.
 
@@ -51,28 +59,58 @@ def export(
         optimize: rewrite the network first, by the preset of the engine, or by a `Rewrites`.
         softmax: add the output ``probabilities``; not for ``.pt2``.
         topk: add the outputs ``top_probabilities`` and ``top_indices``; for ``.onnx`` and ``.xml``.
+        engine: for which an ``.onnx`` file is rewritten, as of `effnets.export_onnx`.
 
     Raises:
         ArgumentError: if the suffix is none of these, or the format does not have an option.
         VerificationError, ExportError, EngineError: as of `effnets.export_onnx`.
     """
-    writer, given = writer_of(path), {"image_size": image_size, "optimize": optimize}
-    given |= {"dynamic_size": dynamic_size, "preprocess": preprocess, "softmax": softmax, "topk": topk}
+    writer = writer_of(path)
+    given: dict[str, Any] = {"image_size": image_size, "dynamic_size": dynamic_size, "preprocess": preprocess}
+    given |= {"optimize": optimize, "softmax": softmax, "topk": topk, "engine": engine}
     defaults = inspect.signature(export).parameters
-    options = {name: value for name, value in given.items() if value is not defaults[name].default}
+    options = {name: value for name, value in given.items() if value != defaults[name].default}
     possible = inspect.signature(writer).parameters
-    takes_all = any(one.kind is inspect.Parameter.VAR_KEYWORD for one in possible.values())
-    if unknown := [name for name in options if name not in possible and not takes_all]:
+    if unknown := [name for name in options if name not in possible]:
         suffix = Path(path).suffix.lower()
         raise ArgumentError(f"{unknown[0]} is not possible for {suffix} files; leave it out, or export to .onnx")
     return writer(model, path, **options)
 
 
 def writer_of(path: str | os.PathLike[str]) -> Callable[..., ExportReport]:
-    """Return the function that writes files of that suffix; raises ArgumentError if there is none."""
+    """Return the function that writes files of that suffix; raises ArgumentError if no format has it."""
     suffix = Path(path).suffix.lower()
     if suffix not in FORMATS:
         raise ArgumentError(f"path is {os.fspath(path)!r}; give the file one of the suffixes {', '.join(FORMATS)}")
     module, _, name = FORMATS[suffix].partition(":")
     writer: Callable[..., Any] = getattr(importlib.import_module(module), name)
     return writer
+
+
+def export_bytes(
+    network: Classifier,
+    rewrites: Rewrites | None,
+    image_size: int | tuple[int, int] | None = None,
+    engine: str = "onnxruntime",
+) -> tuple[bytes, ModelMetadata]:
+    """Return what `export` would write for `engine` with `rewrites` (None for no rewrites), and its metadata.
+
+    It is not verified. It takes normalized images of `image_size`, None for the network's own; `load_bytes` loads it.
+    Raises ExportError if the network cannot be exported.
+    """
+    size = check_size(network.spec.input_size if image_size is None else image_size, "image_size")
+    metadata = describe(network, size=size, input_kind="normalised", rewrites=rewrites)
+    # In float64, as `export` rewrites, so that folding rounds once.
+    original = copy.deepcopy(network).cpu().double().eval().requires_grad_(False)
+    module = rewrite(original, rewrites) if rewrites else original
+    return convert(module.float(), metadata, engine), metadata
+
+
+def convert(module: nn.Module, metadata: ModelMetadata, engine: str) -> bytes:
+    """Return the file of any classifier in float32 for `engine`, not verified; raises ExportError if that fails."""
+    if engine in FOR_ONNX:
+        from effnets.deploy.export.graph import export_graph
+
+        return bytes(export_graph(module, metadata).model.SerializeToString())
+    made = importlib.import_module(f"effnets.deploy.export.{engine}").convert(module, metadata)
+    return bytes(made)

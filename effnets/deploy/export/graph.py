@@ -23,14 +23,10 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 from torch.export import Dim, ExportedProgram
 
-from effnets.deploy.export.metadata import describe
-from effnets.deploy.optimize.optimize import optimize
-from effnets.deploy.optimize.rewrites import Rewrites
 from effnets.engines.base import first_line
 from effnets.engines.metadata import ModelMetadata
 from effnets.errors import ExportError
 from effnets.inference.image import cover_size
-from effnets.nn.classifier import Classifier
 from effnets.utils.arguments import check_size
 from effnets.utils.quiet import quiet_exporters
 
@@ -92,22 +88,6 @@ def export_graph(
         prepend_preprocessing(model.graph, INPUT, NORMALIZED, metadata)
     assert program.exported_program is not None
     return NetworkGraph(model, program.exported_program, network_input)
-
-
-def export_bytes(
-    network: Classifier, rewrites: Rewrites | None, image_size: int | tuple[int, int] | None = None
-) -> tuple[bytes, ModelMetadata]:
-    """Return the model that `effnets.export_onnx` would write with `rewrites` (None for no rewrites), and its metadata.
-
-    It is not verified. It takes float32 ``[N, channels, H, W]``, normalized, of any N and of `image_size`, None for
-    the network's own. Raises ExportError if torch cannot export it.
-    """
-    size = check_size(network.spec.input_size if image_size is None else image_size, "image_size")
-    metadata = describe(network, size=size, input_kind="normalised", rewrites=rewrites)
-    # In float64, as export_onnx rewrites, so that folding rounds once.
-    original = copy.deepcopy(network).cpu().double().eval().requires_grad_(False)
-    module = optimize(original, rewrites) if rewrites else original
-    return export_graph(module.float(), metadata).model.SerializeToString(), metadata
 
 
 def with_outputs(model: onnx.ModelProto, names: Iterable[str]) -> onnx.ModelProto:

@@ -6,13 +6,13 @@ import os
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from torch import nn
 
 from effnets.deploy.export.base import Export, ExportReport, check_path, check_writable, require_packages
 from effnets.deploy.export.onnx import export_onnx
+from effnets.deploy.optimize.rewrites import Rewrites
 from effnets.engines.base import Engine, load_file, load_onnx
 from effnets.engines.metadata import ModelMetadata
 from effnets.errors import ExportError, VerificationError
@@ -20,15 +20,25 @@ from effnets.errors import ExportError, VerificationError
 _TOLERANCE = 1e-5
 
 
-def export_openvino(model: nn.Module, path: str | os.PathLike[str], **options: Any) -> ExportReport:
+def export_openvino(
+    model: nn.Module,
+    path: str | os.PathLike[str],
+    *,
+    image_size: int | tuple[int, int] | None = None,
+    dynamic_size: bool = False,
+    preprocess: bool = False,
+    optimize: bool | Rewrites = True,
+    softmax: bool = False,
+    topk: int | None = None,
+) -> ExportReport:
     """Write a classifier as an OpenVINO file, and its weights as ``.bin`` beside it, after verifying it.
 
-    It is the ONNX file of `effnets.export_onnx`, verified on OpenVINO and then converted, with the same inputs, outputs
-    and `options`. Labels and preprocessing are in its runtime information, for OpenVINO's Model API and for effnets.
+    It is the ONNX file of `effnets.export_onnx`, verified on OpenVINO and then converted, with the same inputs and
+    outputs. Labels and preprocessing are in its runtime information, for OpenVINO's Model API and for effnets.
 
     Args:
-        model: as of `effnets.export_onnx`.
         path: of the file, ending in ``.xml``; existing files are replaced once the new ones are verified.
+        model, image_size, dynamic_size, preprocess, optimize, softmax, topk: as of `effnets.export_onnx`.
 
     Raises as `effnets.export_onnx`.
     """
@@ -38,7 +48,18 @@ def export_openvino(model: nn.Module, path: str | os.PathLike[str], **options: A
     require_packages(("openvino",), "export")
     with tempfile.TemporaryDirectory() as folder:
         onnx = Path(folder) / "model.onnx"
-        report = export_onnx(model, onnx, engine="openvino", engines=["openvino"], **options)
+        report = export_onnx(
+            model,
+            onnx,
+            image_size=image_size,
+            dynamic_size=dynamic_size,
+            preprocess=preprocess,
+            optimize=optimize,
+            softmax=softmax,
+            topk=topk,
+            engine="openvino",
+            engines=["openvino"],
+        )
         converted = _convert(onnx, report.description)
         before, after = load_onnx(onnx, report.description, "openvino"), load_file(converted)
         difference = _compare(before, after)
