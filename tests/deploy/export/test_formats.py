@@ -7,6 +7,8 @@ import dataclasses
 import importlib
 import io
 import json
+import subprocess
+import sys
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 
@@ -125,6 +127,18 @@ def test_threads_get_their_own_answers(suffix, network, exported):
         answers = list(threads.map(lambda batch: [engine(batch.numpy()) for _ in range(10)], batches))
     for wanted, found in zip(expected, answers, strict=True):
         assert all(np.abs(one - wanted).max() / np.abs(wanted).max() < 1e-4 for one in found)
+
+
+def test_litert_files_need_no_torch(exported, tmp_path):
+    Image.fromarray(probe_images(1, 90, 70, 3, seed=4)[0]).save(tmp_path / "photo.png")
+    program = (
+        "import sys, effnets; "
+        f"engine = effnets.load_engine({str(exported['.tflite'].path)!r}); "
+        f"print(effnets.predict(engine, {str(tmp_path / 'photo.png')!r}, topk=1)[0][0].label, 'torch' in sys.modules)"
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert result.stdout.strip().endswith(" False")
+    assert result.stderr == ""
 
 
 # --- faults
