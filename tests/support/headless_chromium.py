@@ -33,7 +33,7 @@ _FLAGS = (
 class Browser:
     """One tab. `messages` are what it wrote to the console and the errors it met, `requests` what it asked for."""
 
-    def __init__(self, *, timeout: float = 60.0) -> None:
+    def __init__(self, *flags: str, timeout: float = 60.0) -> None:
         assert CHROMIUM, "tests skip without it"
         self.messages: list[str] = []
         self.requests: list[str] = []
@@ -46,7 +46,7 @@ class Browser:
         # Chromium reads commands from descriptor 3 and answers on 4.
         script = f'exec "$@" 3<&{read_there} 4>&{write_there}'
         self._process = subprocess.Popen(
-            ["bash", "-c", script, "bash", CHROMIUM, *_FLAGS, f"--user-data-dir={self._folder}", "about:blank"],
+            ["bash", "-c", script, "bash", CHROMIUM, *_FLAGS, *flags, f"--user-data-dir={self._folder}", "about:blank"],
             pass_fds=(read_there, write_there),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -61,12 +61,16 @@ class Browser:
 
     def open(self, path: Path, *, width: int = 1280, height: int = 900, dark: bool = False) -> None:
         """Show a file, and wait until it is loaded."""
+        self.visit(path.resolve().as_uri(), width=width, height=height, dark=dark)
+
+    def visit(self, url: str, *, width: int = 1280, height: int = 900, dark: bool = False) -> None:
+        """Show the page at an address, and wait until it is loaded."""
         phone = width < 600
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=phone)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call("Emulation.setEmulatedMedia", features=[scheme])
         self._events.clear()
-        self.call("Page.navigate", url=path.resolve().as_uri())
+        self.call("Page.navigate", url=url)
         while "Page.loadEventFired" not in self._events:
             self._receive()
 
