@@ -201,17 +201,20 @@ function clearAnswer(status) {
 
 function showProblem(message) {
   clearAnswer("");
+  setPhoto("");
   view.problem.textContent = message;
   view.problem.hidden = false;
 }
 
-function showPhoto(image) {
-  URL.revokeObjectURL(view.photo.src);
-  view.photo.src = image.src;
-  view.photo.alt = "The photo";
-  view.photo.hidden = false;
-  view.invitation.hidden = true;
-  view.drop.classList.add("filled");
+/** Shows the photo at an address, in place of the one before; "" for none. */
+function setPhoto(url) {
+  if (view.photo.src) URL.revokeObjectURL(view.photo.src);
+  if (url) view.photo.src = url;
+  else view.photo.removeAttribute("src");
+  view.photo.alt = url ? "The photo" : "";
+  view.photo.hidden = !url;
+  view.invitation.hidden = Boolean(url);
+  view.drop.classList.toggle("filled", Boolean(url));
 }
 
 function showAnswer(predictions, timing) {
@@ -228,7 +231,7 @@ function showAnswer(predictions, timing) {
 async function classify(file) {
   const { preprocess, labels, network } = await state.classifier;
   const begin = performance.now();
-  const input = await toInput(file, preprocess, showPhoto);
+  const input = await toInput(file, preprocess, (image) => setPhoto(image.src));
   const prepared = performance.now();
   const predictions = rank(await network.run(input), labels);
   const [before, during] = [prepared - begin, performance.now() - prepared].map((time) => count.format(Math.round(time)));
