@@ -37,7 +37,7 @@ class Browser:
         assert CHROMIUM, "tests skip without it"
         self.messages: list[str] = []
         self.requests: list[str] = []
-        self._events: list[str] = []
+        self._events: dict[str, dict[str, Any]] = {}
         self._timeout, self._buffer, self._number = timeout, b"", 0
         self._folder = tempfile.mkdtemp()
         read_here, write_there = os.pipe()
@@ -71,8 +71,13 @@ class Browser:
         self.call("Emulation.setEmulatedMedia", features=[scheme])
         self._events.clear()
         self.call("Page.navigate", url=url)
-        while "Page.loadEventFired" not in self._events:
+        self.await_event("Page.loadEventFired")
+
+    def await_event(self, name: str) -> dict[str, Any]:
+        """What an event says, the latest of that name since the page was asked for."""
+        while name not in self._events:
             self._receive()
+        return self._events[name]
 
     def evaluate(self, expression: str) -> Any:
         """What a JavaScript expression, or a promise of one, gives."""
@@ -127,7 +132,7 @@ class Browser:
         return message
 
     def _note(self, method: str, parameters: dict[str, Any]) -> None:
-        self._events.append(method)
+        self._events[method] = parameters
         if method == "Network.requestWillBeSent":
             self.requests.append(parameters["request"]["url"])
         elif method == "Log.entryAdded":

@@ -12,12 +12,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from effnets.deploy.export.web import _WASM, _WEBGPU, ORT_VERSION
+from effnets.deploy.export.web import ORT_FILES, ORT_VERSION
 from effnets.utils.paths import home_dir
 from tests.support import ROOT
 from tests.support.headless_chromium import CHROMIUM, Browser
 
-ORT_FILES = (*_WASM, *_WEBGPU)
 _PLACES = (ROOT / "node_modules" / "onnxruntime-web" / "dist", home_dir() / f"onnxruntime-web-{ORT_VERSION}")
 ORT = next((place for place in _PLACES if all((place / name).is_file() for name in ORT_FILES)), None)
 
@@ -50,7 +49,7 @@ class Page:
 
     def wait(self, expression: str, seconds: float = 60.0) -> None:
         deadline = time.monotonic() + seconds
-        while not self.evaluate(f"Boolean({expression})"):
+        while not self.evaluate(f"(() => {{ try {{ return Boolean({expression}); }} catch {{ return false; }} }})()"):
             assert time.monotonic() < deadline, (expression, self.text, self.browser.messages)
             time.sleep(0.05)
 

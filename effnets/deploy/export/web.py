@@ -33,6 +33,7 @@ _PAGE = ("index.html", "style.css", "app.js", "preprocess.js")
 # Of onnxruntime-web: a script, and the WebAssembly with its loader.
 _WASM = ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm")
 _WEBGPU = ("ort.webgpu.min.mjs", "ort-wasm-simd-threaded.asyncify.mjs", "ort-wasm-simd-threaded.asyncify.wasm")
+ORT_FILES = (*_WASM, *_WEBGPU)
 _INSTALL = f"npm install onnxruntime-web@{ORT_VERSION}"
 
 
@@ -150,22 +151,21 @@ def find_ort(ort: str | os.PathLike[str] | None = None) -> dict[str, Path]:
         MissingFileError: if `ort` lacks a file.
         EngineError: if it is None, and the package is neither installed nor can be fetched.
     """
-    needed = (*_WASM, *_WEBGPU)
     if ort is not None:
-        if missing := [name for name in needed if not (Path(ort) / name).is_file()]:
+        if missing := [name for name in ORT_FILES if not (Path(ort) / name).is_file()]:
             raise MissingFileError(
                 f"{ort}: has no {missing[0]}; name the folder dist of onnxruntime-web, which this installs: {_INSTALL}"
             )
-        return {name: Path(ort) / name for name in needed}
+        return {name: Path(ort) / name for name in ORT_FILES}
     kept = home_dir() / f"onnxruntime-web-{ORT_VERSION}"
     for place in (Path("node_modules/onnxruntime-web/dist"), kept):
-        if all((place / name).is_file() for name in needed):
-            return {name: place / name for name in needed}
-    _fetch(kept, needed)
-    return {name: kept / name for name in needed}
+        if all((place / name).is_file() for name in ORT_FILES):
+            return {name: place / name for name in ORT_FILES}
+    _fetch(kept)
+    return {name: kept / name for name in ORT_FILES}
 
 
-def _fetch(kept: Path, needed: tuple[str, ...]) -> None:
+def _fetch(kept: Path) -> None:
     """Fetch the package with npm, which compares it with the registry's hash, and keep the files that are needed."""
     npm, how = shutil.which("npm"), f"install it with: {_INSTALL}; or name its folder dist (--ort)"
     if npm is None:
@@ -181,7 +181,7 @@ def _fetch(kept: Path, needed: tuple[str, ...]) -> None:
             try:
                 unpacked.mkdir(parents=True)
                 with tarfile.open(next(Path(work).glob("*.tgz"))) as archive:
-                    for name in needed:
+                    for name in ORT_FILES:
                         member = archive.extractfile(f"package/dist/{name}")
                         assert member is not None, "these are files"
                         with member, (unpacked / name).open("wb") as file:
