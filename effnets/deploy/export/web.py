@@ -149,7 +149,7 @@ def find_ort(ort: str | os.PathLike[str] | None = None) -> dict[str, Path]:
 
     Raises:
         MissingFileError: if `ort` lacks a file.
-        EngineError: if it is None, and the package is neither installed nor can be fetched.
+        EngineError: if `ort` is None, and the package is neither installed nor can be fetched.
     """
     if ort is not None:
         if missing := [name for name in ORT_FILES if not (Path(ort) / name).is_file()]:
