@@ -50,12 +50,22 @@ _DATA = "drawn-objects"  # what the report is called
     show_default=True,
     help="Folder for what is made; where that holds something, a number is added.",
 )
-def command(photos: tuple[str, ...], output: Path) -> None:
+@click.option("--web", is_flag=True, help="Serve a web page that classifies photos in the browser, until Ctrl-C.")
+@click.option("--port", type=click.IntRange(0, 65535), help="For --web: of 127.0.0.1 [default: 8000]; 0: any free one.")
+@click.option("--ort", metavar="DIST", help="For --web: folder dist of onnxruntime-web [default: find or fetch].")
+def command(photos: tuple[str, ...], output: Path, web: bool, port: int | None, ort: str | None) -> None:
     """See it work, offline, in under a minute: classify, fine-tune, export, compare engines, report.
 
     It classifies drawings that come with the package; PHOTO, or those in FOLDER, instead, if given. Each step shows the
     command to type to do it yourself.
     """
+    if not web and (port is not None or ort is not None):
+        raise click.UsageError("--port and --ort are for the web page of --web; add --web, or leave them out")
+    if web:
+        if photos:
+            raise click.UsageError("--web takes photos in the browser; leave PHOTO out")
+        _serve_web(output / "web", 8000 if port is None else port, ort)
+        return
     begin = time.monotonic()
     folder = make_folder(output)
     if folder != output:
@@ -74,6 +84,28 @@ def command(photos: tuple[str, ...], output: Path) -> None:
         click.echo(printable(f"interrupted: what was made so far is in {folder}"), err=True)
         status = 128 + interruption.signal if isinstance(interruption, TrainingInterruptedError) else _INTERRUPTED
     click.get_current_context().exit(status)
+
+
+def _serve_web(folder: Path, port: int, ort: str | None) -> None:
+    if not _installed("export", "export to ONNX"):
+        click.get_current_context().exit(1)
+    from effnets.utils.static_server import StaticServer
+
+    with StaticServer(folder, port) as server:  # a port in use is reported before the work
+        with writing(folder), progress_bar() as progress:
+            progress("exporting, and verifying", 0.0)
+            from effnets.deploy.export.web import check_folder, export_web, find_ort
+
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            check_folder(folder)
+            find_ort(ort)
+            report = export_web(load_network(DEMONSTRATION, None), folder, ort=ort)
+        click.echo(printable(str(report)))
+        click.echo(f"Open {server.url} in a browser; Ctrl-C stops it.")
+        try:
+            server.serve_forever()
+        except KeyboardInterrupt:
+            click.echo("stopped")
 
 
 def _load() -> Classifier:

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 @click.option("--tune", "tuned", is_flag=True, help="Choose rewrites and engine by measuring, and keep the report.")
 @click.option("--batch", type=click.IntRange(1), help="Images at a time that --tune measures with [default: 1].")
 @click.option("--budget", type=click.FloatRange(0, min_open=True), help="Seconds that --tune takes [default: 120].")
+@click.option("--web", is_flag=True, help="Write a folder with a web page that classifies photos in the browser.")
+@click.option("--ort", metavar="DIST", help="For --web: folder dist of onnxruntime-web [default: find or fetch].")
 def command(
     model: str,
     target: Path,
@@ -52,6 +54,8 @@ def command(
     tuned: bool,
     batch: int | None,
     budget: float | None,
+    web: bool,
+    ort: str | None,
 ) -> None:
     """Write MODEL, a name of the zoo or a YAML file of your own, as one verified file.
 
@@ -61,7 +65,17 @@ def command(
 
     With --int8 some of the photos in FOLDER calibrate, and the others check whether int8 still answers as float does;
     layers that suffer stay in float. If too many would have to, there is no file. OUT.json holds the figures.
+
+    With --web, OUT is a folder: a page for any static host, which works offline after the first visit.
     """
+    if ort is not None and not web:
+        raise click.UsageError("--ort is for the web page of --web; give both, or neither")
+    if web:
+        other = dynamic_size or preprocess or topk or int8 or calibration or engine or tuned or seed or batch or budget
+        if other:
+            raise click.UsageError("--web goes with --weights, --ema, --image-size, --no-optimize and --ort alone")
+        _export_web(model, target, weights, ema=ema, image_size=image_size, optimize=not no_optimize, ort=ort)
+        return
     if int8 and calibration is None:
         raise click.UsageError("--int8 needs photographs: --calibration FOLDER, at least 100, of what the model knows")
     if calibration is not None and not int8:
@@ -127,6 +141,25 @@ def command(
     # After the model: beside none it would be of nothing.
     if found is not None and not found.reused:
         found.write(report_path(target))
+
+
+def _export_web(
+    model: str,
+    folder: Path,
+    weights: str | None,
+    *,
+    ema: bool,
+    image_size: int | None,
+    optimize: bool,
+    ort: str | None,
+) -> None:
+    from effnets.deploy.export.web import check_folder, export_web, find_ort
+
+    check_folder(folder)  # before torch's work
+    find_ort(ort)
+    network = load_network(model, weights, answers="outputs", ema=ema)
+    report = export_web(network, folder, image_size=image_size, optimize=optimize, ort=ort)
+    click.echo(printable(str(report)))
 
 
 @contextmanager

@@ -33,11 +33,11 @@ _FLAGS = (
 class Browser:
     """One tab. `messages` are what it wrote to the console and the errors it met, `requests` what it asked for."""
 
-    def __init__(self, *, timeout: float = 60.0) -> None:
+    def __init__(self, *flags: str, timeout: float = 60.0) -> None:
         assert CHROMIUM, "tests skip without it"
         self.messages: list[str] = []
         self.requests: list[str] = []
-        self._events: list[str] = []
+        self._events: dict[str, dict[str, Any]] = {}
         self._timeout, self._buffer, self._number = timeout, b"", 0
         self._folder = tempfile.mkdtemp()
         read_here, write_there = os.pipe()
@@ -46,7 +46,7 @@ class Browser:
         # Chromium reads commands from descriptor 3 and answers on 4.
         script = f'exec "$@" 3<&{read_there} 4>&{write_there}'
         self._process = subprocess.Popen(
-            ["bash", "-c", script, "bash", CHROMIUM, *_FLAGS, f"--user-data-dir={self._folder}", "about:blank"],
+            ["bash", "-c", script, "bash", CHROMIUM, *_FLAGS, *flags, f"--user-data-dir={self._folder}", "about:blank"],
             pass_fds=(read_there, write_there),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -61,14 +61,23 @@ class Browser:
 
     def open(self, path: Path, *, width: int = 1280, height: int = 900, dark: bool = False) -> None:
         """Show a file, and wait until it is loaded."""
+        self.visit(path.resolve().as_uri(), width=width, height=height, dark=dark)
+
+    def visit(self, url: str, *, width: int = 1280, height: int = 900, dark: bool = False) -> None:
+        """Show the page at an address, and wait until it is loaded."""
         phone = width < 600
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=phone)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call("Emulation.setEmulatedMedia", features=[scheme])
         self._events.clear()
-        self.call("Page.navigate", url=path.resolve().as_uri())
-        while "Page.loadEventFired" not in self._events:
+        self.call("Page.navigate", url=url)
+        self.await_event("Page.loadEventFired")
+
+    def await_event(self, name: str) -> dict[str, Any]:
+        """What an event says, the latest of that name since the page was asked for."""
+        while name not in self._events:
             self._receive()
+        return self._events[name]
 
     def evaluate(self, expression: str) -> Any:
         """What a JavaScript expression, or a promise of one, gives."""
@@ -123,7 +132,7 @@ class Browser:
         return message
 
     def _note(self, method: str, parameters: dict[str, Any]) -> None:
-        self._events.append(method)
+        self._events[method] = parameters
         if method == "Network.requestWillBeSent":
             self.requests.append(parameters["request"]["url"])
         elif method == "Log.entryAdded":
