@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from effnets.cli.eval import is_exported
+from effnets.cli.eval import is_exported, possible_engines
 from effnets.cli.format import load_network, printable
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ _PACKAGES = ("httpx", "prometheus_client", "python_multipart", "starlette", "uvi
 @click.option("--weights", help="Of MODEL: a weights file, a tag, or a folder of a training [default: the published].")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0 is all.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0 takes a free one.")
-@click.option("--engine", help="onnxruntime, openvino, torch (rewritten) and the like [default: as of predict].")
+@click.option("--engine", default="auto", show_default=True, help="onnxruntime, openvino, torch (rewritten), ….")
 @click.option("--replicas", type=click.IntRange(1, 256), default=1, show_default=True, help="Processes with the model.")
 @click.option("--threads", type=click.IntRange(1), help="Of each replica [default: its share of the cores].")
 @click.option("--max-batch", type=click.IntRange(1, 1024), default=8, show_default=True, help="Images in a batch.")
@@ -34,7 +34,7 @@ _PACKAGES = ("httpx", "prometheus_client", "python_multipart", "starlette", "uvi
 @click.option("--max-queue", type=click.IntRange(1), default=128, show_default=True, help="Images; above that 503.")
 @click.option("--max-images", type=click.IntRange(1), default=32, show_default=True, help="In a request.")
 @click.option(
-    "--max-body-mb", type=click.FloatRange(0, 4096, min_open=True), default=32, show_default=True, help="Of a request."
+    "--max-body-mb", type=click.FloatRange(0, 4096, min_open=True), default=20, show_default=True, help="Of a request."
 )
 @click.option(
     "--max-pixels", type=click.IntRange(1), default=50_000_000, show_default=True, help="Of an image; above that 422."
@@ -52,7 +52,7 @@ def command(
     weights: str | None,
     host: str,
     port: int,
-    engine: str | None,
+    engine: str,
     replicas: int,
     threads: int | None,
     max_batch: int,
@@ -76,6 +76,10 @@ def command(
         raise click.ClickException(f"serving needs {', '.join(missing)}; install with: pip install 'effnets[serve]'")
     if is_exported(model) and weights is not None:
         raise click.UsageError(f"{model} is a whole model; leave --weights out")
+    possible = possible_engines(model) if is_exported(model) else ("auto", "torch", "torch-compile")
+    if engine not in possible:
+        hint = "" if is_exported(model) else f"; for others export it first: effnets export {model} model.onnx"
+        raise click.UsageError(f"{model} is executed by {', '.join(possible)}, not by {engine}{hint}")
     if max_queue < max_images:
         raise click.UsageError(f"--max-queue {max_queue} has no room for the {max_images} of --max-images; raise it")
     from effnets.serving.request import Limits
@@ -101,7 +105,7 @@ def command(
             text = f"{served.name} on {served.engine}, {served.classes} classes: {address}/predict; see {address}/docs"
             click.echo(printable(text), err=True)
 
-        serve(partial(load, model, weights, engine or "auto", threads), listener, options, announce)
+        serve(partial(load, model, weights, engine, threads), listener, options, announce)
     click.echo("stopped", err=True)
 
 

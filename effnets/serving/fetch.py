@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import re
 import socket
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
@@ -18,7 +19,9 @@ from effnets.serving.replica import EncodedImage
 if TYPE_CHECKING:
     from effnets.serving.request import Limits
 
+_HOST = re.compile(r"[\w.:-]+")
 _PORTS = {"http": 80, "https": 443}
+_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")  # RFC 6052: the last 32 bits are an IPv4 address
 
 
 class Fetcher:
@@ -41,7 +44,7 @@ class Fetcher:
                 url = httpx.URL(f"http://{host}")
             except httpx.InvalidURL:
                 url = httpx.URL()
-            if not url.host or url.userinfo or url.raw_path != b"/" or url.fragment:
+            if not _HOST.fullmatch(url.host) or url.userinfo or url.raw_path != b"/" or url.fragment:
                 raise ArgumentError(f"{host!r} is not a host; give its name, or name and port: images.example.com:8080")
             ports = [url.port or 80] if url.port or host.endswith(":80") else _PORTS.values()
             self._allowed |= {(url.host, port) for port in ports}
@@ -110,12 +113,15 @@ class Fetcher:
     async def _resolve(self, host: str) -> str:
         found = await asyncio.get_running_loop().getaddrinfo(host, None, type=socket.SOCK_STREAM)
         address = str(found[0][4][0])
-        if not _is_public(address) and not any(address == allowed for allowed, _ in self._allowed):
+        if not is_public(address) and not any(address == allowed for allowed, _ in self._allowed):
             raise ImageError(f"the address of {host} is not a public one")
         return address
 
 
-def _is_public(address: str) -> bool:
-    parsed = ipaddress.ip_address(address.partition("%")[0])
-    parsed = getattr(parsed, "ipv4_mapped", None) or parsed
-    return parsed.is_global and not parsed.is_multicast
+def is_public(address: str) -> bool:
+    """Return whether an IP address is one of the public internet, also if it is an IPv4 address within IPv6."""
+    ip = ipaddress.ip_address(address.partition("%")[0])
+    if isinstance(ip, ipaddress.IPv6Address):
+        translated = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF) if ip in _NAT64 else None
+        ip = ip.ipv4_mapped or ip.sixtofour or translated or ip
+    return ip.is_global and not ip.is_multicast

@@ -137,6 +137,7 @@ class ReplicaPool:
 
     def _ended(self, replica: Replica) -> None:
         asyncio.get_running_loop().remove_reader(replica.process.sentinel)
+        replica.process.join()
         self._alive.discard(replica)
         self._wake.set()
         log.error("a replica has ended (process %s); starting another", replica.process.pid)

@@ -20,7 +20,7 @@ from effnets.serving.replica import EncodedImage
 
 _BODY = "body"  # what an image without a file name is called
 _LARGEST_BODIES = 16  # that are in memory at a time; of smaller ones as many as take the same room
-_LINGER = 2.0  # seconds that a client may go on sending after its body became too large
+_LINGER = 1.0  # seconds, at most, that a client may go on sending after its body became too large
 
 Take: TypeAlias = Callable[[int], None]
 
@@ -124,7 +124,7 @@ class RequestReader:
             # Most clients read the answer only after they have sent everything.
             if "expect" not in request.headers:
                 with suppress(TimeoutError):
-                    async with asyncio.timeout(_LINGER):
+                    async with asyncio.timeout(min(_LINGER, self._limits.timeout / 2)):
                         async for _ in stream:
                             pass
             message = f"the body is larger than {limit / 1e6:g} MB; send fewer or smaller images"

@@ -24,7 +24,7 @@ from effnets.serving.replica import Load, Replica, ServedModel
 from effnets.serving.request import Limits, RequestReader
 
 _MAX_CONNECTIONS = 1024
-_GRACE = 3.0  # seconds for the answer that the body was late, before the connection is closed without one
+_GRACE = 3.0  # seconds, at most, for the answer that the body was late, before the connection is closed without one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,7 +94,7 @@ async def _serve(
     await pool.start()
     config = uvicorn.Config(
         app,
-        http=_protocol(limits.timeout + _GRACE),
+        http=_protocol(limits.timeout + min(_GRACE, limits.timeout)),
         ws="none",
         lifespan="off",
         log_level="error",
