@@ -10,6 +10,7 @@ size (Pss) of the server's processes. Linux only.
 from __future__ import annotations
 
 import http.client
+import io
 import json
 import os
 import signal
@@ -22,13 +23,16 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from queue import Empty, SimpleQueue
+
+from PIL import Image
 
 import effnets
 
 Answer = list[tuple[int, float]]  # index and probability of each prediction
-REQUESTS, CLIENTS, TIMEOUT = 500, 16, 5
+REQUESTS, CLIENTS, TIMEOUT = 500, 16, 10
 
 
 def main() -> None:
@@ -77,8 +81,16 @@ class Server:
 
     def memory(self) -> float:
         """In MB."""
-        texts = [Path(f"/proc/{pid}/smaps_rollup").read_text() for pid in self.processes()]
-        return sum(int(text.partition("\nPss:")[2].split()[0]) for text in texts) / 1000
+        total = 0
+        for pid in self.processes():
+            with suppress(OSError):  # it may have ended
+                total += int(Path(f"/proc/{pid}/smaps_rollup").read_text().partition("\nPss:")[2].split()[0])
+        return total / 1000
+
+    def get(self, path: str) -> int:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        connection.request("GET", path)
+        return connection.getresponse().status
 
     def connect(self) -> socket.socket:
         return socket.create_connection(("127.0.0.1", self.port), timeout=60)
@@ -162,6 +174,8 @@ def lose_a_replica(server: Server, bodies: list[bytes], expected: list[Answer]) 
 
     seconds, each, outcomes = server.ask(bodies, expected, kill)
     print(f"a replica killed after 1 s: {dict(outcomes)} in {seconds:.1f} s, the slowest {each[-1]:.1f} s")
+    while victim in server.replicas() or server.get("/ready") != 200:
+        time.sleep(0.05)
     print(f"requests after that: {dict(server.ask(bodies[:64], expected)[2])}")
 
 
@@ -176,30 +190,41 @@ def abuse(server: Server, photo: bytes, expected: Answer) -> None:
     answers = Counter(connection.recv(1000)[9:12].decode() or "closed" for connection in halves)
     print(f"{dict(answers)} after {time.perf_counter() - began:.1f} s, memory {before:.0f} → {server.memory():.0f} MB")
 
-    peak = before
-
-    def flood(chunked: bool) -> str:
+    def flood(number: int) -> str:
+        piece, length = bytes(1 << 20), b"Content-Length: %d"
+        start = head % 10**9
+        if number % 2:
+            start, piece = head.replace(length, b"Transfer-Encoding: chunked"), b"%x\r\n%s\r\n" % (len(piece), piece)
         with server.connect() as connection:
-            start = head.replace(b"Content-Length: %d", b"Transfer-Encoding: chunked") if chunked else head % 10**9
-            piece = b"%x\r\n%s\r\n" % (1 << 20, bytes(1 << 20)) if chunked else bytes(1 << 20)
-            try:
+            with suppress(OSError):
                 connection.sendall(start)
                 for _ in range(500):
                     connection.sendall(piece)
-            except OSError:
-                pass
             try:
                 return connection.recv(1000)[9:12].decode()
             except OSError:
                 return "closed"
 
-    with ThreadPoolExecutor(32) as pool:
-        floods = [pool.submit(flood, bool(number % 2)) for number in range(32)]
-        while not all(one.done() for one in floods):
-            peak = max(peak, server.memory())
-            time.sleep(0.05)
-    statuses = Counter(one.result() for one in floods)
-    print(f"32 bodies of 500 MB at a time: {dict(statuses)}, memory {before:.0f} → at most {peak:.0f} MB")
+    def post(body: bytes) -> str:
+        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
+        connection.request("POST", "/predict", body, {"Content-Type": "image/png"})
+        return str(connection.getresponse().status)
+
+    buffer = io.BytesIO()
+    Image.new("RGB", (7000, 7000)).save(buffer, "png")
+    for name, send in {
+        "bodies of 500 MB": flood,
+        "bodies of 19 MB that are no images": lambda _: post(bytes(19_000_000)),
+        f"images of 49 megapixels in {buffer.tell() / 1e6:.1f} MB": lambda _: post(buffer.getvalue()),
+    }.items():
+        before = peak = server.memory()
+        with ThreadPoolExecutor(32) as pool:
+            tasks = [pool.submit(send, number) for number in range(32)]
+            while not all(task.done() for task in tasks):
+                peak = max(peak, server.memory())
+                time.sleep(0.02)
+        statuses = Counter(task.result() for task in tasks)
+        print(f"32 {name} at a time: {dict(statuses)}, memory {before:.0f} → at most {peak:.0f} MB")
 
 
 def drain(server: Server, bodies: list[bytes], expected: list[Answer]) -> None:

@@ -42,7 +42,7 @@ class ReplicaPool:
         max_batch: images in a batch.
         batch_wait: seconds to wait for more images where fewer are there.
         max_queue: images waiting and in work.
-        timeout: seconds for an answer; a batch that takes longer has its replica killed.
+        timeout: seconds for an answer; a batch that takes twice as long has its replica killed.
 
     Attributes:
         model: what the replicas have loaded.
@@ -166,7 +166,8 @@ class ReplicaPool:
 
     async def _classify(self, replica: Replica, batch: list[_Waiting]) -> None:
         loop = asyncio.get_running_loop()
-        timer = loop.call_later(self._timeout, replica.kill)
+        # Its clients have given up by then; an honest batch of very large images has not been interrupted.
+        timer = loop.call_later(2 * self._timeout, replica.kill)
         images, topk = [entry.image for entry in batch], max(entry.topk for entry in batch)
         try:
             results = await loop.run_in_executor(self._threads, replica.classify, images, topk)

@@ -81,7 +81,9 @@ class Replica:
             EOFError, OSError: if the process has ended.
             Exception: if the model fails.
         """
-        self._connection.send((images, topk))
+        self._connection.send(([image.name for image in images], topk))
+        for image in images:
+            self._connection.send_bytes(image.data)  # pickled, all of them would be in memory once more
         results = self._connection.recv()
         if isinstance(results, Exception):
             raise results
@@ -119,7 +121,8 @@ def _run(connection: Connection, load: Load, threads: int, max_pixels: int) -> N
     with ThreadPoolExecutor(threads) as decoders:
         while True:
             try:
-                images, topk = connection.recv()
+                names, topk = connection.recv()
+                images = [EncodedImage(name, connection.recv_bytes()) for name in names]
             except (EOFError, OSError):
                 return
             try:

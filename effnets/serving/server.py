@@ -151,6 +151,11 @@ def _protocol(deadline: float) -> type[H11Protocol]:
             self._unwatch()
             super().connection_lost(exc)
 
+        def shutdown(self) -> None:
+            if self.cycle is not None:  # so that its client does not send another request on this connection
+                self.cycle.default_headers = [*self.cycle.default_headers, (b"connection", b"close")]
+            super().shutdown()
+
         def send_400_response(self, msg: str) -> None:  # noqa: ARG002 (uvicorn's is the same for all)
             self._refuse(400, "this is not a valid HTTP request; see /docs for how to ask")
 
