@@ -8,6 +8,7 @@ import json
 import signal
 import socket
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,8 +72,8 @@ def serve(
 ) -> None:
     """Serve the model that `load` returns on a socket of `bind`, until SIGTERM or SIGINT.
 
-    `started` is called once requests are answered. Raises what `load` raises, in its process, and ArgumentError if the
-    address has been taken in the meantime, or a host is not one.
+    `started` is called once requests are answered. Raises what `load` raises in the replica, ArgumentError if a host is
+    not one, and OSError if the address has been taken in the meantime. Linux and macOS.
     """
     asyncio.run(_serve(load, listener, options, started))
 
@@ -182,8 +183,9 @@ def _protocol(deadline: float) -> type[H11Protocol]:
                 h11.Data(data=body),
                 h11.EndOfMessage(),
             ]
-            for event in events:
-                self.transport.write(self.conn.send(event) or b"")
+            with suppress(h11.LocalProtocolError):  # the request has its answer already
+                for event in events:
+                    self.transport.write(self.conn.send(event) or b"")
             self.transport.close()
 
     return Protocol

@@ -179,10 +179,22 @@ HEAD = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\n"
         (HEAD + b"Content-Length: 1000000000\r\n\r\n", b"413"),
         (HEAD + b"Content-Length: 1000000000\r\nExpect: 100-continue\r\n\r\n", b"413"),
         (HEAD + b"Content-Length: 10\r\n\r\nabc", b"408"),
+        (HEAD + b"Transfer-Encoding: chunked\r\n\r\nnumber\r\n", b"400"),
+        (HEAD + b"Content-Length: 1\r\nContent-Length: 2\r\n\r\n", b"400"),
         (HEAD[:40], b""),
         (b"", b""),
     ],
-    ids=["nonsense", "endless head", "announced", "expect", "slow body", "slow head", "silent"],
+    ids=[
+        "nonsense",
+        "endless head",
+        "announced",
+        "expect",
+        "slow body",
+        "bad chunk",
+        "two lengths",
+        "slow head",
+        "silent",
+    ],
 )
 def test_bad_and_slow_connections_are_ended(hurried, sent, expected):
     began = time.monotonic()
