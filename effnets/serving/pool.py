@@ -85,16 +85,15 @@ class ReplicaPool:
         self._tasks = [asyncio.create_task(self._serve(replica)) for replica in self._replicas]
 
     async def close(self) -> None:
-        """Stop the replicas; what waits is not answered."""
-        loop = asyncio.get_running_loop()
+        """End the replicas, at work, starting or at rest; what waits is not answered."""
         for replica in self._alive:
-            loop.remove_reader(replica.process.sentinel)
-            if self.queued:  # the time to finish is over
-                replica.kill()
+            asyncio.get_running_loop().remove_reader(replica.sentinel)
         for task in self._tasks:
             task.cancel()
+        # Python waits for these at its end, and they ignore SIGTERM.
+        for replica in self._replicas:
+            replica.close()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await asyncio.gather(*(loop.run_in_executor(self._threads, replica.close) for replica in self._alive))
         self._threads.shutdown()
 
     async def classify(self, images: Sequence[EncodedImage], topk: int) -> list[PhotoResult]:
@@ -133,14 +132,14 @@ class ReplicaPool:
         loop = asyncio.get_running_loop()
         self.model = await loop.run_in_executor(self._threads, replica.start)
         self._alive.add(replica)
-        loop.add_reader(replica.process.sentinel, self._ended, replica)
+        loop.add_reader(replica.sentinel, self._ended, replica)
 
     def _ended(self, replica: Replica) -> None:
-        asyncio.get_running_loop().remove_reader(replica.process.sentinel)
-        replica.process.join()
+        asyncio.get_running_loop().remove_reader(replica.sentinel)
+        status = replica.wait()
         self._alive.discard(replica)
         self._wake.set()
-        log.error("a replica has ended (process %s); starting another", replica.process.pid)
+        log.error("a replica has ended with status %s; starting another", status)
 
     async def _serve(self, replica: Replica) -> None:
         """Give batches to a replica, and start it again when it has ended."""

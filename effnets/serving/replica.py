@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from io import BytesIO
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnProcess
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from PIL import Image
@@ -53,26 +54,43 @@ class Replica:
 
     def __init__(self, load: Load, threads: int, max_pixels: int) -> None:
         self._arguments = (load, threads, max_pixels)
+        self._closed = False
+        self.process: SpawnProcess | None = None
 
     def start(self) -> ServedModel:
         """Start the process and wait until it has loaded the model; raises what `load` raises, or EngineError."""
         context = get_context("spawn")  # a fork would copy the locks of the server's threads
         self._connection, theirs = context.Pipe()
         # Daemons end with the server.
-        self.process = context.Process(target=_run, args=(theirs, *self._arguments), daemon=True)
-        self.process.start()
+        process = context.Process(target=_run, args=(theirs, *self._arguments), daemon=True)
+        process.start()
+        self.process = process
+        if self._closed:
+            process.kill()
         theirs.close()  # so that the end of the process is the end of the connection
         try:
             model = self._connection.recv()
         except (EOFError, OSError):
-            self.process.join()
+            process.join()
             raise EngineError(
-                f"the process that loads the model ended with status {self.process.exitcode}; see its output above, "
+                f"the process that loads the model ended with status {process.exitcode}; see its output above, "
                 "and whether the machine has memory for it"
             ) from None
         if isinstance(model, Exception):
             raise model
         return model
+
+    @property
+    def sentinel(self) -> int:
+        """What becomes readable when the process ends."""
+        assert self.process is not None
+        return self.process.sentinel
+
+    def wait(self) -> int | None:
+        """Wait for the end of the process, and return its status."""
+        assert self.process is not None
+        self.process.join()
+        return self.process.exitcode
 
     def classify(self, images: Sequence[EncodedImage], topk: int) -> list[PhotoResult]:
         """Return predictions or an error for each image.
@@ -90,15 +108,14 @@ class Replica:
         return results
 
     def kill(self) -> None:
-        """End the process at once; `classify` then raises."""
-        self.process.kill()
+        """End the process at once; `start` and `classify` then raise."""
+        if self.process is not None:
+            self.process.kill()
 
     def close(self) -> None:
-        """Let the process finish its batch, and wait until it has ended."""
-        self._connection.close()
-        self.process.join(5)
-        self.process.kill()
-        self.process.join()
+        """End the process at once and for good, also one that another thread is just starting."""
+        self._closed = True
+        self.kill()
 
 
 def _run(connection: Connection, load: Load, threads: int, max_pixels: int) -> None:

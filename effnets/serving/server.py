@@ -92,7 +92,6 @@ async def _serve(
         timeout=limits.timeout,
     )
     app = create_app(pool, RequestReader(limits, fetcher), limits, metrics, urls=fetcher is not None)
-    await pool.start()
     config = uvicorn.Config(
         app,
         http=_protocol(limits.timeout + min(_GRACE, limits.timeout)),
@@ -104,10 +103,11 @@ async def _serve(
         timeout_graceful_shutdown=int(2 * limits.timeout) + 1,
     )
     server = _Server(config, lambda: started(pool.model))
-    # uvicorn sends itself the signal again once it has ended; the status is to be 0.
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: None)
     try:
+        await pool.start()
+        # uvicorn sends itself the signal again once it has ended; the status is to be 0.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: None)
         await server.serve([listener])
     finally:
         await pool.close()
