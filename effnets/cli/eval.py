@@ -305,7 +305,7 @@ def subjects_of(
             )
         if one is not None and model is None and not (is_exported(one) or is_whole(one)):
             raise click.UsageError(f"--weights {one}: which network are they of? Add --model")
-        possible = _possible(one)
+        possible = possible_engines(one)
         fitting = [engine for engine in engines or (_AUTO,) if engine in possible]
         if not fitting:
             raise click.UsageError(
@@ -318,7 +318,8 @@ def subjects_of(
     return subjects
 
 
-def _possible(weights: str | None) -> tuple[str, ...]:
+def possible_engines(weights: str | None) -> tuple[str, ...]:
+    """What can execute these weights, ``auto`` first."""
     from effnets.engines.base import ENGINES, EXPORTED
 
     if weights is None or not is_exported(weights):

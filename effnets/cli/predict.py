@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import textwrap
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import click
@@ -75,7 +74,7 @@ def command(
 
     if as_json:
         # As ASCII, so that a file name of any bytes comes back the same.
-        click.echo(json.dumps([_as_json(result) for result in results], indent=1))
+        click.echo(json.dumps([result.to_dict() for result in results], indent=1))
     else:
         _print_table([result for result in results if not result.error])
     failures = [result for result in results if result.error]
@@ -141,12 +140,6 @@ def _classify(results: Sequence[PhotoResult], predictor: Predictor, topk: int, b
             else:
                 result.predictions = found
             progress("classifying", done / len(readable))
-
-
-def _as_json(result: PhotoResult) -> dict[str, object]:
-    if result.error:
-        return {"path": result.path, "error": result.error}
-    return {"path": result.path, "predictions": [asdict(prediction) for prediction in result.predictions]}
 
 
 def _print_table(results: Sequence[PhotoResult]) -> None:

@@ -8,7 +8,7 @@ import re
 import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeAlias, TypeVar
@@ -309,7 +309,7 @@ def name_of(image: Pixels) -> str:
 
 
 # Pillow recognizes these, but they are documents, films and data.
-_NOT_IMAGES = frozenset({"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "PDF", "WMF"})
+NOT_IMAGES = frozenset({"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "PDF", "WMF"})
 
 
 @dataclass(slots=True)
@@ -319,6 +319,12 @@ class PhotoResult:
     path: str
     predictions: Sequence[Prediction] = ()
     error: str | None = None
+
+    def to_dict(self) -> dict[str, object]:
+        """Return plain values for JSON."""
+        if self.error:
+            return {"path": self.path, "error": self.error}
+        return {"path": self.path, "predictions": [asdict(prediction) for prediction in self.predictions]}
 
 
 def find_photos(paths: Iterable[str], report: Callable[[str], object]) -> Iterator[PhotoResult]:
@@ -361,7 +367,7 @@ def _search(folder: str, suffixes: set[str], report: Callable[[str], object]) ->
 def image_suffixes() -> set[str]:
     """Return the suffixes, lower case and with their dot, of files that are read as images, Pillow's and .npy."""
     formats = Image.registered_extensions()
-    return {suffix for suffix, name in formats.items() if name in Image.OPEN and name not in _NOT_IMAGES} | {".npy"}
+    return {suffix for suffix, name in formats.items() if name in Image.OPEN and name not in NOT_IMAGES} | {".npy"}
 
 
 _MAX_RESIZED_PIXELS = 89_478_485  # Pillow's default limit for decoding
