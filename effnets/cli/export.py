@@ -96,7 +96,6 @@ def command(
     # Imported here: torch takes seconds, and neither --help nor a mistyped option should wait for it.
     from effnets.deploy.export.base import check_path
     from effnets.deploy.export.export import export, writer_of
-    from effnets.deploy.quantize.quantize import int8_report_path, quantize
     from effnets.deploy.tune import report_path
 
     writer_of(target)
@@ -105,6 +104,8 @@ def command(
         option = "--int8" if int8 else "--tune" if tuned else "--engine"
         raise click.UsageError(f"{option} is for .onnx files, and {target} is another; leave it out")
     if int8:
+        from effnets.deploy.quantize.quantize import int8_report_path, quantize
+
         int8_report_path(target)
     network = load_network(model, weights, answers="outputs", ema=ema)
     rewrites: bool | Rewrites = not no_optimize
