@@ -48,6 +48,11 @@ class ExecuTorchEngine(Engine):
             raise EngineError(f"{name}: executorch cannot load it: {first_line(error)}") from None
         super().__init__("executorch", ModelMetadata.from_json(texts[0], name), precision, threads)
         self._lock = threading.Lock()
+        height, width = self.description.image_size
+        raw, channels = self.description.input_kind == "pixels", self.description.channels
+        shape = (1, height, width, channels) if raw else (1, channels, height, width)
+        with quiet_native():  # the first execution reads what the CPU is, and logs that
+            self._run(np.zeros(shape, np.uint8 if raw else np.float32))
 
     def _run(self, images: NDArray[Any]) -> dict[str, NDArray[Any]]:
         with self._lock, torch.inference_mode():
