@@ -24,7 +24,7 @@ from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from statistics import mean, median
+from statistics import mean
 from typing import Any
 
 import pyarrow.parquet as parquet
@@ -168,10 +168,9 @@ def main() -> None:
             + " |"
         )
     if "plain_seconds" in rows[0]:
-        print(
-            "seconds, ratio of medians: "
-            f"{median(row['seconds'] for row in rows) / median(row['plain_seconds'] for row in rows):.2f}"
-        )
+        # Data sets differ in size, so that their sums weigh them as they cost.
+        ours, theirs = (sum(row[key] for row in rows) for key in ("seconds", "plain_seconds"))
+        print(f"seconds, ours over the plain loop's: {ours / theirs:.2f}")
 
 
 if __name__ == "__main__":
