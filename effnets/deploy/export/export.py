@@ -21,6 +21,7 @@ FORMATS = {
     ".xml": "effnets.deploy.export.openvino:export_openvino",
     ".tflite": "effnets.deploy.export.litert:export_litert",
     ".pte": "effnets.deploy.export.executorch:export_executorch",
+    ".mlpackage": "effnets.deploy.export.coreml:export_coreml",
     ".pt2": "effnets.deploy.export.torch_package:export_package",
 }
 
