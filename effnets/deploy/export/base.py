@@ -157,15 +157,18 @@ def check_path(path: str | os.PathLike[str], suffix: str = ".onnx", *, is_folder
     path = Path(path)
     if path.suffix.lower() != suffix:
         raise ArgumentError(f"path is {str(path)!r}; give the file the suffix {suffix}")
-    # A folder, which may exist, is written beside and renamed.
-    check_writable(Path(f"{os.path.realpath(path)}.new") if is_folder else path)
+    check_writable(path, is_folder=is_folder)
     return path
 
 
-def check_writable(path: Path) -> None:
-    """Raise ExportError unless a file can be written there, before the work; of a link, the file it leads to."""
+def check_writable(path: Path, *, is_folder: bool = False) -> None:
+    """Raise ExportError unless a file can be written there, before the work; of a link, the file it leads to.
+
+    With `is_folder` a folder is to be written, which may exist.
+    """
     try:
-        folder = (find_target(path) if path.parent.is_dir() else path).parent
+        target = find_target(path) if path.parent.is_dir() and not is_folder else path
+        folder = Path(os.path.realpath(target) if is_folder else target).parent
     except OSError as error:
         reason = error.strerror or error
         raise ExportError(f"{path}: cannot be written there; choose another place ({reason})") from None

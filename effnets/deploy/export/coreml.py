@@ -159,11 +159,18 @@ def convert(network: nn.Module, metadata: ModelMetadata) -> dict[str, bytes]:
             weights = (Path(folder) / _WEIGHTS).read_bytes()
     except Exception as error:  # of torch or the converter
         raise ExportError(f"{metadata.model}: coremltools cannot convert it: {first_line(error)}") from error
-    # Equal for equal networks: identifiers are random, and protobuf writes mappings in any order.
-    for identifier, entry in json.loads(manifest)["itemInfoEntries"].items():
-        manifest = manifest.replace(identifier, str(uuid.uuid5(uuid.NAMESPACE_URL, entry["path"])))
-    data = spec.SerializeToString(deterministic=True)
-    return {_MANIFEST: manifest.encode(), _MODEL: data, _WEIGHTS: weights}
+    # Equal for equal networks: protobuf writes mappings in any order.
+    return {_MANIFEST: _steady(manifest), _MODEL: spec.SerializeToString(deterministic=True), _WEIGHTS: weights}
+
+
+def _steady(manifest: str) -> bytes:
+    """Return a manifest with identifiers that are not random."""
+    content = json.loads(manifest)
+    entries = content["itemInfoEntries"]
+    steady = {old: str(uuid.uuid5(uuid.NAMESPACE_URL, entry["path"])) for old, entry in entries.items()}
+    content["itemInfoEntries"] = {steady[old]: entry for old, entry in entries.items()}
+    content["rootModelIdentifier"] = steady[content["rootModelIdentifier"]]
+    return json.dumps(content, indent=4, sort_keys=True).encode()
 
 
 def unique_labels(labels: tuple[str, ...]) -> list[str]:

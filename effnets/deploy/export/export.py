@@ -24,6 +24,8 @@ FORMATS = {
     ".mlpackage": "effnets.deploy.export.coreml:export_coreml",
     ".pt2": "effnets.deploy.export.torch_package:export_package",
 }
+# What a format does, whether asked to or not.
+_ALWAYS = {".mlpackage": ("preprocess", "softmax")}
 
 
 def export(
@@ -40,7 +42,8 @@ def export(
     """Write a classifier as a verified file for the place that the suffix of `path` names.
 
     ``.onnx`` for servers and browsers (`effnets.export_onnx`), ``.xml`` for OpenVINO, ``.tflite`` for LiteRT, ``.pte``
-    for ExecuTorch, ``.pt2`` for PyTorch's AOTInductor. `effnets.load_engine` executes them all.
+    for ExecuTorch, ``.pt2`` for PyTorch's AOTInductor; `effnets.load_engine` executes them all. ``.mlpackage`` is for
+    Core ML, on Apple's systems alone.
 
     Args:
         model: from `effnets.create_model`; it is not changed.
@@ -48,9 +51,9 @@ def export(
         image_size: side of the input in pixels, or (height, width); None takes that of the weights.
         dynamic_size: take images of any size; for ``.onnx`` and ``.xml``.
         preprocess: take uint8 images. ``.onnx`` and ``.xml`` resize, crop and normalize them; ``.tflite`` and ``.pte``
-            take them resized and cropped, and normalize them.
+            take them resized and cropped, and normalize them, as ``.mlpackage`` does in any case.
         optimize: rewrite the network first, by the preset of the engine, or by a `Rewrites`.
-        softmax: add the output ``probabilities``; not for ``.pt2``.
+        softmax: add the output ``probabilities``; not for ``.pt2``; ``.mlpackage`` returns them in any case.
         topk: add the outputs ``top_probabilities`` and ``top_indices``; for ``.onnx`` and ``.xml``.
 
     Raises:
@@ -59,12 +62,16 @@ def export(
     """
     writer, given = writer_of(path), {"image_size": image_size, "optimize": optimize}
     given |= {"dynamic_size": dynamic_size, "preprocess": preprocess, "softmax": softmax, "topk": topk}
+    suffix = Path(path).suffix.lower()
     defaults = inspect.signature(export).parameters
-    options = {name: value for name, value in given.items() if value is not defaults[name].default}
+    options = {
+        name: value
+        for name, value in given.items()
+        if value is not defaults[name].default and name not in _ALWAYS.get(suffix, ())
+    }
     possible = inspect.signature(writer).parameters
     takes_all = any(one.kind is inspect.Parameter.VAR_KEYWORD for one in possible.values())
     if unknown := [name for name in options if name not in possible and not takes_all]:
-        suffix = Path(path).suffix.lower()
         raise ArgumentError(f"{unknown[0]} is not possible for {suffix} files; leave it out, or export to .onnx")
     return writer(model, path, **options)
 

@@ -23,7 +23,7 @@ from effnets.errors import VerificationError
 # Of a value in the file of weights, in front of its data: a mark, its type, and size and offset of the data in bytes.
 _BLOB, _BLOB_MARK = struct.Struct("<IIQQ"), 0xDEADBEEF
 _BLOB_FLOAT32 = 2
-_FLOAT32, _INT32 = 11, 23  # of MIL.proto's DataType
+_FLOAT32 = 11  # of MIL.proto's DataType
 
 
 class _Operation(NamedTuple):
@@ -208,51 +208,42 @@ def _concat(*, values: list[Tensor], axis: int, interleave: bool) -> Tensor:
     return torch.cat(values, axis)
 
 
-def _slice(
-    *,
-    x: Tensor,
-    begin: list[int],
-    end: list[int],
-    begin_mask: list[bool] | None = None,
-    end_mask: list[bool] | None = None,
-) -> Tensor:
-    for axis, (first, last) in enumerate(zip(begin, end, strict=True)):
-        first = 0 if begin_mask and begin_mask[axis] else first
-        last = x.shape[axis] if end_mask and end_mask[axis] else last
-        x = x.narrow(axis, first, last - first)
+def _slice(*, x: Tensor, begin: list[int], end: list[int], end_mask: list[bool]) -> Tensor:
+    for axis, (first, last, to_the_end) in enumerate(zip(begin, end, end_mask, strict=True)):
+        x = x.narrow(axis, first, (x.shape[axis] if to_the_end else last) - first)
     return x
 
 
-def _matmul(*, x: Tensor, y: Tensor, transpose_x: bool, transpose_y: bool) -> Tensor:
-    return (x.mT if transpose_x else x) @ (y.mT if transpose_y else y)
+def _expand_dims(*, x: Tensor, axes: list[int]) -> Tensor:
+    for axis in axes:
+        x = x.unsqueeze(axis)
+    return x
+
+
+def _batch_norm(*, x: Tensor, mean: Tensor, variance: Tensor, gamma: Tensor, beta: Tensor, epsilon: float) -> Tensor:
+    return F.batch_norm(x, mean, variance, gamma, beta, eps=epsilon)
 
 
 # By the definitions of coremltools' reference of MIL operators; a parameter that is not here is an error.
 _OPERATORS: dict[str, Callable[..., Any]] = {
     "add": lambda *, x, y: x + y,
-    "sub": lambda *, x, y: x - y,
-    "mul": lambda *, x, y: x * y,
-    "real_div": lambda *, x, y: x / y,
-    "relu": lambda *, x: x.relu(),
-    "relu6": lambda *, x: x.clamp(0, 6),
+    "batch_norm": _batch_norm,
     "clip": lambda *, x, alpha, beta: x.clamp(alpha, beta),
-    "silu": lambda *, x: F.silu(x),
+    "concat": _concat,
+    "conv": _conv,
+    "expand_dims": _expand_dims,
+    "linear": lambda *, x, weight, bias: F.linear(x, weight, bias),
+    "mul": lambda *, x, y: x * y,
+    "pad": _pad,
+    "reduce_max": lambda *, x, axes, keep_dims: x.amax(axes, keepdim=keep_dims),
+    "reduce_mean": lambda *, x, axes, keep_dims: x.mean(axes, keepdim=keep_dims),
+    "relu": lambda *, x: x.relu(),
+    "reshape": lambda *, x, shape: x.reshape(shape),
     "sigmoid": lambda *, x: x.sigmoid(),
     "sigmoid_hard": lambda *, x, alpha, beta: (alpha * x + beta).clamp(0, 1),
-    "thresholded_relu": lambda *, x, alpha: torch.where(x >= alpha, x, 0.0),
-    "softmax": lambda *, x, axis: x.softmax(axis),
-    "reduce_mean": lambda *, x, axes, keep_dims: x.mean(axes, keepdim=keep_dims),
-    "reshape": lambda *, x, shape: x.reshape(shape),
-    "squeeze": lambda *, x, axes: x.squeeze(tuple(axes)),
-    "expand_dims": lambda *, x, axes: x[(...,) + (None,) * len(axes)].movedim(
-        tuple(range(x.ndim, x.ndim + len(axes))), tuple(axes)
-    ),
-    "transpose": lambda *, x, perm: x.permute(perm),
-    "linear": lambda *, x, weight, bias=None: F.linear(x, weight, bias),
-    "matmul": _matmul,
-    "conv": _conv,
-    "pad": _pad,
-    "split": _split,
-    "concat": _concat,
+    "silu": lambda *, x: F.silu(x),
     "slice_by_index": _slice,
+    "softmax": lambda *, x, axis: x.softmax(axis),
+    "split": _split,
+    "thresholded_relu": lambda *, x, alpha: torch.where(x >= alpha, x, 0.0),
 }
