@@ -140,7 +140,7 @@ def convert(network: nn.Module, metadata: ModelMetadata) -> dict[str, bytes]:
             # becomes operators of the program as well.
             passes = ct.PassPipeline.DEFAULT
             passes.remove_passes({"common::fuse_elementwise_to_batchnorm"})  # which divides by √(1 + ε)
-            image = ct.ImageType(name="image", shape=shape, color_layout=_COLORS[metadata.channels])
+            image = ct.ImageType(name="image", shape=shape, color_layout=ct.colorlayout[_COLORS[metadata.channels]])
             model = ct.convert(
                 program,
                 convert_to="mlprogram",

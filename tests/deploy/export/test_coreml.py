@@ -261,7 +261,7 @@ def test_a_rewrite_that_core_ml_has_no_known_operator_for_is_named(tmp_path):
 def test_a_network_of_the_zoo(tmp_path):
     model = shake_gently(effnets.create_model("mobilenetv1_025"))
     report = export_coreml(model, tmp_path / "m.mlpackage", image_size=96)
-    assert report.errors["MIL program"] < 1e-5
+    assert report.errors["MIL program"] < 1e-4
     labels = read(report.path)[1].classes
     assert len(set(labels)) == 1000
     assert (labels[134], labels[517]) == ("crane (134)", "crane (517)")
