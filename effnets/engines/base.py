@@ -135,6 +135,8 @@ def load_file(
 ) -> Engine:
     """Load an exported file, of `EXPORTED`; arguments and errors as of `effnets.load_engine`."""
     path = Path(path)
+    if path.suffix.lower() == ".mlpackage":
+        raise EngineError(f"{path}: a Core ML package is executed by Core ML, in programs of Apple's systems, not here")
     kind, possible = EXPORTED.get(path.suffix.lower(), EXPORTED[".onnx"])
     threads = check_options(engine, possible, f"{path}: {kind}", threads=threads, precision=precision)
     if possible is FOR_ONNX:

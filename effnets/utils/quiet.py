@@ -14,9 +14,14 @@ from collections.abc import Iterator
 @contextlib.contextmanager
 def quiet_exporters() -> Iterator[None]:
     """Suppress what exporters print, log and warn of: the exported file is verified afterwards."""
-    loggers = [logging.getLogger(name) for name in ("torch", "onnxscript", "onnx_ir", "absl", "jax", "executorch")]
+    names = ("torch", "onnxscript", "onnx_ir", "absl", "jax", "executorch", "coremltools")
+    loggers = [logging.getLogger(name) for name in names]
     levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+    with (
+        warnings.catch_warnings(),
+        contextlib.redirect_stdout(io.StringIO()),
+        contextlib.redirect_stderr(io.StringIO()),  # progress bars
+    ):
         warnings.simplefilter("ignore")
         for logger in loggers:
             logger.setLevel(logging.CRITICAL)

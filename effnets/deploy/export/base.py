@@ -30,7 +30,7 @@ class ExportReport:
     """A written and verified file.
 
     Attributes:
-        path, sha256, size: of the file; size in bytes.
+        path, sha256, size: of the file; size in bytes, of a folder that of all its files.
         description: the file's metadata.
         errors: for each engine it was verified on, the largest difference of logits as a share of the largest logit.
         seconds: duration of the export.
@@ -100,10 +100,11 @@ def prepare(
     optimize: bool | Rewrites,
     engine: str,
     preferred: str = "",
+    is_folder: bool = False,
 ) -> Export:
     """Check the arguments of an export and rewrite a copy of the network for `engine`, by its preset or `optimize`.
 
-    The file's metadata name `preferred` as the engine that it was made for.
+    The file's metadata name `preferred` as the engine that it was made for. With `is_folder` a folder is to be written.
 
     Raises:
         ArgumentError: if `model` is not a classifier with outputs, the path has another suffix, or an argument is out
@@ -112,7 +113,7 @@ def prepare(
         VerificationError: if a rewrite would change what the network computes.
     """
     started = time.perf_counter()
-    path = check_path(path, suffix)
+    path = check_path(path, suffix, is_folder=is_folder)
     network = require_classifier(model)
     if input_kind != "normalised" and network.in_chans not in COLOR_MODES:
         raise ArgumentError(
@@ -151,19 +152,23 @@ def require_packages(packages: Sequence[str], extra: str) -> None:
         raise EngineError(f"exporting needs {', '.join(missing)}; install with: pip install 'effnets[{extra}]'")
 
 
-def check_path(path: str | os.PathLike[str], suffix: str = ".onnx") -> Path:
-    """Return `path` if such a file can be written there; raises ArgumentError without the suffix, else ExportError."""
+def check_path(path: str | os.PathLike[str], suffix: str = ".onnx", *, is_folder: bool = False) -> Path:
+    """Return `path` if it can be written; raises ArgumentError if it has another suffix, else ExportError."""
     path = Path(path)
     if path.suffix.lower() != suffix:
         raise ArgumentError(f"path is {str(path)!r}; give the file the suffix {suffix}")
-    check_writable(path)
+    check_writable(path, is_folder=is_folder)
     return path
 
 
-def check_writable(path: Path) -> None:
-    """Raise ExportError unless a file can be written there, before the work; of a link, the file it leads to."""
+def check_writable(path: Path, *, is_folder: bool = False) -> None:
+    """Raise ExportError unless a file can be written there, before the work; of a link, the file it leads to.
+
+    With `is_folder` a folder is to be written, which may exist.
+    """
     try:
-        folder = (find_target(path) if path.parent.is_dir() else path).parent
+        target = find_target(path) if path.parent.is_dir() and not is_folder else path
+        folder = Path(os.path.realpath(target) if is_folder else target).parent
     except OSError as error:
         reason = error.strerror or error
         raise ExportError(f"{path}: cannot be written there; choose another place ({reason})") from None

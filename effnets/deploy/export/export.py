@@ -28,8 +28,11 @@ FORMATS = {
     ".xml": "effnets.deploy.export.openvino:export_openvino",
     ".tflite": "effnets.deploy.export.litert:export_litert",
     ".pte": "effnets.deploy.export.executorch:export_executorch",
+    ".mlpackage": "effnets.deploy.export.coreml:export_coreml",
     ".pt2": "effnets.deploy.export.torch_package:export_package",
 }
+# What a format does, whether asked to or not.
+_ALWAYS = {".mlpackage": ("preprocess", "softmax")}
 
 
 def export(
@@ -47,7 +50,8 @@ def export(
     """Write a classifier as a verified file for the place that the suffix of `path` names.
 
     ``.onnx`` for servers and browsers (`effnets.export_onnx`), ``.xml`` for OpenVINO, ``.tflite`` for LiteRT, ``.pte``
-    for ExecuTorch, ``.pt2`` for PyTorch's AOTInductor. `effnets.load_engine` executes them all.
+    for ExecuTorch, ``.pt2`` for PyTorch's AOTInductor; `effnets.load_engine` executes them all. ``.mlpackage`` is for
+    Core ML, on Apple's systems alone.
 
     Args:
         model: from `effnets.create_model`; it is not changed.
@@ -55,9 +59,9 @@ def export(
         image_size: side of the input in pixels, or (height, width); None takes that of the weights.
         dynamic_size: take images of any size; for ``.onnx`` and ``.xml``.
         preprocess: take uint8 images. ``.onnx`` and ``.xml`` resize, crop and normalize them; ``.tflite`` and ``.pte``
-            take them resized and cropped, and normalize them.
+            take them resized and cropped, and normalize them, as ``.mlpackage`` does in any case.
         optimize: rewrite the network first, by the preset of the engine, or by a `Rewrites`.
-        softmax: add the output ``probabilities``; not for ``.pt2``.
+        softmax: add the output ``probabilities``; not for ``.pt2``; ``.mlpackage`` returns them in any case.
         topk: add the outputs ``top_probabilities`` and ``top_indices``; for ``.onnx`` and ``.xml``.
         engine: for which an ``.onnx`` file is rewritten, as of `effnets.export_onnx`.
 
@@ -65,14 +69,13 @@ def export(
         ArgumentError: if the suffix is none of these, or the format does not have an option.
         VerificationError, ExportError, EngineError: as of `effnets.export_onnx`.
     """
-    writer = writer_of(path)
+    writer, suffix = writer_of(path), Path(path).suffix.lower()
     given: dict[str, Any] = {"image_size": image_size, "dynamic_size": dynamic_size, "preprocess": preprocess}
     given |= {"optimize": optimize, "softmax": softmax, "topk": topk, "engine": engine}
-    defaults = inspect.signature(export).parameters
-    options = {name: value for name, value in given.items() if value != defaults[name].default}
+    defaults, always = inspect.signature(export).parameters, _ALWAYS.get(suffix, ())
+    options = {name: value for name, value in given.items() if value != defaults[name].default and name not in always}
     possible = inspect.signature(writer).parameters
     if unknown := [name for name in options if name not in possible]:
-        suffix = Path(path).suffix.lower()
         raise ArgumentError(f"{unknown[0]} is not possible for {suffix} files; leave it out, or export to .onnx")
     return writer(model, path, **options)
 

@@ -128,6 +128,8 @@ PRESETS: dict[str, Rewrites] = {
     # XNNPACK has fast kernels for small depthwise convolutions alone, so that merging loses.
     "litert": Rewrites(depthwise="keep"),
     "executorch": Rewrites(depthwise="keep"),
+    # Not measured: Core ML is on Apple's systems alone. The depthwise convolutions stay as small as they are.
+    "coreml": Rewrites(depthwise="keep"),
     "none": Rewrites(
         fold_bn=False, depthwise="keep", equal_pointwise="keep", unequal_pointwise="keep", shortcut="concat"
     ),
