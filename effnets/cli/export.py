@@ -60,8 +60,9 @@ def command(
     """Write MODEL, a name of the zoo or a YAML file of your own, as one verified file.
 
     The suffix of OUT says for what: .onnx for servers and browsers, .xml for OpenVINO, .tflite for LiteRT (Android),
-    .pte for ExecuTorch (iOS, Android, small boxes), .pt2 for PyTorch. It is compared with the network on that engine
-    before it is written; if it computes anything else there is no file, and the exit status is 1.
+    .pte for ExecuTorch (iOS, Android, small boxes), .mlpackage for Core ML, .pt2 for PyTorch. It is compared with the
+    network on that engine before it is written; if it computes anything else there is no file, and the exit status is
+    1. Core ML is on Apple's systems alone: elsewhere the package's operators are executed here.
 
     With --int8 some of the photos in FOLDER calibrate, and the others check whether int8 still answers as float does;
     layers that suffer stay in float. If too many would have to, there is no file. OUT.json holds the figures.
@@ -99,7 +100,7 @@ def command(
     from effnets.deploy.tune import report_path
 
     writer_of(target)
-    check_path(target, target.suffix.lower())
+    check_path(target, target.suffix.lower(), is_folder=target.suffix.lower() == ".mlpackage")
     if (int8 or tuned or engine) and target.suffix.lower() != ".onnx":
         option = "--int8" if int8 else "--tune" if tuned else "--engine"
         raise click.UsageError(f"{option} is for .onnx files, and {target} is another; leave it out")

@@ -10,7 +10,6 @@ import shutil
 import subprocess
 import tarfile
 import tempfile
-import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
@@ -26,6 +25,7 @@ from effnets.errors import ArgumentError, EffnetsError, EngineError, ExportError
 from effnets.inference.arrays import COLOR_MODES
 from effnets.inference.image import cover_size
 from effnets.nn.classifier import require_classifier
+from effnets.utils.atomic_folder import new_folder
 from effnets.utils.paths import home_dir
 
 ORT_VERSION = "1.30.0"
@@ -99,20 +99,15 @@ def export_web(
     folder = Path(folder)
     target = check_folder(folder)
     runtime = find_ort(ort)
-    # Beside the target, to be moved; hidden, should the process be killed.
-    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
     try:
-        temporary.mkdir()
-        report = export_onnx(model, temporary / "model.onnx", image_size=image_size, optimize=optimize)
-        version = _fill(temporary, report.description, runtime)
-        sizes = {name: (temporary / name).stat().st_size for name in _relative_files(temporary)}
-        _move(temporary, target)
+        with new_folder(target) as temporary:
+            report = export_onnx(model, temporary / "model.onnx", image_size=image_size, optimize=optimize)
+            version = _fill(temporary, report.description, runtime)
+            sizes = {name: (temporary / name).stat().st_size for name in _relative_files(temporary)}
     except EffnetsError:  # some are OSErrors too, and say what they mean
         raise
     except OSError as error:
         raise ExportError(f"{folder}: cannot be written ({error.strerror or error})") from None
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return WebReport(folder=folder, model=report, sizes=sizes, version=version)
 
 
@@ -178,19 +173,13 @@ def _fetch(kept: Path) -> None:
             reason = result.stderr.strip().splitlines()[-1:] or [f"exit status {result.returncode}"]
             if result.returncode:
                 raise EngineError(f"onnxruntime-web cannot be fetched by npm ({reason[0]}); {how}")
-            unpacked = kept.with_name(f".{kept.name}.{uuid.uuid4().hex}")
-            try:
-                unpacked.mkdir(parents=True)
-                with tarfile.open(next(Path(work).glob("*.tgz"))) as archive:
-                    for name in ORT_FILES:
-                        member = archive.extractfile(f"package/dist/{name}")
-                        assert member is not None, "these are files"
-                        with member, (unpacked / name).open("wb") as file:
-                            shutil.copyfileobj(member, file)
-                shutil.rmtree(kept, ignore_errors=True)
-                unpacked.replace(kept)
-            finally:
-                shutil.rmtree(unpacked, ignore_errors=True)
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            with new_folder(kept) as unpacked, tarfile.open(next(Path(work).glob("*.tgz"))) as archive:
+                for name in ORT_FILES:
+                    member = archive.extractfile(f"package/dist/{name}")
+                    assert member is not None, "these are files"
+                    with member, (unpacked / name).open("wb") as file:
+                        shutil.copyfileobj(member, file)
         except (OSError, subprocess.TimeoutExpired, tarfile.TarError, KeyError, StopIteration) as error:
             raise EngineError(f"onnxruntime-web cannot be fetched by npm ({error}); {how}") from None
 
@@ -242,18 +231,3 @@ def _integrity(path: Path) -> str:
 
 def _relative_files(folder: Path) -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir())
-
-
-def _move(source: Path, target: Path) -> None:
-    """Put a folder in the place of another, which is back if that fails."""
-    if not target.exists():
-        source.replace(target)
-        return
-    old = target.with_name(f"{source.name}.old")
-    target.replace(old)
-    try:
-        source.replace(target)
-    except OSError:
-        old.replace(target)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
