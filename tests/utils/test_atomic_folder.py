@@ -9,10 +9,12 @@ import pytest
 from effnets.utils.atomic_folder import new_folder
 
 
-def fill(path, text):
+def fill(path, text, error=None):
     with new_folder(path) as folder:
         assert folder.suffix == path.suffix
         (folder / "content.txt").write_text(text)
+        if error:
+            raise error
 
 
 def names(folder):
@@ -41,9 +43,8 @@ def test_a_link_stays(tmp_path):
 def test_a_failure_leaves_what_was_there(error, tmp_path):
     path = tmp_path / "some.folder"
     fill(path, "first")
-    with pytest.raises(error), new_folder(path) as folder:
-        (folder / "content.txt").write_text("second")
-        raise error
+    with pytest.raises(error):
+        fill(path, "second", error)
     assert (path / "content.txt").read_text() == "first"
     assert names(tmp_path) == ["some.folder"]
 
