@@ -26,14 +26,14 @@ def new_folder(path: Path) -> Iterator[Path]:
     beside.mkdir()
     try:
         yield beside
-        if target.exists():
-            target.rename(before)
         try:
+            if target.exists():
+                target.rename(before)
             beside.rename(target)
         except BaseException:
-            if before.exists():
+            if before.exists() and not target.exists():
                 before.rename(target)
             raise
+        shutil.rmtree(before, ignore_errors=True)
     finally:
-        for leftover in (beside, before):
-            shutil.rmtree(leftover, ignore_errors=True)
+        shutil.rmtree(beside, ignore_errors=True)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from effnets._version import __version__
-from effnets.deploy.export.base import Export, ExportReport, prepare, require_packages
+from effnets.deploy.export.base import Export, ExportReport, check_path, prepare, require_packages
 from effnets.deploy.export.image_input import ImageInput
 from effnets.deploy.optimize.rewrites import Rewrites
 from effnets.engines.base import first_line
@@ -79,6 +79,7 @@ def export_coreml(
         raise ArgumentError(
             f"Core ML's images have 3 channels or 1, and this model takes {channels}; export it to another format"
         )
+    check_package(check_path(path, ".mlpackage", is_folder=True))
     made = prepare(
         model,
         path,
@@ -89,7 +90,6 @@ def export_coreml(
         engine="coreml",
         is_folder=True,
     )
-    check_package(made.path)
     files = convert(made.module, made.metadata)
     try:
         with new_folder(made.path) as folder:
