@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import threading
 import zipfile
 from pathlib import Path
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from effnets.engines.base import Engine, Precision, first_line, read_exported
 from effnets.engines.metadata import ModelMetadata
 from effnets.errors import EngineError, WeightsError
+from effnets.utils.machine import cpu_count
 from effnets.utils.quiet import quiet_native
 
 METADATA, LABELS = "effnets.json", "labels.txt"  # files packed into a .tflite file
@@ -36,7 +36,7 @@ class LiteRTEngine(Engine):
         super().__init__("litert", read_metadata(data, name), precision, threads)
         try:
             with quiet_native():
-                self._interpreter = Interpreter(model_content=data, num_threads=threads or len(os.sched_getaffinity(0)))
+                self._interpreter = Interpreter(model_content=data, num_threads=threads or cpu_count())
                 self._interpreter.allocate_tensors()
         except Exception as error:
             raise EngineError(f"{name}: litert cannot load it: {first_line(error)}") from None
