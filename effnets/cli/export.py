@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 @click.option("--topk", type=click.IntRange(1), help="Give the K likeliest classes as well, with probabilities.")
 @click.option("--int8", is_flag=True, help="Compute in int8, if the answers stay the same; needs --calibration.")
 @click.option("--calibration", metavar="FOLDER", help="Photos for --int8; by class in subfolders, accuracy counts too.")
+@click.option("--smaller", is_flag=True, help="Write --int8 even where it is slower than float, for its size.")
 @click.option("--seed", type=click.IntRange(0), help="Which photos calibrate --int8 and which check it [default: 0].")
 @click.option("--engine", type=click.Choice(["onnxruntime", "openvino"]), help="Make it fastest there, and prefer it.")
 @click.option("--no-optimize", is_flag=True, help="Leave the network as it is, instead of rewriting it faster.")
@@ -46,6 +47,7 @@ def command(
     topk: int | None,
     int8: bool,
     calibration: str | None,
+    smaller: bool,
     seed: int | None,
     engine: str | None,
     no_optimize: bool,
@@ -58,8 +60,9 @@ def command(
     It is compared with the network before it is written, on ONNX Runtime and, where installed, on OpenVINO; if it
     computes anything else there is no file, and the exit status is 1.
 
-    With --int8 some of the photos in FOLDER calibrate, and the others check whether int8 still answers as float does;
-    layers that suffer stay in float. If too many would have to, there is no file. OUT.json holds the figures.
+    With --int8 the suffix may also be .xml (OpenVINO), .tflite (LiteRT) or .pte (ExecuTorch). Some of the photos in
+    FOLDER calibrate, and the others check whether int8 still answers as float does; layers that suffer stay in float.
+    If too many would have to, or if int8 is slower here, there is no file. OUT.json holds the figures.
     """
     if int8 and calibration is None:
         raise click.UsageError("--int8 needs photographs: --calibration FOLDER, at least 100, of what the model knows")
@@ -74,6 +77,8 @@ def command(
         raise click.UsageError("--tune chooses rewrites, and --no-optimize wants none; leave one of them out")
     if engine and (tuned or int8):
         raise click.UsageError("--engine is for a float export; --tune chooses an engine, and int8 files suit both")
+    if smaller and not int8:
+        raise click.UsageError("--smaller is for --int8; add --int8, or leave --smaller out")
     if seed is not None and not int8:
         raise click.UsageError("--seed is for the photos of --int8; add --int8, or leave --seed out")
     if not tuned and (batch or budget):
@@ -81,12 +86,10 @@ def command(
     # Imported here: torch takes seconds, and neither --help nor a mistyped option should wait for it.
     from effnets.deploy.export.base import check_path
     from effnets.deploy.export.onnx import export_onnx
-    from effnets.deploy.quantize.quantize import int8_report_path, quantize
+    from effnets.deploy.quantize.quantize import check_target, quantize
     from effnets.deploy.tune import report_path
 
-    check_path(target)
-    if int8:
-        int8_report_path(target)
+    (check_target if int8 else check_path)(target)
     network = load_network(model, weights, answers="outputs", ema=ema)
     rewrites: bool | Rewrites = not no_optimize
     found = _tune(network, target, image_size, batch or 1, budget or 120.0) if tuned else None
@@ -101,6 +104,7 @@ def command(
                 image_size=image_size,
                 optimize=rewrites,
                 topk=topk,
+                smaller=smaller,
                 seed=seed or 0,
                 engine=engine or "",
                 progress=progress,

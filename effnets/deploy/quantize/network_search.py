@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable, Collection
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from effnets.deploy.quantize.calibration import CalibrationImages
@@ -103,7 +104,8 @@ def relative_deviation(found: NDArray[np.float32], expected: NDArray[np.float32]
 
 def _check_same(network: Classifier, changed: Classifier, images: NDArray[np.float32]) -> None:
     before = copy.deepcopy(network).double()
-    inputs = [images.astype(np.float64)]
-    expected, found = logits_by_torch(before, inputs), logits_by_torch(changed, inputs)
+    inputs = torch.from_numpy(images).double()
+    with torch.inference_mode():
+        expected, found = before(inputs).numpy(), changed(inputs).numpy()
     if not np.abs(found - expected).max() <= _EXACT * np.abs(expected).max():
         raise VerificationError("equalization changed the network; nothing was written")

@@ -113,9 +113,9 @@ def correct_biases(network: nn.Module, ranges: Ranges, batches: Batches) -> None
 def fit_biases(network: nn.Module, ranges: Mapping[str, tuple[float, float]]) -> None:
     """Raise tiny weights, in place, of channels whose biases would not fit into 32 bits.
 
-    A bias is rounded to the scale of the products, that of the inputs times that of the channel's weights. Networks that
-    were quantized before have channels with a bias alone; converters would clip it. The largest weight of such a channel
-    becomes the least that suffices, which changes its output by less than 1e-4 of its bias.
+    A bias is rounded to the scale of the products, that of the inputs times that of the channel's weights. Networks
+    that were quantized before have channels with a bias alone; converters would clip it. The largest weight of such a
+    channel becomes the least that suffices, which changes its output by less than 1e-4 of its bias.
     """
     for name, layer in layers_of_network(network).items():
         if layer.bias is None:
