@@ -51,42 +51,51 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "int8-formats")
     parser.add_argument("--rows", default=",".join(PUBLISHED))
     parser.add_argument("--formats", default=",".join(ENGINES))
+    parser.add_argument("--accuracy", action="store_true", help="measure it; else the cache's figures are shown")
     parser.add_argument("--held-out-images", type=int, default=300)
     parser.add_argument("--write", type=Path)
     arguments = parser.parse_args()
     arguments.cache.mkdir(parents=True, exist_ok=True)
-    results = {}
-    for suffix in arguments.formats.split(","):
-        for name in arguments.rows.split(","):
-            kept = arguments.cache / f"{name}.{suffix}.result"
-            if not kept.exists():
-                found = measure(name, suffix, arguments.grocery, arguments.cache, arguments.held_out_images)
+    keys = [(name, suffix) for name in arguments.rows.split(",") for suffix in arguments.formats.split(",")]
+    results: dict[tuple[str, str], dict[str, Any]] = {}
+    for part in (measure, measure_accuracy):
+        for key in keys:
+            kept = arguments.cache / f"{'.'.join(key)}.{part.__name__}"
+            if not kept.exists() and (part is measure or arguments.accuracy):
+                found = part(*key, arguments.grocery, arguments.cache, arguments.held_out_images)
                 kept.write_text(json.dumps(found))
-            results[name, suffix] = json.loads(kept.read_text())
-            print(table_row(name, suffix, results[name, suffix]), flush=True)
+            results.setdefault(key, {}).update(json.loads(kept.read_text()) if kept.exists() else {})
+            print(table_row(*key, results[key]), flush=True)
     if arguments.write:
         command = f"uv run scripts/int8_formats.py GROCERY --held-out-images {arguments.held_out_images} --write PAGE"
         counted = sum(path.is_file() for path in (arguments.grocery / "test").rglob("*"))
         text = PAGE.format(command=command, python=platform.python_version(), machine=describe_machine(), test=counted)
-        order = [(name, suffix) for name in arguments.rows.split(",") for suffix in arguments.formats.split(",")]
-        arguments.write.write_text(text + "".join(f"{table_row(*key, results[key])}\n" for key in order))
+        arguments.write.write_text(text + "".join(f"{table_row(*key, results[key])}\n" for key in keys))
 
 
 def measure(name: str, suffix: str, grocery: Path, cache: Path, held_out: int) -> dict[str, Any]:
-    """Quantize the published network, and its probe, in one format."""
-    network = effnets.create_model(name, weights=WEIGHTS / f"{PUBLISHED[name]}.timm.safetensors")
-    found = quantize(network, cache / f"{name}.{suffix}", grocery, held_out, 10.0)
-    headed = with_probe(network, grocery / "train", cache / f"{name}.features.npz")
-    target = cache / f"{name}.head.{suffix}"
-    head = quantize(headed, target, grocery / "train", held_out, 0)
-    found["head"] = {"refused": head["refused"]}
-    if not head["refused"]:
-        accuracy = cache / f"{name}.float.accuracy"
-        if not accuracy.exists():
-            accuracy.write_text(str(effnets.evaluate(headed, grocery / "test").top1))
-        found["head"]["float"] = float(accuracy.read_text())
-        found["head"]["int8"] = effnets.evaluate(effnets.load_engine(target, threads=2), grocery / "test").top1
-    return found
+    """Quantize the published network in one format; return the report's values."""
+    return quantize(published(name), cache / f"{name}.{suffix}", grocery, held_out, 10.0)
+
+
+def measure_accuracy(name: str, suffix: str, grocery: Path, cache: Path, held_out: int) -> dict[str, Any]:
+    """Quantize the network with a probe of the groceries in one format; return accuracies on the test photographs."""
+    headed, target = (
+        with_probe(published(name), grocery / "train", cache / f"{name}.features.npz"),
+        cache / f"{name}.head.{suffix}",
+    )
+    if quantize(headed, target, grocery / "train", held_out, 0)["refused"]:
+        return {"head": {}}
+    before = cache / f"{name}.float.accuracy"
+    if not before.exists():
+        before.write_text(str(effnets.evaluate(headed, grocery / "test").top1))
+    after = effnets.evaluate(effnets.load_engine(target, threads=2), grocery / "test").top1
+    return {"head": {"float": float(before.read_text()), "int8": after}}
+
+
+def published(name: str) -> Classifier:
+    """Return a network with its published weights."""
+    return effnets.create_model(name, weights=WEIGHTS / f"{PUBLISHED[name]}.timm.safetensors")
 
 
 def quantize(network: Classifier, target: Path, photos: Path, held_out: int, seconds: float) -> dict[str, Any]:
@@ -134,9 +143,9 @@ def table_row(name: str, suffix: str, found: dict[str, Any]) -> str:
     """Return the table row of one network in one format."""
     engine = ENGINES[suffix]
     agreement = found["agreement"][engine]
-    head = found["head"]
-    accuracy = "refused"
-    if "int8" in head:
+    head = found.get("head")
+    accuracy = "–" if head is None else "refused"
+    if head:
         accuracy = f"{head['float']:.2f} → {head['int8']:.2f} % ({head['int8'] - head['float']:+.2f})"
     times = found["milliseconds"].get(engine)
     cells = (

@@ -23,13 +23,18 @@ _LEAST_SCALE = 2.0**-12
 
 
 class ExecuTorchInt8:
-    """Builds a program in int8 from a network that `NetworkSearch` made ready, calibrated with images."""
+    """Builds a program in int8 from a network that `NetworkSearch` made ready, calibrated with images.
 
-    def __init__(self, network: Classifier, images: CalibrationImages) -> None:
+    All layers are in int8: ExecuTorch 1.5 cannot convert a convolution in float between others in int8.
+    """
+
+    mixed = False
+
+    def __init__(self, network: Classifier, images: CalibrationImages, _: ModelMetadata) -> None:
         self._network, self._images = network, images
 
-    def build(self, metadata: ModelMetadata, float_layers: Collection[str] = ()) -> bytes:
-        """Return the program; `float_layers` stay in float32. Raises ExportError if it cannot be converted."""
+    def build(self, metadata: ModelMetadata, _: Collection[str] = ()) -> bytes:
+        """Return the program; raises ExportError if it cannot be converted."""
         from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
         module = ImageInput(self._network, metadata, channels_last=False, softmax=False).eval()
@@ -37,7 +42,7 @@ class ExecuTorchInt8:
         try:
             with quiet_exporters(), quiet_native():
                 graph = torch.export.export(module, example, strict=False).module()
-                prepared = prepare_pt2e(graph, _make_quantizer({f"network.{layer}" for layer in float_layers}))
+                prepared = prepare_pt2e(graph, _make_quantizer())
                 with torch.inference_mode():
                     for images in self._images.batches():
                         for image in images:
@@ -49,7 +54,7 @@ class ExecuTorchInt8:
             raise ExportError(f"{metadata.model}: executorch cannot quantize it: {first_line(error)}") from error
 
 
-def _make_quantizer(float_layers: Collection[str]) -> Any:
+def _make_quantizer() -> Any:
     """Return XNNPACK's quantizer that also knows convolutions followed by ReLU6.
 
     XNNPACK computes these as one. Its own quantizer would round the values before the clip, most of whose range is
@@ -67,20 +72,16 @@ def _make_quantizer(float_layers: Collection[str]) -> Any:
     act = replace(config.input_activation, observer_or_fake_quant_ctr=observer)
     config = replace(config, input_activation=act, output_activation=act)
 
-    def in_int8(node: fx.Node) -> bool:
-        path = list(node.meta.get("nn_module_stack", {}).values())
-        return not path or path[-1][0] not in float_layers
-
     class Int8Quantizer(XNNPACKQuantizer):  # type: ignore[misc]
         def annotate(self, model: fx.GraphModule) -> fx.GraphModule:
             for node in model.graph.nodes:
                 conv = node.args[0] if node.target in _CLIPS else None
                 if not isinstance(conv, fx.Node) or conv.target is not torch.ops.aten.conv2d.default:
                     continue
-                if len(conv.users) == 1 and in_int8(conv):
+                if len(conv.users) == 1:
                     inputs = {conv.args[0]: act, conv.args[1]: config.weight}
                     conv.meta["quantization_annotation"] = QuantizationAnnotation(inputs, _annotated=True)
                     node.meta["quantization_annotation"] = QuantizationAnnotation(output_qspec=act, _annotated=True)
             return super().annotate(model)
 
-    return Int8Quantizer().set_global(config).set_filter_function(in_int8)
+    return Int8Quantizer().set_global(config)

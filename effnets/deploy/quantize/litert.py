@@ -26,6 +26,8 @@ class LiteRTInt8:
     Raises ExportError if the network cannot be converted.
     """
 
+    mixed = True
+
     def __init__(self, network: Classifier, images: CalibrationImages, metadata: ModelMetadata) -> None:
         self._float = bytearray(convert(network, metadata))
         self._ranges = self._calibrate(images)
@@ -73,7 +75,11 @@ def _make_recipe(float_layers: Collection[str]) -> Any:
     )
     for border in (TFLOperationName.INPUT, TFLOperationName.OUTPUT):
         manager.add_quantization_config(regex=".*", operation_name=border, algorithm_key="no_quantize")
-    manager.add_dynamic_config(regex=".*", operation_name=TFLOperationName.FULLY_CONNECTED, num_bits=8)
+    classifier = TFLOperationName.FULLY_CONNECTED  # its tensor is called after the file's output
+    if "classifier" in float_layers:
+        manager.add_quantization_config(regex=".*", operation_name=classifier, algorithm_key="no_quantize")
+    else:
+        manager.add_dynamic_config(regex=".*", operation_name=classifier, num_bits=8)
     for layer in float_layers:
         manager.add_quantization_config(
             regex=_scope_of(layer), operation_name=TFLOperationName.ALL_SUPPORTED, algorithm_key="no_quantize"

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from effnets.deploy.quantize.calibration import CalibrationImages
+from effnets.deploy.quantize.qdq_graph import Ranges
 from effnets.deploy.quantize.rounding import (
     correct_biases,
     fit_biases,
@@ -55,14 +56,14 @@ class NetworkSearch:
         falls = {}
         for index, layer in enumerate(self.layers):
             self._progress(f"sensitivity of layer {index + 1} of {len(self.layers)}")
-            falls[layer] = 1 - self._error(self.network, [layer]) / self.error
+            falls[layer] = 1 - self._error(self.network, self._ranges, [layer]) / self.error
         self.sensitivity = dict(sorted(falls.items(), key=lambda item: -item[1]))
         return list(self.sensitivity)
 
     def _choose(self) -> None:
         plain = copy.deepcopy(self.network)
         fit_biases(plain, self._ranges)
-        self._try("minmax", plain)
+        self._try("minmax", plain, self._ranges)
         self._progress("equalization")
         preprocess = self._images.preprocess.for_channels(self._images.pixels.shape[3])
         pixels = [(bound - m) / s for bound in (0, 1) for m, s in zip(preprocess.mean, preprocess.std, strict=True)]
@@ -73,25 +74,24 @@ class NetworkSearch:
             equalized = equalized.float()
             ranges = input_ranges(equalized, self._images.batches())
             fit_biases(equalized, ranges)
-            if self._try("minmax, equalized", equalized):
-                self.equalized, self._ranges = channels, ranges
+            if self._try("minmax, equalized", equalized, ranges):
+                self.equalized = channels
         self._progress("biases")
         corrected = copy.deepcopy(self.network)
         correct_biases(corrected, self._ranges, self._images.batches())
         fit_biases(corrected, self._ranges)
         name = f"minmax{', equalized' if self.equalized else ''}, biases corrected"
-        self.bias_corrected = self._try(name, corrected)
+        self.bias_corrected = self._try(name, corrected, self._ranges)
 
-    def _try(self, name: str, network: Classifier) -> bool:
+    def _try(self, name: str, network: Classifier, ranges: Ranges) -> bool:
         """Take this network if its error is the least so far, and say whether it is."""
-        error = self.trials[name] = self._error(network)
-        better = error < self.error or not len(self.trials) > 1
+        error = self.trials[name] = self._error(network, ranges)
+        better = error < self.error or len(self.trials) == 1
         if better:
-            self.network, self.error = network, error
+            self.network, self.error, self._ranges = network, error, ranges
         return better
 
-    def _error(self, network: Classifier, float_layers: Collection[str] = ()) -> float:
-        ranges = self._ranges if network is self.network else input_ranges(network, self._batches)
+    def _error(self, network: Classifier, ranges: Ranges, float_layers: Collection[str] = ()) -> float:
         found = logits_by_torch(rounded_network(network, ranges, float_layers), self._batches)
         error = relative_deviation(found, self._expected)
         return error if np.isfinite(error) else float("inf")

@@ -16,9 +16,8 @@ import onnx
 from numpy.typing import NDArray
 from torch import nn
 
-from effnets.deploy.export.base import check_path, check_writable, write_files
+from effnets.deploy.export.base import check_path, check_writable, require_packages, write_files
 from effnets.deploy.export.base import prepare as prepare_export
-from effnets.deploy.export.export import export
 from effnets.deploy.export.graph import LOGITS
 from effnets.deploy.export.onnx import check_engine, check_engines, export_onnx
 from effnets.deploy.export.openvino import openvino_files
@@ -29,6 +28,7 @@ from effnets.deploy.quantize.calibration import METHODS, CalibrationImages, coll
 from effnets.deploy.quantize.cross_layer_equalization import equalize
 from effnets.deploy.quantize.network_search import NetworkSearch, relative_deviation
 from effnets.deploy.quantize.qdq_graph import Ranges, bias_errors, layers_of, prepare, quantize_graph
+from effnets.deploy.quantize.rounding import logits_by_torch
 from effnets.engines.base import EXPORTED, Engine, load_exported, load_onnx
 from effnets.engines.metadata import ModelMetadata
 from effnets.errors import ArgumentError, ExportError, QuantizationError, VerificationError
@@ -39,6 +39,11 @@ from effnets.utils.timing import interleave
 
 # Suffix → the package that writes int8 for it.
 FORMATS = {".onnx": "onnxruntime", ".xml": "onnxruntime", ".tflite": "ai-edge-quantizer", ".pte": "torchao"}
+# Suffix → packages that making it takes, and the extra that installs them.
+_PACKAGES = {
+    ".tflite": (("litert_torch", "ai_edge_litert", "ai_edge_quantizer"), "litert"),
+    ".pte": (("executorch", "torchao"), "executorch"),
+}
 _TRIAL_IMAGES = 32  # at most, to measure errors
 _EXACT = 1e-4
 # Keys of the reports of every version, by which one is recognized.
@@ -211,7 +216,7 @@ def quantize(
         gate: the conditions; None: the defaults of `Gate`.
         calibration_images: how many to use at most; no more than half of all calibrate.
         held_out_images: how many to use at most.
-        max_left: the share of layers that may be left in float.
+        max_left: the share of layers that may be left in float; ``.pte`` leaves none.
         engine: for ``.onnx``, as of `effnets.export_onnx`; empty: that of a float file.
         engines: on which the gate must open; None: on those that execute the format, for ``.onnx`` on ONNX Runtime, and
             on OpenVINO if that is installed.
@@ -236,7 +241,7 @@ def quantize(
     options = {"image_size": image_size, "optimize": optimize, "topk": topk}
     names = _check_engines(target, engine, engines)
     progress("the float export")
-    source = _float_file(model, target.suffix.lower(), engine, options)
+    source = _float_file(model, target, engine, options)
     metadata = source.metadata
     progress("photographs")
     split = split_images(
@@ -249,9 +254,9 @@ def quantize(
     )
     held_out = split.held_out
     search, build = source.start(split.calibration, progress)
-    expected = _logits(source.load(source.data, names[0]), held_out)
+    expected = source.expect(held_out)
     attempts = 0
-    for count in _counts(int(max_left * len(search.layers))):
+    for count in _counts(int(max_left * len(search.layers)) if source.mixed else 0):
         attempts += 1
         ranked = list(search.sensitivity) or (search.rank() if count else [])
         float_layers = ranked[:count]
@@ -337,14 +342,17 @@ class _Source(NamedTuple):
     """A float file, and how to make one in int8 of it.
 
     `start` is called with calibration images, and returns a search and a function that builds a file for given metadata
-    with given layers in float. `finish` returns the files to write.
+    with given layers in float; `expect` returns float's logits ``[N, C]``. `finish` returns the files to write.
+    `mixed` is whether layers can be left in float.
     """
 
     data: bytes
     metadata: ModelMetadata
     start: Callable[[CalibrationImages, Progress], tuple[QuantSearch | NetworkSearch, Build]]
     load: Callable[..., Engine]
+    expect: Callable[[CalibrationImages], NDArray[np.float32]]
     finish: Callable[[Path, bytes, ModelMetadata], dict[Path, bytes]]
+    mixed: bool = True
 
 
 def _one_file(path: Path, data: bytes, _: ModelMetadata) -> dict[Path, bytes]:
@@ -352,10 +360,11 @@ def _one_file(path: Path, data: bytes, _: ModelMetadata) -> dict[Path, bytes]:
 
 
 def _float_file(
-    model: nn.Module | str | os.PathLike[str], suffix: str, engine: str, options: dict[str, Any]
+    model: nn.Module | str | os.PathLike[str], target: Path, engine: str, options: dict[str, Any]
 ) -> _Source:
+    suffix = target.suffix.lower()
     if suffix in (".tflite", ".pte"):
-        return _network_source(model, suffix, options)
+        return _network_source(model, target, options)
     data, metadata = _float_export(model, engine or ("openvino" if suffix == ".xml" else ""), **options)
 
     def start(images: CalibrationImages, progress: Progress) -> tuple[QuantSearch, Build]:
@@ -372,38 +381,44 @@ def _float_file(
     def load(data: bytes, name: str, threads: int | None = None) -> Engine:
         return load_onnx(data, metadata, name, threads=threads)
 
-    return _Source(data, metadata, start, load, openvino_files if suffix == ".xml" else _one_file)
+    def expect(images: CalibrationImages) -> NDArray[np.float32]:
+        return _logits(load(data, "onnxruntime"), images)
+
+    return _Source(data, metadata, start, load, expect, openvino_files if suffix == ".xml" else _one_file)
 
 
-def _network_source(model: nn.Module | str | os.PathLike[str], suffix: str, options: dict[str, Any]) -> _Source:
+def _network_source(model: nn.Module | str | os.PathLike[str], target: Path, options: dict[str, Any]) -> _Source:
+    suffix = target.suffix.lower()
+    require_packages(*_PACKAGES[suffix])
+    from effnets.deploy.export import executorch, litert
+    from effnets.deploy.quantize.executorch import ExecuTorchInt8
+    from effnets.deploy.quantize.litert import LiteRTInt8
+
     if isinstance(model, str | os.PathLike):
         raise ArgumentError(
-            f"model is the file {os.fspath(model)!r}; {suffix} files are made from create_model's networks"
+            f"model is {os.fspath(model)!r}; for {suffix} give the network, from create_model, instead of a file"
         )
     if options.pop("topk") is not None:
         raise ArgumentError(f"topk is not possible for {suffix} files; leave it out, or quantize to .onnx")
     (engine,) = EXPORTED[suffix][1]
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / f"float{suffix}"
-        exported = export(model, path, **options)
-        data, metadata = path.read_bytes(), exported.description
-        made = prepare_export(model, path, suffix, engine=engine, preferred=engine, **options)
+    kind = LiteRTInt8 if suffix == ".tflite" else ExecuTorchInt8
+    made = prepare_export(model, target, suffix, engine=engine, preferred=engine, **options)
+    network, metadata = require_classifier(made.module), made.metadata
 
     def start(images: CalibrationImages, progress: Progress) -> tuple[NetworkSearch, Build]:
-        search = NetworkSearch(require_classifier(made.module), images, progress)
+        search = NetworkSearch(network, images, progress)
         progress("conversion")
-        if suffix == ".tflite":
-            from effnets.deploy.quantize.litert import LiteRTInt8
-
-            return search, LiteRTInt8(search.network, images, metadata).build
-        from effnets.deploy.quantize.executorch import ExecuTorchInt8
-
-        return search, ExecuTorchInt8(search.network, images).build
+        return search, kind(search.network, images, metadata).build
 
     def load(data: bytes, name: str, threads: int | None = None) -> Engine:
         return load_exported(data, name, threads=threads)
 
-    return _Source(data, metadata, start, load, _one_file)
+    def expect(images: CalibrationImages) -> NDArray[np.float32]:
+        return logits_by_torch(network, images.batches())
+
+    # The gate compares with the network itself; the float file is for comparing size and speed.
+    convert = litert.convert if suffix == ".tflite" else executorch.convert
+    return _Source(convert(network, metadata), metadata, start, load, expect, _one_file, kind.mixed)
 
 
 def _float_export(
