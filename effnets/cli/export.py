@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 @click.option("--topk", type=click.IntRange(1), help="Give the K likeliest classes as well, with probabilities.")
 @click.option("--int8", is_flag=True, help="Compute in int8, if the answers stay the same; needs --calibration.")
 @click.option("--calibration", metavar="FOLDER", help="Photos for --int8; by class in subfolders, accuracy counts too.")
+@click.option("--smaller", is_flag=True, help="Write --int8 even where it is slower than float, for its size.")
 @click.option("--seed", type=click.IntRange(0), help="Which photos calibrate --int8 and which check it [default: 0].")
 @click.option("--engine", type=click.Choice(["onnxruntime", "openvino"]), help="Make it fastest there, and prefer it.")
 @click.option("--no-optimize", is_flag=True, help="Leave the network as it is, instead of rewriting it faster.")
@@ -48,6 +49,7 @@ def command(
     topk: int | None,
     int8: bool,
     calibration: str | None,
+    smaller: bool,
     seed: int | None,
     engine: str | None,
     no_optimize: bool,
@@ -64,8 +66,9 @@ def command(
     network on that engine before it is written; if it computes anything else there is no file, and the exit status is
     1. Core ML is on Apple's systems alone: elsewhere the package's operators are executed here.
 
-    With --int8 some of the photos in FOLDER calibrate, and the others check whether int8 still answers as float does;
-    layers that suffer stay in float. If too many would have to, there is no file. OUT.json holds the figures.
+    With --int8 the suffix may be .onnx, .xml, .tflite or .pte. Some of the photos in FOLDER calibrate, and the others
+    check whether int8 still answers as float does; layers that suffer stay in float. If too many would have to, or if
+    int8 is slower here, there is no file. OUT.json holds the figures.
 
     With --web, OUT is a folder: a page for any static host, which works offline after the first visit.
     """
@@ -90,24 +93,28 @@ def command(
         raise click.UsageError("--tune chooses rewrites, and --no-optimize wants none; leave one of them out")
     if engine and (tuned or int8):
         raise click.UsageError("--engine is for a float export; --tune chooses an engine, and int8 files suit both")
+    if smaller and not int8:
+        raise click.UsageError("--smaller is for --int8; add --int8, or leave --smaller out")
     if seed is not None and not int8:
         raise click.UsageError("--seed is for the photos of --int8; add --int8, or leave --seed out")
     if not tuned and (batch or budget):
         raise click.UsageError("--batch and --budget are what --tune measures with; add --tune")
     # Imported here: torch takes seconds, and neither --help nor a mistyped option should wait for it.
-    from effnets.deploy.export.base import check_path
+    from effnets.deploy.export.base import check_path, require_packages
     from effnets.deploy.export.export import export, writer_of
     from effnets.deploy.tune import report_path
 
     writer_of(target)
-    check_path(target, target.suffix.lower(), is_folder=target.suffix.lower() == ".mlpackage")
-    if (int8 or tuned or engine) and target.suffix.lower() != ".onnx":
-        option = "--int8" if int8 else "--tune" if tuned else "--engine"
+    if (tuned or engine) and target.suffix.lower() != ".onnx":
+        option = "--tune" if tuned else "--engine"
         raise click.UsageError(f"{option} is for .onnx files, and {target} is another; leave it out")
     if int8:
-        from effnets.deploy.quantize.quantize import int8_report_path, quantize
+        require_packages(("onnx", "onnxruntime"), "export")  # with which all formats are quantized or compared
+        from effnets.deploy.quantize.quantize import check_target, quantize
 
-        int8_report_path(target)
+        check_target(target)
+    else:
+        check_path(target, target.suffix.lower(), is_folder=target.suffix.lower() == ".mlpackage")
     network = load_network(model, weights, answers="outputs", ema=ema)
     rewrites: bool | Rewrites = not no_optimize
     found = _tune(network, target, image_size, batch or 1, budget or 120.0) if tuned else None
@@ -122,6 +129,7 @@ def command(
                 image_size=image_size,
                 optimize=rewrites,
                 topk=topk,
+                smaller=smaller,
                 seed=seed or 0,
                 engine=engine or "",
                 progress=progress,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from effnets.deploy.export.base import ExportReport, prepare, require_packages
 from effnets.deploy.optimize.rewrites import Rewrites
@@ -69,16 +69,22 @@ def export_executorch(
 def convert(network: nn.Module, metadata: ModelMetadata, *, softmax: bool = False) -> bytes:
     """Return a float32 network as an ExecuTorch program; raises ExportError if it cannot be converted."""
     from effnets.deploy.export.image_input import ImageInput
-    from effnets.engines.executorch import LABELS, METADATA
 
     module = ImageInput(network, metadata, channels_last=False, softmax=softmax).eval()
+    return lower(module, module.example(metadata), metadata)
+
+
+def lower(module: nn.Module, example: Tensor, metadata: ModelMetadata) -> bytes:
+    """Return a module that takes images like `example` as a program with metadata; raises as `convert`."""
+    from effnets.engines.executorch import LABELS, METADATA
+
     methods = {METADATA: metadata.to_json(), LABELS: "\n".join(metadata.labels)}
     try:
         with quiet_exporters(), quiet_native():
             from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
             from executorch.exir import to_edge_transform_and_lower
 
-            program = torch.export.export(module, (module.example(metadata),), strict=False)
+            program = torch.export.export(module, (example,), strict=False)
             lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()], constant_methods=methods)
             return bytes(lowered.to_executorch().buffer)
     except Exception as error:  # of torch or the converter

@@ -104,6 +104,10 @@ def add_metadata(data: bytes, metadata: ModelMetadata, *, softmax: bool) -> byte
     graph.tensors[graph.inputs[0]].name = b"images"
     for index, name in zip(graph.outputs, _outputs(softmax), strict=True):
         graph.tensors[index].name = name.encode()
+    for constant in model.buffers:
+        if constant.offset > 1:  # lies behind the flatbuffer, where Google's quantizer writes it
+            constant.data = np.frombuffer(data, np.uint8, constant.size, constant.offset)
+            constant.offset = constant.size = 0
     buffer = schema.BufferT()
     buffer.data = np.frombuffer(task_metadata(metadata, softmax=softmax), np.uint8)
     entry = schema.MetadataT()

@@ -69,6 +69,19 @@ def export_openvino(
     return made.write(files[".xml"], errors, beside={path.with_suffix(".bin"): files[".bin"]})
 
 
+def openvino_files(path: Path, onnx: bytes, metadata: ModelMetadata) -> dict[Path, bytes]:
+    """Return the content of an OpenVINO file at `path`, and of the ``.bin`` beside it, from that of an ONNX file.
+
+    Raises VerificationError if the conversion changes what it computes.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder) / "model.onnx"
+        source.write_bytes(onnx)
+        converted = _convert(source, metadata)
+        _compare(load_onnx(source, metadata, "openvino"), load_file(converted))
+        return {path.with_suffix(suffix): converted.with_suffix(suffix).read_bytes() for suffix in (".bin", ".xml")}
+
+
 def _convert(onnx: Path, metadata: ModelMetadata) -> Path:
     """Write the OpenVINO file beside an ONNX file, and return its path."""
     import openvino

@@ -218,6 +218,16 @@ class QuantizeReport:
         """How many times as fast as float int8 is, by engine; below 1 it is slower."""
         return {engine: times["float32"] / times["int8"] for engine, times in self.milliseconds.items()}
 
+    def slower(self) -> str:
+        """Say that int8 is slower than float on every engine, and by how much; empty if it is not, or was not timed."""
+        if not self.milliseconds or max(self.speed_ratios.values()) >= 1:
+            return ""
+        figures = (
+            f"{times['int8']:.2f} ms an image instead of {times['float32']:.2f} on {engine}"
+            for engine, times in self.milliseconds.items()
+        )
+        return f"int8 is slower than float here: {', '.join(figures)}, on one thread"
+
     def summary(self) -> dict[str, Any]:
         """Return the part that is in the file's own metadata."""
         return {"agreement": self._agreement(), "gate": asdict(self.gate), "left_in_float": list(self.left)}

@@ -1,4 +1,4 @@
-"""Cross-layer equalization (Nagel et al. 2019, arXiv:1906.04721, section 4.1) of an ONNX graph, exactly.
+"""Cross-layer equalization (Nagel et al. 2019, arXiv:1906.04721, section 4.1), exactly: of networks and ONNX graphs.
 
 A channel may be multiplied by s > 0 where it is written and divided by s where it is read, if all operations between
 are positively homogeneous: ReLU, or an addition whose other operand is scaled alike. Small channels then use more of
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import copy
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -96,18 +96,35 @@ def _streams(model: onnx.ModelProto, values: Values) -> Iterator[_Stream]:
 
 
 def _factors(stream: _Stream, values: Values, bounds: dict[str, Interval]) -> NDArray[np.float64]:
-    """Return the factor of each channel: √(range of its readers' weights / range of its writers')."""
-    written = np.max([np.abs(_weight(conv, values)).max((1, 2, 3)) for conv in stream.writers], axis=0)
-    read = np.max([np.abs(_grouped(conv, values)).max((1, 3)).reshape(-1) for conv in stream.readers], axis=0)
+    return choose_factors(
+        [_weight(conv, values) for conv in stream.writers],
+        [_grouped(conv, values) for conv in stream.readers],
+        [(bounds[clip.input[0]][1], _clip_of(clip, values)[1]) for clip in stream.clips],
+    )
+
+
+def choose_factors(
+    writers: Sequence[NDArray[np.float64]],
+    readers: Sequence[NDArray[np.float64]],
+    clips: Sequence[tuple[NDArray[np.float64], float]],
+) -> NDArray[np.float64]:
+    """Return the factor of each channel: √(range of its readers' weights / range of its writers').
+
+    Args:
+        writers: their weights ``[outputs, …]``.
+        readers: their weights ``[groups, outputs of a group, inputs of a group, kernel]``.
+        clips: for each ReLU6 or the like, the upper bounds of its inputs and where it clips.
+    """
+    written = np.max([np.abs(weight).reshape(len(weight), -1).max(1) for weight in writers], axis=0)
+    read = np.max([np.abs(grouped).max((1, 3)).reshape(-1) for grouped in readers], axis=0)
     alive = (written > 0) & (read > 0)
     factors = np.ones(len(written))
     factors[alive] = np.sqrt(read[alive] / written[alive])
     # A factor common to all channels only moves the clip; differences between channels count.
-    if alive.any() and not stream.clips:
+    if alive.any() and not clips:
         factors[alive] /= np.exp(np.log(factors[alive]).mean())
     factors = np.clip(factors, 1 / _LARGEST_FACTOR, _LARGEST_FACTOR)
-    for clip in stream.clips:
-        top, ceiling = bounds[clip.input[0]][1], _clip_of(clip, values)[1]
+    for top, ceiling in clips:
         room = np.where(top <= ceiling, ceiling / np.maximum(top, 1e-9), 1.0)
         factors = np.where(top <= ceiling, np.minimum(factors, room), 1.0)
     return factors
@@ -127,6 +144,11 @@ def _weight(conv: onnx.NodeProto, values: Values) -> NDArray[np.float64]:
 def _grouped(conv: onnx.NodeProto, values: Values) -> NDArray[np.float64]:
     """Return ``[groups, outputs of a group, inputs of a group, kernel]``."""
     weight, groups = _weight(conv, values), attribute_of(conv, "group", 1)
+    return grouped_weight(weight, groups)
+
+
+def grouped_weight(weight: NDArray[np.float64], groups: int) -> NDArray[np.float64]:
+    """Return a convolution's weight as ``[groups, outputs of a group, inputs of a group, kernel]``."""
     return weight.reshape(groups, len(weight) // groups, weight.shape[1], -1)
 
 
@@ -153,15 +175,20 @@ def _intervals(model: onnx.ModelProto, values: Values, pixels: tuple[float, floa
 
 
 def _through_conv(conv: onnx.NodeProto, values: Values, bounds: Interval) -> Interval:
-    grouped = _grouped(conv, values)
+    bias = values.get(conv.input[2]).astype(np.float64) if len(conv.input) > 2 else None
+    return through_conv(_grouped(conv, values), bias, bounds)
+
+
+def through_conv(grouped: NDArray[np.float64], bias: NDArray[np.float64] | None, bounds: Interval) -> Interval:
+    """Return the bounds of each channel after a convolution; `grouped` as of `grouped_weight`."""
     groups, outputs, inputs, _ = grouped.shape
-    bias = values.get(conv.input[2]).astype(np.float64) if len(conv.input) > 2 else np.zeros(groups * outputs)
+    added = np.zeros(groups * outputs) if bias is None else bias
     # Padding adds zeros to the inputs.
     low, high = (np.broadcast_to(side, (groups * inputs,)) for side in bounds)
     low, high = np.minimum(low, 0).reshape(groups, 1, inputs), np.maximum(high, 0).reshape(groups, 1, inputs)
     if not (np.isfinite(low).all() and np.isfinite(high).all()):
         return np.full(groups * outputs, -np.inf), np.full(groups * outputs, np.inf)
     positive, negative = np.maximum(grouped, 0).sum(3), np.minimum(grouped, 0).sum(3)
-    least = (positive * low + negative * high).sum(2).reshape(-1) + bias
-    most = (positive * high + negative * low).sum(2).reshape(-1) + bias
+    least = (positive * low + negative * high).sum(2).reshape(-1) + added
+    most = (positive * high + negative * low).sum(2).reshape(-1) + added
     return least, most

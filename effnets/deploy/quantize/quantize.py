@@ -1,4 +1,4 @@
-"""`quantize`: a classifier in int8 as one ONNX file with a report, behind an accuracy gate."""
+"""`quantize`: a classifier in int8 as a file of any format with a report, behind an accuracy gate."""
 
 from __future__ import annotations
 
@@ -6,32 +6,44 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 from torch import nn
 
-from effnets.deploy.export.base import check_path, check_writable, write_files
+from effnets.deploy.export.base import check_path, check_writable, require_packages, write_files
+from effnets.deploy.export.base import prepare as prepare_export
 from effnets.deploy.export.graph import LOGITS
 from effnets.deploy.export.onnx import check_engine, check_engines, export_onnx
+from effnets.deploy.export.openvino import openvino_files
 from effnets.deploy.export.verify_onnx import session_of
 from effnets.deploy.optimize.rewrites import Rewrites
 from effnets.deploy.quantize.accuracy_gate import Agreement, Gate, QuantizeReport, compare
 from effnets.deploy.quantize.calibration import METHODS, CalibrationImages, collect, ranges_by, split_images
 from effnets.deploy.quantize.cross_layer_equalization import equalize
+from effnets.deploy.quantize.network_search import NetworkSearch, relative_deviation
 from effnets.deploy.quantize.qdq_graph import Ranges, bias_errors, layers_of, prepare, quantize_graph
-from effnets.engines.base import load_onnx
+from effnets.deploy.quantize.rounding import logits_by_torch
+from effnets.engines.base import EXPORTED, Engine, load_exported, load_onnx
 from effnets.engines.metadata import ModelMetadata
 from effnets.errors import ArgumentError, ExportError, QuantizationError, VerificationError
+from effnets.nn.classifier import require_classifier
 from effnets.utils.arguments import check_integer
 from effnets.utils.machine import version_of
 from effnets.utils.timing import interleave
 
+# Suffix → the package that writes int8 for it.
+FORMATS = {".onnx": "onnxruntime", ".xml": "onnxruntime", ".tflite": "ai-edge-quantizer", ".pte": "torchao"}
+# Suffix → packages that making it takes, and the extra that installs them.
+_PACKAGES = {
+    ".tflite": (("litert_torch", "ai_edge_litert", "ai_edge_quantizer"), "litert"),
+    ".pte": (("executorch", "torchao"), "executorch"),
+}
 _TRIAL_IMAGES = 32  # at most, to measure errors
 _EXACT = 1e-4
 # Keys of the reports of every version, by which one is recognized.
@@ -40,6 +52,8 @@ _REPORT_KEYS |= {"calibration_images", "float_size"}
 _DEFAULTS = {"image_size": None, "optimize": True, "topk": None}
 
 Biases = dict[str, NDArray[np.float32]]
+Progress = Callable[[str], object]
+Build = Callable[[ModelMetadata, Sequence[str]], bytes]
 PhotoSource = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
 
@@ -96,8 +110,7 @@ class QuantSearch:
 
     def error_of(self, model: onnx.ModelProto) -> float:
         """Return the root mean square of the difference of logits, over the standard deviation of float's logits."""
-        squares = (logits_of(model, self._batches) - self._expected) ** 2
-        error = float(np.sqrt(np.mean(squares)) / self._expected.std())
+        error = relative_deviation(logits_of(model, self._batches), self._expected)
         return error if np.isfinite(error) else float("inf")
 
     def _choose(self, methods: Sequence[str]) -> None:
@@ -145,13 +158,13 @@ def int8_report_path(target: Path) -> Path:
     return path
 
 
-def write_with_report(target: Path, data: bytes, report: QuantizeReport) -> None:
-    """Write the report and then the model, so that no model is without its report.
+def write_with_report(target: Path, files: Mapping[Path, bytes], report: QuantizeReport) -> None:
+    """Write the report of the model `target` and then its files, so that no model is without its report.
 
     Raises ExportError if one cannot be written; earlier files are restored.
     """
     text = json.dumps(report.to_dict(), indent=1) + "\n"
-    write_files({int8_report_path(target): text.encode(), target: data})
+    write_files({int8_report_path(target): text.encode(), **files})
 
 
 def _is_report(path: Path) -> bool:
@@ -170,6 +183,7 @@ def quantize(
     image_size: int | tuple[int, int] | None = None,
     optimize: bool | Rewrites = True,
     topk: int | None = None,
+    smaller: bool = False,
     gate: Gate | None = None,
     calibration_images: int = 128,
     held_out_images: int = 1000,
@@ -180,51 +194,55 @@ def quantize(
     timing_seconds: float = 15.0,
     progress: Callable[[str], object] = lambda _: None,
 ) -> QuantizeReport:
-    """Write a classifier in int8 as one ONNX file, and its report as JSON beside it, if the accuracy gate opens.
+    """Write a classifier in int8, and its report as JSON beside it, if the accuracy gate opens.
 
-    Ranges are calibrated by several methods, channels equalized, biases corrected; the setting with the least error of
-    the logits is used. While the gate stays shut, more and more layers are left in float, most sensitive first. The
-    file has the inputs and outputs of the float export. The gate is valid for processors like this one: some without
-    VNNI saturate sums of 8-bit products.
+    The suffix of `path` names the format, as of `effnets.export`: ``.onnx``, ``.xml``, ``.tflite`` or ``.pte``.
+    Channels are equalized and biases corrected, if that brings the logits nearer to float's; for ``.onnx`` and ``.xml``
+    ranges are calibrated by several methods too. While the gate stays shut, more and more layers are left in float,
+    most sensitive first. The file has the inputs and outputs of the float export. The gate is valid for processors like
+    this one: some without VNNI saturate sums of 8-bit products.
 
     Args:
-        model: from `effnets.create_model`; or a float ``.onnx`` file that `effnets.export_onnx` wrote, whose size,
-            rewrites and outputs are kept.
-        path: of the file, ending in ``.onnx``; the report has the same name, ending in ``.json``.
+        model: from `effnets.create_model`; or, for ``.onnx`` and ``.xml``, a float ``.onnx`` file that
+            `effnets.export_onnx` wrote, whose size, rewrites and outputs are kept.
+        path: of the file; the report has the same name, ending in ``.json``.
         calibration: a folder of photographs, or paths of files; `seed` decides which calibrate, the others are held
             out for the gate. Labels are the names of their folders, as of `effnets.evaluate`, if they are the model's
             classes.
         image_size: as of `effnets.export_onnx`; not for a float file.
         optimize: likewise.
-        topk: likewise.
+        topk: likewise; for ``.onnx`` and ``.xml``.
+        smaller: write the file although int8 is slower than float.
         gate: the conditions; None: the defaults of `Gate`.
         calibration_images: how many to use at most; no more than half of all calibrate.
         held_out_images: how many to use at most.
-        max_left: the share of layers that may be left in float.
-        engine: as of `effnets.export_onnx`; empty: that of a float file.
-        engines: on which the gate must open; None: on ONNX Runtime, and on OpenVINO if that is installed.
+        max_left: the share of layers that may be left in float; ``.pte`` leaves none.
+        engine: for ``.onnx``, as of `effnets.export_onnx`; empty: that of a float file.
+        engines: on which the gate must open; None: on those that execute the format, for ``.onnx`` on ONNX Runtime, and
+            on OpenVINO if that is installed.
         timing_seconds: how long float and int8 are timed in turns, on one thread; 0 skips it.
         progress: called with the current step, in a few words.
 
     Raises:
-        QuantizationError: if the gate stays shut; nothing was written. It has the report, which names sensitive layers.
+        QuantizationError: if the gate stays shut, or int8 is slower than float on every engine; nothing was written. It
+            has the report, which names sensitive layers.
         ArgumentError: if there are too few photographs, or an argument is out of range.
         MissingFileError: if the folder or file does not exist.
         ExportError: if a file cannot be written, or a JSON file that is not such a report has its name; or as of
             `effnets.export_onnx`.
         VerificationError, EngineError: as of `effnets.export_onnx`.
     """
-    target = check_path(path)
-    int8_report_path(target)
-    check_engine(engine)
-    names = check_engines(engines)
+    target = check_target(path)
     gate = gate or Gate()
     check_integer("calibration_images", calibration_images, 1, "at least one image must calibrate")
     check_integer("held_out_images", held_out_images, gate.min_images, f"the gate needs at least {gate.min_images}")
     if not 0 <= max_left <= 1:
         raise ArgumentError(f"max_left is {max_left!r}; give a share, from 0 to 1")
+    options = {"image_size": image_size, "optimize": optimize, "topk": topk}
+    names = _check_engines(target, engine, engines)
     progress("the float export")
-    data, metadata = _float_export(model, engine, image_size=image_size, optimize=optimize, topk=topk)
+    source = _float_file(model, target, engine, options)
+    metadata = source.metadata
     progress("photographs")
     split = split_images(
         calibration,
@@ -235,21 +253,19 @@ def quantize(
         seed=seed,
     )
     held_out = split.held_out
-    search = QuantSearch(onnx.load_from_string(data), split.calibration, progress=progress)
-    expected = _logits(data, metadata, held_out, "onnxruntime")
+    search, build = source.start(split.calibration, progress)
+    expected = source.expect(held_out)
     attempts = 0
-    for count in _counts(int(max_left * len(search.layers))):
+    for count in _counts(int(max_left * len(search.layers)) if source.mixed else 0):
         attempts += 1
         ranked = list(search.sensitivity) or (search.rank() if count else [])
         float_layers = ranked[:count]
         progress(f"the gate, with {count} of {len(search.layers)} layers in float")
-        built = search.build(float_layers)
-        int8 = built.SerializeToString()
+        int8 = build(metadata, float_layers)
         agreement: dict[str, Agreement] = {}
         for name in names:
-            found = compare(expected, _logits(int8, metadata, held_out, name), held_out.labels, gate.lead)
-            agreement[name] = found
-            if failures := tuple(f"{name}: {failure}" for failure in found.failures(gate)):
+            agreement[name] = compare(expected, _logits(source.load(int8, name), held_out), held_out.labels, gate.lead)
+            if failures := tuple(f"{name}: {failure}" for failure in agreement[name].failures(gate)):
                 break
         # Too few clear images are not due to a layer.
         if not failures or any(found.clear < gate.min_clear for found in agreement.values()):
@@ -273,21 +289,136 @@ def quantize(
         unknown_folders=split.unknown_folders,
         duplicates=split.duplicates,
         size=len(int8),
-        float_size=len(data),
+        float_size=len(source.data),
     )
     if failures:
         raise QuantizationError(report.refusal(), report)
     if timing_seconds:
         progress("timing")
-        report = replace(report, milliseconds=time_pair(data, int8, metadata, names, timing_seconds))
-    versions = {**metadata.versions, "onnxruntime": version_of("onnxruntime")}
+        times = time_pair(source.data, int8, metadata, names, timing_seconds, load=source.load)
+        report = replace(report, milliseconds=times)
+        if not smaller and (slower := report.slower()):
+            report = replace(report, failures=(slower,))
+            raise QuantizationError(f"{report.refusal()}; for a smaller file all the same: smaller=True", report)
+    quantizer = FORMATS[target.suffix.lower()]
+    versions = {**metadata.versions, quantizer: version_of(quantizer)}
     metadata = replace(metadata, precision="int8", versions=versions, quantisation=report.summary())
-    onnx.helper.set_model_props(built, metadata.to_properties())
-    built.producer_name = "effnets"
-    int8 = built.SerializeToString()
-    report = replace(report, path=target, sha256=hashlib.sha256(int8).hexdigest(), size=len(int8))
-    write_with_report(target, int8, report)
+    files = source.finish(target, build(metadata, float_layers), metadata)
+    digest = hashlib.sha256(files[target]).hexdigest()
+    report = replace(report, path=target, sha256=digest, size=sum(map(len, files.values())))
+    write_with_report(target, files, report)
     return report
+
+
+def check_target(path: str | os.PathLike[str]) -> Path:
+    """Return `path` if a file in int8, and its report, can be written there.
+
+    Raises ArgumentError for another suffix than those of `FORMATS`; else as `int8_report_path`.
+    """
+    suffix = Path(path).suffix.lower()
+    if suffix not in FORMATS:
+        raise ArgumentError(
+            f"path is {os.fspath(path)!r}; int8 is written to files with the suffix {', '.join(FORMATS)}"
+        )
+    target = check_path(path, suffix)
+    if suffix == ".xml":
+        check_writable(target.with_suffix(".bin"))
+    int8_report_path(target)
+    return target
+
+
+def _check_engines(target: Path, engine: str, engines: Sequence[str] | None) -> Sequence[str]:
+    suffix = target.suffix.lower()
+    if suffix == ".onnx":
+        check_engine(engine)
+        return check_engines(engines)
+    possible = EXPORTED[suffix][1]
+    if engine or (engines is not None and list(engines) != list(possible)):
+        raise ArgumentError(f"{target}: is executed by {possible[0]}; leave engine and engines out")
+    return check_engines(possible) if suffix == ".xml" else possible
+
+
+class _Source(NamedTuple):
+    """A float file, and how to make one in int8 of it.
+
+    `start` is called with calibration images, and returns a search and a function that builds a file for given metadata
+    with given layers in float; `expect` returns float's logits ``[N, C]``. `finish` returns the files to write.
+    `mixed` is whether layers can be left in float.
+    """
+
+    data: bytes
+    metadata: ModelMetadata
+    start: Callable[[CalibrationImages, Progress], tuple[QuantSearch | NetworkSearch, Build]]
+    load: Callable[..., Engine]
+    expect: Callable[[CalibrationImages], NDArray[np.float32]]
+    finish: Callable[[Path, bytes, ModelMetadata], dict[Path, bytes]]
+    mixed: bool = True
+
+
+def _one_file(path: Path, data: bytes, _: ModelMetadata) -> dict[Path, bytes]:
+    return {path: data}
+
+
+def _float_file(
+    model: nn.Module | str | os.PathLike[str], target: Path, engine: str, options: dict[str, Any]
+) -> _Source:
+    suffix = target.suffix.lower()
+    if suffix in (".tflite", ".pte"):
+        return _network_source(model, target, options)
+    data, metadata = _float_export(model, engine or ("openvino" if suffix == ".xml" else ""), **options)
+
+    def start(images: CalibrationImages, progress: Progress) -> tuple[QuantSearch, Build]:
+        search = QuantSearch(onnx.load_from_string(data), images, progress=progress)
+
+        def build(metadata: ModelMetadata, float_layers: Sequence[str]) -> bytes:
+            built = search.build(float_layers)
+            onnx.helper.set_model_props(built, metadata.to_properties())
+            built.producer_name = "effnets"
+            return built.SerializeToString()
+
+        return search, build
+
+    def load(data: bytes, name: str, threads: int | None = None) -> Engine:
+        return load_onnx(data, metadata, name, threads=threads)
+
+    def expect(images: CalibrationImages) -> NDArray[np.float32]:
+        return _logits(load(data, "onnxruntime"), images)
+
+    return _Source(data, metadata, start, load, expect, openvino_files if suffix == ".xml" else _one_file)
+
+
+def _network_source(model: nn.Module | str | os.PathLike[str], target: Path, options: dict[str, Any]) -> _Source:
+    suffix = target.suffix.lower()
+    require_packages(*_PACKAGES[suffix])
+    from effnets.deploy.export import executorch, litert
+    from effnets.deploy.quantize.executorch import ExecuTorchInt8
+    from effnets.deploy.quantize.litert import LiteRTInt8
+
+    if isinstance(model, str | os.PathLike):
+        raise ArgumentError(
+            f"model is {os.fspath(model)!r}; for {suffix} give the network, from create_model, instead of a file"
+        )
+    if options.pop("topk") is not None:
+        raise ArgumentError(f"topk is not possible for {suffix} files; leave it out, or quantize to .onnx")
+    (engine,) = EXPORTED[suffix][1]
+    kind = LiteRTInt8 if suffix == ".tflite" else ExecuTorchInt8
+    made = prepare_export(model, target, suffix, engine=engine, preferred=engine, **options)
+    network, metadata = require_classifier(made.module), made.metadata
+
+    def start(images: CalibrationImages, progress: Progress) -> tuple[NetworkSearch, Build]:
+        search = NetworkSearch(network, images, progress)
+        progress("conversion")
+        return search, kind(search.network, images, metadata).build
+
+    def load(data: bytes, name: str, threads: int | None = None) -> Engine:
+        return load_exported(data, name, threads=threads)
+
+    def expect(images: CalibrationImages) -> NDArray[np.float32]:
+        return logits_by_torch(network, images.batches())
+
+    # The gate compares with the network itself; the float file is for comparing size and speed.
+    convert = litert.convert if suffix == ".tflite" else executorch.convert
+    return _Source(convert(network, metadata), metadata, start, load, expect, _one_file, kind.mixed)
 
 
 def _float_export(
@@ -323,22 +454,29 @@ def _counts(allowed: int) -> Iterator[int]:
     yield allowed
 
 
-def _logits(model: bytes, metadata: ModelMetadata, images: CalibrationImages, engine: str) -> NDArray[np.float32]:
-    loaded = load_onnx(model, metadata, engine)
-    return np.concatenate([loaded(batch) for batch in images.batches()])
+def _logits(engine: Engine, images: CalibrationImages) -> NDArray[np.float32]:
+    return np.concatenate([engine(batch) for batch in images.batches()])
 
 
 def time_pair(
-    before: bytes, after: bytes, metadata: ModelMetadata, engines: Sequence[str], seconds: float
+    before: bytes,
+    after: bytes,
+    metadata: ModelMetadata,
+    engines: Sequence[str],
+    seconds: float,
+    *,
+    load: Callable[..., Engine] | None = None,
 ) -> dict[str, dict[str, float]]:
     """Return the median milliseconds for one image in float32 and in int8 by engine, in turns on one thread.
 
-    With several threads, those of one engine spin for a while after its turn and slow down the next.
+    With several threads, those of one engine spin for a while after its turn and slow down the next. `load` is called
+    with a file's content, an engine's name and threads=1; None loads ONNX files.
     """
+    load = load or (lambda data, name, threads: load_onnx(data, metadata, name, threads=threads))
     image = np.random.default_rng(0).normal(size=(1, metadata.channels, *metadata.image_size)).astype(np.float32)
     medians = {}
     for name in engines:
-        float32, int8 = (load_onnx(model, metadata, name, threads=1) for model in (before, after))
+        float32, int8 = (load(model, name, threads=1) for model in (before, after))
         subjects = {"float32": lambda run=float32: run(image), "int8": lambda run=int8: run(image)}
         timings = interleave(subjects, rounds=50, seconds=seconds / len(engines))
         medians[name] = {kind: timing.median for kind, timing in timings.items()}

@@ -13,6 +13,7 @@ from PIL import Image
 
 import effnets
 from effnets.cli import main
+from effnets.deploy.export import base
 from effnets.deploy.export.base import write_file
 from effnets.deploy.export.verify import probe_images
 from effnets.deploy.optimize.rewrites import Rewrites
@@ -50,7 +51,7 @@ def folder(tmp_path_factory) -> Path:
 
 
 def quantize(exported, target, folder, **changes):
-    return effnets.quantize(exported, target, folder, **{"gate": EASY, "timing_seconds": 0, **changes})
+    return effnets.quantize(exported, target, folder, **{"gate": EASY, "timing_seconds": 0, "smaller": True, **changes})
 
 
 def test_from_float_to_int8(exported, folder, tmp_path):
@@ -177,7 +178,7 @@ def test_a_model_that_cannot_be_written_leaves_no_report(exported, folder, tmp_p
             raise effnets.ExportError(f"{path}: cannot be written (No space left on device)")
         write_file(path, data)
 
-    monkeypatch.setattr(quantize_module, "write_file", full)
+    monkeypatch.setattr(base, "write_file", full)
     with pytest.raises(effnets.ExportError, match="No space left"):
         quantize(exported, target, folder, calibration_images=16)
     assert {entry.name: entry.read_bytes() for entry in tmp_path.iterdir()} == before
