@@ -18,7 +18,7 @@ from effnets.bench.roofline import Ceiling, bound, layers_of, measure_ceiling
 from effnets.bench.variants import Variant
 from effnets.cli import format as shared
 from effnets.cli import main
-from effnets.deploy.export import onnx as output
+from effnets.deploy.export import base as output
 from effnets.errors import ArgumentError, EngineError, VerificationError
 from tests.support.small_benchmarks import quick, write_table
 

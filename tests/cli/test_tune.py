@@ -11,7 +11,7 @@ from click.testing import CliRunner
 import effnets
 from effnets.cli import main
 from effnets.deploy import tune
-from effnets.deploy.export import onnx
+from effnets.deploy.export import export as export_module
 from effnets.deploy.optimize.rewrites import preset
 from effnets.deploy.quantize import quantize
 from effnets.deploy.tune import Measured, TuneCandidate, TuneReport
@@ -62,7 +62,7 @@ def test_a_report_is_of_a_model_that_was_written(files, tmp_path, monkeypatch):
         raise effnets.VerificationError("another network")
 
     target = tmp_path / "out.onnx"
-    monkeypatch.setattr(onnx, "export_onnx", refuse)
+    monkeypatch.setattr(export_module, "export", refuse)
     monkeypatch.setattr(tune.TuneSearch, "run", lambda *_arguments: report_of("openvino"))
     options = ["--weights", files[1], "--image-size", 32, "--tune"]
     assert "another network" in run("export", files[0], target, *options, status=1).stderr

@@ -124,9 +124,10 @@ class Reference:
         self._interpreter = Float64Interpreter(program)
 
     def weights(self) -> dict[str, NDArray[np.float32]]:
-        """Return the weights and biases by name that files must hold; not single numbers, which they may fold."""
+        """Return the weights and biases by name that files must hold; not equal numbers, such as zeros, left out there."""
         values = self._single.state_dict().items() if self._folded else ()
-        return {name: value.numpy() for name, value in values if value.is_floating_point() and value.numel() > 1}
+        arrays = {name: value.numpy() for name, value in values if value.is_floating_point()}
+        return {name: array for name, array in arrays.items() if np.ptp(array) > 0}
 
     @torch.inference_mode()
     def expect(self, images: NDArray[np.float32]) -> Expected:
