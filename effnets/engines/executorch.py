@@ -18,12 +18,14 @@ from effnets.utils.quiet import quiet_exporters, quiet_native
 METADATA, LABELS = "metadata", "labels"  # methods of a program that return text
 
 _OUTPUTS = ("logits", "probabilities")
+_LOCK = threading.Lock()  # of the threads, which the whole process shares
+_pools = 0  # how many times they were replaced
 
 
 class ExecuTorchEngine(Engine):
-    """Executes a ``.pte`` program that `effnets.export` wrote, image by image; threads that share it take turns.
+    """Executes a ``.pte`` program that `effnets.export` wrote, image by image.
 
-    `threads` is ExecuTorch's, for the whole process.
+    `threads` is ExecuTorch's, for the whole process, in which all its programs take turns.
 
     Raises:
         MissingFileError: if the file does not exist.
@@ -43,11 +45,11 @@ class ExecuTorchEngine(Engine):
                 self._program = Runtime.get().load_program(data)
                 methods = self._program.method_names
                 texts = self._program.load_method(METADATA).execute([]) if METADATA in methods else ["{}"]
-                self._forward = self._program.load_method("forward")
+                with _LOCK:
+                    self._load()
         except Exception as error:  # of C++
             raise EngineError(f"{name}: executorch cannot load it: {first_line(error)}") from None
         super().__init__("executorch", ModelMetadata.from_json(texts[0], name), precision, threads)
-        self._lock = threading.Lock()
         height, width = self.description.image_size
         raw, channels = self.description.input_kind == "pixels", self.description.channels
         shape = (1, height, width, channels) if raw else (1, channels, height, width)
@@ -55,18 +57,26 @@ class ExecuTorchEngine(Engine):
             self._run(np.zeros(shape, np.uint8 if raw else np.float32))
 
     def _run(self, images: NDArray[Any]) -> dict[str, NDArray[Any]]:
-        with self._lock, torch.inference_mode():
-            _use_threads(self.threads)
+        with _LOCK, torch.inference_mode():
             try:
+                _use_threads(self.threads)
+                if self._pool != _pools:
+                    self._load()
                 rows = [self._forward.execute([torch.from_numpy(image[None])]) for image in images]
             except Exception as error:
                 raise EngineError(f"executorch failed: {first_line(error)}") from None
         found = (np.concatenate([value.numpy() for value in values]) for values in zip(*rows, strict=True))
         return dict(zip(_OUTPUTS, found, strict=False))
 
+    def _load(self) -> None:
+        # A method keeps a pointer to the threads that there were when it was loaded.
+        self._forward, self._pool = self._program.load_method("forward"), _pools
+
 
 def _use_threads(threads: int | None) -> None:
+    global _pools
     from executorch.extension.pybindings import portable_lib
 
     if threads is not None and portable_lib._threadpool_get_thread_count() != threads:
         portable_lib._unsafe_reset_threadpool(threads)
+        _pools += 1
