@@ -124,7 +124,7 @@ class Reference:
         self._interpreter = Float64Interpreter(program)
 
     def weights(self) -> dict[str, NDArray[np.float32]]:
-        """Return the weights and biases by name that files must hold; they may leave out equal numbers, such as zeros."""
+        """Return the weights and biases by name that files must hold; equal numbers, such as zeros, may be missing."""
         values = self._single.state_dict().items() if self._folded else ()
         arrays = {name: value.numpy() for name, value in values if value.is_floating_point()}
         return {name: array for name, array in arrays.items() if np.ptp(array) > 0}
