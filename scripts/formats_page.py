@@ -49,8 +49,8 @@ def main() -> None:
     if "speed" in arguments.parts:
         print(
             f"\n## Speed\n\nMilliseconds for one image of 224 pixels, medians of {arguments.rounds} rounds in which "
-            "all programs of a network take turns, with random weights. *timm*: its network through the same converter, or "
-            "its own ONNX export. The best of ours is over the best of timm's and torchvision's on that engine."
+            "all programs of a network take turns, with random weights. *timm*: its network by the same converter, "
+            "or its own ONNX export. The best of ours is over the best of timm's and torchvision's on that engine."
         )
         for threads in map(int, arguments.threads.split(",")):
             report = bench(
