@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ METADATA, LABELS = "metadata", "labels"  # methods of a program that return text
 
 _OUTPUTS = ("logits", "probabilities")
 _LOCK = threading.Lock()  # of the threads, which the whole process shares
-_pools = 0  # how many times they were replaced
+_loaded: WeakSet[ExecuTorchEngine] = WeakSet()
 
 
 class ExecuTorchEngine(Engine):
@@ -46,10 +47,11 @@ class ExecuTorchEngine(Engine):
                 methods = self._program.method_names
                 texts = self._program.load_method(METADATA).execute([]) if METADATA in methods else ["{}"]
                 with _LOCK:
-                    self._load()
+                    self._forward: Any = self._program.load_method("forward")
         except Exception as error:  # of C++
             raise EngineError(f"{name}: executorch cannot load it: {first_line(error)}") from None
         super().__init__("executorch", ModelMetadata.from_json(texts[0], name), precision, threads)
+        _loaded.add(self)
         height, width = self.description.image_size
         raw, channels = self.description.input_kind == "pixels", self.description.channels
         shape = (1, height, width, channels) if raw else (1, channels, height, width)
@@ -60,23 +62,23 @@ class ExecuTorchEngine(Engine):
         with _LOCK, torch.inference_mode():
             try:
                 _use_threads(self.threads)
-                if self._pool != _pools:
-                    self._load()
+                if self._forward is None:
+                    self._forward = self._program.load_method("forward")
                 rows = [self._forward.execute([torch.from_numpy(image[None])]) for image in images]
             except Exception as error:
                 raise EngineError(f"executorch failed: {first_line(error)}") from None
         found = (np.concatenate([value.numpy() for value in values]) for values in zip(*rows, strict=True))
         return dict(zip(_OUTPUTS, found, strict=False))
 
-    def _load(self) -> None:
-        # A method keeps a pointer to the threads that there were when it was loaded.
-        self._forward, self._pool = self._program.load_method("forward"), _pools
+    def release(self) -> None:
+        """Drop the method until the next run: it keeps a pointer to the threads that there were when it was loaded."""
+        self._forward = None
 
 
 def _use_threads(threads: int | None) -> None:
-    global _pools
     from executorch.extension.pybindings import portable_lib
 
     if threads is not None and portable_lib._threadpool_get_thread_count() != threads:
+        for engine in list(_loaded):
+            engine.release()
         portable_lib._unsafe_reset_threadpool(threads)
-        _pools += 1
