@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import threading
+import warnings
 from pathlib import Path
 from typing import Any
-from weakref import WeakSet
 
 import numpy as np
 import torch
@@ -20,13 +20,14 @@ METADATA, LABELS = "metadata", "labels"  # methods of a program that return text
 
 _OUTPUTS = ("logits", "probabilities")
 _LOCK = threading.Lock()  # of the threads, which the whole process shares
-_loaded: WeakSet[ExecuTorchEngine] = WeakSet()
+_started = False  # whether a program was loaded, after which the threads cannot be replaced
 
 
 class ExecuTorchEngine(Engine):
     """Executes a ``.pte`` program that `effnets.export` wrote, image by image.
 
-    `threads` is ExecuTorch's, for the whole process, in which all its programs take turns.
+    ExecuTorch's threads are the whole process's, in which all its programs take turns. The first program sets their
+    number, `threads`; another one later is a warning, because ExecuTorch crashes when they are replaced.
 
     Raises:
         MissingFileError: if the file does not exist.
@@ -40,18 +41,20 @@ class ExecuTorchEngine(Engine):
         if data[4:6] != b"ET":
             raise WeightsError(f"{name}: is not an ExecuTorch program, or damaged; export the model again")
         try:
-            with quiet_exporters(), quiet_native():
+            with quiet_exporters(), quiet_native(), _LOCK:
                 from executorch.runtime import Runtime
 
+                in_use = _use_threads(threads)
                 self._program = Runtime.get().load_program(data)
                 methods = self._program.method_names
                 texts = self._program.load_method(METADATA).execute([]) if METADATA in methods else ["{}"]
-                with _LOCK:
-                    self._forward: Any = self._program.load_method("forward")
+                self._forward: Any = self._program.load_method("forward")
         except Exception as error:  # of C++
             raise EngineError(f"{name}: executorch cannot load it: {first_line(error)}") from None
+        if threads not in (None, in_use):
+            text = f"executorch has {in_use} threads in this process since its first program, so not {threads}"
+            warnings.warn(text, RuntimeWarning, stacklevel=4)
         super().__init__("executorch", ModelMetadata.from_json(texts[0], name), precision, threads)
-        _loaded.add(self)
         height, width = self.description.image_size
         raw, channels = self.description.input_kind == "pixels", self.description.channels
         shape = (1, height, width, channels) if raw else (1, channels, height, width)
@@ -61,24 +64,19 @@ class ExecuTorchEngine(Engine):
     def _run(self, images: NDArray[Any]) -> dict[str, NDArray[Any]]:
         with _LOCK, torch.inference_mode():
             try:
-                _use_threads(self.threads)
-                if self._forward is None:
-                    self._forward = self._program.load_method("forward")
                 rows = [self._forward.execute([torch.from_numpy(image[None])]) for image in images]
             except Exception as error:
                 raise EngineError(f"executorch failed: {first_line(error)}") from None
         found = (np.concatenate([value.numpy() for value in values]) for values in zip(*rows, strict=True))
         return dict(zip(_OUTPUTS, found, strict=False))
 
-    def release(self) -> None:
-        """Drop the method until the next run: it keeps a pointer to the threads that there were when it was loaded."""
-        self._forward = None
 
-
-def _use_threads(threads: int | None) -> None:
+def _use_threads(threads: int | None) -> int:
+    """Set the number of threads, if no program was loaded yet; return the number in use."""
+    global _started
     from executorch.extension.pybindings import portable_lib
 
-    if threads is not None and portable_lib._threadpool_get_thread_count() != threads:
-        for engine in list(_loaded):
-            engine.release()
+    if threads is not None and not _started and portable_lib._threadpool_get_thread_count() != threads:
         portable_lib._unsafe_reset_threadpool(threads)
+    _started = True
+    return int(portable_lib._threadpool_get_thread_count())
