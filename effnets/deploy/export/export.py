@@ -18,7 +18,7 @@ from effnets.deploy.optimize.optimize import optimize as rewrite
 from effnets.deploy.optimize.rewrites import Rewrites
 from effnets.engines.base import FOR_ONNX
 from effnets.engines.metadata import ModelMetadata
-from effnets.errors import ArgumentError
+from effnets.errors import ArgumentError, EngineError
 from effnets.nn.classifier import Classifier
 from effnets.utils.arguments import check_size
 
@@ -81,12 +81,15 @@ def export(
 
 
 def writer_of(path: str | os.PathLike[str]) -> Callable[..., ExportReport]:
-    """Return the function that writes files of that suffix; raises ArgumentError if no format has it."""
+    """Return the function that writes files of that suffix; raises ArgumentError if no format has it, EngineError without its packages."""
     suffix = Path(path).suffix.lower()
     if suffix not in FORMATS:
         raise ArgumentError(f"path is {os.fspath(path)!r}; give the file one of the suffixes {', '.join(FORMATS)}")
     module, _, name = FORMATS[suffix].partition(":")
-    writer: Callable[..., Any] = getattr(importlib.import_module(module), name)
+    try:
+        writer: Callable[..., Any] = getattr(importlib.import_module(module), name)
+    except ModuleNotFoundError as error:
+        raise EngineError(f"{suffix} files need {error.name}; install with: pip install 'effnets[all]'") from None
     return writer
 
 

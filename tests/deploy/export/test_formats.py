@@ -420,6 +420,17 @@ def test_a_missing_package_names_the_extra(suffix, package, network, tmp_path, m
         effnets.export(network, tmp_path / f"m{suffix}")
 
 
+def test_a_package_that_only_the_module_needs(tmp_path):
+    program = (
+        "import sys; sys.modules['flatbuffers'] = None; "
+        "from effnets.cli import main; "
+        f"main(['export', 'mixnet_xs_32px', {str(tmp_path / 'm.tflite')!r}])"
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert result.returncode == 1
+    assert "Error: .tflite files need flatbuffers; install with: pip install 'effnets[all]'" in result.stderr
+
+
 @pytest.mark.parametrize("suffix", ENGINE_OF)
 def test_files_of_others_and_damaged_files(suffix, exported, tmp_path):
     with pytest.raises(MissingFileError, match=rf"gone{suffix}: no such exported model"):
