@@ -81,7 +81,10 @@ def export(
 
 
 def writer_of(path: str | os.PathLike[str]) -> Callable[..., ExportReport]:
-    """Return the function that writes files of that suffix; raises ArgumentError if no format has it, EngineError without its packages."""
+    """Return the function that writes files of that suffix.
+
+    Raises ArgumentError if no format has it, EngineError if its packages are missing.
+    """
     suffix = Path(path).suffix.lower()
     if suffix not in FORMATS:
         raise ArgumentError(f"path is {os.fspath(path)!r}; give the file one of the suffixes {', '.join(FORMATS)}")
