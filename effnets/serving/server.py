@@ -97,6 +97,7 @@ async def _serve(
         http=_protocol(limits.timeout + min(_GRACE, limits.timeout)),
         ws="none",
         lifespan="off",
+        log_config=None,  # uvicorn's own closes every handler of the process, absl's with standard error in it
         log_level="error",
         access_log=False,
         server_header=False,

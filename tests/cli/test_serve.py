@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import socket
 import subprocess
 import sys
@@ -62,6 +63,20 @@ def test_a_host_that_is_not_of_this_machine_is_an_error(model):
 )
 def test_a_model_that_cannot_be_loaded_is_an_error(name, reason):
     assert reason in run(name, "--port", 0, status=1)
+
+
+def test_log_handlers_of_the_process_stay_open():
+    closed: list[object] = []
+
+    class Kept(logging.Handler):
+        def close(self) -> None:
+            closed.append(self)
+            super().close()
+
+    kept = Kept()
+    run("mixnet_n", "--port", 0, status=1)
+    assert not closed
+    kept.close()
 
 
 @pytest.mark.parametrize(
