@@ -18,6 +18,7 @@ from effnets.cli.format import (
     class_names_option,
     class_table,
     comparison_table,
+    decode_option,
     ema_option,
     image_column_option,
     label_column_option,
@@ -26,6 +27,7 @@ from effnets.cli.format import (
     printable,
     progress_bar,
     result_table,
+    workers_option,
 )
 
 if TYPE_CHECKING:
@@ -55,8 +57,9 @@ _BROKEN = 5
 )
 @click.option("--topk", type=click.IntRange(1), default=5, show_default=True, help="For the second figure.")
 @click.option("--image-size", type=click.IntRange(1, 8192), help="Side of the input in pixels [default: the weights'].")
-@click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True, help="Images at a time.")
-@click.option("--workers", type=click.IntRange(1), help="Threads that decode [default: one for each core, up to 16].")
+@click.option("--batch-size", type=click.IntRange(1), help="Images at a time in each thread [default: by the device].")
+@workers_option
+@decode_option
 @click.option("--real-labels", metavar="FILE", help="ReaL's reassessed labels, for ImageNet's validation images.")
 @click.option(
     "--temperature", type=float, help="Of other images, to measure calibration with [default: fitted on these images]."

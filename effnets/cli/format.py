@@ -139,6 +139,16 @@ def _read_names(_context: click.Context, _parameter: click.Parameter, file: str 
 ema_option = click.option(
     "--ema", is_flag=True, help="Of a training program's checkpoint take the averaged weights instead of the last ones."
 )
+workers_option = click.option(
+    "--workers", type=click.IntRange(1), help="Threads that decode and infer [default: one for each core, up to 16]."
+)
+decode_option = click.option(
+    "--decode",
+    type=click.Choice(["exact", "fast"]),
+    default="exact",
+    show_default=True,
+    help="Decode JPEGs whole, or at the smallest scale that leaves the resize twice the pixels that it needs.",
+)
 image_column_option = click.option("--image-column", metavar="NAME", help="Of a table: the column of the images.")
 label_column_option = click.option(
     "--label-column", metavar="NAME", help="Of a table: the column of the classes. Of shards: their key in the JSON."

@@ -3,24 +3,34 @@
 from __future__ import annotations
 
 import json
+import os
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from effnets.cli.eval import is_exported, is_whole
-from effnets.cli.format import ema_option, load_network, make_table, print_table, printable, progress_bar
+from effnets.cli.format import (
+    decode_option,
+    ema_option,
+    load_network,
+    make_table,
+    print_table,
+    printable,
+    progress_bar,
+    workers_option,
+)
 from effnets.inference.image import PhotoResult, find_photos
 
 if TYPE_CHECKING:
     from effnets.engines.base import Engine
-    from effnets.inference.predictor import Predictor
+    from effnets.inference.predictor import Decode
     from effnets.nn.classifier import Classifier
 
 
-_BATCH = 16
-_BATCH_PIXELS = 1 << 22  # of inputs at a time, where the user names no batch size
 _INTERRUPTED = 130
 DEMONSTRATION = "mixnet_xs_32px.cifar10"  # with its weights in the package
 
@@ -39,8 +49,15 @@ DEMONSTRATION = "mixnet_xs_32px.cifar10"  # with its weights in the package
 @ema_option
 @click.option("--topk", type=click.IntRange(1), default=5, show_default=True, help="Predictions for each photo.")
 @click.option("--image-size", type=click.IntRange(1, 8192), help="Side of the input in pixels [default: the weights'].")
-@click.option("--batch-size", type=click.IntRange(1), help=f"Photos at a time [default: {_BATCH}, fewer large ones].")
+@click.option("--batch-size", type=click.IntRange(1), help="Photos at a time in each thread [default: by the device].")
+@workers_option
+@decode_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+@click.option("--json-lines", is_flag=True, help="Print JSON, one photo a line, as soon as each is classified.")
+@click.option(
+    "--output", metavar="FILE", help="Write a .jsonl, .csv or .parquet instead, row by row, for any number of photos."
+)
+@click.option("--resume", is_flag=True, help="Continue an interrupted run with the same --output.")
 def command(
     photos: tuple[str, ...],
     model: str | None,
@@ -49,40 +66,94 @@ def command(
     topk: int,
     image_size: int | None,
     batch_size: int | None,
+    workers: int | None,
+    decode: Decode,
     as_json: bool,
+    json_lines: bool,
+    output: str | None,
+    resume: bool,
 ) -> None:
     """Name what each PHOTO shows, and each photo in a FOLDER and its subfolders.
 
     A photo that cannot be read is reported, the others are classified all the same, and the exit status is 1. Without
     --model and --weights a small network that comes along answers, for a first look: it knows CIFAR-10's ten classes.
     """
-    results = list(find_photos(photos, lambda text: click.echo(printable(text), err=True)))
-    network = _load(model, weights, ema)
+    if as_json + json_lines + (output is not None) > 1:
+        raise click.UsageError("--json, --json-lines and --output exclude each other; choose one")
+    if resume and output is None:
+        raise click.UsageError("--resume continues the run of an --output; name that file")
+    found = find_photos(photos, lambda text: click.echo(printable(text), err=True))
+    several = len(photos) > 1 or os.path.isdir(photos[0])  # noqa: PTH112 (pathlib raises for names that are too long)
+    with ExitStack() as stack:
+        journal = None
+        if output is not None:
+            from effnets.bulk.journal import Journal
+            from effnets.bulk.table import check_target
 
-    from effnets.inference.predictor import create_predictor
+            target = Path(output)
+            check_target(target)
+            if resume and target.exists() and not target.with_name(f"{target.name}.part").exists():
+                click.echo(f"{output} is complete; delete it to start over", err=True)
+                return
+        network = _load(model, weights, ema)
 
-    predictor = create_predictor(network, image_size)
-    if batch_size is None:
-        batch_size = max(1, min(_BATCH, _BATCH_PIXELS // (image_size or _input_size(network)) ** 2))
-    status = 0
+        from effnets.bulk.journal import Journal
+        from effnets.bulk.photos import classify_photos
+        from effnets.inference.pipeline import Pipeline
+        from effnets.inference.predictor import create_predictor
+
+        predictor = create_predictor(network, image_size, decode=decode)
+        pipeline = Pipeline(predictor, batch_size=batch_size, workers=workers)
+        if output is not None:
+            settings: dict[str, object] = {"model": model, "weights": weights, "ema": ema}
+            settings |= {"topk": topk, "image_size": image_size, "decode": decode}
+            journal = stack.enter_context(Journal(target, settings, resume=resume))
+        pending = found if journal is None else journal.pending(found)
+        stream = classify_photos(pipeline, pending, topk)
+        take = journal.write if journal else _print_line if json_lines else None
+        status = _report(stream, take, wanted=several, as_json=as_json)
+        if journal and status != _INTERRUPTED:
+            failed = sum(1 for row in journal.rows() if "error" in row)
+            journal.finish()
+            status = 1 if failed else 0
+    click.get_current_context().exit(status)
+
+
+def _report(
+    stream: Iterator[PhotoResult], take: Callable[[dict[str, object]], object] | None, *, wanted: bool, as_json: bool
+) -> int:
+    """Give each result to `take` as it comes, or print all of them at the end; return the exit status."""
+    results: list[PhotoResult] = []
+    failures: list[str] = []
+    count, status = 0, 0
     try:
-        _classify(results, predictor, topk, batch_size)
+        with progress_bar("{task.description}", wanted=wanted) as progress:
+            for result in stream:
+                count += 1
+                if take:
+                    take(result.to_dict())
+                else:
+                    results.append(result)
+                if result.error:
+                    failures.append(result.error)
+                progress(f"{count:,} photos", 0)
     except KeyboardInterrupt:
-        results = [result for result in results if result.predictions or result.error]
-        click.echo(f"interrupted: {len(results)} photos were looked at", err=True)
+        click.echo(f"interrupted: {count} photos were looked at", err=True)
         status = _INTERRUPTED
-
     if as_json:
         # As ASCII, so that a file name of any bytes comes back the same.
         click.echo(json.dumps([result.to_dict() for result in results], indent=1))
-    else:
+    elif not take:
         _print_table([result for result in results if not result.error])
-    failures = [result for result in results if result.error]
-    for result in failures:
-        click.echo(printable(f"not classified: {result.error}"), err=True)
+    for failure in failures:
+        click.echo(printable(f"not classified: {failure}"), err=True)
     if failures:
-        click.echo(f"{len(failures)} of {len(results)} could not be classified", err=True)
-    click.get_current_context().exit(status or (1 if failures else 0))
+        click.echo(f"{len(failures)} of {count} could not be classified", err=True)
+    return status or (1 if failures else 0)
+
+
+def _print_line(row: dict[str, object]) -> None:
+    click.echo(json.dumps(row))
 
 
 def _load(model: str | None, weights: str | None, ema: bool) -> Classifier | Engine:
@@ -120,26 +191,6 @@ def _load_network(model: str, weights: str | None, ema: bool) -> Classifier:
         for note in report.notes:
             click.echo(printable(f"{weights or report.source}: {note}"), err=True)
     return network
-
-
-def _input_size(network: Classifier | Engine) -> int:
-    from effnets.engines.base import Engine
-
-    return max(network.description.image_size) if isinstance(network, Engine) else network.spec.input_size
-
-
-def _classify(results: Sequence[PhotoResult], predictor: Predictor, topk: int, batch_size: int) -> None:
-    """Fill in predictions or errors, with a progress bar for more than one photo."""
-    readable = [result for result in results if not result.error]
-    paths = (result.path for result in readable)
-    with progress_bar(wanted=len(results) > 1) as progress:
-        stream = predictor.stream(paths, topk, batch_size, on_error="skip")
-        for done, (result, found) in enumerate(zip(readable, stream, strict=True), start=1):
-            if isinstance(found, str):
-                result.error = found
-            else:
-                result.predictions = found
-            progress("classifying", done / len(readable))
 
 
 def _print_table(results: Sequence[PhotoResult]) -> None:

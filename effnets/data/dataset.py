@@ -34,11 +34,11 @@ class LazyImage(Protocol):
         """Return (width, height) in pixels, upright."""
         ...
 
-    def decode(self, reduce: int = 1) -> Pixels:
+    def decode(self, min_side: float | None = None) -> Pixels:
         """Decode the image, upright and in the data set's channels: a PIL image, or planes [H, W, C].
 
         Args:
-            reduce: 2, 4 or 8 allows a faster decoder to return the image at that fraction of its size or more.
+            min_side: as of `effnets.inference.image.decode_image`.
 
         Raises:
             ImageError: if it is unreadable; the message names it.
@@ -58,9 +58,9 @@ class EncodedImage:
         """Return (width, height) in pixels, upright, as stated by the header."""
         return image_size(self.data, self.name, self.channels or 3)
 
-    def decode(self, reduce: int = 1) -> Pixels:
+    def decode(self, min_side: float | None = None) -> Pixels:
         """Decode the image, upright; only JPEGs are reduced."""
-        return decode_image(self.data, self.name, self.channels, reduce=reduce)
+        return decode_image(self.data, self.name, self.channels, min_side=min_side)
 
 
 class ImageDataset(ABC):
@@ -189,7 +189,7 @@ class DecodedImage:
         """Return (width, height) in pixels."""
         return size_of(self.image)
 
-    def decode(self, reduce: int = 1) -> Pixels:  # noqa: ARG002 (nothing would be faster)
+    def decode(self, min_side: float | None = None) -> Pixels:  # noqa: ARG002 (nothing would be faster)
         """Return the image as it is."""
         return self.image
 
@@ -247,8 +247,7 @@ class CachedDataset(Subset):
 
     def _shrunk(self, index: int, width: int, height: int) -> Pixels:
         stored = self.origin.lazy_image(index)
-        spare = min(stored.size()) / self.side
-        image = stored.decode(reduce=max(power for power in (1, 2, 4, 8) if power == 1 or power <= spare))
+        image = stored.decode(min_side=self.side)
         return image if size_of(image) == (width, height) else resize(image, (width, height), Image.Resampling.BICUBIC)
 
     def __reduce__(self) -> tuple[object, ...]:

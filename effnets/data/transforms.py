@@ -107,7 +107,7 @@ class TrainTransform:
         width, height = stored.size()
         left, top, right, bottom = self._random_box(width, height)
         spare = min((right - left) / self.width, (bottom - top) / self.height)
-        image = stored.decode(reduce=max(power for power in (1, 2, 4, 8) if power == 1 or power <= spare))
+        image = stored.decode(min_side=min(width, height) / spare)
         width_here, height_here = size_of(image)
         across, down = width_here / width, height_here / height
         box = crop_box(

@@ -6,6 +6,7 @@ import os
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -56,7 +57,12 @@ class Engine(ABC):
         name: one of `ENGINES`.
         description: labels, preprocessing and provenance of the model.
         precision, threads: as requested; threads None is the engine's own choice.
+        concurrent: whether several threads that call it at a time, within `shared_by`, gain by it.
+        on_gpu: whether it computes on a GPU.
     """
+
+    concurrent: bool = False
+    on_gpu: bool = False
 
     def __init__(self, name: str, description: ModelMetadata, precision: Precision, threads: int | None) -> None:
         self.name = name
@@ -77,6 +83,10 @@ class Engine(ABC):
         """Return every output by name: ``logits``, and those that the file was exported with. Raises as a call does."""
         check_input(images, self.description)
         return self._run(np.ascontiguousarray(images))
+
+    def shared_by(self, threads: int) -> AbstractContextManager[None]:  # noqa: ARG002 (for engines that are concurrent)
+        """Divide the cores among so many threads that call the engine at a time."""
+        return nullcontext()
 
     @property
     def labels(self) -> tuple[str, ...]:

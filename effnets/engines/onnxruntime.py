@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -49,17 +51,16 @@ class OnnxRuntimeEngine(Engine):
         if precision != "float32":
             raise ArgumentError(f"{name} has no {precision}; use the engine openvino, or float32")
         providers = _PROVIDERS[name]
+        self.on_gpu, self.concurrent = bool(providers), not providers and threads in (None, 1)
         if missing := [provider for provider, _ in providers if provider not in onnxruntime.get_available_providers()]:
             raise EngineError(f"{name}: this onnxruntime has no {missing[0]}; install onnxruntime-gpu instead of it")
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = _ERRORS_ONLY
-        if threads is not None:
-            options.intra_op_num_threads = threads
-        source, shown = (model, "the model") if isinstance(model, bytes) else (str(model), str(model))
+        shown = "the model" if isinstance(model, bytes) else str(model)
         try:
-            self._session = onnxruntime.InferenceSession(source, options, [*providers, ("CPUExecutionProvider", {})])
+            self._model = model if isinstance(model, bytes) else model.read_bytes()
+            self._session = _open(self._model, providers, threads)
         except Exception as error:  # each kind of failure has a class of its own
             raise EngineError(f"{shown}: onnxruntime cannot load it: {first_line(error)}") from None
+        self._of_one_thread = self._session if threads == 1 else None
         used = self._session.get_providers()
         if providers and used[0] != providers[0][0]:
             raise EngineError(
@@ -68,9 +69,33 @@ class OnnxRuntimeEngine(Engine):
         self._input = self._session.get_inputs()[0].name
         self._outputs = [output.name for output in self._session.get_outputs()]
 
+    @contextmanager
+    def shared_by(self, threads: int) -> Iterator[None]:
+        if threads == 1 or not self.concurrent:
+            yield
+            return
+        # Threads of a session wait for each other at every layer; sessions of one thread do not.
+        if self._of_one_thread is None:
+            self._of_one_thread = _open(self._model, [], 1)
+        before, self._session = self._session, self._of_one_thread
+        try:
+            yield
+        finally:
+            self._session = before
+
     def _run(self, images: NDArray[Any]) -> dict[str, NDArray[Any]]:
         try:
             values: list[NDArray[np.float32]] = self._session.run(self._outputs, {self._input: images})
         except Exception as error:
             raise EngineError(f"{self.name} failed: {first_line(error)}") from None
         return dict(zip(self._outputs, values, strict=True))
+
+
+def _open(
+    model: bytes, providers: list[tuple[str, dict[str, str]]], threads: int | None
+) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = _ERRORS_ONLY
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    return onnxruntime.InferenceSession(model, options, [*providers, ("CPUExecutionProvider", {})])

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import IO, TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,7 +61,7 @@ _PNG_ORIENTATION = (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")
 _SWAPPING_SIDES = {_TURNS[5], _TURNS[6], _TURNS[7], _TURNS[8]}
 
 
-def load_image(source: ImageSource, channels: int = 3) -> Pixels:
+def load_image(source: ImageSource, channels: int = 3, *, min_side: float | None = None) -> Pixels:
     """Read an image, turn it upright as its EXIF says, and bring it to a network's channels.
 
     Modes are converted as by the loaders of timm and torchvision, with which the networks were trained:
@@ -79,6 +79,7 @@ def load_image(source: ImageSource, channels: int = 3) -> Pixels:
         channels: 3 gives an image of mode "RGB", 1 of mode "L", 4 of mode "RGBA", opaque if the image has no
             transparency. Other numbers give float32 ``[H, W, channels]``, from a ``.npy`` file, a TIFF with a page for
             each channel, or an array: uint8 and uint16 as 0..1, floats as they are.
+        min_side: as of `decode_image`.
 
     Raises:
         MissingFileError: if the file does not exist.
@@ -87,14 +88,14 @@ def load_image(source: ImageSource, channels: int = 3) -> Pixels:
     """
     color_mode(channels)
     if isinstance(source, str | os.PathLike):
-        return _load_file(source, channels)
+        return _load_file(source, channels, min_side)
     if is_array(source):
         return _in_channels(image_from_array(source, channels), channels)
     if isinstance(source, Image.Image):
         with _pillow_at_work(name_of(source)):
             return _upright(source, channels)
     if isinstance(source, bytes | bytearray | memoryview):
-        return decode_image(bytes(source), f"the image of {len(source)} bytes", channels)
+        return decode_image(bytes(source), f"the image of {len(source)} bytes", channels, min_side=min_side)
     if hasattr(source, "read"):
         name = str(getattr(source, "name", None) or "the image in the file")
         data = source.read()
@@ -102,28 +103,28 @@ def load_image(source: ImageSource, channels: int = 3) -> Pixels:
             raise ArgumentError(f"{name} was opened as text; open it with mode 'rb'")
         if not data:
             raise ImageError(f"{name} is at its end, or empty; go to the image first, with seek(0) for example")
-        return decode_image(data, name, channels)
+        return decode_image(data, name, channels, min_side=min_side)
     raise ArgumentError(
         f"image is of type {type(source).__name__}; pass a path, a PIL image, a uint8 NumPy array of shape [height, "
         "width, 3] (RGB), a tensor [3, height, width], or the content of an image file as bytes or as a binary file"
     )
 
 
-def decode_image(data: bytes, name: str, channels: int | None = 3, *, reduce: int = 1) -> Pixels:
+def decode_image(data: bytes, name: str, channels: int | None = 3, *, min_side: float | None = None) -> Pixels:
     """Read an image from the bytes of its file, as `load_image` does from a path.
 
     Args:
         data: the file's content.
         name: of the image, for errors.
         channels: of the result, as of `load_image`; None for those of the file, to check whether it can be read.
-        reduce: 2, 4 or 8 allows a JPEG to be decoded at no less than that part of its size, which is faster by
-            as much; other formats come whole.
+        min_side: allows a JPEG to be decoded at a half, a quarter or an eighth of its size, which is faster, as long
+            as its shorter side keeps so many pixels; other formats come whole, and so does everything with None.
 
     Raises:
         ImageError: if the image is unreadable, has no pixels, or values of unknown scale (modes F and I).
     """
     with _pillow_at_work(name):
-        return _decode(_nonempty(data, name), name, channels, reduce)
+        return _decode(_nonempty(data, name), name, channels, min_side)
 
 
 def image_size(data: bytes, name: str, channels: int = 3) -> tuple[int, int]:
@@ -165,7 +166,7 @@ def _array_in_file() -> Iterator[None]:
         raise ImageError(str(error)) from error
 
 
-def _decode(file: IO[bytes], name: str, channels: int | None, reduce: int = 1) -> Pixels:
+def _decode(file: IO[bytes], name: str, channels: int | None, min_side: float | None = None) -> Pixels:
     if file.read(len(NPY)) == NPY:
         file.seek(0)
         array = read_npy(file, name)
@@ -185,12 +186,14 @@ def _decode(file: IO[bytes], name: str, channels: int | None, reduce: int = 1) -
         ) from error
     with opened as image:
         setattr(image, "filename", name)  # noqa: B010 (for later errors; Pillow's stubs lack it)
-        if reduce > 1 and channels in COLOR_MODES:
-            image.draft(COLOR_MODES[channels], (-(-image.width // reduce), -(-image.height // reduce)))
-        return _upright(image, channels)
+        if min_side is not None and channels in COLOR_MODES:
+            reduce = next((power for power in (8, 4, 2) if min(image.size) >= power * min_side), 1)
+            if reduce > 1:  # otherwise a draft would still change how gray is computed
+                image.draft(COLOR_MODES[channels], (-(-image.width // reduce), -(-image.height // reduce)))
+        return _upright(image, channels, is_ours=True)
 
 
-def _load_file(source: str | os.PathLike[str], channels: int) -> Pixels:
+def _load_file(source: str | os.PathLike[str], channels: int, min_side: float | None) -> Pixels:
     path = Path(source)
     with _pillow_at_work(str(path)):
         if not os.path.lexists(path):
@@ -208,7 +211,7 @@ def _load_file(source: str | os.PathLike[str], channels: int) -> Pixels:
         if status.st_size == 0:
             raise ImageError(f"{path} is empty (0 bytes); copy or download it again")
         with path.open("rb") as file:
-            return _decode(file, str(path), channels)
+            return _decode(file, str(path), channels, min_side)
 
 
 def _nonempty(data: bytes, name: str) -> BytesIO:
@@ -246,7 +249,7 @@ def _damaged(name: str, error: Exception) -> ImageError:
     )
 
 
-def _upright(image: Image.Image, channels: int | None) -> Pixels:
+def _upright(image: Image.Image, channels: int | None, *, is_ours: bool = False) -> Pixels:
     name = name_of(image)
     pages = getattr(image, "n_frames", 1) if image.format == "TIFF" and channels not in (1, 3) else 1
     if channels is None and pages > 1 and image.mode[0] in "FI":
@@ -259,7 +262,10 @@ def _upright(image: Image.Image, channels: int | None) -> Pixels:
     if 0 in image.size:
         raise ImageError(f"{name} has no pixels: its size is {image.width}×{image.height}")
     turn = _turn(image)
-    upright = _in_channels(_to_8_bits(image), channels or 3)
+    if is_ours and image.mode == COLOR_MODES[channels or 3] and not image.readonly:  # that is, no view of the file
+        upright: Any = cast(Any, image)._new(image.im)  # the same pixels, without the file; convert would copy them
+    else:
+        upright = _in_channels(_to_8_bits(image), channels or 3)
     if turn is not None:
         upright = upright.transpose(turn)
         upright.info.clear()  # Otherwise its EXIF would turn the image once more.
@@ -408,15 +414,26 @@ def normalize_pixels(pixels: NDArray[Any], preprocess: PreprocessSpec) -> NDArra
     """Return pixels [H, W, C] as a network's input, contiguous [C, H, W]: (x/255 - mean) / std; floats without /255."""
     preprocess = preprocess.for_channels(pixels.shape[2])
     mean, std = (np.array(values, np.float32).reshape(-1, 1, 1) for values in (preprocess.mean, preprocess.std))
-    values = pixels.astype(np.float32).transpose(2, 0, 1)
+    values = pixels.transpose(2, 0, 1).astype(np.float32, order="C")
     if pixels.dtype == np.uint8:
-        values = values / np.float32(255)
-    return np.ascontiguousarray((values - mean) / std)
+        values /= np.float32(255)
+    values -= mean
+    values /= std
+    return values
 
 
 def cover_size(height: int, width: int, preprocess: PreprocessSpec) -> tuple[int, int]:
     """Return the (height, width) that a resized image just covers, before the center crop of `height` × `width`."""
     return math.floor(height / preprocess.crop_pct), math.floor(width / preprocess.crop_pct)
+
+
+def fast_side(preprocess: PreprocessSpec, size: int | tuple[int, int] | None = None) -> float:
+    """Return the `min_side` of `decode_image` that leaves the resize twice the pixels that it needs, across and down.
+
+    That much libjpeg's averages of 2 × 2, 4 × 4 and 8 × 8 pixels do not show after it (docs/throughput.md).
+    """
+    height, width = check_size(preprocess.input_size if size is None else size)
+    return 2.0 * max(cover_size(height, width, preprocess))
 
 
 def resized_size(image: Pixels, height: int, width: int, preprocess: PreprocessSpec) -> tuple[int, int]:

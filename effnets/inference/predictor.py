@@ -8,8 +8,9 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
-from typing import TYPE_CHECKING, Any, Literal
+from contextlib import AbstractContextManager, contextmanager
+from math import prod
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,12 +19,18 @@ from PIL import Image
 from effnets.engines.base import Engine
 from effnets.errors import ArgumentError, ImageError, MissingFileError
 from effnets.inference.arrays import is_array, size_of
-from effnets.inference.image import ImageSource, crop_pixels, image_to_array, load_image
+from effnets.inference.image import ImageSource, crop_pixels, fast_side, image_to_array, load_image
 from effnets.inference.labels import Prediction, are_named, class_names, rank
+from effnets.inference.pipeline import Pipeline
 from effnets.utils.arguments import check_integer, check_size
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+Decode: TypeAlias = Literal["exact", "fast"]
+
+# Images at a time that are fast (docs/throughput.md), and pixels of inputs that fit into memory.
+_CPU_BATCH, _GPU_BATCH = (4, 1 << 20), (64, 1 << 23)
 
 
 class Predictor:
@@ -32,10 +39,16 @@ class Predictor:
     Attributes:
         model: its name. engine: what executes it: ``torch``, or an engine with its precision.
         channels: of the images that it takes, as of `effnets.inference.image.load_image`.
+        min_side: of JPEGs, as of the same, in fast decoding; None decodes exactly.
+        batch_size: images at a time that are fast on the model's device.
+        concurrent: whether several threads may call `logits` at a time and gain by it.
         class_names: of the outputs. named: whether they belong to the weights; else they are numbers.
     """
 
     channels: int
+    min_side: float | None = None
+    batch_size: int
+    concurrent: bool = False
     model: str
     engine: str
     class_names: tuple[str, ...]
@@ -49,30 +62,53 @@ class Predictor:
         """Return logits ``[N, C]`` of prepared images."""
         raise NotImplementedError
 
+    def shared_by(self, threads: int) -> AbstractContextManager[None]:
+        """Divide the cores among so many threads that call `logits` at a time."""
+        raise NotImplementedError
+
     def stream(
-        self, images: Iterable[ImageSource], topk: int, batch_size: int, on_error: Literal["raise", "skip"] = "raise"
+        self,
+        images: Iterable[ImageSource],
+        topk: int,
+        batch_size: int | None,
+        on_error: Literal["raise", "skip"] = "raise",
+        workers: int | None = None,
     ) -> Iterator[list[Prediction] | str]:
         """Yield for each image, in order, its predictions, or with "skip" the reason why it cannot be read."""
-        pending, done = iter(images), 0
-        while chunk := list(islice(pending, batch_size)):
-            results: list[list[Prediction] | str] = []
-            inputs: dict[int, Any] = {}
-            for place, image in enumerate(chunk):
-                try:
-                    inputs[place] = self.prepare(image)
-                    results.append([])
-                except (ImageError, MissingFileError, ArgumentError) as error:
-                    # A path names itself; the others are known by their number.
-                    named = str(error) if isinstance(image, str | os.PathLike) else f"images[{done + place}]: {error}"
-                    if on_error == "raise" or isinstance(error, ArgumentError):
-                        raise type(error)(named) from error
-                    results.append(named)
-            if inputs:
-                ranked = rank(self.logits(list(inputs.values())), self.class_names, topk)
-                for place, predictions in zip(inputs, ranked, strict=True):
-                    results[place] = predictions
-            done += len(chunk)
-            yield from results
+        pipeline = Pipeline(self, batch_size=batch_size, workers=workers)
+        for number, (image, logits, error) in enumerate(pipeline.run(map(self._taken, images), self._load)):
+            if error is None:
+                assert logits is not None
+                yield from rank(logits[None], self.class_names, topk)
+                continue
+            # A path names itself; the others are known by their number.
+            named = str(error) if isinstance(image, str | os.PathLike) else f"images[{number}]: {error}"
+            if on_error == "raise" or isinstance(error, ArgumentError):
+                raise type(error)(named) from error
+            yield named
+
+    def _taken(self, image: ImageSource) -> Any:
+        """Return a path or bytes as they are; prepare what the caller may close, read on or overwrite."""
+        if isinstance(image, str | os.PathLike | bytes):
+            return image
+        try:
+            return _Prepared(self.prepare(image))
+        except (ImageError, MissingFileError, ArgumentError) as error:
+            return _Prepared(error)
+
+    def _load(self, image: Any) -> Any:
+        """Return the prepared image, or the error."""
+        return image.value if isinstance(image, _Prepared) else self.prepare(image)
+
+
+class _Prepared(NamedTuple):
+    value: Any
+
+
+def _batch_size(size: int | tuple[int, int], *, on_gpu: bool) -> int:
+    """Return how many inputs of that size are fast at a time, and fit into memory."""
+    images, pixels = _GPU_BATCH if on_gpu else _CPU_BATCH
+    return max(1, min(images, pixels // prod(check_size(size))))
 
 
 class TorchPredictor(Predictor):
@@ -83,7 +119,7 @@ class TorchPredictor(Predictor):
             of class names than outputs.
     """
 
-    def __init__(self, model: nn.Module, input_size: int | tuple[int, int] | None) -> None:
+    def __init__(self, model: nn.Module, input_size: int | tuple[int, int] | None, decode: Decode = "exact") -> None:
         from effnets.inference.transform import create_transform
         from effnets.nn.classifier import network_of, require_values
         from effnets.nn.features import FeaturePyramid
@@ -108,10 +144,29 @@ class TorchPredictor(Predictor):
                 f"class_names has {len(self.class_names)} names for {network.num_classes} classes; give one for each"
             )
         self._module = model
+        if decode == "fast":
+            self.min_side = fast_side(self._transform.preprocess, self._transform.size)
+        # Of several threads, each computes on its share of the cores; other devices take one batch at a time.
+        self.concurrent = next(network.parameters()).device.type == "cpu"
+        self.batch_size = _batch_size(self._transform.size, on_gpu=not self.concurrent)
 
     def prepare(self, image: ImageSource) -> Tensor:
         """Return float32 ``[C, H, W]``."""
-        return self._transform(image)
+        return self._transform(load_image(image, self.channels, min_side=self.min_side))
+
+    @contextmanager
+    def shared_by(self, threads: int) -> Iterator[None]:
+        import torch
+
+        from effnets.nn.utils import evaluating
+
+        before = torch.get_num_threads()
+        torch.set_num_threads(max(1, before // threads))  # of every thread that is started from here on
+        try:
+            with evaluating(self._module):  # which none of them then has to change
+                yield
+        finally:
+            torch.set_num_threads(before)
 
     def logits(self, batch: Sequence[Any]) -> NDArray[np.float32]:
         import torch
@@ -133,7 +188,13 @@ class EnginePredictor(Predictor):
         ArgumentError: if the exported model takes images of another size, or no images.
     """
 
-    def __init__(self, engine: Engine, input_size: int | tuple[int, int] | None, argument: str = "input_size") -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        input_size: int | tuple[int, int] | None,
+        argument: str = "input_size",
+        decode: Decode = "exact",
+    ) -> None:
         metadata = engine.description
         if metadata.input_kind == "normalised":
             metadata.preprocess.for_channels(metadata.channels)  # to refuse other numbers at once
@@ -146,6 +207,9 @@ class EnginePredictor(Predictor):
                 "leave it out, or export with dynamic_size"
             )
         self._engine, self._raw = engine, metadata.input_kind == "uint8"
+        self.min_side = fast_side(metadata.preprocess, self._size) if decode == "fast" else None
+        self.concurrent = engine.concurrent
+        self.batch_size = _batch_size(self._size, on_gpu=engine.on_gpu)
         precision = engine.precision if engine.precision != "float32" else metadata.precision
         self.model = metadata.model
         self.engine = engine.name + (", rewritten" if any(metadata.rewrites.values()) else "")
@@ -156,13 +220,16 @@ class EnginePredictor(Predictor):
     def prepare(self, image: ImageSource) -> NDArray[Any]:
         """Return float32 ``[C, H, W]``, or uint8 ``[H, W, C]`` where the file normalizes."""
         metadata = self._engine.description
-        loaded = load_image(image, self.channels)
+        loaded = load_image(image, self.channels, min_side=self.min_side)
         if self._raw:
             width, height = size_of(loaded)
             return np.asarray(loaded).reshape(height, width, self.channels)
         if metadata.input_kind == "pixels":
             return crop_pixels(loaded, metadata.preprocess, self._size)
         return image_to_array(loaded, metadata.preprocess, self._size)
+
+    def shared_by(self, threads: int) -> AbstractContextManager[None]:
+        return self._engine.shared_by(threads)
 
     def logits(self, batch: Sequence[NDArray[Any]]) -> NDArray[np.float32]:
         # Raw images differ in size, so that they go one by one.
@@ -171,12 +238,21 @@ class EnginePredictor(Predictor):
 
 
 def create_predictor(
-    model: nn.Module | Engine, input_size: int | tuple[int, int] | None = None, argument: str = "input_size"
+    model: nn.Module | Engine,
+    input_size: int | tuple[int, int] | None = None,
+    argument: str = "input_size",
+    decode: Decode = "exact",
 ) -> Predictor:
-    """Return the predictor of a network or an engine; `argument` is what errors call the size."""
+    """Return the predictor of a network or an engine; `argument` is what errors call the size.
+
+    Raises:
+        ArgumentError: if the model takes no images of that size, or `decode` is neither "exact" nor "fast".
+    """
+    if decode not in get_args(Decode):
+        raise ArgumentError(f"decode is {decode!r}; choose 'exact' or 'fast'")
     if isinstance(model, Engine):
-        return EnginePredictor(model, input_size, argument)
-    return TorchPredictor(model, input_size)
+        return EnginePredictor(model, input_size, argument, decode)
+    return TorchPredictor(model, input_size, decode)
 
 
 def predict(
@@ -185,8 +261,10 @@ def predict(
     topk: int = 5,
     input_size: int | tuple[int, int] | None = None,
     *,
-    batch_size: int = 16,
+    batch_size: int | None = None,
     on_error: Literal["raise", "skip"] = "raise",
+    decode: Decode = "exact",
+    workers: int | None = None,
 ) -> list[list[Prediction]]:
     """Classify images with the preprocessing that belongs to the model's weights.
 
@@ -207,8 +285,11 @@ def predict(
             std have them), ``.npy`` files of them, and TIFF files with a page for each channel.
         topk: predictions for each image.
         input_size: side of the input in pixels, or (height, width); None takes the model's own.
-        batch_size: images in memory at a time.
+        batch_size: images at a time in each thread; None takes what is fast on the model's device.
         on_error: "raise" at the first image that cannot be read, or "skip" it with a warning.
+        decode: "exact" answers bit for bit as timm's transform; "fast" decodes JPEGs at the smallest scale that leaves
+            the resize at least twice the pixels that it needs, several times as fast for large photographs.
+        workers: threads that decode and infer; None takes one for each core, up to 16.
 
     Returns:
         For each image its predictions, the most likely first; an empty list for a skipped image.
@@ -218,13 +299,15 @@ def predict(
         ArgumentError: if the model has no classifier, a number is out of range, or an image has another type, shape or
             range; among several, the message has its number.
     """
-    check_integer("batch_size", batch_size, 1, "it must be at least 1")
+    for name, value in (("batch_size", batch_size), ("workers", workers)):
+        if value is not None:
+            check_integer(name, value, 1, "it must be at least 1")
     if on_error not in ("raise", "skip"):
         raise ArgumentError(f"on_error is {on_error!r}; choose 'raise' or 'skip'")
-    predictor = create_predictor(model, input_size)
+    predictor = create_predictor(model, input_size, decode=decode)
     several = _split(images)
     found: list[list[Prediction]] = []
-    for result in predictor.stream(several, topk, batch_size, on_error):
+    for result in predictor.stream(several, topk, batch_size, on_error, workers):
         if isinstance(result, str):
             warnings.warn(f"skipped: {result}", stacklevel=2)
         found.append([] if isinstance(result, str) else result)

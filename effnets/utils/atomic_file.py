@@ -6,6 +6,8 @@ import errno
 import os
 import stat
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -24,16 +26,25 @@ def write_whole(path: Path, data: bytes | memoryview, *, partial: Path | None = 
     Raises:
         OSError: if writing fails, the file on disk differs, or `path` is a pipe, a device or a folder.
     """
+    with new_file(path, partial=partial) as beside:
+        beside.write_bytes(data)
+        if read_back and beside.read_bytes() != data:
+            raise OSError("the disk does not hold what was written to it")
+
+
+@contextmanager
+def new_file(path: Path, *, partial: Path | None = None) -> Iterator[Path]:
+    """Give the name of a temporary file next to `path`, which is synced to disk and takes its place in the end.
+
+    Arguments and errors as of `write_whole`. If anything fails, the temporary file is removed.
+    """
     target = path if partial and path.is_symlink() else find_target(path)
     # Not tempfile's, which only its owner may read.
     beside = partial or target.with_name(f".{target.name}.{uuid.uuid4().hex}")
     try:
-        with beside.open("wb") as file:
-            file.write(data)
-            file.flush()
+        yield beside
+        with beside.open("rb+") as file:
             os.fsync(file.fileno())
-        if read_back and beside.read_bytes() != data:
-            raise OSError("the disk does not hold what was written to it")
         beside.replace(target)
         _sync_folder(target.parent)
     finally:

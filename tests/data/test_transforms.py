@@ -93,8 +93,8 @@ def test_large_jpegs_are_decoded_no_larger_than_needed():
             watched = type("Watched", (), {})()
             watched.size = encoded.size
 
-            def decode(reduce=1):
-                image = plain(encoded, reduce)
+            def decode(min_side=None):
+                image = plain(encoded, min_side)
                 decoded.append(image.size)
                 return image
 

@@ -103,7 +103,7 @@ def test_the_size_in_the_header_is_that_of_the_upright_image(
     data = encode(image, orientation, suffix, **options)
     assert image_size(data, "photo") == (width, height) == decode_image(data, "photo").size
     least = (width, height) if suffix not in ("jpg", "mpo") else (-(-width // reduce), -(-height // reduce))
-    reduced = decode_image(data, "photo", reduce=reduce)
+    reduced = decode_image(data, "photo", min_side=min(width, height) / reduce)
     assert all(low <= side <= whole for low, side, whole in zip(least, reduced.size, (width, height), strict=True))
     top, bottom = (np.asarray(reduced.convert("L"))[row].mean() for row in (0, -1))
     assert top <= bottom + 4

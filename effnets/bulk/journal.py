@@ -1,0 +1,151 @@
+"""The rows of a file while it is being made: in a journal beside it, which an interrupted run continues from."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+from effnets.bulk.table import check_target, write_rows
+from effnets.errors import ArgumentError
+from effnets.inference.image import PhotoResult
+
+Row = Mapping[str, Any]
+_CHUNK = 1 << 16
+_Self = TypeVar("_Self", bound="Journal")
+
+
+class Journal:
+    """The rows of `target`, one JSON object a line in ``TARGET.part``, until `finish` writes the file from them.
+
+    A line is whole or, after a kill, cut short and then dropped, so that no row is lost, repeated, or half there. Used
+    as a context manager, it lets others go on with the journal afterwards.
+
+    Args:
+        target: the file to make, of `effnets.bulk.table.WRITERS`.
+        settings: what the rows depend on besides their photo, as plain values; a run with others may not continue.
+        resume: continue the run of an existing journal.
+
+    Raises:
+        ArgumentError: if the target cannot be written, another run is writing it, a journal exists and `resume` is
+            false, or its run has other settings.
+    """
+
+    def __init__(self, target: Path, settings: Mapping[str, Any], *, resume: bool = False) -> None:
+        check_target(target)
+        self.target, self.path = target, target.with_name(f"{target.name}.part")
+        if self.path.exists() and not resume:
+            raise ArgumentError(
+                f"{self.path} is of an interrupted run; continue it with --resume, or delete the file to start over"
+            )
+        try:
+            self._file = self.path.open("ab+")
+        except OSError as error:
+            raise ArgumentError(
+                f"{target}: cannot be written there ({error.strerror or error}); name another"
+            ) from error
+        try:
+            self._lock()
+            self._begin(json.loads(json.dumps(settings)))
+        except BaseException:
+            self._file.close()
+            raise
+
+    def _lock(self) -> None:
+        if os.name != "posix":
+            return
+        import fcntl
+
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise ArgumentError(f"{self.path}: another run is writing it; wait for its end, or stop it") from error
+
+    def _begin(self, settings: dict[str, Any]) -> None:
+        """Write the settings, or compare them, and drop what was cut short."""
+        end = _end_of_lines(self.path)
+        self._file.truncate(end)
+        if not end:
+            self._append({"settings": settings})
+            return
+        with self.path.open("rb") as file:
+            try:
+                before = json.loads(file.readline())["settings"]
+            except (ValueError, KeyError, TypeError):
+                raise ArgumentError(f"{self.path} is no journal of effnets; move it away, or name another") from None
+        if before != settings:
+            names = sorted(name for name in before.keys() | settings.keys() if before.get(name) != settings.get(name))
+            differences = ", ".join(f"{name} {before.get(name)!r}, now {settings.get(name)!r}" for name in names)
+            raise ArgumentError(
+                f"{self.path} is of a run with {differences}; continue it as it was, or delete it to start over"
+            )
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """Yield the rows so far."""
+        self._file.flush()
+        with self.path.open("rb") as file:
+            file.readline()
+            yield from map(json.loads, file)
+
+    def pending(self, photos: Iterable[PhotoResult]) -> Iterator[PhotoResult]:
+        """Yield the photos that have no row yet.
+
+        Photos come in the same order in every run, so that they are compared with the rows one by one; only from where
+        they differ, because files came or went, are the paths of the other rows held in memory.
+        """
+        rows = (str(row["path"]) for row in self.rows())
+        others: Counter[str] | None = None
+        for photo in photos:
+            if others is None:
+                path = next(rows, None)
+                if path == photo.path:
+                    continue
+                others = Counter(() if path is None else (path, *rows))
+            if others[photo.path]:
+                others[photo.path] -= 1
+                continue
+            yield photo
+
+    def write(self, row: Row) -> None:
+        """Append a row, which has a ``path``."""
+        self._append(row)
+
+    def finish(self) -> None:
+        """Write the target from the rows, in one piece, and remove the journal."""
+        write_rows(self.target, self.rows)
+        self._file.close()
+        self.path.unlink()
+
+    def _append(self, values: Row) -> None:
+        # As ASCII, so that a file name of any bytes comes back the same.
+        self._file.write(f"{json.dumps(values)}\n".encode("ascii"))
+        self._file.flush()
+
+    def __enter__(self: _Self) -> _Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        empty = not any(True for _ in self.rows()) if not self._file.closed else False
+        self._file.close()
+        if empty:
+            self.path.unlink()
+
+
+def _end_of_lines(path: Path) -> int:
+    """Return the size in bytes of a file without the beginning of a line at its end."""
+    with path.open("rb") as file:
+        end = file.seek(0, os.SEEK_END)
+        while end:
+            begin = max(0, end - _CHUNK)
+            file.seek(begin)
+            found = file.read(end - begin).rfind(b"\n")
+            if found >= 0:
+                return begin + found + 1
+            end = begin
+    return 0
