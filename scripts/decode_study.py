@@ -2,7 +2,7 @@
 
     uv run scripts/decode_study.py ../shared [--photos 200] [--spare 1,2]
 
-Groceries of 348 × 348 pixels at inputs so small that JPEGs are decoded at a half of their size, and the same photographs
+Groceries of 348 × 348 pixels at inputs so small that JPEGs are decoded at a half of their size, and the same photos
 enlarged to 12 megapixels, with noise, which are decoded at a quarter. `--spare` is how many times the pixels that the
 resize needs, across and down, are left to it; the library leaves 2.
 """
@@ -17,7 +17,6 @@ import numpy as np
 from benchmark_throughput import WEIGHTS, photo_sets
 
 import effnets
-from effnets.inference.image import PhotoResult
 from effnets.inference.pipeline import Pipeline
 from effnets.inference.predictor import create_predictor
 
@@ -28,12 +27,7 @@ def probabilities(engine: effnets.Engine, photos: list[Path], size: int, spare: 
     """Return probabilities [N, C]; exactly decoded with `spare` None."""
     predictor = create_predictor(engine, size, decode="fast")
     predictor.min_side = None if spare is None else predictor.min_side / 2 * spare
-    rows = [
-        output.values
-        for output in Pipeline(predictor).run(
-            map(PhotoResult, map(str, photos)), lambda one: predictor.prepare(one.path)
-        )
-    ]
+    rows = [output.values for output in Pipeline(predictor).run(photos, predictor.prepare)]
     logits = np.stack(rows).astype(np.float64)
     weights = np.exp(logits - logits.max(1, keepdims=True))
     return weights / weights.sum(1, keepdims=True)
@@ -46,7 +40,7 @@ def main() -> None:
     parser.add_argument("--spare", default="1,2")
     arguments = parser.parse_args()
     print(
-        "| photographs | input | spare | first class differs, margin below 0.05 | above | largest change of a probability |"
+        "| photographs | input | spare | first class differs, margin below 0.05 | above | largest change |"
         "\n| --- | ---: | ---: | ---: | ---: | ---: |"
     )
     with tempfile.TemporaryDirectory() as name:
