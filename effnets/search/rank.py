@@ -178,10 +178,9 @@ def _summarize(settings: RankSettings, layer: str, ratio: float, ranks: NDArray[
 
 def _measure(settings: RankSettings, layer: str, ratio: float, number: int) -> list[list[float]]:
     """Return for each activation the rank ratios at all thresholds of random network `number`."""
-    seeds = np.random.SeedSequence((settings.seed, number, round(ratio * 1e6)))
-    generator = torch.Generator().manual_seed(int(seeds.generate_state(1)[0]))
-    low, high = settings.channels
-    out_channels = int(torch.randint(low, high + 1, (), generator=generator))
+    # The same widths at every ratio, so that a curve's points differ in the ratio alone.
+    out_channels = int(_generator(settings.seed, number).integers(*settings.channels, endpoint=True))
+    generator = torch.Generator().manual_seed(int(_generator(settings.seed, number, round(ratio * 1e6)).integers(2**63)))
     in_channels = max(1, round(ratio * out_channels))
     images = math.ceil(_SAMPLES * out_channels / _SIDE**2)
     x = torch.randn((images, in_channels, _SIDE, _SIDE), generator=generator)
@@ -189,6 +188,10 @@ def _measure(settings: RankSettings, layer: str, ratio: float, number: int) -> l
     with torch.inference_mode():
         products = [gram(_run(layer, x, weights, ACTIVATIONS[name])) for name in settings.activations]
         return [rank_ratios(each, settings.all_thresholds) for each in products]
+
+
+def _generator(*numbers: int) -> np.random.Generator:
+    return np.random.default_rng(numbers)
 
 
 def _draw_weights(layer: str, in_channels: int, out_channels: int, generator: torch.Generator) -> list[Tensor]:

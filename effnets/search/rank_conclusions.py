@@ -25,7 +25,8 @@ class Conclusion:
     found: str
 
 
-Curves = dict[tuple[str, str], dict[float, RankPoint]]
+Curve = dict[float, RankPoint]
+Curves = dict[tuple[str, str], Curve]
 
 
 def check_conclusions(points: Sequence[RankPoint], threshold: float) -> list[Conclusion]:
@@ -79,46 +80,50 @@ def _nonlinearity_adds_rank(curves: Curves) -> Conclusion | None:
 
 
 def _belongs_after_expansion(curves: Curves) -> Conclusion | None:
-    differences = {}
-    for (layer, activation), curve in curves.items():
-        other = curves.get((_AFTER_DEPTHWISE, activation))
-        if other and layer == _AFTER_EXPANSION and activation != "linear":
-            differences[activation] = min((point.mean - other[ratio].mean for ratio, point in curve.items()))
-    if not differences:
-        return None
-    means = {
-        name: sum(p.mean - curves[_AFTER_DEPTHWISE, name][r].mean for r, p in curves[_AFTER_EXPANSION, name].items())
-        / len(curves[_AFTER_EXPANSION, name])
-        for name in differences
-    }
-    shown = ", ".join(f"{name} {mean:+.3f}" for name, mean in means.items())
-    return Conclusion(
-        claim="It belongs after the convolution that expands rather than after the depthwise convolution",
-        holds=all(least >= -0.005 for least in differences.values()) and all(mean > 0 for mean in means.values()),
-        found=f"rank ratio with the activation there less that with it after the depthwise alone, on average: {shown}",
+    pairs = [
+        (activation, curve, curves[_AFTER_DEPTHWISE, activation])
+        for (layer, activation), curve in curves.items()
+        if layer == _AFTER_EXPANSION and activation != "linear" and (_AFTER_DEPTHWISE, activation) in curves
+    ]
+    return _compare(
+        pairs,
+        "It belongs after the convolution that expands rather than after the depthwise convolution",
+        "rank ratio with the activation there less that with it after the depthwise alone, where that leaves room",
     )
 
 
 def _smooth_beat_relu(curves: Curves) -> Conclusion | None:
+    pairs = [
+        (activation, curve, curves[layer, "relu"])
+        for (layer, activation), curve in curves.items()
+        if layer in _CONVOLUTIONS and activation in _SMOOTH and (layer, "relu") in curves
+    ]
+    return _compare(
+        pairs,
+        "SiLU and ELU fill more dimensions than ReLU",
+        "rank ratio of 1×1 and 3×3 convolutions less that with ReLU, where ReLU leaves room",
+    )
+
+
+def _compare(pairs: Sequence[tuple[str, Curve, Curve]], claim: str, what: str) -> Conclusion | None:
+    """Whether each activation's first curve is above its second, wherever that is below full rank."""
     differences: dict[str, list[float]] = {}
-    for (layer, activation), curve in curves.items():
-        relu = curves.get((layer, "relu"))
-        if relu and activation in _SMOOTH and layer in _CONVOLUTIONS:
-            open_ratios = [ratio for ratio in curve if relu[ratio].mean < _FULL]
-            differences.setdefault(activation, []).extend(
-                curve[ratio].mean - relu[ratio].mean for ratio in open_ratios
-            )
-    differences = {name: values for name, values in differences.items() if values}
+    for activation, curve, other in pairs:
+        open_ratios = [ratio for ratio in curve if other[ratio].mean < _FULL]
+        differences.setdefault(activation, []).extend(curve[ratio].mean - other[ratio].mean for ratio in open_ratios)
     if not differences:
         return None
-    shown = ", ".join(
-        f"{name} {min(values):+.2f} to {max(values):+.2f} ({sum(v > 0 for v in values)} of {len(values)} above)"
+    shown = [
+        f"{name} {min(values):+.2f} to {max(values):+.2f} ({sum(value > 0 for value in values)} of {len(values)} above)"
+        if values
+        else f"{name} none does"
         for name, values in differences.items()
-    )
+    ]
+    found = [value for values in differences.values() for value in values]
     return Conclusion(
-        claim="SiLU and ELU fill more dimensions than ReLU",
-        holds=all(value > 0 for values in differences.values() for value in values),
-        found=f"rank ratio of 1×1 and 3×3 convolutions less that with ReLU, where ReLU leaves room: {shown}",
+        claim=claim,
+        holds=bool(found) and all(value > 0 for value in found),
+        found=f"{what}: {', '.join(shown)}",
     )
 
 
