@@ -15,7 +15,7 @@ PACKAGE = ROOT / "effnets"
 ORDER = [
     *("errors", "_version", "utils"),
     *("spec", "nn", "weights", "factory", "engines", "inference", "data", "evaluation", "deploy", "report", "train"),
-    *("bench", "serving", "cli"),
+    *("bench", "search", "serving", "cli"),
 ]
 MODULES = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in sorted(PACKAGE.rglob("*.py"))}
 
@@ -90,13 +90,13 @@ def test_modules_of_a_room_import_each_other_in_no_circle():
 def test_the_top_level_has_few_entries():
     beside = {"__init__.py", "__main__.py", "_version.py", "py.typed", "__pycache__"}
     entries = sorted({path.name for path in PACKAGE.iterdir()} - beside - {"__init__.pyi"})
-    assert len(entries) <= 17, entries
+    assert len(entries) <= 18, entries
 
 
 def test_files_are_few_and_short():
     lines = {path.relative_to(ROOT): len(path.read_text(encoding="utf-8").splitlines()) for path in MODULES.values()}
-    assert len(lines) <= 186
-    assert sum(lines.values()) <= 31_000
+    assert len(lines) <= 198
+    assert sum(lines.values()) <= 32_600
     assert {path: count for path, count in lines.items() if count > 500} == {}
 
 

@@ -30,7 +30,7 @@ _COMMANDS = {
     "scale": ("effnets.cli.scale", "Scale a network to a budget by width and resolution."),
     "serve": ("effnets.cli.serve", "Serve a model over HTTP."),
     "show": ("effnets.cli.show", "Show a model's stages: shapes, kernels, costs, block strings."),
-    "study": ("effnets.cli.study", "Compute experiments of the papers anew, such as ranks of layers."),
+    "study": ("effnets.cli.study", "Repeat experiments of the papers, such as ranks of layers."),
     "train": ("effnets.cli.training:train_command", "Train a network by a recipe."),
     "tune": ("effnets.cli.tune", "Find the fastest way to execute a model on this machine."),
 }

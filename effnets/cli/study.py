@@ -1,4 +1,4 @@
-"""``effnets study``: experiments of the papers, computed anew."""
+"""``effnets study``: experiments of the papers, repeated."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import click
 
 from effnets.cli.format import load_network, make_table, print_table, printable, progress_bar, split_names
 
-_NETWORKS = 40
+_NETWORKS = 30
 
 
 @click.group(name="study")
 def command() -> None:
-    """Compute experiments of the papers anew, with tables, plots, and conclusions that hold or not."""
+    """Repeat experiments of the papers, with tables, plots, and conclusions that hold or not."""
 
 
 @command.command(name="rank")
@@ -46,9 +46,9 @@ def rank(
 ) -> None:
     """Measure how many of its channels' dimensions a layer fills (ReXNet, arXiv:2007.00992, section 3).
 
-    Of random networks, the mean rank of the features after the nonlinearity, by channel ratio d_in / d_out, for linear,
-    relu, relu6, leaky_relu, elu, silu, hard_swish and gelu; whether the paper's conclusions hold is printed and written.
-    With --model, of a trained network over IMAGES, and those in folders, layer by layer.
+    Of random networks, the mean rank of the features after the nonlinearity, by channel ratio d_in / d_out, for
+    linear, relu, relu6, leaky_relu, elu, silu, hard_swish and gelu. Whether the paper's conclusions hold is printed and
+    written. With --model, of a trained network over IMAGES, and those in folders, layer by layer.
     """
     if model is None:
         if images or weights is not None or image_size is not None:
@@ -96,7 +96,12 @@ def _study_random(
 
 
 def _study_trained(
-    model: str, weights: str | None, images: tuple[str, ...], image_size: int | None, threshold: float, output: Path | None
+    model: str,
+    weights: str | None,
+    images: tuple[str, ...],
+    image_size: int | None,
+    threshold: float,
+    output: Path | None,
 ) -> None:
     from effnets.inference.image import find_photos
 
@@ -128,6 +133,8 @@ def _study_trained(
         click.echo("* fewer places in all images than channels: the ratio cannot reach 1; add images", err=True)
     if output is not None:
         seconds = time.monotonic() - begin
-        arguments = {"images": len(photos), "command": _command_line(), "seconds": seconds}
-        write_study_folder(output, trained_study_files(network.spec.name, ranks, thresholds, **arguments))
+        files = trained_study_files(
+            network.spec.name, ranks, thresholds, images=len(photos), command=_command_line(), seconds=seconds
+        )
+        write_study_folder(output, files)
         click.echo(printable(f"{output}: tables and summary"))

@@ -40,5 +40,6 @@ class LatencyMeter:
         timing, _ = self._store.read(conditions)
         if timing is None:
             timing = self._profiler.measure(network)
-            self._store.write(conditions, timing, when=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"))
+            when = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+            self._store.write(conditions, timing, when=when)
         return timing.median

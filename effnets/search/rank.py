@@ -72,7 +72,7 @@ class RankSettings:
     """
 
     seed: int = 0
-    networks: int = 40
+    networks: int = 30
     layers: Sequence[str] = tuple(LAYERS)
     activations: Sequence[str] = tuple(ACTIVATIONS)
     ratios: Sequence[float] = RATIOS
@@ -111,7 +111,7 @@ def check_threshold(threshold: float) -> None:
     """Raise an ArgumentError unless singular values can be compared with this share of the largest."""
     if not _LEAST_THRESHOLD <= threshold < 1:
         raise ArgumentError(
-            f"threshold is {threshold!r}; it is a share of the largest singular value, from {_LEAST_THRESHOLD} to below 1"
+            f"threshold is {threshold!r}; it is a share of the largest singular value, {_LEAST_THRESHOLD} to below 1"
         )
 
 
@@ -180,7 +180,8 @@ def _measure(settings: RankSettings, layer: str, ratio: float, number: int) -> l
     """Return for each activation the rank ratios at all thresholds of random network `number`."""
     # The same widths at every ratio, so that a curve's points differ in the ratio alone.
     out_channels = int(_generator(settings.seed, number).integers(*settings.channels, endpoint=True))
-    generator = torch.Generator().manual_seed(int(_generator(settings.seed, number, round(ratio * 1e6)).integers(2**63)))
+    seed = int(_generator(settings.seed, number, round(ratio * 1e6)).integers(2**63))
+    generator = torch.Generator().manual_seed(seed)
     in_channels = max(1, round(ratio * out_channels))
     images = math.ceil(_SAMPLES * out_channels / _SIDE**2)
     x = torch.randn((images, in_channels, _SIDE, _SIDE), generator=generator)

@@ -118,7 +118,7 @@ def _draw_layer(plot: Axes, layer: str, settings: RankSettings, points: Sequence
             [point.ratio for point in curve],
             [point.mean for point in curve],
             [point.error for point in curve],
-            color=COLORS[number % len(COLORS)],
+            color=MUTED if activation == "linear" else COLORS[number % len(COLORS)],
             linestyle=_LINES[number % len(_LINES)],
             marker="o",
             markersize=3.5,
@@ -145,10 +145,11 @@ def _summary(
         "",
         f"`{command}`, {seconds:.0f} s on {cores} cores.",
         "",
-        f"{settings.networks} random networks for each layer and channel ratio d_in / d_out (arXiv:2007.00992, section",
-        f"3): d_out drawn from {low} to {high}, normal weights and inputs, batch normalization after every convolution.",
-        f"The rank is the number of singular values of the features above {settings.threshold:g} times the largest, over",
-        "d_out. The paper's threshold is not known here; others are below. The dotted line is expansion by six.",
+        f"{settings.networks} random networks for each layer and channel ratio d_in / d_out (arXiv:2007.00992,",
+        f"section 3): d_out drawn from {low} to {high}, normal weights and inputs, batch normalization after every",
+        f"convolution. The rank is the number of singular values of the features above {settings.threshold:g} times",
+        "the largest, over d_out. The paper's threshold is not known here; others are in rank.csv. The dotted line is",
+        "expansion by six.",
         "",
         "![Curves](rank.svg)",
         "",
@@ -179,7 +180,9 @@ def _summary(
             rows.append({"activation": activation, **means})
         lines += _markdown_table(rows)
     largest = max(point.error for point in points if point.threshold == settings.threshold)
-    return "\n".join([*lines, "", f"Mean rank ratio by channel ratio; the largest standard error is {largest:.3f}.", ""])
+    return "\n".join(
+        [*lines, "", f"Mean rank ratio by channel ratio; the largest standard error is {largest:.3f}.", ""]
+    )
 
 
 def _markdown_table(rows: Sequence[dict[str, object]] | Sequence[dict[str, str]]) -> list[str]:

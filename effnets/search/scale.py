@@ -32,7 +32,7 @@ _POWER = 0.85
 _ROUNDS = 8
 # A new network is to take this share of the limit, since a measurement varies.
 _AIM = 0.95
-_UNITS = {
+_UNITS: dict[str, Callable[[float], str]] = {
     "params": lambda value: f"{value / 1e6:.4g} M parameters",
     "madds": lambda value: f"{value / 1e6:.4g} M multiply-adds",
     "memory": lambda value: f"{value / 1e6:.4g} MB of feature maps",
@@ -119,9 +119,7 @@ def scale(
             candidate needs. UnknownModelError, ConfigError: as `effnets.load_spec`.
         ExportError: `output` cannot be written, or exists. EngineError: no engine to measure on.
     """
-    limits = ScaleLimits(
-        max_params=max_params, max_madds=max_madds, max_memory=max_memory, max_latency=max_latency
-    )
+    limits = ScaleLimits(max_params=max_params, max_madds=max_madds, max_memory=max_memory, max_latency=max_latency)
     given = [field.name for field in fields(limits) if getattr(limits, field.name) is not None]
     if not given:
         names = ", ".join(field.name for field in fields(limits))
@@ -153,7 +151,7 @@ def scale(
         limits=limits,
         chosen=chosen,
         candidates=tuple(candidates),
-        engine=clock and clock.engine,
+        engine=None if clock is None else clock.engine,
         notes=_notes(original, limits, chosen),
     )
     if path is not None:

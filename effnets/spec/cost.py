@@ -119,7 +119,8 @@ def peak_memory(plan: NetworkPlan, input_size: int | tuple[int, int]) -> int:
         spatial = sum(conv.out_channels for conv in block.convolution) * after
         maps += [spatial, *([block.out_channels * after] if block.project else [])]
         kept = taken if block.shortcut else 0
-        peak = max(peak, *(first + second + (kept if index else 0) for index, (first, second) in enumerate(pairwise(maps))))
+        pairs = [first + second for first, second in pairwise(maps)]
+        peak = max(peak, pairs[0], *(pair + kept for pair in pairs[1:]))
     if plan.head:
         peak = max(peak, (plan.head.in_channels + plan.head.out_channels) * math.prod(size))
     return 4 * peak
