@@ -85,14 +85,20 @@ def _study_random(
         threshold=threshold,
     )
     check_study_folder(output)
-    begin = time.monotonic()
+    begin, processor = time.monotonic(), time.process_time()
     with progress_bar() as progress:
         points = study_ranks(settings, progress)
-    seconds = time.monotonic() - begin
-    write_study_folder(output, random_study_files(settings, points, command=_command_line(), seconds=seconds))
+    seconds, processor = time.monotonic() - begin, time.process_time() - processor
+    files = random_study_files(settings, points, command=_command_line(), seconds=seconds, processor_seconds=processor)
+    write_study_folder(output, files)
     for conclusion in check_conclusions(points, settings.threshold):
         click.echo(f"{'holds' if conclusion.holds else 'DOES NOT HOLD'}: {conclusion.claim}\n  {conclusion.found}")
-    click.echo(printable(f"{output}: tables, plot and summary of {len(points)} points, in {seconds:.0f} s"))
+    click.echo(
+        printable(
+            f"{output}: tables, plot and summary of {len(points)} points, in {seconds:.0f} s "
+            f"({processor:.0f} s of processor time)"
+        )
+    )
 
 
 def _study_trained(

@@ -25,13 +25,14 @@ _LINES = ("-", "--", "-.", ":")
 
 
 def random_study_files(
-    settings: RankSettings, points: Sequence[RankPoint], *, command: str, seconds: float
+    settings: RankSettings, points: Sequence[RankPoint], *, command: str, seconds: float, processor_seconds: float
 ) -> dict[str, str]:
     """Return the files of a study of random networks, by name: rank.csv, rank.json, rank.svg and README.md."""
     conclusions = {threshold: check_conclusions(points, threshold) for threshold in settings.all_thresholds}
     document = {
         "command": command,
         "seconds": round(seconds, 1),
+        "processor_seconds": round(processor_seconds, 1),
         "machine": describe_machine().to_dict(),
         "settings": asdict(settings),
         "conclusions": {f"{t:g}": [asdict(entry) for entry in found] for t, found in conclusions.items()},
@@ -41,7 +42,7 @@ def random_study_files(
         "rank.csv": _csv([asdict(point) for point in points]),
         "rank.json": json.dumps(document, indent=1) + "\n",
         "rank.svg": draw_ranks(settings, points),
-        "README.md": _summary(settings, points, conclusions, command, seconds),
+        "README.md": _summary(settings, points, conclusions, command, (seconds, processor_seconds)),
     }
 
 
@@ -136,14 +137,14 @@ def _summary(
     points: Sequence[RankPoint],
     conclusions: dict[float, list[Conclusion]],
     command: str,
-    seconds: float,
+    seconds: tuple[float, float],
 ) -> str:
     low, high = settings.channels
     cores = describe_machine().cores
     lines = [
         "# Ranks of random layers",
         "",
-        f"`{command}`, {seconds:.0f} s on {cores} cores.",
+        f"`{command}`: {seconds[0]:.0f} s on {cores} cores, {seconds[1]:.0f} s of processor time.",
         "",
         f"{settings.networks} random networks for each layer and channel ratio d_in / d_out (arXiv:2007.00992,",
         f"section 3): d_out drawn from {low} to {high}, normal weights and inputs, batch normalization after every",
