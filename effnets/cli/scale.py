@@ -64,7 +64,7 @@ def _print(report: ScaleReport) -> None:
     right = ["width α", "input", "ρ", "parameters", "multiply-adds", "feature maps", "latency", "of the limit"]
     table = make_table(["", *right], right=right)
     for model in report.candidates:
-        share = max(report.limits.shares(model).values())
+        shares = report.limits.shares(model)  # none, where latency is the only limit and this was not measured
         table.add_row(
             "→" if model is report.chosen else "",
             f"{model.width:g}",
@@ -74,7 +74,7 @@ def _print(report: ScaleReport) -> None:
             short(model.madds),
             f"{model.memory / 1e6:.2f} MB",
             "–" if model.latency is None else f"{model.latency:.2f} ms",
-            f"{100 * share:.1f} %",
+            f"{100 * max(shares.values()):.1f} %" if shares else "–",
         )
     print_table(table)
     click.echo(f"\n{report}" + (f" ({report.engine})" if report.engine else ""))

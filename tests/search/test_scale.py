@@ -266,6 +266,14 @@ def test_the_command_in_json():
     assert document["chosen"] in document["candidates"]
 
 
+@pytest.mark.usefixtures("asked")
+def test_the_command_with_a_limit_of_latency_alone():
+    result = run("mobilenetv2_100", "--max-latency", "1ms", "--engine", "torch")
+    (marked,) = (line for line in result.stdout.splitlines() if line.startswith("→"))
+    assert " ms " in marked
+    assert "% of max_latency (torch)" in result.stdout
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
