@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from effnets.bench.plots import COLORS, to_svg
-from effnets.report.charts import MUTED, drawing_style
+from effnets.report.charts import INK, MUTED, drawing_style
 from effnets.search.rank import LAYERS, RankPoint, RankSettings
 from effnets.search.rank_conclusions import SIXFOLD, Conclusion, check_conclusions
 from effnets.search.trained_rank import LayerRank
@@ -119,7 +119,7 @@ def _draw_layer(plot: Axes, layer: str, settings: RankSettings, points: Sequence
             [point.ratio for point in curve],
             [point.mean for point in curve],
             [point.error for point in curve],
-            color=MUTED if activation == "linear" else COLORS[number % len(COLORS)],
+            color=INK if activation == "linear" else COLORS[number % len(COLORS)],
             linestyle=_LINES[number % len(_LINES)],
             marker="o",
             markersize=3.5,

@@ -197,14 +197,15 @@ def _own_madds(original: ModelSpec, sizes: Sequence[int]) -> int:
 
 def _madds_for(latency: float, measured: Sequence[ScaledModel]) -> float:
     """Foretell the multiply-adds that take `latency`: between two measured networks, or from the nearest one."""
-    known = sorted((model.latency or 0.0, float(model.madds)) for model in measured)
-    below = [pair for pair in known if pair[0] <= latency]
-    above = [pair for pair in known if pair[0] > latency]
-    if below and above and above[0][1] > below[-1][1]:
-        (fast, few), (slow, many) = below[-1], above[0]
+    known = sorted((float(model.madds), model.latency or 0.0) for model in measured)
+    below = [pair for pair in known if pair[1] <= latency]
+    # The largest that is fast enough, and the next that is not: on a busy machine latencies are not in order.
+    above = [pair for pair in known if pair[1] > latency and (not below or pair[0] > below[-1][0])]
+    if below and above:
+        (few, fast), (many, slow) = below[-1], above[0]
         share = math.log(latency / fast) / math.log(slow / fast)
         return few * (many / few) ** share
-    near, madds = below[-1] if below else above[0]
+    madds, near = below[-1] if below else above[0]
     return madds * (latency / near) ** (1 / _POWER)
 
 
@@ -236,7 +237,7 @@ def _notes(original: ModelSpec, limits: ScaleLimits, chosen: ScaledModel) -> tup
         return (f"{text}α = {chosen.width:g} is the widest that is tried",)
     shares = limits.shares(following)
     if all(value <= 1 for value in shares.values()):  # of latency alone, which varies
-        return (f"{text}measurements came no nearer; run it again",)
+        return (f"{text}measurements came no nearer; on a busy machine they vary",)
     name, value = max(shares.items(), key=lambda pair: pair[1])
     return (
         f"{text}channels are rounded to multiples of {original.divisor}, and the next wider network, "
