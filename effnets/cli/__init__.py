@@ -27,8 +27,10 @@ _COMMANDS = {
     "list": ("effnets.cli.list", "List models with their parameters, multiply-adds and input size."),
     "predict": ("effnets.cli.predict", "Classify photographs."),
     "prefetch": ("effnets.cli.prefetch", "Fetch published weights into the cache, for use without network."),
+    "scale": ("effnets.cli.scale", "Scale a network to a budget by width and resolution."),
     "serve": ("effnets.cli.serve", "Serve a model over HTTP."),
     "show": ("effnets.cli.show", "Show a model's stages: shapes, kernels, costs, block strings."),
+    "study": ("effnets.cli.study", "Repeat experiments of the papers, such as ranks of layers."),
     "train": ("effnets.cli.training:train_command", "Train a network by a recipe."),
     "tune": ("effnets.cli.tune", "Find the fastest way to execute a model on this machine."),
 }
