@@ -146,9 +146,11 @@ class TorchPredictor(Predictor):
         self._module = model
         if decode == "fast":
             self.min_side = fast_side(self._transform.preprocess, self._transform.size)
-        # Of several threads, each computes on its share of the cores; other devices take one batch at a time.
-        self.concurrent = next(network.parameters()).device.type == "cpu"
-        self.batch_size = _batch_size(self._transform.size, on_gpu=not self.concurrent)
+        # Other devices take one batch at a time; what wraps or watches a network may not expect several threads.
+        on_cpu = next(network.parameters()).device.type == "cpu"
+        watched = any(module._forward_hooks or module._forward_pre_hooks for module in network.modules())
+        self.concurrent = on_cpu and model is network and not watched
+        self.batch_size = _batch_size(self._transform.size, on_gpu=not on_cpu)
 
     def prepare(self, image: ImageSource) -> Tensor:
         """Return float32 ``[C, H, W]``."""
