@@ -114,6 +114,7 @@ class Watched:
     """A predictor that records how many threads are in it."""
 
     batch_size = 2
+    in_order = False
 
     def __init__(self, concurrent):
         self.concurrent, self.inside, self.most, self.shared = concurrent, 0, 0, None
