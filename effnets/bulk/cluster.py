@@ -7,10 +7,13 @@ import os
 import pickle
 import re
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
+from io import StringIO
+from pathlib import Path
 from typing import Any, Protocol
 
 from effnets._version import __version__
@@ -25,8 +28,8 @@ _ADDRESS = re.compile(r"auto|local|ray://[^/\s]+|[\w.\-]+:\d+|\[[0-9a-fA-F:]+\]:
 _AHEAD = 2  # chunks that a worker has: one at work, one waiting
 # Whole cores, of which Ray Data would take some for reading: here the workers read, so nothing else asks for any.
 _CORES = 1
-_RESTARTS = -1  # of lost workers: without limit
-_RETRIES = 8  # of a chunk whose worker is lost: if every one of them is, the chunk is what kills it
+# Ray Data replaces lost workers and repeats their chunks without limit; a chunk that kills them all is an error here.
+_MOST_ATTEMPTS = 5
 
 
 class Work(Protocol):
@@ -45,6 +48,7 @@ class Done:
         number: of the chunk. result: of the work.
         timing: seconds of a worker's threads. seconds: of the whole chunk, by the clock.
         worker: its process and machine.
+        attempts: 1, and 1 more for each worker that was lost with the chunk.
     """
 
     number: int
@@ -52,6 +56,7 @@ class Done:
     timing: Timing
     seconds: float
     worker: str
+    attempts: int
 
 
 def check_address(address: str) -> None:
@@ -99,7 +104,9 @@ def joined_cluster(address: str, workers: int | None) -> Iterator[int]:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise EngineError(f"--ray {address}: the cluster cannot be reached ({reason})") from error
     try:
-        yield workers or max(1, int(_resources(ray).get("CPU", 1)))
+        # Ray prints pages there about every worker that is lost; `Done` says so in a word.
+        with redirect_stdout(StringIO()):
+            yield workers or max(1, int(_resources(ray).get("CPU", 1)))
     finally:
         if ours:
             ray.shutdown()
@@ -124,17 +131,17 @@ def work_on(work: Work, model: PackedModel, chunks: Sequence[tuple[int, Any]], *
     import ray.data
 
     _silence(ray)
-    job = ray.put(pickle.dumps((__version__, work, model)))
+    attempts = ray.remote(num_cpus=0, max_restarts=-1)(_Attempts).remote()
+    job = ray.put(pickle.dumps((__version__, str(Path.cwd()), work, model)))
     rows = [{"number": number, "chunk": pickle.dumps(chunk)} for number, chunk in chunks]
     workers = min(workers, len(rows))
     done = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
         _Worker,
-        fn_constructor_args=(job,),
+        fn_constructor_args=(job, attempts),
         batch_size=1,
         batch_format="pyarrow",
         compute=ray.data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=_AHEAD),
         num_cpus=_CORES,
-        ray_remote_args_fn=_persistence,
     )
     try:
         for row in done.iter_rows():
@@ -147,17 +154,33 @@ def work_on(work: Work, model: PackedModel, chunks: Sequence[tuple[int, Any]], *
         raise EngineError(f"the cluster failed: {lines[-1].strip()}") from error
 
 
+class _Attempts:
+    """Counts how often each chunk was begun."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[int] = Counter()
+
+    def begin(self, number: int) -> int:
+        """Return how often this chunk was begun, now included."""
+        self._counts[number] += 1
+        return self._counts[number]
+
+
 class _Worker:
     """A process with a model."""
 
-    def __init__(self, job: Any) -> None:
+    def __init__(self, job: Any, attempts: Any) -> None:
         import ray
 
-        version, work, model = pickle.loads(ray.get(job))
+        self._attempts = attempts
+
+        version, folder, work, model = pickle.loads(ray.get(job))
         self._problem: EffnetsError | None = None
         if version != __version__:
             self._problem = EngineError(f"the cluster has effnets {__version__}, and this process {version}")
             return
+        with suppress(OSError):  # for relative paths; a machine without this folder takes absolute ones
+            os.chdir(folder)
         self._work: Work = work
         try:
             self._predictor = model.open()
@@ -170,10 +193,18 @@ class _Worker:
         return {"done": [pickle.dumps(one) for one in done]}
 
     def _done(self, number: int, chunk: bytes) -> Done:
+        import ray
+
         begin = time.perf_counter()
         timing = Timing()
+        attempts = ray.get(self._attempts.begin.remote(number))
         result: Any = self._problem
-        if result is None:
+        if attempts > _MOST_ATTEMPTS:
+            result = EngineError(
+                f"part {number}: {_MOST_ATTEMPTS} workers were lost with it, so that an image in it crashes them, or "
+                f"memory is short: {pickle.loads(chunk)!r:.300}"
+            )
+        elif result is None:
             pipeline = Pipeline(self._predictor, workers=1)
             timing = pipeline.timing
             try:
@@ -181,7 +212,7 @@ class _Worker:
             except EffnetsError as error:
                 result = error
         worker = f"{os.getpid()} at {os.uname().nodename}"
-        return Done(number, result, timing, time.perf_counter() - begin, worker)
+        return Done(number, result, timing, time.perf_counter() - begin, worker, attempts)
 
 
 def _resources(ray: Any) -> Mapping[str, float]:
@@ -189,16 +220,11 @@ def _resources(ray: Any) -> Mapping[str, float]:
     return found
 
 
-def _persistence() -> dict[str, Any]:
-    """Return how a lost worker is replaced."""
-    return {"max_restarts": _RESTARTS, "max_task_retries": _RETRIES}
-
-
 def _silence(ray: Any) -> None:
     """Keep Ray Data's bars, plans and warnings from the terminal, where this package shows its own."""
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
-    with suppress(ImportError, AttributeError):  # which only writes log files and the terminal's lines
+    with suppress(ImportError, AttributeError, KeyError):  # Ray's own files: what else than noise may they change?
         from ray.data._internal.logging import configure_logging
 
         configure_logging()

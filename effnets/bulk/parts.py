@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
 
 _READERS = 16
+_SHARE = "on several machines name a folder that all share, or the URL of a store, and continue with --resume"
 _RUN = "_run.json"  # Arrow, Spark and Ray pass over such names.
 
 
@@ -86,11 +87,16 @@ class PartFolder:
         """Write the rows of a chunk, in place of what was there.
 
         Raises:
-            OSError: if they cannot be written.
+            DataError: if they cannot be written.
         """
         content = BytesIO()
         write_parquet(content, rows, columns)
-        self._put(_name(number), content.getvalue())
+        try:
+            self._put(_name(number), content.getvalue())
+        except OSError as error:
+            raise DataError(
+                f"{self.folder}/{_name(number)}: cannot be written ({error.strerror or error}); {_SHARE}"
+            ) from error
 
     def count_rows(
         self, numbers: Iterable[int], progress: Callable[[float], object] | None = None
@@ -119,8 +125,7 @@ class PartFolder:
         wrong = sorted(rows.keys() ^ found)
         if wrong:
             raise DataError(
-                f"{self.folder}: has {len(found):,} parts of {len(rows):,}, and differs at number {wrong[0]}; on "
-                "several machines name a folder that all of them share, or the URL of a store, and continue with --resume"
+                f"{self.folder}: has {len(found):,} parts of {len(rows):,}, and differs at number {wrong[0]}; {_SHARE}"
             )
         counts = self.count_rows(rows)
         differing = [number for number, count in rows.items() if counts[number][0] != count]

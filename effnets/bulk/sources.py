@@ -158,7 +158,7 @@ class Images:
 
     def chunks(self, size: int | None = None) -> list[Source]:
         """Divide the images; None takes a size by their number, so that it is the same in every run."""
-        size = size or min(max(self.count() // _CHUNKS // _LEAST * _LEAST, _LEAST), _MOST)
+        size = size or chunk_size(self.count())
         sources: list[Source] = [PhotoFiles(tuple(part)) for part in _parts(self.files, size)]
         sources += [
             TarMembers(archive, tuple(part)) for archive, members in self.archives for part in _parts(members, size)
@@ -171,6 +171,11 @@ class Images:
                     sources.append(TableRows(table, column, group, first, start, min(size, rows - start)))
                 first += rows
         return sources
+
+
+def chunk_size(count: int) -> int:
+    """Return how many of so many images a chunk has."""
+    return min(max(count // _CHUNKS // _LEAST * _LEAST, _LEAST), _MOST)
 
 
 def digest(sources: Iterable[Source]) -> str:

@@ -180,6 +180,8 @@ def _predict_on_ray(
             nonlocal count
             count += written.images
             progress(f"{count:,} images", count / total if count < total else 1.0)
+            if written.lost:
+                click.echo(f"a worker was lost; its {written.images:,} images were given to another", err=True)
             for error in written.errors:
                 click.echo(printable(f"not classified: {error}"), err=True)
 
