@@ -46,7 +46,7 @@ class Done:
 
     Attributes:
         number: of the chunk. result: of the work.
-        timing: seconds of a worker's threads. seconds: of the whole chunk, by the clock.
+        timing: seconds of a worker's threads. seconds: of the whole chunk by the clock; core_seconds: of the processor.
         worker: its process and machine.
         attempts: 1, and 1 more for each worker that was lost with the chunk.
     """
@@ -55,6 +55,7 @@ class Done:
     result: Any
     timing: Timing
     seconds: float
+    core_seconds: float
     worker: str
     attempts: int
 
@@ -195,7 +196,7 @@ class _Worker:
     def _done(self, number: int, chunk: bytes) -> Done:
         import ray
 
-        begin = time.perf_counter()
+        begin, begin_core = time.perf_counter(), time.process_time()
         timing = Timing()
         attempts = ray.get(self._attempts.begin.remote(number))
         result: Any = self._problem
@@ -212,7 +213,8 @@ class _Worker:
             except EffnetsError as error:
                 result = error
         worker = f"{os.getpid()} at {os.uname().nodename}"
-        return Done(number, result, timing, time.perf_counter() - begin, worker, attempts)
+        seconds, core_seconds = time.perf_counter() - begin, time.process_time() - begin_core
+        return Done(number, result, timing, seconds, core_seconds, worker, attempts)
 
 
 def _resources(ray: Any) -> Mapping[str, float]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import posixpath
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -135,11 +136,25 @@ class PartFolder:
                 f"{self.folder}/{_name(one)}: has {counts[one][0]:,} rows for {rows[one]:,} images; "
                 "delete it, and continue with --resume"
             )
-        target = open_store(self.target)[1]
         if is_stored(self.target):
-            system.mv(folder, target, recursive=True)  # a store copies, and then removes: until then --resume continues
+            self._move(system, [_RUN, *map(_name, rows)])
         else:
-            Path(folder).rename(target)
+            Path(folder).rename(self.target)
+
+    def _move(self, system: AbstractFileSystem, names: list[str]) -> None:
+        """Give files in a store, which has no folders to rename, their names: copy all of them, then remove them."""
+        folder, target = open_store(self.folder)[1], open_store(self.target)[1].rstrip("/")
+        system.makedirs(target, exist_ok=True)
+        # One by one, as fsspec takes brackets and asterisks in names for patterns elsewhere.
+        for action in (lambda name: system.cp_file(f"{folder}/{name}", f"{target}/{name}"), self._remove):
+            for _ in map_in_order(action, names, workers=_READERS, ahead=4 * _READERS):
+                pass
+        with suppress(OSError):  # where folders are no objects
+            system.rmdir(folder)
+
+    def _remove(self, name: str) -> None:
+        system, folder = open_store(self.folder)
+        system.rm_file(f"{folder}/{name}")
 
     def _count(self, number: int) -> tuple[int, int]:
         import pyarrow.parquet as pq
