@@ -6,6 +6,7 @@ import logging
 import os
 import pickle
 import re
+import socket
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,6 +31,7 @@ _AHEAD = 2  # chunks that a worker has: one at work, one waiting
 _CORES = 1
 # Ray Data replaces lost workers and repeats their chunks without limit; a chunk that kills them all is an error here.
 _MOST_ATTEMPTS = 5
+_TIMEOUT = 10  # s, for a cluster to answer
 
 
 class Work(Protocol):
@@ -90,6 +92,7 @@ def joined_cluster(address: str, workers: int | None) -> Iterator[int]:
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
     if local:
         os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    _reach(address)
     import ray
 
     ours = not ray.is_initialized()
@@ -104,13 +107,13 @@ def joined_cluster(address: str, workers: int | None) -> Iterator[int]:
         except Exception as error:  # of several kinds
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise EngineError(f"--ray {address}: the cluster cannot be reached ({reason})") from error
-    try:
-        # Ray prints pages there about every worker that is lost; `Done` says so in a word.
-        with redirect_stdout(StringIO()):
+    # Ray prints pages there about every worker that is lost, at last when it ends; `Done` says so in a word.
+    with redirect_stdout(StringIO()):
+        try:
             yield workers or max(1, int(_resources(ray).get("CPU", 1)))
-    finally:
-        if ours:
-            ray.shutdown()
+        finally:
+            if ours:
+                ray.shutdown()
 
 
 def work_on(work: Work, model: PackedModel, chunks: Sequence[tuple[int, Any]], *, workers: int) -> Iterator[Done]:
@@ -215,6 +218,19 @@ class _Worker:
         worker = f"{os.getpid()} at {os.uname().nodename}"
         seconds, core_seconds = time.perf_counter() - begin, time.process_time() - begin_core
         return Done(number, result, timing, seconds, core_seconds, worker, attempts)
+
+
+def _reach(address: str) -> None:
+    """Raise EngineError if nothing listens at an address: Ray itself would wait for minutes."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not colon:
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_TIMEOUT).close()
+    except OSError as error:
+        raise EngineError(
+            f"--ray {address}: the cluster cannot be reached ({error.strerror or error}); check the address"
+        ) from error
 
 
 def _resources(ray: Any) -> Mapping[str, float]:
