@@ -78,15 +78,16 @@ def measure(photos: Path, model: Path, rounds: int, scratch: Path) -> dict[str, 
             "1 worker": lambda: with_ray(packed, chunks, 1, scratch),
             "2 workers": lambda: with_ray(packed, chunks, 2, scratch),
         }
+        per_chunk, handed = empty_chunks(packed, chunks)
+        print("empty chunks", per_chunk, handed, file=sys.stderr)
+        # Twice the images in one run, start and end included, to compare the page's prediction with.
+        whole = {count: whole_run(packed, [*chunks, *chunks], count, scratch) for count in (1, 2)}
         for number in range(rounds):
             for name, way in ways.items():
                 before = os.getloadavg()[0]
                 one = {**way(), "load": before}
                 runs.setdefault(name, []).append(one)
                 print(number, name, {key: round(value, 2) for key, value in one.items()}, file=sys.stderr)
-        per_chunk, handed = empty_chunks(packed, chunks)
-        # Twice the images in one run, start and end included, to compare the page's prediction with.
-        whole = {count: whole_run(packed, [*chunks, *chunks], count, scratch) for count in (1, 2)}
     return {
         "machine": f"{machine.processor}, {machine.cores} cores",
         "ray": version_of("ray"),
@@ -126,15 +127,15 @@ def parts(scratch: Path) -> Iterator[WriteParts]:
 
 def with_ray(model: PackedModel, chunks: list[Source], workers: int, scratch: Path) -> dict[str, float]:
     with parts(scratch) as work:
-        begin = time.perf_counter()
-        done = [(time.perf_counter(), one) for one in work_on(work, model, list(enumerate(chunks)), workers=workers)]
-    count = sum(one.result.images for _, one in done)
-    first = min(end - one.seconds for end, one in done)
+        begin = time.time()
+        done = list(work_on(work, model, list(enumerate(chunks)), workers=workers))
+    count = sum(one.result.images for one in done)
+    first, last = min(one.begun for one in done), max(one.begun + one.seconds for one in done)
     return {
-        "rate": count / (done[-1][0] - first),
-        "core_ms": 1000 * sum(one.core_seconds for _, one in done) / count,
+        "rate": count / (last - first),
+        "core_ms": 1000 * sum(one.core_seconds for one in done) / count,
         "start_s": first - begin,
-        "idle": 1 - sum(one.seconds for _, one in done) / (done[-1][0] - first) / workers,
+        "idle": 1 - sum(one.seconds for one in done) / (last - first) / workers,
     }
 
 
@@ -155,7 +156,7 @@ def empty_chunks(model: PackedModel, chunks: list[Source]) -> tuple[float, float
 
     many = [(number, chunks[number % len(chunks)]) for number in range(EMPTY_CHUNKS)]
     ends = [time.perf_counter() for _ in work_on(Nothing(), model, many, workers=2)]
-    done = pickle.dumps(Done(0, None, Pipeline(model.open(), workers=1).timing, 0.0, 0.0, "worker", 1))
+    done = pickle.dumps(Done(0, None, Pipeline(model.open(), workers=1).timing, 0.0, 0.0, 0.0, "worker", 1))
     handed = (len(pickle.dumps(chunks[0])) + len(done)) / len(chunks[0])
     return (ends[-1] - ends[0]) / (EMPTY_CHUNKS - 1), handed
 

@@ -65,6 +65,14 @@ def ratios(found: dict[str, Any], way: str, other: str) -> list[float]:
     return [a["rate"] / b["rate"] for a, b in zip(found["runs"][way], found["runs"][other], strict=True)]
 
 
+def free_ratio(found: dict[str, Any]) -> float:
+    """The rate of two workers over that of one if nothing else ran."""
+    speed = {
+        way: (1 - medians(found, way, "idle")) / medians(found, way, "core_ms") for way in ("1 worker", "2 workers")
+    }
+    return 2 * speed["2 workers"] / speed["1 worker"]
+
+
 def span(values: list[float]) -> str:
     return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
 
@@ -99,6 +107,9 @@ def measured(found: dict[str, Any]) -> list[str]:
         "Ratios of the same round, median and range:",
         "",
         f"- two workers over one: **{span(ratios(found, '2 workers', '1 worker'))}**",
+        "- the same on cores of their own, from the processor's time for an image and the share of the time in which "
+        f"workers had no chunk ({100 * medians(found, '1 worker', 'idle'):.0f} % and "
+        f"{100 * medians(found, '2 workers', 'idle'):.0f} %): {free_ratio(found):.2f}",
         f"- two threads over one, without Ray: {span(ratios(found, '2 threads', '1 thread'))}",
         f"- one worker over one thread: {span(ratios(found, '1 worker', '1 thread'))}",
         f"- two workers over two threads: {span(ratios(found, '2 workers', '2 threads'))}",

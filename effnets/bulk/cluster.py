@@ -48,7 +48,8 @@ class Done:
 
     Attributes:
         number: of the chunk. result: of the work.
-        timing: seconds of a worker's threads. seconds: of the whole chunk by the clock; core_seconds: of the processor.
+        timing: seconds of a worker's threads.
+        begun: when the work began, in seconds since 1970. seconds: that it took. core_seconds: of the processor.
         worker: its process and machine.
         attempts: 1, and 1 more for each worker that was lost with the chunk.
     """
@@ -56,6 +57,7 @@ class Done:
     number: int
     result: Any
     timing: Timing
+    begun: float
     seconds: float
     core_seconds: float
     worker: str
@@ -136,7 +138,7 @@ def work_on(work: Work, model: PackedModel, chunks: Sequence[tuple[int, Any]], *
 
     _silence(ray)
     attempts = ray.remote(num_cpus=0, max_restarts=-1)(_Attempts).remote()
-    job = ray.put(pickle.dumps((__version__, str(Path.cwd()), work, model)))
+    job = ray.put(ray.cloudpickle.dumps((__version__, str(Path.cwd()), work, model)))
     rows = [{"number": number, "chunk": pickle.dumps(chunk)} for number, chunk in chunks]
     workers = min(workers, len(rows))
     done = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
@@ -199,7 +201,7 @@ class _Worker:
     def _done(self, number: int, chunk: bytes) -> Done:
         import ray
 
-        begin, begin_core = time.perf_counter(), time.process_time()
+        begun, begin, begin_core = time.time(), time.perf_counter(), time.process_time()
         timing = Timing()
         attempts = ray.get(self._attempts.begin.remote(number))
         result: Any = self._problem
@@ -217,7 +219,7 @@ class _Worker:
                 result = error
         worker = f"{os.getpid()} at {os.uname().nodename}"
         seconds, core_seconds = time.perf_counter() - begin, time.process_time() - begin_core
-        return Done(number, result, timing, seconds, core_seconds, worker, attempts)
+        return Done(number, result, timing, begun, seconds, core_seconds, worker, attempts)
 
 
 def _reach(address: str) -> None:

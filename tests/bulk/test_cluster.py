@@ -14,6 +14,7 @@ import pyarrow.dataset
 import pyarrow.parquet as pq
 import pytest
 
+from effnets.errors import EngineError
 from tests.support import ROOT, exported
 from tests.support.data_sets import by_class, write
 
@@ -115,6 +116,7 @@ def test_an_interrupted_run_continues(tmp_path, model, photos, expected):
 def cluster():
     """Two machines with a core each, as far as Ray knows."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ["PYTHONPATH"] = str(ROOT)
     from ray.cluster_utils import Cluster
 
     found = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
@@ -141,6 +143,23 @@ def test_an_evaluation_on_a_cluster(tmp_path, cluster, model):
         assert here[name] == there[name]
     assert here["loss"] == pytest.approx(there["loss"], rel=1e-12)
     assert there["workers"] == 2
+
+
+class Poison:
+    """Work that kills its process with one of the chunks."""
+
+    def __call__(self, _pipeline, number, chunk):
+        if chunk == "poison":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return number
+
+
+def test_a_chunk_that_kills_every_worker_ends_the_run(cluster, model):
+    from effnets.bulk.cluster import joined_cluster, work_on
+    from effnets.bulk.model import pack_model
+
+    with joined_cluster(cluster.address, 1), pytest.raises(EngineError, match="part 3: 5 workers were lost with it"):
+        list(work_on(Poison(), pack_model(model), [(2, "good"), (3, "poison")], workers=1))
 
 
 def test_a_cluster_that_is_not_there(tmp_path, model, photos):
