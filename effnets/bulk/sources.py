@@ -1,6 +1,6 @@
 """Find the images of folders, tar archives and Parquet tables, here or in a store, and divide them into chunks.
 
-A chunk says where its images are; whoever works on it reads them, so that no image passes through the one who divides.
+A chunk says where its images are. The process that works on it reads them; the one that divides them reads none.
 """
 
 from __future__ import annotations

@@ -193,7 +193,7 @@ def find_column(path: Path | str, schema: pa.Schema, wanted: str | None, usual: 
     """Return the name of the wanted column, or of the first of the usual ones.
 
     Raises:
-        DataError: if there is none; the message names the `argument` to give.
+        DataError: if the table has no such column; the message names the `argument` to give.
     """
     found = [name for name in ((wanted,) if wanted else usual) if name in schema.names]
     if not found:
