@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
 import statistics
 import sys
@@ -19,6 +20,7 @@ import tempfile
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -75,6 +77,7 @@ def measure(photos: Path, model: Path, rounds: int, scratch: Path) -> dict[str, 
         ways: dict[str, Callable[[], dict[str, float]]] = {
             "1 thread": lambda: without_ray(packed, images.files, 1),
             "2 threads": lambda: without_ray(packed, images.files, 2),
+            "2 processes": lambda: two_processes(packed, images.files),
             "1 worker": lambda: with_ray(packed, chunks, 1, scratch),
             "2 workers": lambda: with_ray(packed, chunks, 2, scratch),
         }
@@ -115,6 +118,21 @@ def without_ray(model: PackedModel, files: list[tuple[str, str | None]], threads
     list(classify_photos(pipeline, (PhotoResult(path) for path, _ in files), TOPK))
     seconds, core = time.perf_counter() - begin, time.process_time() - core
     return {"rate": len(files) / seconds, "core_ms": 1000 * core / len(files)}
+
+
+def two_processes(model: PackedModel, files: list[tuple[str, str | None]]) -> dict[str, float]:
+    """Return what the machine gives to two processes with nothing between them."""
+    with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
+        done = list(pool.map(one_process, [model] * 2, [files[0::2], files[1::2]]))
+    first, last = min(begun for begun, _, _ in done), max(end for _, end, _ in done)
+    return {"rate": len(files) / (last - first), "core_ms": 1000 * sum(core for _, _, core in done) / len(files)}
+
+
+def one_process(model: PackedModel, files: list[tuple[str, str | None]]) -> tuple[float, float, float]:
+    begun = time.time()
+    found = without_ray(model, files, 1)
+    seconds = len(files) / found["rate"]
+    return max(begun, time.time() - seconds), time.time(), found["core_ms"] * len(files) / 1000
 
 
 @contextmanager

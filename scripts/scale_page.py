@@ -110,6 +110,9 @@ def measured(found: dict[str, Any]) -> list[str]:
         "- the same on cores of their own, from the processor's time for an image and the share of the time in which "
         f"workers had no chunk ({100 * medians(found, '1 worker', 'idle'):.0f} % and "
         f"{100 * medians(found, '2 workers', 'idle'):.0f} %): {free_ratio(found):.2f}",
+        "- two processes over one thread, without Ray or anything else between them, which is what the machine gave: "
+        f"{span(ratios(found, '2 processes', '1 thread'))}",
+        f"- two workers over two such processes: {span(ratios(found, '2 workers', '2 processes'))}",
         f"- two threads over one, without Ray: {span(ratios(found, '2 threads', '1 thread'))}",
         f"- one worker over one thread: {span(ratios(found, '1 worker', '1 thread'))}",
         f"- two workers over two threads: {span(ratios(found, '2 workers', '2 threads'))}",
