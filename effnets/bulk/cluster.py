@@ -138,7 +138,8 @@ def work_on(work: Work, model: PackedModel, chunks: Sequence[tuple[int, Any]], *
 
     _silence(ray)
     attempts = ray.remote(num_cpus=0, max_restarts=-1)(_Attempts).remote()
-    job = ray.put(ray.cloudpickle.dumps((__version__, str(Path.cwd()), work, model)))
+    dump: Any = ray.cloudpickle.dumps  # which has no types, but takes what a script defines
+    job = ray.put(dump((__version__, str(Path.cwd()), work, model)))
     rows = [{"number": number, "chunk": pickle.dumps(chunk)} for number, chunk in chunks]
     workers = min(workers, len(rows))
     done = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
