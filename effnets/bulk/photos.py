@@ -1,14 +1,38 @@
-"""Classify photo files as a stream of results, in order."""
+"""Classify photo files, or the content of such, as a stream of results, in order."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from effnets.errors import ArgumentError, ImageError
-from effnets.inference.image import PhotoResult
+from effnets.inference.image import PhotoResult, decode_image
 from effnets.inference.labels import rank
 from effnets.inference.pipeline import Pipeline
+from effnets.inference.predictor import Predictor
+
+
+@dataclass(slots=True)
+class StoredPhoto(PhotoResult):
+    """A photo that is no file by itself: `read` returns its content, or raises an ImageError."""
+
+    read: Callable[[], bytes] | None = None
+
+
+def prepare_photo(predictor: Predictor, photo: PhotoResult) -> Any:
+    """Return the model's input for a photo.
+
+    Raises:
+        ImageError, MissingFileError: if it cannot be read, or has an error already.
+        ArgumentError: if its path is an address.
+    """
+    if photo.error:
+        raise ImageError(photo.error)
+    if isinstance(photo, StoredPhoto) and photo.read:
+        image = decode_image(photo.read(), photo.path, predictor.channels, min_side=predictor.min_side)
+        return predictor.prepare(image)
+    return predictor.prepare(photo.path)
 
 
 def classify_photos(pipeline: Pipeline, photos: Iterable[PhotoResult], topk: int) -> Iterator[PhotoResult]:
@@ -25,9 +49,7 @@ def classify_photos(pipeline: Pipeline, photos: Iterable[PhotoResult], topk: int
     """
 
     def load(photo: PhotoResult) -> Any:
-        if photo.error:
-            raise ImageError(photo.error)
-        return pipeline.predictor.prepare(photo.path)
+        return prepare_photo(pipeline.predictor, photo)
 
     for photo, logits, error in pipeline.run(photos, load):
         if isinstance(error, ArgumentError):

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from effnets.errors import ArgumentError
 from effnets.utils.atomic_file import find_target, new_file
@@ -63,21 +63,29 @@ def _write_csv(path: Path, rows: Rows) -> None:
 
 
 def _write_parquet(path: Path, rows: Rows) -> None:
+    write_parquet(path, rows(), _columns(rows))
+
+
+def write_parquet(file: Path | IO[bytes], rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> None:
+    """Write rows as Parquet with these columns, as of `prediction_columns`."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     kinds = {"index": pa.int64(), "probability": pa.float64()}
-    columns = _columns(rows)
     schema = pa.schema([(column, kinds.get(column.partition("_")[0], pa.string())) for column in columns])
-    pending = map(_flat, rows())
-    with pq.ParquetWriter(path, schema) as writer:
+    pending = map(_flat, rows)
+    with pq.ParquetWriter(file, schema) as writer:
         while group := list(islice(pending, _GROUP)):
             values = {column: [_text(row.get(column)) for row in group] for column in columns}
             writer.write_table(pa.table(values, schema=schema))
 
 
 def _columns(rows: Rows) -> list[str]:
-    ranks = max((len(row.get("predictions", ())) for row in rows()), default=0)
+    return prediction_columns(max((len(row.get("predictions", ())) for row in rows()), default=0))
+
+
+def prediction_columns(ranks: int) -> list[str]:
+    """Return the columns of a table with so many predictions for each photo."""
     named = (f"{name}_{rank}" for rank in range(1, ranks + 1) for name in ("index", "label", "probability"))
     return ["path", "error", *named]
 

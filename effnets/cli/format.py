@@ -152,6 +152,15 @@ decode_option = click.option(
     show_default=True,
     help="Decode JPEGs whole, or at the smallest scale that leaves the resize twice the pixels that it needs.",
 )
+ray_option = click.option(
+    "--ray",
+    "ray_address",
+    is_flag=False,
+    flag_value="local",
+    metavar="[ADDRESS]",
+    help="Work on a Ray cluster: auto, HOST:PORT, ray://HOST:PORT, or without ADDRESS one of this machine's cores; "
+    "--workers is then of processes.",
+)
 image_column_option = click.option("--image-column", metavar="NAME", help="Of a table: the column of the images.")
 label_column_option = click.option(
     "--label-column", metavar="NAME", help="Of a table: the column of the classes. Of shards: their key in the JSON."
