@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from effnets.bulk.photos import run_photos
 from effnets.engines.base import Engine
 from effnets.errors import WeightsError
-from effnets.inference.image import ImageSource
+from effnets.inference.image import ImageSource, PhotoResult
+from effnets.inference.pipeline import Pipeline
 from effnets.inference.predictor import Decode, create_predictor
 
 if TYPE_CHECKING:
@@ -70,3 +72,14 @@ def finish(vector: NDArray[np.float32], *, normalize: bool) -> NDArray[np.float3
         raise WeightsError("an embedding is not finite: the weights hold NaN or infinity, or the precision overflows")
     length: Any = np.linalg.norm(vector)
     return vector / length if normalize and length > 0 else vector
+
+
+def embed_photos(
+    pipeline: Pipeline, photos: Iterable[PhotoResult], *, stage: int | None = None, normalize: bool = True
+) -> Iterator[tuple[PhotoResult, NDArray[np.float32] | None]]:
+    """Yield photo files, as of `effnets.bulk.photos.run_photos`, with their vectors ``[D]``, or None and an error.
+
+    Raises as `embed`, but not for files that cannot be read.
+    """
+    for photo, vector in run_photos(pipeline, photos, partial(pipeline.predictor.embed, stage=stage)):
+        yield photo, None if vector is None else finish(vector, normalize=normalize)

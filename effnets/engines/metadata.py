@@ -113,6 +113,11 @@ class ModelMetadata:
         return cls.from_properties(properties, str(path), outputs=outputs)
 
 
+def output_names(metadata: ModelMetadata, *, softmax: bool) -> tuple[str, ...]:
+    """Return the names of the outputs of a file for phones, in their order."""
+    return ("logits", *(("embedding",) if metadata.embedding else ()), *(("probabilities",) if softmax else ()))
+
+
 def _is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
