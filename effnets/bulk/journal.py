@@ -34,7 +34,7 @@ class Journal:
     there before its row is, so that after a kill there is at most one too many, which is dropped.
 
     Args:
-        target: the file to make, of `effnets.bulk.table.WRITERS`; with vectors of `effnets.bulk.vectors.VECTOR_WRITERS`.
+        target: the file to make, of `effnets.bulk.table.WRITERS`, or with vectors of `VECTOR_WRITERS`.
         settings: what the rows depend on besides their photo, as plain values; a run with others may not continue.
         resume: continue the run of an existing journal.
         vector_size: length of the vectors, 0 for rows alone.

@@ -19,7 +19,7 @@ _GROUP = 10_000  # rows of a Parquet file that are in memory at a time
 
 
 def check_target(path: Path, suffixes: Collection[str] = ()) -> None:
-    """Raise ArgumentError if rows cannot be written to a file of that name; `suffixes` are those of tables by default."""
+    """Raise ArgumentError if rows cannot be written to a file of that name; by default the `suffixes` of tables."""
     suffix, (*most, last) = path.suffix.lower(), tuple(suffixes or WRITERS)
     if suffix not in (*most, last):
         raise ArgumentError(f"{path}: the name must end in {', '.join(most)} or {last}")

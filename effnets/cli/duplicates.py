@@ -17,12 +17,15 @@ from effnets.cli.embed import (
     run_through,
     weights_option,
 )
+from effnets.cli.eval import is_exported
 from effnets.cli.format import DrawnFile, ema_option, make_table, print_table, printable, workers_option
 from effnets.cli.predict import DEMONSTRATION, INTERRUPTED
 
 if TYPE_CHECKING:
     from effnets.embeddings.duplicates import Copy, Group, Photo
     from effnets.inference.image import PhotoResult
+
+STAGE = -2  # by measurement (docs/embeddings.md)
 
 
 @click.command(name="duplicates")
@@ -60,7 +63,13 @@ def command(
     """
     from effnets.embeddings.duplicates import Photo, find_duplicates, read_photos
 
-    embedder = Embedder(model or (None if weights else DEMONSTRATION), weights, ema, decode="fast")
+    embedder = Embedder(
+        model or (None if weights else DEMONSTRATION),
+        weights,
+        ema,
+        stage=None if is_exported(weights) else STAGE,  # exported files have the last embedding alone
+        decode="fast",
+    )
     readable: list[Photo] = []
 
     def take(result: Photo | PhotoResult) -> str | None:
@@ -69,7 +78,8 @@ def command(
             return None
         return result.error
 
-    status = run_through(read_photos(embedder.pipeline(batch_size, workers), find_all(photos)), take, "compared")
+    stream = read_photos(embedder.pipeline(batch_size, workers), find_all(photos), stage=embedder.stage)
+    status = run_through(stream, take, "compared")
     if status == INTERRUPTED:
         click.get_current_context().exit(status)
     groups = find_duplicates(readable, threshold)
@@ -130,8 +140,9 @@ def _write_page(page: Path, groups: Sequence[Group], count: int) -> None:
         for copy in group.copies:
             caption = ", ".join([_how(copy), *_captions(copy.photo), f"agreement {copy.agreement:.3f}"])
             tiles.append(Tile(copy.photo.path, Path(copy.photo.path), caption))
-        sections.append(Section(f"{len(tiles)} photos", tiles))
-    lead = f"{_summary(groups, count)}. Of each group, the largest is to keep.".capitalize()
+        sections.append(Section(f"{Path(group.keep.path).name}, {len(tiles)} photos", tiles))
+    summary = _summary(groups, count)
+    lead = f"{summary[0].upper()}{summary[1:]}. Of each group, the largest is to keep."
     write_gallery(page, kind="duplicates", title="Copies of the same photo", lead=lead, sections=sections)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,11 +12,14 @@ from PIL import Image
 
 SIDE = 128  # pixels of a thumbnail, across and down
 
-_COARSE, _FINE = 32, 64
+_COARSE, _FINE = 24, 64
 _LEAST = 0.6  # of the area, that a crop is looked for to keep
-_STEPS = 9  # sizes of crops that are tried
-_HOPELESS = 0.5  # agreement of the coarse pictures, below which finer ones are not compared
-_MOVES = tuple((x, y, size) for x in (-1, 0, 1) for y in (-1, 0, 1) for size in (-1, 0, 1) if (x, y, size) != (0, 0, 0))
+_STEPS = 9  # sizes of crops that are tried, of which some are equal in the coarse picture
+_TOO_LARGE = 1.03  # times the whole: more than rounding to pixels explains
+_HOPELESS = 0.8  # agreement of the coarse pictures, below which finer ones are not compared
+_NARROWEST = 0.5  # side of a crop, as a share of the whole's
+_AROUND = 2  # pixels on each side that a detail is compared with
+_MOVES = ((1, 0, 0), (-1, 0, 0), (0, 1, 0), (0, -1, 0), (0, 0, 1), (0, 0, -1))
 
 
 class Crop(NamedTuple):
@@ -40,7 +43,7 @@ def thumbnail(image: Image.Image) -> NDArray[np.uint8]:
 def find_crop(whole: NDArray[np.uint8], part: NDArray[np.uint8], ratio: float) -> Crop:
     """Find the place where a photograph agrees best with a part of another.
 
-    All crops are tried that keep 60 to 100 % of the area, first in pictures of 32 pixels, then around the best in finer
+    All crops are tried that keep 60 to 100 % of the area, first in pictures of 24 pixels, then around the best in finer
     ones.
 
     Args:
@@ -53,8 +56,7 @@ def find_crop(whole: NDArray[np.uint8], part: NDArray[np.uint8], ratio: float) -
     images = Image.fromarray(whole), Image.fromarray(part)
     best, area = -1.0, (0.0, 0.0, 0.0, 0.0)
     coarse = np.asarray(images[0].resize((_COARSE, _COARSE), Image.Resampling.BILINEAR), np.float32)
-    for width, height in _sizes(ratio):
-        size = max(8, round(_COARSE * width)), max(8, round(_COARSE * height))
+    for size in _sizes(ratio):
         small = np.asarray(images[1].resize(size, Image.Resampling.BILINEAR), np.float32)
         windows = sliding_window_view(coarse, small.shape)
         found = _correlate(windows.reshape(-1, small.size), small.ravel())
@@ -67,39 +69,55 @@ def find_crop(whole: NDArray[np.uint8], part: NDArray[np.uint8], ratio: float) -
     return _refine(*images, area, ratio)
 
 
-def _sizes(ratio: float) -> Iterator[tuple[float, float]]:
-    """Yield widths and heights of crops, as shares of the whole's."""
+@lru_cache(1024)
+def _sizes(ratio: float) -> list[tuple[int, int]]:
+    """Return widths and heights of crops in the coarse picture."""
+    sizes = {}
     for area in np.linspace(_LEAST, 1.0, _STEPS):
         width, height = float(area * ratio) ** 0.5, float(area / ratio) ** 0.5
-        if max(width, height) < 1.03:
-            yield min(width, 1.0), min(height, 1.0)
+        if max(width, height) < _TOO_LARGE:
+            sizes[min(_COARSE, round(_COARSE * width)), min(_COARSE, round(_COARSE * height))] = True
+    return list(sizes)
 
 
 def _refine(whole: Image.Image, part: Image.Image, area: tuple[float, float, float, float], ratio: float) -> Crop:
-    """Move and resize an area of the whole as long as it agrees better."""
-    wanted = np.asarray(part.resize((_FINE, _FINE), Image.Resampling.BILINEAR), np.float32).ravel()
+    """Move and resize an area of the whole as long as it agrees better: first in all of it, then in its details."""
+    wanted = np.asarray(part.resize((_FINE, _FINE), Image.Resampling.BILINEAR), np.float32)
 
-    def agreement(x: float, y: float, width: float) -> tuple[float, float]:
+    def agreement(x: float, y: float, width: float, details: bool) -> tuple[float, float]:
         height = width / ratio
-        left, top, right, bottom = max(0.0, x), max(0.0, y), min(1.0, x + width), min(1.0, y + height)
-        if min(right - left, bottom - top) < 0.5:
+        left, right = max(0.0, x - width / 2), min(1.0, x + width / 2)
+        top, bottom = max(0.0, y - height / 2), min(1.0, y + height / 2)
+        if min(right - left, bottom - top) < _NARROWEST:
             return -1.0, 0.0
         box = SIDE * left, SIDE * top, SIDE * right, SIDE * bottom
-        pixels = whole.resize((_FINE, _FINE), Image.Resampling.BILINEAR, box=box)
-        found = _correlate(np.asarray(pixels, np.float32).reshape(1, -1), wanted)
-        return float(found[0]), (right - left) * (bottom - top)
+        pixels = np.asarray(whole.resize((_FINE, _FINE), Image.Resampling.BILINEAR, box=box), np.float32)
+        pair = (_details(pixels), _details(wanted)) if details else (pixels, wanted)
+        return float(_correlate(pair[0].reshape(1, -1), pair[1].ravel())[0]), (right - left) * (bottom - top)
 
-    at, step = (area[0], area[1], area[2]), 1 / _COARSE
-    best = agreement(*at)
-    while step > 1 / 512:
-        tried = [(at[0] + step * x, at[1] + step * y, at[2] + step * size) for x, y, size in _MOVES]
-        values = [agreement(*place) for place in tried]
-        top = max(range(len(values)), key=lambda index: values[index][0])
-        if values[top][0] > best[0]:
-            best, at = values[top], tried[top]
-        else:
-            step /= 2
+    at = area[0] + area[2] / 2, area[1] + area[3] / 2, area[2]  # center, so that sizes change on both sides
+    for details, step, last in ((False, 1 / _COARSE, 1 / 256), (True, 1 / 128, 1 / 1024)):
+        best = agreement(*at, details)
+        while step >= last:
+            tried = [(at[0] + step * x, at[1] + step * y, at[2] + step * size) for x, y, size in _MOVES]
+            values = [agreement(*place, details) for place in tried]
+            top = max(range(len(values)), key=lambda index: values[index][0])
+            if values[top][0] > best[0]:
+                best, at = values[top], tried[top]
+            else:
+                step /= 2
+        if best[0] < _HOPELESS:
+            break
     return Crop(*best)
+
+
+def _details(pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return pixels minus their neighborhood's mean."""
+    sums = np.pad(pixels, _AROUND, mode="reflect").cumsum(0).cumsum(1)
+    sums = np.pad(sums, ((1, 0), (1, 0)))
+    size = 2 * _AROUND + 1
+    means = (sums[size:, size:] - sums[:-size, size:] - sums[size:, :-size] + sums[:-size, :-size]) / size**2
+    return pixels - means
 
 
 def _correlate(rows: NDArray[Any], row: NDArray[np.float32]) -> NDArray[np.float32]:

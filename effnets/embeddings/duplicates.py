@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from effnets.bulk.photos import run_photos
-from effnets.embeddings.crops import find_crop, thumbnail
+from effnets.embeddings.crops import Crop, find_crop, thumbnail
 from effnets.embeddings.embed import finish
 from effnets.embeddings.neighbors import nearest
 from effnets.errors import ArgumentError, ImageError
@@ -24,6 +25,7 @@ from effnets.inference.pipeline import Pipeline
 THRESHOLD = 0.85  # least correlation of pixels, by measurement (docs/embeddings.md)
 
 _CANDIDATES = 10  # neighbors of each photo that are compared with it by their pixels
+_CERTAIN = 0.99  # agreement from which on the other way round is not tried
 _WHOLE = 0.98  # share of the area from which on a copy counts as whole
 
 
@@ -49,9 +51,10 @@ class Copy:
     """A photo of a group, beside the one to keep.
 
     Attributes:
-        agreement: correlation of the pixels with the photo of the group that it is most like.
-        kind: ``resized``, ``cropped`` or ``saved again``, as it differs from that photo.
-        kept: of the two, the share of the larger picture's area that the other one shows.
+        agreement: correlation of their pixels, where one lies in the other. A copy of a copy may have less than was
+            asked for.
+        kind: ``resized``, ``cropped`` or ``saved again``, as they differ.
+        kept: share of one's area that the other one shows.
     """
 
     photo: Photo
@@ -72,15 +75,13 @@ class Group:
     copies: Sequence[Copy]
 
 
-@dataclass(frozen=True, slots=True)
-class _Pair:
-    rows: tuple[int, int]
-    agreement: float
-    kept: float
-
-
-def read_photos(pipeline: Pipeline, photos: Iterable[PhotoResult]) -> Iterator[PhotoResult | Photo]:
+def read_photos(
+    pipeline: Pipeline, photos: Iterable[PhotoResult], *, stage: int | None = None
+) -> Iterator[PhotoResult | Photo]:
     """Yield each photo with what it is compared by, or with the error that prevents it; every file once.
+
+    `stage` is as of `effnets.embed`. Earlier stages see less of what a photo shows and more of how it is made up, so
+    that copies are nearer.
 
     Raises:
         ArgumentError: if the network takes no photographs, or a path is an address.
@@ -99,7 +100,7 @@ def read_photos(pipeline: Pipeline, photos: Iterable[PhotoResult]) -> Iterator[P
         loaded[path] = thumbnail(image), image_size(data, path), len(data)
         return predictor.prepare(image)
 
-    for photo, vector in run_photos(pipeline, _once(photos), predictor.embed, prepare):
+    for photo, vector in run_photos(pipeline, _once(photos), partial(predictor.embed, stage=stage), prepare):
         if vector is None:
             yield photo
             continue
@@ -134,50 +135,43 @@ def find_duplicates(photos: Sequence[Photo], threshold: float = THRESHOLD) -> li
             leaders[row] = row = leaders[leaders[row]]
         return row
 
-    best: dict[int, _Pair] = {}
-    for pair in pairs:
-        first, second = map(leader, pair.rows)
-        leaders[second] = first
-        for row in pair.rows:
-            if row not in best or pair.agreement > best[row].agreement:
-                best[row] = pair
-    members: dict[int, list[int]] = {}
-    for row in sorted(best):
-        members.setdefault(leader(row), []).append(row)
-    groups = [_group(photos, rows, best) for rows in members.values()]
-    return sorted(groups, key=lambda group: -len(group.copies))
+    for first, second in pairs:
+        leaders[leader(second)] = leader(first)
+    members: dict[int, list[Photo]] = {}
+    for row in sorted({row for pair in pairs for row in pair}):
+        members.setdefault(leader(row), []).append(photos[row])
+    return sorted(map(_group, members.values()), key=lambda group: -len(group.copies))
 
 
-def _group(photos: Sequence[Photo], rows: Sequence[int], best: Mapping[int, _Pair]) -> Group:
-    first, *others = sorted(rows, key=lambda row: (-_pixels(photos[row]), -photos[row].bytes, photos[row].path))
-    copies = []
-    for row in others:
-        pair = best[row]
-        one, other = (photos[member] for member in pair.rows)
-        sizes_differ = (one.width, one.height) != (other.width, other.height)
-        kind = "cropped" if pair.kept < _WHOLE else "resized" if sizes_differ else "saved again"
-        copies.append(Copy(photos[row], pair.agreement, kind, pair.kept))
-    return Group(photos[first], copies)
+def _group(members: Iterable[Photo]) -> Group:
+    first, *others = sorted(members, key=lambda photo: (-_pixels(photo), -photo.bytes, photo.path))
+    return Group(first, [_describe(photo, first) for photo in others])
+
+
+def _describe(photo: Photo, keep: Photo) -> Copy:
+    crop = _compare(photo, keep)
+    sizes_differ = (photo.width, photo.height) != (keep.width, keep.height)
+    kind = "cropped" if crop.kept < _WHOLE else "resized" if sizes_differ else "saved again"
+    return Copy(photo, crop.agreement, kind, crop.kept)
 
 
 def _pixels(photo: Photo) -> int:
     return photo.width * photo.height
 
 
-def _find_pairs(photos: Sequence[Photo], threshold: float) -> list[_Pair]:
+def _find_pairs(photos: Sequence[Photo], threshold: float) -> list[tuple[int, int]]:
     if not photos:
         return []
     vectors = np.stack([photo.vector for photo in photos])
     _, rows = nearest(vectors, vectors, _CANDIDATES + 1)
     candidates = {(min(a, int(b)), max(a, int(b))) for a, near in enumerate(rows) for b in near if a != b}
-    pairs = (_compare(photos, pair) for pair in sorted(candidates))
-    return [pair for pair in pairs if pair.agreement >= threshold]
+    return [(a, b) for a, b in sorted(candidates) if _compare(photos[a], photos[b]).agreement >= threshold]
 
 
-def _compare(photos: Sequence[Photo], rows: tuple[int, int]) -> _Pair:
+def _compare(first: Photo, second: Photo) -> Crop:
     """Look for either photo in the other."""
-    first, second = (photos[row] for row in rows)
     ratio = (second.width / second.height) / (first.width / first.height)
-    crops = find_crop(first.picture, second.picture, ratio), find_crop(second.picture, first.picture, 1 / ratio)
-    agreement, kept = max(crops)
-    return _Pair(rows, agreement, kept)
+    crop = find_crop(first.picture, second.picture, ratio)
+    if crop.agreement >= _CERTAIN:
+        return crop
+    return max(crop, find_crop(second.picture, first.picture, 1 / ratio))
