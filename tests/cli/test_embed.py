@@ -128,7 +128,7 @@ def test_similar_photos_come_first(photos, weights, tmp_path, suffix):
     index = tmp_path / f"v{suffix}"
     embed(weights, photos, "--output", index)
     (row,) = json.loads(run("similar", index, photos / "red.png", "-k", 2, "--json").stdout)
-    assert [one["path"] for one in row["similar"]][0] == str(photos / "red2.png")
+    assert row["similar"][0]["path"] == str(photos / "red2.png")
     assert len(row["similar"]) == 2
     assert 1 >= row["similar"][0]["similarity"] >= row["similar"][1]["similarity"]
     table = run("similar", index, photos / "red.png").stdout
