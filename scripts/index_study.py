@@ -1,7 +1,7 @@
 """Compare exact search with the indexes of usearch, FAISS and LanceDB, as far as these are installed.
 
-It prints seconds to build, the least milliseconds of
-several for a query alone and for one of 200 at a time, and recall of the ten nearest.
+It prints seconds to build, milliseconds for a query alone and for one of 200 at a time (the least of several), and
+recall of the ten nearest.
 """
 
 from __future__ import annotations

@@ -22,11 +22,13 @@ class Network:
         name: weights by whose name the network can be built. size: in pixels.
         architecture: a digest of all that shapes the network; tags that only differ in values and preprocessing share
             it.
+        spec: what to build instead, of a network that no table has.
     """
 
     name: str
     size: int
     architecture: str
+    spec: ModelSpec | None = None
 
     @property
     def key(self) -> tuple[str, int]:
@@ -121,7 +123,7 @@ def list_candidates(pattern: str = "*") -> tuple[list[ModelCandidate], list[str]
             without.append(name)
             continue
         size = weights.measured_size
-        network, costs = Network(name, size, _architecture(spec)), asdict(count(spec, size))
+        network, costs = Network(name, size, architecture_of(spec)), asdict(count(spec, size))
         candidates.append(ModelCandidate(name=name, family=spec.family, network=network, top1=weights.top1, **costs))
     return candidates, without
 
@@ -141,7 +143,8 @@ def with_latencies(
     return [replace(candidate, latency=latencies.get(candidate.network.key)) for candidate in candidates]
 
 
-def _architecture(spec: ModelSpec) -> str:
+def architecture_of(spec: ModelSpec) -> str:
+    """Return a digest of all that latency depends on, beside the input size."""
     # Neither name nor preprocessing, nor what acts only in training, nor an epsilon changes the arithmetic.
     same = replace(spec, name="", preprocess=PreprocessSpec(), bn_eps=1e-5, bn_momentum=0.1, drop_rate=0.0)
     return hashlib.sha256(repr(same).encode()).hexdigest()[:16]

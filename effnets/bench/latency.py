@@ -195,7 +195,7 @@ class LatencyProfiler:
         # which takes far longer than the rest: `export_onnx` does that for the one that is chosen.
         from effnets.factory import create_model
 
-        model = create_model(network.name).eval()
+        model = create_model(network.spec or network.name).eval()
         if self.engine.startswith("torch"):
             return load_engine(model, self.engine, threads=self.threads)
         from effnets.deploy.export.export import export_bytes

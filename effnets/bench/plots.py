@@ -29,7 +29,7 @@ from effnets.bench.report import BenchReport
 from effnets.bench.variants import OURS
 from effnets.report.charts import INK, MUTED, drawing_style
 
-_COLORS = ("#3366aa", "#dd7711", "#229955", "#aa3377", "#777777", "#998800", "#0099bb")
+COLORS = ("#3366aa", "#dd7711", "#229955", "#aa3377", "#777777", "#998800", "#0099bb")
 _MARKERS = ("o", "s", "^", "D")
 _BARS = {"timm": "#bbbbbb", "torchvision": "#d9c38f", "effnets": "#88aacc", "effnets rewritten": "#2266aa"}
 _LIMIT = "#bb2222"
@@ -83,7 +83,7 @@ def draw_bars(report: BenchReport) -> str:
             plot.invert_yaxis()
             for spine in plot.spines.values():
                 spine.set_visible(False)
-        return _to_svg(figure, title, tips)
+        return to_svg(figure, title, tips)
 
 
 def draw_choice(
@@ -100,7 +100,7 @@ def draw_choice(
     measured = [(one, one.latency) for one in candidates if one.latency is not None]
     front = pareto_front([one for one, _ in measured])
     families = sorted({one.family for one, _ in measured})
-    color = dict(zip(families, itertools.cycle(_COLORS), strict=False))
+    color = dict(zip(families, itertools.cycle(COLORS), strict=False))
     with drawing_style():
         figure, plot = _axes(title, x_label, "published ImageNet top-1 (%)")
         times = [latency for _, latency in measured] + ([limits.max_latency] if limits.max_latency else [])
@@ -132,13 +132,13 @@ def draw_choice(
         note = "filled: on the Pareto front · ring: recommended"
         _legend(plot, [Line2D([], [], ls="", marker="o", color=color[name], label=name) for name in families], note)
         _place_labels(figure, plot, labels, [(latency, one.top1) for one, latency in measured])
-        return _to_svg(figure, title, tips)
+        return to_svg(figure, title, tips)
 
 
 def draw_weights(points: Sequence[Point], *, title: str, x_label: str, y_label: str) -> str:
     """Draw published weights, `x` on a logarithmic scale; labels without room are left out, lower accuracies first."""
     families, publishers = (list(dict.fromkeys(getattr(p, key) for p in points)) for key in ("family", "publisher"))
-    color, marker = dict(zip(families, _COLORS, strict=False)), dict(zip(publishers, _MARKERS, strict=False))
+    color, marker = dict(zip(families, COLORS, strict=False)), dict(zip(publishers, _MARKERS, strict=False))
     with drawing_style():
         figure, plot = _axes(title, x_label, y_label)
         _set_limits(plot, [point.x for point in points], [point.y for point in points])
@@ -155,7 +155,7 @@ def draw_weights(points: Sequence[Point], *, title: str, x_label: str, y_label: 
         labelled = sorted((point for point in points if point.label), key=lambda point: (-point.y, point.name))
         labels = [((point.x, point.y), point.label, color[point.family]) for point in labelled]
         _place_labels(figure, plot, labels, [(point.x, point.y) for point in points], leaders=False)
-        return _to_svg(figure, title, {f"mark-{n}": f"{point.name}: {point.y:.1f} %" for n, point in enumerate(points)})
+        return to_svg(figure, title, {f"mark-{n}": f"{point.name}: {point.y:.1f} %" for n, point in enumerate(points)})
 
 
 def _axes(title: str, x_label: str, y_label: str) -> tuple[Figure, Axes]:
@@ -237,7 +237,7 @@ def _place_labels(
             text.remove()
 
 
-def _to_svg(figure: Figure, title: str, tips: Mapping[str, str]) -> str:
+def to_svg(figure: Figure, title: str, tips: Mapping[str, str]) -> str:
     """Return the figure as SVG with a title, and a tooltip for the parts that `tips` names by their gid."""
     buffer = io.StringIO()
     with mpl.rc_context({"svg.hashsalt": "effnets"}):

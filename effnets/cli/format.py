@@ -88,6 +88,9 @@ class Quantity(click.ParamType):  # type: ignore[type-arg]  # generic only since
 
 LATENCY = Quantity("latency", {"ms": "1", "us": "0.001", "µs": "0.001", "s": "1000"}, "5ms or 0.005s")
 COUNT = Quantity("number", {"": "1", "k": "1e3", "M": "1e6", "G": "1e9"}, "4M or 300M")
+MEMORY = Quantity(
+    "size", {"B": "1", "kB": "1e3", "MB": "1e6", "GB": "1e9", "KiB": "1024", "MiB": "1048576"}, "2MB or 512KiB"
+)
 PER_CENT = Quantity("percentage", {"": "1", "%": "1"}, "75 or 75%", at_most=100)
 SECONDS = Quantity("time", {"": "1", "s": "1", "min": "60"}, "60, 60s or 2min")
 

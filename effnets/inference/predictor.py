@@ -43,6 +43,7 @@ class Predictor:
         min_side: of JPEGs, as of the same, in fast decoding; None decodes exactly.
         batch_size: images at a time that are fast on the model's device.
         concurrent: whether several threads may call `logits` at a time and gain by it.
+        in_order: whether somebody watches what goes in, by hooks, and is to see it in the order of the images.
         class_names: of the outputs. named: whether they belong to the weights; else they are numbers.
     """
 
@@ -50,6 +51,7 @@ class Predictor:
     min_side: float | None = None
     batch_size: int
     concurrent: bool = False
+    in_order: bool = False
     model: str
     engine: str
     class_names: tuple[str, ...]
@@ -194,9 +196,11 @@ class TorchPredictor(Predictor):
         self._module, self._network = model, network
         if decode == "fast":
             self.min_side = fast_side(self._transform.preprocess, self._transform.size)
-        # Of several threads, each computes on its share of the cores; other devices take one batch at a time.
-        self.concurrent = next(network.parameters()).device.type == "cpu"
-        self.batch_size = _batch_size(self._transform.size, on_gpu=not self.concurrent)
+        # Other devices take one batch at a time; what wraps a network may not expect several threads.
+        on_cpu = next(network.parameters()).device.type == "cpu"
+        self.concurrent = on_cpu and model is network
+        self.in_order = any(module._forward_hooks or module._forward_pre_hooks for module in network.modules())
+        self.batch_size = _batch_size(self._transform.size, on_gpu=not on_cpu)
 
     def prepare(self, image: ImageSource) -> Tensor:
         """Return float32 ``[C, H, W]``."""

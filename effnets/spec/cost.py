@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Protocol, runtime_checkable
 
 from effnets.spec.models import load_spec
@@ -94,6 +96,34 @@ def stage_costs(plan: NetworkPlan, input_size: int | tuple[int, int]) -> list[St
     if classes := plan.num_classes:
         stages.append(_stage("classifier", classes, (1, 1), _linear(plan.pre_logits_channels, classes)))
     return stages
+
+
+def peak_memory(plan: NetworkPlan, input_size: int | tuple[int, int]) -> int:
+    """Return the bytes that feature maps of one image take at most, in float32, without weights.
+
+    Convolutions run one by one, each with its normalization and activation: alive are its input, its output, and the
+    input of the block where a shortcut still needs it (MobileNetV2, arXiv:1801.04381, section 5.1, whose further saving
+    by splitting blocks is left out). An engine may take more.
+
+    Raises:
+        ArgumentError: if `input_size` is neither a side nor (height, width).
+    """
+    height, width = check_size(input_size, "input_size")
+    size = _strided((height, width), plan.stem.stride)
+    peak = plan.stem.in_channels * height * width + plan.stem.out_channels * math.prod(size)
+    for block in plan.blocks:
+        before, size = math.prod(size), _strided(size, block.stride)
+        after = math.prod(size)
+        taken = block.in_channels * before
+        maps = [taken, *([block.expanded_channels * before] if block.expand else [])]
+        spatial = sum(conv.out_channels for conv in block.convolution) * after
+        maps += [spatial, *([block.out_channels * after] if block.project else [])]
+        kept = taken if block.shortcut else 0
+        pairs = [first + second for first, second in pairwise(maps)]
+        peak = max(peak, pairs[0], *(pair + kept for pair in pairs[1:]))
+    if plan.head:
+        peak = max(peak, (plan.head.in_channels + plan.head.out_channels) * math.prod(size))
+    return 4 * peak
 
 
 def _stage(name: str, channels: int, size: tuple[int, int], cost: Cost) -> StageCost:

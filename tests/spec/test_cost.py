@@ -10,7 +10,7 @@ from torch import nn
 
 import effnets
 from effnets.errors import ArgumentError, UnknownModelError
-from effnets.spec.cost import Cost, stage_costs, sum_costs
+from effnets.spec.cost import Cost, peak_memory, stage_costs, sum_costs
 from effnets.spec.models import load_spec
 from effnets.spec.plan import make_plan
 
@@ -201,3 +201,17 @@ def test_sizes_without_pixels_are_refused(size):
 def test_unknown_models_are_refused():
     with pytest.raises(UnknownModelError, match="mobilenetv9_100"):
         effnets.count("mobilenetv9_100")
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "expected"),
+    [
+        # 96 channels at 112×112 enter the second stage's depthwise convolution and leave it at 56×56.
+        ("mobilenetv2_100", 224, 4 * (96 * 112**2 + 96 * 56**2)),
+        # The first separable block's pointwise convolution: 32 and 64 channels at 112×112.
+        ("mobilenetv1_100", 224, 4 * (32 + 64) * 112**2),
+        ("mobilenetv1_100", 64, 4 * (32 + 64) * 32**2),
+    ],
+)
+def test_peak_memory_by_hand(name, size, expected):
+    assert peak_memory(make_plan(load_spec(name)), size) == expected

@@ -24,6 +24,8 @@ from effnets.inference.arrays import COLOR_MODES
 from effnets.inference.image import find_photos, image_to_array, load_image, normalize_pixels
 from effnets.inference.labels import find_outputs
 from effnets.spec.specs import PreprocessSpec
+from effnets.utils.machine import cpu_count
+from effnets.utils.threads import map_in_order
 
 _BATCH = 8
 _BINS = 2048
@@ -109,21 +111,18 @@ def split_images(
     loaded: list[tuple[str, NDArray[np.uint8]]] = []
     seen: set[bytes] = set()
     duplicates = 0
-    for index in order:
+    shuffled = [paths[index] for index in order]
+    read = map_in_order(partial(_read, metadata=metadata), shuffled, workers=cpu_count(), ahead=2 * cpu_count())
+    for path, (digest, pixels) in zip(shuffled, read, strict=True):
+        if isinstance(pixels, str):
+            broken.append(pixels)
+        elif digest in seen:
+            duplicates += 1
+        else:
+            loaded.append((path, pixels))
+            seen.add(digest)
         if len(loaded) == wanted:
             break
-        path = paths[index]
-        try:
-            digest = hashlib.sha256(Path(path).read_bytes()).digest()
-            if digest in seen:
-                duplicates += 1
-                continue
-            loaded.append((path, _pixels(path, metadata)))
-            seen.add(digest)
-        except (ImageError, MissingFileError) as error:
-            broken.append(str(error))
-        except OSError as error:
-            broken.append(f"{path}: cannot be read ({error.strerror or error})")
     count = min(calibration_images, len(loaded) // 2)
     if len(loaded) - count < min_held_out or count < 1:
         unusable = f" ({len(broken)} could not be read, the first: {broken[0]})" if broken else ""
@@ -145,6 +144,16 @@ def split_images(
 
 def _folder(path: str) -> str:
     return unicodedata.normalize("NFC", Path(path).parent.name)
+
+
+def _read(path: str, metadata: ModelMetadata) -> tuple[bytes, NDArray[np.uint8] | str]:
+    """Return the hash of a file, and its pixels or why there are none."""
+    try:
+        return hashlib.sha256(Path(path).read_bytes()).digest(), _pixels(path, metadata)
+    except (ImageError, MissingFileError) as error:
+        return b"", str(error)
+    except OSError as error:
+        return b"", f"{path}: cannot be read ({error.strerror or error})"
 
 
 def _pixels(path: str, metadata: ModelMetadata) -> NDArray[np.uint8]:

@@ -1,0 +1,1 @@
+"""What makes a network efficient: studies of layers, and networks scaled to a budget."""
