@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from effnets.nn.classifier import Classifier
 
 
-_INTERRUPTED = 130
+INTERRUPTED = 130
 DEMONSTRATION = "mixnet_xs_32px.cifar10"  # with its weights in the package
 
 
@@ -115,12 +115,11 @@ def command(
 
             target = Path(output)
             check_target(target)
-            if resume and target.exists() and not target.with_name(f"{target.name}.part").exists():
+            if resume and Journal.is_complete(target):
                 click.echo(f"{output} is complete; delete it to start over", err=True)
                 return
-        network = _load(model, weights, ema)
+        network = load_model(model, weights, ema, _load_network) or _load_demonstration()
 
-        from effnets.bulk.journal import Journal
         from effnets.bulk.photos import classify_photos
         from effnets.inference.pipeline import Pipeline
         from effnets.inference.predictor import create_predictor
@@ -135,7 +134,7 @@ def command(
         stream = classify_photos(pipeline, pending, topk)
         take = journal.write if journal else _print_line if json_lines else None
         status = _report(stream, take, wanted=several, as_json=as_json)
-        if journal and status != _INTERRUPTED:
+        if journal and status != INTERRUPTED:
             failed = sum(1 for row in journal.rows() if "error" in row)
             journal.finish()
             status = 1 if failed else 0
@@ -166,7 +165,9 @@ def _predict_on_ray(
     if resume and folder.is_complete():
         click.echo(f"{output} is complete; delete it to start over", err=True)
         return 0
-    network = _load(settings["model"], settings["weights"], settings["ema"])
+    network = (
+        load_model(settings["model"], settings["weights"], settings["ema"], _load_network) or _load_demonstration()
+    )
     size, decode, topk = settings["image_size"], settings["decode"], settings["topk"]
     classes = len(create_predictor(network, size, decode=decode).class_names)
     weights = Path(settings["weights"]) if is_exported(settings["weights"]) else None
@@ -200,7 +201,7 @@ def _predict_on_ray(
             )
         except KeyboardInterrupt:
             click.echo(f"interrupted: {count} images were looked at; continue with --resume", err=True)
-            return _INTERRUPTED
+            return INTERRUPTED
     if failed:
         click.echo(f"{failed} of {count} could not be classified", err=True)
     return 1 if failed else 0
@@ -226,7 +227,7 @@ def _report(
                 progress(f"{count:,} photos", 0)
     except KeyboardInterrupt:
         click.echo(f"interrupted: {count} photos were looked at", err=True)
-        status = _INTERRUPTED
+        status = INTERRUPTED
     if as_json:
         # As ASCII, so that a file name of any bytes comes back the same.
         click.echo(json.dumps([result.to_dict() for result in results], indent=1))
@@ -243,7 +244,10 @@ def _print_line(row: dict[str, object]) -> None:
     click.echo(json.dumps(row))
 
 
-def _load(model: str | None, weights: str | None, ema: bool) -> Classifier | Engine:
+def load_model(
+    model: str | None, weights: str | None, ema: bool, load: Callable[[str, str | None, bool], Classifier]
+) -> Classifier | Engine | None:
+    """Load what --model, --weights and --ema name, a network by `load`; None if they name nothing."""
     if is_exported(model):
         raise click.UsageError(f"--model {model}: an exported model goes to --weights, and needs no --model")
     if ema and (weights is None or is_exported(weights)):
@@ -256,11 +260,15 @@ def _load(model: str | None, weights: str | None, ema: bool) -> Classifier | Eng
 
         return load_file(weights)
     if model is not None:
-        return _load_network(model, weights, ema)
+        return load(model, weights, ema)
     if weights is not None and is_whole(weights):
-        return _load_network(weights, None, ema)
+        return load(weights, None, ema)
     if weights is not None:
         raise click.UsageError(f"--weights {weights}: which network are they of? Add --model (FILE.onnx needs none)")
+    return None
+
+
+def _load_demonstration() -> Classifier:
     network = load_network(DEMONSTRATION, None)
     names = network.class_names or ()
     notice = (
