@@ -66,8 +66,8 @@ def command(
     """Find the photos of INDEX that are most like each PHOTO.
 
     INDEX is a file of effnets embed. It says which network made it, and that embeds PHOTO as well; --model and
-    --weights name weights that have another place now. Of a FOLDER all photos are embedded on the spot. Similarity is the
-    cosine of two vectors, at most 1. PHOTO itself is left out. A photo that cannot be read is reported, and the exit
+    --weights name weights that have another place now. Of a FOLDER all photos are embedded on the spot. Similarity is
+    the cosine of two vectors, at most 1. PHOTO itself is left out. A photo that cannot be read is reported, and the exit
     status is 1.
     """
     is_folder = Path(index).is_dir()
