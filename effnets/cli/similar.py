@@ -126,7 +126,7 @@ def _embed(
 
     stream = embed_photos(pipeline, find_all(paths), stage=embedder.stage, normalize=embedder.normalize)
     status = run_through(stream, take, "embedded")
-    return photos, np.array(vectors, np.float32).reshape(len(vectors), -1), status
+    return photos, np.stack(vectors) if vectors else np.empty((0, 0), np.float32), status
 
 
 def _search(
