@@ -67,8 +67,8 @@ def command(
 
     INDEX is a file of effnets embed. It says which network made it, and that embeds PHOTO as well; --model and
     --weights name weights that have another place now. Of a FOLDER all photos are embedded on the spot. Similarity is
-    the cosine of two vectors, at most 1. PHOTO itself is left out. A photo that cannot be read is reported, and the exit
-    status is 1.
+    the cosine of two vectors, at most 1. PHOTO itself is left out. A photo that cannot be read is reported, and the
+    exit status is 1.
     """
     is_folder = Path(index).is_dir()
     if not is_folder and (image_size is not None or decode != "exact"):
