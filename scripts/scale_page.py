@@ -35,10 +35,10 @@ the same with threads, and starts at once ([A million photographs](throughput.md
 
 **Data**: image files and folders, tar archives, and Parquet tables in the Hub's layout (`--image-column` names
 another column), here or at any URL of [fsspec](https://filesystem-spec.readthedocs.io): `s3://` (with s3fs), `gs://`
-(gcsfs), `hf://`; the tests have
-no network, and use `file://` and `memory://`. Workers read the images themselves: the driver hands over names only, so that no image passes
-through Ray's object store. An archive at a URL is fetched whole by the worker that takes it, to its temporary folder;
-tables need no such room. `eval` reads what it always does (see [Fine-tune](finetune.md)).
+(gcsfs), `hf://`; the tests have no network, and use `file://` and `memory://`. Workers read the images themselves:
+the driver hands over names only, so that no image passes through Ray's object store. An archive at a URL is fetched
+whole by the worker that takes it, to its temporary folder; tables need no such room. `eval` reads what it always does
+(see [Fine-tune](finetune.md)).
 
 **Output**: a folder of Parquet files with the columns of `--output FILE.parquet`, one row for each image; what cannot
 be read has its error there, and the exit status is 1. The files gather in `labels.part/`, which becomes `labels/`
