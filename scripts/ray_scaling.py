@@ -13,6 +13,7 @@ import argparse
 import json
 import multiprocessing
 import os
+import random
 import statistics
 import sys
 import tarfile
@@ -33,6 +34,7 @@ from effnets.bulk.parts import PartFolder
 from effnets.bulk.photos import classify_photos
 from effnets.bulk.sources import Source, find_images
 from effnets.bulk.table import prediction_columns
+from effnets.inference.labels import imagenet1k
 from effnets.inference.pipeline import Pipeline
 from effnets.utils.machine import describe_machine, version_of
 
@@ -203,8 +205,13 @@ def listing(scratch: Path) -> dict[str, float]:
 
 def rows_of(scratch: Path) -> dict[str, float]:
     """Return the bytes of a row, of 10,000 in a part, and how many parts a second are checked."""
-    best = [{"index": rank, "label": f"label {rank}", "probability": 0.123456789 / rank} for rank in range(1, 6)]
-    rows = [{"path": f"/photos/{number // 1000}/{number}.jpg", "predictions": best} for number in range(10_000)]
+    labels, draw = imagenet1k(), random.Random(0)
+    rows: list[dict[str, Any]] = []
+    for number in range(10_000):
+        best = [{"index": index, "label": labels[index]} for index in draw.sample(range(1000), TOPK)]
+        for one in best:
+            one["probability"] = draw.random()
+        rows.append({"path": f"/photos/{number // 1000}/{number}.jpg", "predictions": best})
     output = PartFolder(str(scratch / "rows"))
     output.begin({}, resume=False)
     output.write(0, rows, prediction_columns(TOPK))

@@ -15,6 +15,7 @@ from effnets.bulk.sources import chunk_size
 
 CORES = (1, 16, 1000)
 NUMBERS = (10**6, 10**9)
+_FILES = 10**7  # as many may be files of their own; more are in tables
 
 GUIDE = """\
 # Many images, many machines
@@ -26,17 +27,18 @@ $ effnets predict s3://bucket/shards/ --weights model.onnx --ray auto --output s
 $ effnets eval imagenet/ --weights model.onnx --ray 10.0.0.1:6379
 ```
 
-`--ray` without an address starts a cluster of this machine's cores and ends it; `auto`, `HOST:PORT` and
-`ray://HOST:PORT` join one that runs, whose machines need the same version of effnets. Ray's usage statistics are off
-in a cluster of its own. `--workers` is the number of processes, one for each core by default; each has the model, one
-thread, and takes chunk after chunk. On one machine the command without `--ray` does the same with threads, and starts
-at once.
+`--ray` without an address starts a cluster of this machine's cores and ends it; `auto` and `HOST:PORT` join one that
+runs, whose machines need the same version of effnets (`ray://HOST:PORT`, Ray's client, is passed on, and not tested).
+Ray's usage statistics are off in a cluster of its own. `--workers` is the number of processes, one for each core by
+default; each has the model, one thread, and takes chunk after chunk. On one machine the command without `--ray` does
+the same with threads, and starts at once ([A million photographs](throughput.md)).
 
 **Data**: image files and folders, tar archives, and Parquet tables in the Hub's layout (`--image-column` names
 another column), here or at any URL of [fsspec](https://filesystem-spec.readthedocs.io): `s3://` (with s3fs), `gs://`
-(gcsfs), `hf://`. Workers read the images themselves: the driver hands over names only, so that no image passes
-through Ray's object store. An archive at a URL is fetched whole by the worker that takes it, to its temporary folder;
-tables need no such room. `eval` reads what it always does (see [Fine-tune](finetune.md)).
+(gcsfs), `hf://`; the tests have no network, and use `file://` and `memory://`. Workers read the images themselves:
+the driver hands over names only, so that no image passes through Ray's object store. An archive at a URL is fetched
+whole by the worker that takes it, to its temporary folder; tables need no such room. `eval` reads what it always does
+(see [Fine-tune](finetune.md)).
 
 **Output**: a folder of Parquet files with the columns of `--output FILE.parquet`, one row for each image; what cannot
 be read has its error there, and the exit status is 1. The files gather in `labels.part/`, which becomes `labels/`
@@ -84,10 +86,10 @@ def measured(found: dict[str, Any]) -> list[str]:
         "## Measured",
         "",
         f"`scripts/ray_scaling.py ../shared model.onnx --rounds {len(runs['1 worker'])}` on {found['date']}: "
-        f"MobileNetV2 "
+        "MobileNetV2 "
         f"in ONNX Runtime on {found['images']:,} photos of {found['bytes_an_image'] / 1000:.0f} kB, in chunks of "
         f"{found['chunk']}; {found['machine']}, Ray {found['ray']}. The machine is shared: other programs had a "
-        f"load of "
+        "load of "
         f"{min(loads):.0f} to {max(loads):.0f} on its cores, so that images a second say little, and ratios within a "
         "round more. Rates are without starts.",
         "",
@@ -118,28 +120,33 @@ def measured(found: dict[str, Any]) -> list[str]:
         f"- two workers over two threads: {span(ratios(found, '2 workers', '2 threads'))}",
         "",
         f"The cluster itself started in {found['cluster_start_s']:.1f} s; the start in the table is that of the "
-        f"workers, "
+        "workers, "
         "which import Ray Data and effnets, and load the model.",
     ]
 
 
 def check(found: dict[str, Any]) -> list[str]:
     """Compare the model's prediction with whole runs that it has not seen."""
+    given = statistics.median(ratios(found, "2 processes", "1 thread"))
     lines = [
         "## The model, checked",
         "",
         "Seconds of a run in a cluster that is there = start of the workers + images / (workers × rate of one worker). "
         "Start and rate are the medians above, of one worker only; the runs are of twice the images, and of their own.",
         "",
-        "| workers | images | predicted (s) | measured (s) | measured / predicted | load before |",
+        f"The machine gave two bare processes {given:.2f} times the rate of one, as others had its cores: the second "
+        "prediction is with that factor in place of the number of workers.",
+        "",
+        "| workers | images | predicted (s) | with what the machine gave (s) | measured (s) | load before |",
         "|---:|---:|---:|---:|---:|---:|",
     ]
     start, rate = medians(found, "1 worker", "start_s"), medians(found, "1 worker", "rate")
     for workers, run in found["whole_runs"].items():
         predicted = start + run["images"] / rate / int(workers)
+        shared = start + run["images"] / rate / (given if workers == "2" else 1)
         lines.append(
-            f"| {workers} | {run['images']:,} | {predicted:.1f} | {run['seconds']:.1f} | "
-            f"{run['seconds'] / predicted:.2f} | {run['load']:.1f} |"
+            f"| {workers} | {run['images']:,} | {predicted:.1f} | {shared:.1f} | {run['seconds']:.1f} | "
+            f"{run['load']:.1f} |"
         )
     return lines
 
@@ -151,20 +158,20 @@ def costs(found: dict[str, Any]) -> list[str]:
         "## What a million and a billion cost",
         "",
         f"**Extrapolated**, not measured: from {1000 * core:.1f} ms of a core for each image, the processor's "
-        f"time above "
-        f"(photos of {found['bytes_an_image'] / 1000:.0f} kB; larger ones take longer to decode), the start of "
-        f"{start:.0f} s, a last chunk that all wait for, and the check of the parts. More than two workers were "
-        f"not tried.",
+        f"time above (photos of {found['bytes_an_image'] / 1000:.0f} kB; larger ones take longer to decode), the "
+        f"driver's time for a chunk where that is the limit, a start of {start:.0f} s, a last chunk that all wait for, "
+        "the check of the parts, and the listing of a million files. More than two workers were not tried.",
         "",
-        "| images | cores | core-hours | time | of it start, last chunk, check | images in a chunk | read (MB/s) |",
+        "| images | cores | core-hours | time | of it beside the work | images in a chunk | read (MB/s) |",
         "|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for number in NUMBERS:
         chunk = chunk_size(number)
         for cores in CORES:
-            work, beside = number * core / cores, start + chunk * core
+            work = max(number * core / cores, number / chunk * found["seconds_an_empty_chunk"])
+            beside = start + chunk * core + (number / found["listed_a_second"] if number <= _FILES else 0)
             beside += number / chunk / found["parts_checked_a_second"]
-            reading = found["bytes_an_image"] * cores / core / 1e6
+            reading = found["bytes_an_image"] * number / work / 1e6
             lines.append(
                 f"| {number:,} | {cores:,} | {number * core / 3600:,.1f} | {duration(work + beside)} | "
                 f"{duration(beside)} | "
@@ -189,7 +196,7 @@ def limits(found: dict[str, Any]) -> list[str]:
         "## Where it stops",
         "",
         f"- **The driver** takes {1000 * a_chunk:.1f} ms for a chunk without work, with the whole cluster on "
-        f"the same two "
+        "the same two "
         f"cores. It keeps up with {bound[NUMBERS[0]]:,.0f} cores for a million images (chunks of "
         f"{chunk_size(NUMBERS[0])}), and {bound[NUMBERS[1]]:,.0f} for a billion ({chunk_size(NUMBERS[1]):,}). Beyond "
         "that it is the limit; chunks then need to be larger.",
@@ -197,11 +204,11 @@ def limits(found: dict[str, Any]) -> list[str]:
         f"{found['listed_tar_a_second']:,.0f} in archives, so {duration(1e6 / files)} for a million files, and "
         f"{found['driver_bytes_an_image']:,.0f} bytes of its memory for each. A billion files would be "
         f"{duration(1e9 / files)} and {1e9 * found['driver_bytes_an_image'] / 1e9:,.0f} GB: put so many into "
-        f"Parquet tables, of "
+        "Parquet tables, of "
         "which it reads the footers alone, or into archives in a store, which it does not open.",
         f"- **Storage**: every core reads {found['bytes_an_image'] / core / 1e6:.1f} MB/s; the table says what that is "
         "together. Stores limit requests too: photos that are files of their own are one each, and a thousand "
-        f"cores make "
+        "cores make "
         f"{1000 / core:,.0f} a second. Archives and tables are a few for each chunk.",
         f"- **The object store** has {found['bytes_handed_over_an_image']:.0f} bytes for each image, names and counts, "
         "and no images: it is no limit.",
