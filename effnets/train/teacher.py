@@ -195,7 +195,10 @@ def _load_timm(recipe: Recipe, student: Classifier) -> Teacher:
             network.reset_classifier(0 if weight is None else len(weight))
             network.load_state_dict(state)
     except Exception as error:  # of files, of the Hub, and of networks, each of its own kind
-        source, reason = recipe.teacher_weights or "its published weights", " ".join(str(error).split())[:300]
+        source, reason = (
+            recipe.teacher_weights or "its published weights",
+            " ".join(str(error).split())[:300] or type(error).__name__,
+        )
         raise TrainingError(f"teacher {name}: timm cannot load {source} ({reason}); check both") from None
     settings = timm.data.resolve_model_data_config(network)  # type: ignore[no-untyped-call]
     _require_channels(name, settings["input_size"][0], student)
@@ -213,10 +216,8 @@ def _load_timm(recipe: Recipe, student: Classifier) -> Teacher:
 def _load_exported(recipe: Recipe, student: Classifier) -> Teacher:
     name, kind = str(recipe.teacher), recipe.distillation_type
     if recipe.teacher_weights is not None or kind == "features":
-        wrong = "takes no teacher_weights" if kind != "features" else "gives no feature maps"
-        raise TrainingError(
-            f"teacher {name} is {EXPORTED[Path(name).suffix.lower()][0]}, which {wrong}; name a network"
-        )
+        wrong = "has no feature maps" if kind == "features" else "takes no teacher_weights"
+        raise TrainingError(f"teacher {name} is an exported file, which {wrong}; name a network instead")
     engine = load_file(name)
     metadata = engine.description
     if metadata.input_kind != "normalised":

@@ -14,9 +14,11 @@ from onnx import TensorProto, helper
 
 import effnets
 from effnets.data import open_data
+from effnets.engines.metadata import ModelMetadata
 from effnets.inference.transform import create_transform
 from effnets.spec.specs import PreprocessSpec
 from effnets.train.checkpoint import load_state
+from effnets.train.model import build_model
 from effnets.train.recipe import Recipe
 from effnets.train.teacher import ProjectedStudent, load_teacher
 from tests.support import images, shake
@@ -60,14 +62,12 @@ def student(recipe):
 
 def write_onnx(path, outputs, size=32):
     """An ONNX file that puts out parts of its pooled input, with effnets' metadata."""
-    nodes = [helper.make_node("GlobalAveragePool", ["images"], ["pooled"]), helper.make_node("Flatten", ["pooled"], ["flat"])]
-    nodes += [helper.make_node("Identity", ["flat"], [name]) for name in outputs]
+    nodes = [helper.make_node("GlobalAveragePool", ["images"], ["pooled"])]
+    nodes += [helper.make_node("Flatten", ["pooled"], [name]) for name in outputs]
     taken = helper.make_tensor_value_info("images", TensorProto.FLOAT, ["N", 3, size, size])
     given = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", 3]) for name in outputs]
-    model = helper.make_model(helper.make_graph(nodes, "g", [taken], given), opset_imports=[helper.make_opsetid("", 18)])
-    model.ir_version = 9
-    from effnets.engines.metadata import ModelMetadata
-
+    graph = helper.make_graph(nodes, "pooling", [taken], given)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
     preprocess = PreprocessSpec(mean=(0.0,) * 3, std=(1.0,) * 3)
     metadata = ModelMetadata(model="x", family="x", labels=CLASSES[::-1], preprocess=preprocess, size=(size, size))
     helper.set_model_props(model, metadata.to_properties())
@@ -76,42 +76,46 @@ def write_onnx(path, outputs, size=32):
 
 
 def cosine(network, projection, teacher, source):
-    """Mean cosine of the projected embeddings with the teacher's, each by its own preprocessing."""
+    """Mean cosine of the projected embeddings with the teacher's, each less its mean: a constant learns nothing."""
     transform = create_transform(network)
     batch = torch.stack([transform(source.image(index)) for index in range(len(source))])
     with torch.no_grad():
-        ours = projection(network.eval().forward_head(network.forward_features(batch), pre_logits=True))
-        return F.cosine_similarity(ours, teacher(batch)).mean().item()
+        ours, theirs = projection(network.eval().hidden(network.pool(network.forward_features(batch)))), teacher(batch)
+    return F.cosine_similarity(ours - ours.mean(0), theirs - theirs.mean(0)).mean().item()
 
 
-def test_an_embedding_is_learned_and_no_trace_of_it_is_saved(folder, trained, recipe, wide, tmp_path):
-    taught = replace(
-        recipe, teacher=str(wide), teacher_share=0.95, distillation_type="embedding", distillation_normalize=True, epochs=8
-    )
+@pytest.mark.usefixtures("wide")
+def test_an_embedding_is_learned_and_no_trace_of_it_is_saved(folder, trained, recipe, tmp_path):
+    taught = replace(recipe, model=str(folder / "wide.yaml"), teacher=str(trained.folder), teacher_share=0.9)
+    taught = replace(taught, distillation_type="embedding", distillation_normalize=True)
     run = effnets.finetune(taught, folder / "data", tmp_path / "run")
     losses = [row["train_loss"] for row in run.metrics["epochs"][1:]]
     assert losses[-1] < 0.6 * losses[0]
-    state, source = load_state(run.folder / "last"), open_data(folder / "data").val
-    names = set(trained.load().state_dict())
-    assert set(run.load().state_dict()) == set(state["network"]) == set(state["average"]) == set(state["best"]) == names
-    assert {name: tuple(value.shape) for name, value in state["projection"].items()} == {
-        "1.weight": (40, 24),
-        "1.bias": (40,),
-    }
-    network = run.load()
+    state, source, network = load_state(run.folder / "last"), open_data(folder / "data").val, run.load()
+    names = set(network.state_dict())
+    assert names == set(effnets.create_model(taught.model).state_dict())
+    assert names == set(state["network"]) == set(state["average"]) == set(state["best"])
+    shapes = {name: tuple(value.shape) for name, value in state["projection"].items()}
+    assert shapes == {"1.weight": (24, 40), "1.bias": (24,)}
     torch.manual_seed(0)
     teacher = load_teacher(taught, network)
-    control = cosine(effnets.create_model(recipe.model), teacher.projection, teacher, source)
+    untrained = cosine(effnets.create_model(taught.model), teacher.projection, teacher, source)
     network.load_state_dict(state["network"])
     teacher.projection.load_state_dict(state["projection"])
-    assert cosine(network, teacher.projection, teacher, source) > max(0.9, control + 0.1)
+    assert cosine(network, teacher.projection, teacher, source) > untrained + 0.4
 
 
 @pytest.mark.parametrize("kind", ["embedding", "features"])
 def test_a_resumed_training_with_a_projection_ends_with_the_same_bits(folder, recipe, wide, tmp_path, kind):
     stage = 1 if kind == "features" else None
     taught = replace(
-        recipe, teacher=str(wide), distillation_type=kind, distillation_stage=stage, clip_grad=1.0, epochs=3
+        recipe,
+        teacher=str(wide),
+        distillation_type=kind,
+        distillation_stage=stage,
+        clip_grad=1.0,
+        epochs=3,
+        epoch_repeats=1,
     )
     undisturbed = effnets.finetune(taught, folder / "data", tmp_path / "undisturbed")
     with pytest.raises(KeyboardInterrupt):
@@ -197,28 +201,66 @@ def test_a_gray_student_has_a_teacher_of_colors(wide, recipe):
     assert torch.allclose(answer, network((gray.expand(-1, 3, -1, -1) - 0.5) / 0.25), atol=1e-4)
 
 
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """A folder with an exported file, and weights of timm's networks."""
+    folder = tmp_path_factory.mktemp("files")
+    write_onnx(folder / "logits.onnx", ("logits",))
+    for name, classes in (("test_efficientnet", 5), ("test_vit", 3)):
+        torch.save(timm.create_model(name, num_classes=classes).state_dict(), folder / f"{name}.pth")
+    return folder
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"teacher": "timm:nope"}, r"teacher timm:nope: timm cannot load its published weights \(Unknown model"),
-        ({"teacher_weights": "timm.pth", "teacher": "timm:resnet10t"}, r"timm cannot load .*timm.pth \(Error\(s\) in"),
-        ({"teacher_weights": "five.pth", "teacher": TIMM}, "has 5 outputs without names for 3 classes; fine-tune it"),
-        ({"distillation_type": "features", "distillation_stage": 3}, "distillation_stage is 3, and .*tiny.yaml has the"),
+        ({"teacher": TIMM, "teacher_weights": "test_vit.pth"}, r"timm cannot load .*test_vit.pth \(Error\(s\) in"),
         (
-            {"teacher": TIMM, "teacher_weights": "timm.pth", "distillation_type": "features", "image_size": 4},
-            None,
+            {"teacher": TIMM, "teacher_weights": "none.pth"},
+            r"timm cannot load .*none.pth \(FileNotFoundError\); check both",
         ),
-        ({"teacher": "logits.onnx", "distillation_type": "embedding"}, "has the outputs logits, and no embedding; export"),
-        ({"teacher": "logits.onnx", "distillation_type": "features"}, "an exported file, which has no feature maps; name"),
-        ({"teacher": "logits.onnx", "teacher_weights": "timm.pth"}, "exported file, which takes no teacher_weights; name"),
+        (
+            {"teacher": TIMM, "teacher_weights": "test_efficientnet.pth"},
+            "has 5 outputs without names for 3 classes; fine-tune it",
+        ),
+        (
+            {"teacher": "timm:test_vit", "teacher_weights": "test_vit.pth", "distillation_type": "features"},
+            "gives maps of the reductions 16, .* and stage 2 of .*tiny.yaml has the reduction 8; set another",
+        ),
+        (
+            {"distillation_type": "features", "distillation_stage": 3},
+            "distillation_stage is 3, .* has the stages 0 to 2",
+        ),
+        (
+            {"distillation_type": "features", "distillation_stage": 1, "freeze": "2"},
+            "freeze is 2, so that nothing learns",
+        ),
+        ({"in_chans": 4}, "takes images of 3 channels, and the student of 4; name another"),
+        (
+            {"teacher": "logits.onnx", "distillation_type": "embedding"},
+            "has the outputs logits, and no embedding; export",
+        ),
+        ({"teacher": "logits.onnx", "distillation_type": "features"}, "exported file, which has no feature maps; name"),
+        ({"teacher": "logits.onnx", "teacher_weights": "x"}, "exported file, which takes no teacher_weights; name"),
         (
             {"teacher": "logits.onnx", "image_size": 48},
             r"cannot process what the student sees, images of 48 x 48 pixels \(images is .*\); set image_size to what",
         ),
-        ({"distillation_type": "embedding", "freeze": "stages"}, None),
-        ({"distillation_type": "features", "distillation_stage": 1, "freeze": "2"}, "freeze is 2, so that nothing learns"),
-        ({"in_chans": 4}, "takes images of 3 channels, and the student of 4; name another"),
     ],
 )
-def test_what_a_teacher_cannot_give_is_said_before_any_work(wide, recipe, tmp_path, changes, message):
-    pass
+def test_what_a_teacher_cannot_give_is_refused(wide, recipe, files, changes, message):
+    taught = replace(recipe, **{"teacher": str(wide), **changes})
+    for name in ("teacher", "teacher_weights"):
+        if (file := files / str(getattr(taught, name))).suffix in (".pth", ".onnx"):
+            taught = replace(taught, **{name: str(file)})
+    student, _ = build_model(taught, CLASSES)
+    with pytest.raises(effnets.TrainingError, match=message):
+        load_teacher(taught, student)
+
+
+def test_refusals_leave_no_folder(folder, recipe, files, tmp_path):
+    taught = replace(recipe, teacher=str(files / "logits.onnx"), distillation_type="embedding")
+    with pytest.raises(effnets.TrainingError, match="no embedding"):
+        effnets.finetune(taught, folder / "data", tmp_path / "run")
+    assert not (tmp_path / "run").exists()
