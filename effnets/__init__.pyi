@@ -9,6 +9,7 @@ from effnets.deploy.optimize.optimize import optimize as optimize
 from effnets.deploy.optimize.rewrites import Rewrites as Rewrites
 from effnets.deploy.quantize.accuracy_gate import QuantizeReport as QuantizeReport
 from effnets.deploy.quantize.quantize import quantize as quantize
+from effnets.embeddings.embed import embed as embed
 from effnets.engines.base import Engine as Engine
 from effnets.errors import ArgumentError as ArgumentError
 from effnets.errors import ConfigError as ConfigError

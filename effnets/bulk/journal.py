@@ -6,11 +6,16 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from io import BytesIO
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from effnets.bulk.table import check_target, write_rows
+from effnets.bulk.vectors import VECTOR_WRITERS, write_vectors
 from effnets.errors import ArgumentError
 from effnets.inference.image import PhotoResult
 
@@ -25,19 +30,28 @@ class Journal:
     A line is whole or, after a kill, cut short and then dropped, so that no row is lost, repeated, or half there. Used
     as a context manager, it lets others go on with the journal afterwards.
 
+    Vectors lie in a second file, ``TARGET.part.vectors``, raw in float32, one for every row without ``error``. Each is
+    there before its row is, so that after a kill there is at most one too many, which is dropped.
+
     Args:
-        target: the file to make, of `effnets.bulk.table.WRITERS`.
+        target: the file to make, of `effnets.bulk.table.WRITERS`, or with vectors of `VECTOR_WRITERS`.
         settings: what the rows depend on besides their photo, as plain values; a run with others may not continue.
         resume: continue the run of an existing journal.
+        vector_size: length of the vectors, 0 for rows alone.
 
     Raises:
         ArgumentError: if the target cannot be written, another run is writing it, a journal exists and `resume` is
             false, or its run has other settings.
     """
 
-    def __init__(self, target: Path, settings: Mapping[str, Any], *, resume: bool = False) -> None:
-        check_target(target)
-        self.target, self.path = target, target.with_name(f"{target.name}.part")
+    def __init__(
+        self, target: Path, settings: Mapping[str, Any], *, resume: bool = False, vector_size: int = 0
+    ) -> None:
+        check_target(target, VECTOR_WRITERS if vector_size else ())
+        self.target, self.path, self._vector_size = target, _path_of(target), vector_size
+        self.vectors_path = target.with_name(f"{target.name}.part.vectors")
+        self.settings: dict[str, Any] = json.loads(json.dumps(settings))
+        self._vectors: IO[bytes] = BytesIO()
         if self.path.exists() and not resume:
             raise ArgumentError(
                 f"{self.path} is of an interrupted run; continue it with --resume, or delete the file to start over"
@@ -50,9 +64,12 @@ class Journal:
             ) from error
         try:
             self._lock()
-            self._begin(json.loads(json.dumps(settings)))
+            self._begin(self.settings)
+            if vector_size:
+                self._vectors = self.vectors_path.open("ab")
+                self._drop_singles()
         except BaseException:
-            self._file.close()
+            self._close()
             raise
 
     def _lock(self) -> None:
@@ -84,6 +101,26 @@ class Journal:
                 f"{self.path} is of a run with {differences}; continue it as it was, or delete it to start over"
             )
 
+    def _drop_singles(self) -> None:
+        """Drop the last vector if it has no row; and after a failure of the disk, rows whose vectors are not there."""
+        size = 4 * self._vector_size
+        stored, vectors = self._vectors.tell() // size, 0
+        with self.path.open("rb") as file:
+            end = len(file.readline())
+            for line in file:
+                has_vector = "error" not in json.loads(line)
+                if has_vector and vectors == stored:
+                    break
+                vectors += has_vector
+                end += len(line)
+        self._file.truncate(end)
+        self._vectors.truncate(vectors * size)
+
+    @staticmethod
+    def is_complete(target: Path) -> bool:
+        """Whether there is nothing to resume: the file is there, and no journal."""
+        return target.exists() and not _path_of(target).exists()
+
     def rows(self) -> Iterator[dict[str, Any]]:
         """Yield the rows so far."""
         self._file.flush()
@@ -110,15 +147,37 @@ class Journal:
                 continue
             yield photo
 
-    def write(self, row: Row) -> None:
-        """Append a row, which has a ``path``."""
+    def vectors(self) -> NDArray[np.float32]:
+        """Return the vectors so far, ``[N, D]``, mapped from their file."""
+        self._vectors.flush()
+        count = self._vectors.tell() // (4 * self._vector_size)
+        if not count:
+            return np.empty((0, self._vector_size), np.float32)
+        return np.memmap(self.vectors_path, "<f4", "r", shape=(count, self._vector_size))
+
+    def write(self, row: Row, vector: NDArray[np.float32] | None = None) -> None:
+        """Append a row, which has a ``path``, with its vector if it has no ``error``."""
+        if vector is not None:
+            self._vectors.write(vector.astype("<f4").tobytes())
+            self._vectors.flush()
         self._append(row)
 
     def finish(self) -> None:
         """Write the target from the rows, in one piece, and remove the journal."""
-        write_rows(self.target, self.rows)
+        if self._vector_size:
+            write_vectors(self.target, self.rows, self.vectors(), self.settings)
+        else:
+            write_rows(self.target, self.rows)
+        self._close()
+        self._remove()
+
+    def _close(self) -> None:
         self._file.close()
+        self._vectors.close()
+
+    def _remove(self) -> None:
         self.path.unlink()
+        self.vectors_path.unlink(missing_ok=True)
 
     def _append(self, values: Row) -> None:
         # As ASCII, so that a file name of any bytes comes back the same.
@@ -132,9 +191,13 @@ class Journal:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         empty = not any(True for _ in self.rows()) if not self._file.closed else False
-        self._file.close()
+        self._close()
         if empty:
-            self.path.unlink()
+            self._remove()
+
+
+def _path_of(target: Path) -> Path:
+    return target.with_name(f"{target.name}.part")
 
 
 def _end_of_lines(path: Path) -> int:

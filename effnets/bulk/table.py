@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from effnets.errors import ArgumentError
 from effnets.utils.atomic_file import find_target, new_file
@@ -18,13 +18,14 @@ Rows = Callable[[], Iterator[Mapping[str, Any]]]
 _GROUP = 10_000  # rows of a Parquet file that are in memory at a time
 
 
-def check_target(path: Path) -> None:
-    """Raise ArgumentError if rows cannot be written to a file of that name."""
-    suffix = path.suffix.lower()
-    if suffix not in WRITERS:
-        raise ArgumentError(f"{path}: the name must end in {', '.join(list(WRITERS)[:-1])} or {list(WRITERS)[-1]}")
+def check_target(path: Path, suffixes: Collection[str] = ()) -> None:
+    """Raise ArgumentError if rows cannot be written to a file of that name; by default the `suffixes` of tables."""
+    suffix, (*most, last) = path.suffix.lower(), tuple(suffixes or WRITERS)
+    if suffix not in (*most, last):
+        raise ArgumentError(f"{path}: the name must end in {', '.join(most)} or {last}")
     if suffix == ".parquet" and not find_spec("pyarrow"):
-        raise ArgumentError(f"{path}: Parquet needs pyarrow; pip install 'effnets[train]', or name a .csv")
+        other = next(one for one in (".csv", *most, last) if one in (suffixes or WRITERS) and one != suffix)
+        raise ArgumentError(f"{path}: Parquet needs pyarrow; pip install 'effnets[train]', or name a {other}")
     if not path.absolute().parent.is_dir():
         raise ArgumentError(f"{path}: there is no folder {path.parent}; create it first")
     try:
@@ -63,21 +64,29 @@ def _write_csv(path: Path, rows: Rows) -> None:
 
 
 def _write_parquet(path: Path, rows: Rows) -> None:
+    write_parquet(path, rows(), _columns(rows))
+
+
+def write_parquet(file: Path | IO[bytes], rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> None:
+    """Write rows as Parquet with these columns, as of `prediction_columns`."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     kinds = {"index": pa.int64(), "probability": pa.float64()}
-    columns = _columns(rows)
     schema = pa.schema([(column, kinds.get(column.partition("_")[0], pa.string())) for column in columns])
-    pending = map(_flat, rows())
-    with pq.ParquetWriter(path, schema) as writer:
+    pending = map(_flat, rows)
+    with pq.ParquetWriter(file, schema) as writer:
         while group := list(islice(pending, _GROUP)):
-            values = {column: [_text(row.get(column)) for row in group] for column in columns}
+            values = {column: [as_text(row.get(column)) for row in group] for column in columns}
             writer.write_table(pa.table(values, schema=schema))
 
 
 def _columns(rows: Rows) -> list[str]:
-    ranks = max((len(row.get("predictions", ())) for row in rows()), default=0)
+    return prediction_columns(max((len(row.get("predictions", ())) for row in rows()), default=0))
+
+
+def prediction_columns(ranks: int) -> list[str]:
+    """Return the columns of a table with so many predictions for each photo."""
     named = (f"{name}_{rank}" for rank in range(1, ranks + 1) for name in ("index", "label", "probability"))
     return ["path", "error", *named]
 
@@ -88,7 +97,7 @@ def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
     return {"path": row["path"], "error": row.get("error"), **values}
 
 
-def _text(value: Any) -> Any:
+def as_text(value: Any) -> Any:
     """Return a value that Parquet can hold: file names that are not UTF-8 show their bytes, as in Python."""
     return (
         value.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

@@ -21,6 +21,8 @@ _COMMANDS = {
     "convert": ("effnets.cli.convert", "Write a weights file for another framework."),
     "demo": ("effnets.cli.demo", "See it work: classify, fine-tune, export, compare engines, without network."),
     "doctor": ("effnets.cli.doctor", "Say what data or a checkpoint is, and how to go on."),
+    "duplicates": ("effnets.cli.duplicates", "Find copies of photos: saved again, resized, cropped."),
+    "embed": ("effnets.cli.embed", "Write a vector for each photo, to find similar ones."),
     "eval": ("effnets.cli.eval", "Measure accuracy on labeled images, and compare."),
     "export": ("effnets.cli.export", "Write a model as one verified file, for a server, browser or phone."),
     "finetune": ("effnets.cli.training:finetune_command", "Fine-tune a pretrained network on images by class."),
@@ -32,6 +34,7 @@ _COMMANDS = {
     "show": ("effnets.cli.show", "Show a model's stages: shapes, kernels, costs, block strings."),
     "study": ("effnets.cli.study", "Repeat experiments of the papers, such as ranks of layers."),
     "train": ("effnets.cli.training:train_command", "Train a network by a recipe."),
+    "similar": ("effnets.cli.similar", "Find the photos that are most like others."),
     "tune": ("effnets.cli.tune", "Find the fastest way to execute a model on this machine."),
 }
 

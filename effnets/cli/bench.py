@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from effnets.cli.format import SvgFile, make_table, print_table, progress_bar, split_names
+from effnets.cli.format import DrawnFile, make_table, print_table, progress_bar, split_names
 
 if TYPE_CHECKING:
     from effnets.bench.report import BenchReport
@@ -40,7 +40,7 @@ def _numbers(_context: click.Context, _parameter: click.Parameter, value: str) -
 @click.option("--processor-time", is_flag=True, help="Count processor time: for busy machines, with --threads 1.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 @click.option("--markdown", "as_markdown", is_flag=True, help="Print Markdown instead of a table.")
-@click.option("--svg", type=SvgFile(), metavar="FILE", help="Draw bars into this file as well, ….svg.")
+@click.option("--svg", type=DrawnFile(".svg"), metavar="FILE", help="Draw bars into this file as well, ….svg.")
 def command(
     models: tuple[str, ...],
     against: str,

@@ -15,7 +15,7 @@ from effnets.cli.format import (
     LATENCY,
     PER_CENT,
     SECONDS,
-    SvgFile,
+    DrawnFile,
     make_table,
     print_table,
     printable,
@@ -44,7 +44,7 @@ _SHOWN = 5
 @click.option("--models", "pattern", default="*", metavar="PATTERN", help="Only these, such as 'mixnet_*'.")
 @click.option("--remeasure", is_flag=True, help="Measure again what was measured before.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
-@click.option("--svg", type=SvgFile(), metavar="FILE", help="Draw the plot there, into ….svg.")
+@click.option("--svg", type=DrawnFile(".svg"), metavar="FILE", help="Draw the plot there, into ….svg.")
 def command(
     max_latency: float | None,
     max_params: float | None,

@@ -26,6 +26,7 @@ from effnets.cli.format import (
     print_table,
     printable,
     progress_bar,
+    ray_option,
     result_table,
     workers_option,
 )
@@ -59,6 +60,7 @@ _BROKEN = 5
 @click.option("--image-size", type=click.IntRange(1, 8192), help="Side of the input in pixels [default: the weights'].")
 @click.option("--batch-size", type=click.IntRange(1), help="Images at a time in each thread [default: by the device].")
 @workers_option
+@ray_option
 @decode_option
 @click.option("--real-labels", metavar="FILE", help="ReaL's reassessed labels, for ImageNet's validation images.")
 @click.option(
@@ -88,6 +90,8 @@ def command(
     per_image: bool,
     json_file: str | None,
     report: str | None,
+    ray_address: str | None,
+    workers: int | None,
     **options: Any,
 ) -> None:
     """Measure a model's accuracy on DATA: a folder of images by class, or labeled images in another form.
@@ -103,20 +107,33 @@ def command(
     from effnets.data.splits import ALL
     from effnets.evaluation import compare, evaluate
 
+    if ray_address is not None:
+        from effnets.bulk.cluster import check_address
+
+        check_address(ray_address)
     subjects = subjects_of(model, weights, engines, ema)
     first: Classifier | Engine | None = None
     evaluations: list[Evaluation] = []
     for subject in subjects:
         with ExitStack() as stack, progress_bar() as progress:
-            loaded = subject.load(stack, image_size)
+            source, loaded = subject.load(stack, image_size)
+            distribute = None
+            if ray_address is not None:
+                from effnets.bulk.distributed import evaluate_on_ray
+                from effnets.bulk.model import pack_model
+
+                packed = pack_model(source, engine=subject.executed_by, image_size=image_size, decode=options["decode"])
+                distribute = evaluate_on_ray(ray_address, packed, workers)
             for note in subject.notes:
                 click.echo(printable(note), err=True)
             found = evaluate(
                 loaded,
                 data,
                 image_size=image_size,
+                workers=workers,
                 **options,
                 progress=partial(progress, subject.name),
+                distribute=distribute,
             )
             if found.split == ALL and (learned := subject.learned_from(data)):
                 found = replace(found, notes=(*found.notes, learned))
@@ -243,23 +260,32 @@ class Subject:
         """What was measured, in a table."""
         return self.weights or str(self.model)
 
-    def load(self, stack: ExitStack, image_size: int | None) -> Classifier | Engine:
-        """The model, ready to be evaluated at `image_size`; what it needs on disk lives as long as `stack`."""
+    @property
+    def executed_by(self) -> str | None:
+        """The engine; None for a network as it is built."""
+        return None if self.engine == _AUTO and not is_exported(self.weights) else self.engine
+
+    def load(self, stack: ExitStack, image_size: int | None) -> tuple[Classifier | Path, Classifier | Engine]:
+        """The network or exported file, and the model, ready to be evaluated at `image_size`.
+
+        What it needs on disk lives as long as `stack`.
+        """
         from effnets.deploy.engine import load_engine
         from effnets.engines.base import FILE_OF
 
         if is_exported(self.weights):
-            return load_engine(str(self.weights), self.engine)
+            path = Path(str(self.weights))
+            return path, load_engine(path, self.engine)
         network = self._load_network()
         if self.engine == _AUTO:
-            return network
+            return network, network
         if self.engine not in FILE_OF:
-            return load_engine(network, self.engine)
+            return network, load_engine(network, self.engine)
         from effnets.deploy.export.export import export
 
         path = Path(stack.enter_context(tempfile.TemporaryDirectory())) / f"model{FILE_OF[self.engine]}"
         export(network, path, image_size=image_size)
-        return load_engine(path, self.engine)
+        return path, load_engine(path, self.engine)
 
     def learned_from(self, data: str) -> str | None:
         """Return a warning if `data`, without splits, is what the run in `weights` was trained on."""

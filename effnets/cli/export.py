@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 @click.option("--dynamic-size", is_flag=True, help="Take images of any size.")
 @click.option("--preprocess", is_flag=True, help="Take uint8 photos, and resize, crop and normalize in the graph.")
 @click.option("--topk", type=click.IntRange(1), help="Give the K likeliest classes as well, with probabilities.")
+@click.option("--output", "further", type=click.Choice(["embedding"]), help="Give the classifier's input as well.")
 @click.option("--int8", is_flag=True, help="Compute in int8, if the answers stay the same; needs --calibration.")
 @click.option("--calibration", metavar="FOLDER", help="Photos for --int8; by class in subfolders, accuracy counts too.")
 @click.option("--smaller", is_flag=True, help="Write --int8 even where it is slower than float, for its size.")
@@ -47,6 +48,7 @@ def command(
     dynamic_size: bool,
     preprocess: bool,
     topk: int | None,
+    further: str | None,
     int8: bool,
     calibration: str | None,
     smaller: bool,
@@ -75,7 +77,19 @@ def command(
     if ort is not None and not web:
         raise click.UsageError("--ort is for the web page of --web; give both, or neither")
     if web:
-        other = dynamic_size or preprocess or topk or int8 or calibration or engine or tuned or seed or batch or budget
+        other = (
+            dynamic_size
+            or preprocess
+            or topk
+            or further
+            or int8
+            or calibration
+            or engine
+            or tuned
+            or seed
+            or batch
+            or budget
+        )
         if other:
             raise click.UsageError("--web goes with --weights, --ema, --image-size, --no-optimize and --ort alone")
         _export_web(model, target, weights, ema=ema, image_size=image_size, optimize=not no_optimize, ort=ort)
@@ -89,6 +103,8 @@ def command(
         raise click.UsageError(f"--int8 is for one image size, normalized outside of the file; leave {option} out")
     if calibration is not None and not Path(calibration).is_dir():
         raise click.UsageError(f"--calibration {calibration}: no such folder")
+    if int8 and further:
+        raise click.UsageError(f"--output {further} is for float exports; leave it out, or --int8")
     if tuned and no_optimize:
         raise click.UsageError("--tune chooses rewrites, and --no-optimize wants none; leave one of them out")
     if engine and (tuned or int8):
@@ -145,6 +161,7 @@ def command(
             preprocess=preprocess,
             optimize=rewrites,
             topk=topk,
+            embedding=further == "embedding",
             engine=engine or "",
         )
         click.echo(printable(str(report)))

@@ -114,16 +114,18 @@ def progress_bar(*columns: str | ProgressColumn, wanted: bool = True) -> Iterato
         yield lambda what, share: progress.update(task, description=what, completed=share)
 
 
-class SvgFile(click.Path):
-    """A file ``….svg`` in a folder that exists, as a path."""
+class DrawnFile(click.Path):
+    """A file of that suffix, ``.svg`` or ``.html``, in a folder that exists, as a path."""
 
-    def __init__(self) -> None:
+    def __init__(self, suffix: str) -> None:
         super().__init__(path_type=Path, dir_okay=False)
+        self._suffix = suffix
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
         path = Path(os.fsdecode(super().convert(value, param, ctx)))
-        if path.suffix.lower() != ".svg":
-            self.fail(f"{str(path)!r} is not the name of an SVG file; it must end in .svg", param, ctx)
+        if path.suffix.lower() != self._suffix:
+            kind = self._suffix[1:].upper()
+            self.fail(f"{str(path)!r} is not the name of an {kind} file; it must end in {self._suffix}", param, ctx)
         if not path.parent.is_dir():
             self.fail(f"{path.parent} is not a folder; create it first", param, ctx)
         if not find_spec("matplotlib"):
@@ -151,6 +153,15 @@ decode_option = click.option(
     default="exact",
     show_default=True,
     help="Decode JPEGs whole, or at the smallest scale that leaves the resize twice the pixels that it needs.",
+)
+ray_option = click.option(
+    "--ray",
+    "ray_address",
+    is_flag=False,
+    flag_value="local",
+    metavar="[ADDRESS]",
+    help="Work on a Ray cluster: auto, HOST:PORT, ray://HOST:PORT, or without ADDRESS one of this machine's cores; "
+    "--workers is then of processes.",
 )
 image_column_option = click.option("--image-column", metavar="NAME", help="Of a table: the column of the images.")
 label_column_option = click.option(

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import os
 import textwrap
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
@@ -16,11 +17,13 @@ from effnets.cli.eval import is_exported, is_whole
 from effnets.cli.format import (
     decode_option,
     ema_option,
+    image_column_option,
     load_network,
     make_table,
     print_table,
     printable,
     progress_bar,
+    ray_option,
     workers_option,
 )
 from effnets.inference.image import PhotoResult, find_photos
@@ -31,7 +34,7 @@ if TYPE_CHECKING:
     from effnets.nn.classifier import Classifier
 
 
-_INTERRUPTED = 130
+INTERRUPTED = 130
 DEMONSTRATION = "mixnet_xs_32px.cifar10"  # with its weights in the package
 
 
@@ -55,9 +58,13 @@ DEMONSTRATION = "mixnet_xs_32px.cifar10"  # with its weights in the package
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 @click.option("--json-lines", is_flag=True, help="Print JSON, one photo a line, as soon as each is classified.")
 @click.option(
-    "--output", metavar="FILE", help="Write a .jsonl, .csv or .parquet instead, row by row, for any number of photos."
+    "--output",
+    metavar="FILE",
+    help="Write a .jsonl, .csv or .parquet instead, row by row, for any number of photos; with --ray, a folder.",
 )
 @click.option("--resume", is_flag=True, help="Continue an interrupted run with the same --output.")
+@ray_option
+@image_column_option
 def command(
     photos: tuple[str, ...],
     model: str | None,
@@ -72,16 +79,32 @@ def command(
     json_lines: bool,
     output: str | None,
     resume: bool,
+    ray_address: str | None,
+    image_column: str | None,
 ) -> None:
     """Name what each PHOTO shows, and each photo in a FOLDER and its subfolders.
 
     A photo that cannot be read is reported, the others are classified all the same, and the exit status is 1. Without
     --model and --weights a small network that comes along answers, for a first look: it knows CIFAR-10's ten classes.
+
+    With --ray the processes of a cluster share the work, and photos may also be in tar archives and Parquet tables, and
+    in stores (s3://, gs://, hf://). The rows are then in a folder of Parquet files, which appears when it is complete.
     """
     if as_json + json_lines + (output is not None) > 1:
         raise click.UsageError("--json, --json-lines and --output exclude each other; choose one")
     if resume and output is None:
         raise click.UsageError("--resume continues the run of an --output; name that file")
+    if ray_address is not None:
+        if output is None:
+            raise click.UsageError("--ray writes a folder; name it with --output")
+        if batch_size is not None:
+            raise click.UsageError("--ray takes batches by the device; leave --batch-size out")
+        settings: dict[str, object] = {"model": model, "weights": weights, "ema": ema}
+        settings |= {"topk": topk, "image_size": image_size, "decode": decode, "image_column": image_column}
+        status = _predict_on_ray(ray_address, photos, output, settings, resume=resume, workers=workers)
+        click.get_current_context().exit(status)
+    if image_column is not None:
+        raise click.UsageError("--image-column is of tables, which --ray reads; leave it out")
     found = find_photos(photos, lambda text: click.echo(printable(text), err=True))
     several = len(photos) > 1 or os.path.isdir(photos[0])  # noqa: PTH112 (pathlib raises for names that are too long)
     with ExitStack() as stack:
@@ -92,12 +115,11 @@ def command(
 
             target = Path(output)
             check_target(target)
-            if resume and target.exists() and not target.with_name(f"{target.name}.part").exists():
+            if resume and Journal.is_complete(target):
                 click.echo(f"{output} is complete; delete it to start over", err=True)
                 return
-        network = _load(model, weights, ema)
+        network = load_model(model, weights, ema, _load_network) or _load_demonstration()
 
-        from effnets.bulk.journal import Journal
         from effnets.bulk.photos import classify_photos
         from effnets.inference.pipeline import Pipeline
         from effnets.inference.predictor import create_predictor
@@ -105,18 +127,84 @@ def command(
         predictor = create_predictor(network, image_size, decode=decode)
         pipeline = Pipeline(predictor, batch_size=batch_size, workers=workers)
         if output is not None:
-            settings: dict[str, object] = {"model": model, "weights": weights, "ema": ema}
+            settings = {"model": model, "weights": weights, "ema": ema}
             settings |= {"topk": topk, "image_size": image_size, "decode": decode}
             journal = stack.enter_context(Journal(target, settings, resume=resume))
         pending = found if journal is None else journal.pending(found)
         stream = classify_photos(pipeline, pending, topk)
         take = journal.write if journal else _print_line if json_lines else None
         status = _report(stream, take, wanted=several, as_json=as_json)
-        if journal and status != _INTERRUPTED:
+        if journal and status != INTERRUPTED:
             failed = sum(1 for row in journal.rows() if "error" in row)
             journal.finish()
             status = 1 if failed else 0
     click.get_current_context().exit(status)
+
+
+def _predict_on_ray(
+    address: str,
+    data: Sequence[str],
+    output: str,
+    settings: Mapping[str, Any],
+    *,
+    resume: bool,
+    workers: int | None,
+) -> int:
+    """Write the predictions of a cluster to a folder; return the exit status."""
+    from effnets.bulk.cluster import check_address
+    from effnets.bulk.distributed import Written, predict_on_ray
+    from effnets.bulk.model import pack_model
+    from effnets.bulk.parts import PartFolder
+    from effnets.bulk.photos import classify_photos
+    from effnets.bulk.sources import find_images
+    from effnets.bulk.table import prediction_columns
+    from effnets.inference.predictor import create_predictor
+
+    check_address(address)
+    folder = PartFolder(output)
+    if resume and folder.is_complete():
+        click.echo(f"{output} is complete; delete it to start over", err=True)
+        return 0
+    network = (
+        load_model(settings["model"], settings["weights"], settings["ema"], _load_network) or _load_demonstration()
+    )
+    size, decode, topk = settings["image_size"], settings["decode"], settings["topk"]
+    classes = len(create_predictor(network, size, decode=decode).class_names)
+    weights = Path(settings["weights"]) if is_exported(settings["weights"]) else None
+    model = pack_model(weights or cast("Classifier", network), image_size=size, decode=decode)
+    images = find_images(data, lambda text: click.echo(printable(text), err=True), settings["image_column"])
+    total, count = images.count(), 0
+
+    with progress_bar() as progress:
+
+        def report(written: Written) -> None:
+            nonlocal count
+            count += written.images
+            progress(f"{count:,} images", count / total if count < total else 1.0)
+            if written.lost:
+                click.echo(f"a worker was lost; its {written.images:,} images were given to another", err=True)
+            for error in written.errors:
+                click.echo(printable(f"not classified: {error}"), err=True)
+
+        try:
+            failed = predict_on_ray(
+                address,
+                model,
+                images.chunks(),
+                folder,
+                compute=partial(classify_photos, topk=topk),
+                columns=prediction_columns(min(topk, classes)),
+                settings=settings,
+                resume=resume,
+                workers=workers,
+                report=report,
+            )
+        except KeyboardInterrupt:
+            click.echo(f"interrupted: {count} images were looked at; continue with --resume", err=True)
+            return INTERRUPTED
+    if failed:
+        click.echo(f"{failed} of {count} could not be classified", err=True)
+    return 1 if failed else 0
 
 
 def _report(
@@ -139,7 +227,7 @@ def _report(
                 progress(f"{count:,} photos", 0)
     except KeyboardInterrupt:
         click.echo(f"interrupted: {count} photos were looked at", err=True)
-        status = _INTERRUPTED
+        status = INTERRUPTED
     if as_json:
         # As ASCII, so that a file name of any bytes comes back the same.
         click.echo(json.dumps([result.to_dict() for result in results], indent=1))
@@ -156,7 +244,10 @@ def _print_line(row: dict[str, object]) -> None:
     click.echo(json.dumps(row))
 
 
-def _load(model: str | None, weights: str | None, ema: bool) -> Classifier | Engine:
+def load_model(
+    model: str | None, weights: str | None, ema: bool, load: Callable[[str, str | None, bool], Classifier]
+) -> Classifier | Engine | None:
+    """Load what --model, --weights and --ema name, a network by `load`; None if they name nothing."""
     if is_exported(model):
         raise click.UsageError(f"--model {model}: an exported model goes to --weights, and needs no --model")
     if ema and (weights is None or is_exported(weights)):
@@ -169,11 +260,15 @@ def _load(model: str | None, weights: str | None, ema: bool) -> Classifier | Eng
 
         return load_file(weights)
     if model is not None:
-        return _load_network(model, weights, ema)
+        return load(model, weights, ema)
     if weights is not None and is_whole(weights):
-        return _load_network(weights, None, ema)
+        return load(weights, None, ema)
     if weights is not None:
         raise click.UsageError(f"--weights {weights}: which network are they of? Add --model (FILE.onnx needs none)")
+    return None
+
+
+def _load_demonstration() -> Classifier:
     network = load_network(DEMONSTRATION, None)
     names = network.class_names or ()
     notice = (

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 CACHE_BYTES = 1 << 30
 _LOCK = threading.Lock()  # evaluation reads in several threads
 
-_IMAGE_COLUMNS = ("image", "img")
+IMAGE_COLUMNS = ("image", "img")
 _LABEL_COLUMNS = ("label", "labels", "fine_label")
 
 
@@ -175,8 +175,8 @@ class _Table:
             try:
                 file = pq.ParquetFile(path)
                 schema = file.schema_arrow
-                self.image_column = _column(path, schema, image_column, _IMAGE_COLUMNS, "image_column")
-                self.label_column = _column(path, schema, label_column, _LABEL_COLUMNS, "label_column")
+                self.image_column = find_column(path, schema, image_column, IMAGE_COLUMNS, "image_column")
+                self.label_column = find_column(path, schema, label_column, _LABEL_COLUMNS, "label_column")
                 labels.append(file.read(columns=[self.label_column]).column(0))
             except (pa.ArrowException, OSError) as error:
                 raise DataError(
@@ -189,7 +189,12 @@ class _Table:
         self.labels = [value for column in labels for value in column.to_pylist()]
 
 
-def _column(path: Path, schema: pa.Schema, wanted: str | None, usual: tuple[str, ...], argument: str) -> str:
+def find_column(path: Path | str, schema: pa.Schema, wanted: str | None, usual: tuple[str, ...], argument: str) -> str:
+    """Return the name of the wanted column, or of the first of the usual ones.
+
+    Raises:
+        DataError: if the table has no such column; the message names the `argument` to give.
+    """
     found = [name for name in ((wanted,) if wanted else usual) if name in schema.names]
     if not found:
         raise DataError(

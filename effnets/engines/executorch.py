@@ -12,13 +12,12 @@ import torch
 from numpy.typing import NDArray
 
 from effnets.engines.base import Engine, Precision, first_line, read_exported
-from effnets.engines.metadata import ModelMetadata
+from effnets.engines.metadata import ModelMetadata, output_names
 from effnets.errors import EngineError, WeightsError
 from effnets.utils.quiet import quiet_exporters, quiet_native
 
 METADATA, LABELS = "metadata", "labels"  # methods of a program that return text
 
-_OUTPUTS = ("logits", "probabilities")
 _LOCK = threading.Lock()  # of the threads, which the whole process shares
 _started = False  # whether a program was loaded, after which the threads cannot be replaced
 
@@ -68,7 +67,7 @@ class ExecuTorchEngine(Engine):
             except Exception as error:
                 raise EngineError(f"executorch failed: {first_line(error)}") from None
         found = (np.concatenate([value.numpy() for value in values]) for values in zip(*rows, strict=True))
-        return dict(zip(_OUTPUTS, found, strict=False))
+        return dict(zip(output_names(self.description, softmax=True), found, strict=False))
 
 
 def _use_threads(threads: int | None) -> int:

@@ -42,6 +42,7 @@ class ModelMetadata:
         engine: one of `effnets.engines.base.ENGINES`, for which the file was made and which ``auto`` chooses; empty for
             any.
         quantisation: how int8 compared with float32 on held-out images, as of `QuantizeReport.summary`.
+        embedding: length of the output ``embedding``, 0 without it.
     """
 
     model: str
@@ -59,6 +60,7 @@ class ModelMetadata:
     precision: str = "float32"
     engine: str = ""
     quantisation: Mapping[str, Any] = field(default_factory=dict)
+    embedding: int = 0
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -111,8 +113,17 @@ class ModelMetadata:
         return cls.from_properties(properties, str(path), outputs=outputs)
 
 
+def output_names(metadata: ModelMetadata, *, softmax: bool) -> tuple[str, ...]:
+    """Return the names of the outputs of a file for phones, in their order."""
+    return ("logits", *(("embedding",) if metadata.embedding else ()), *(("probabilities",) if softmax else ()))
+
+
 def _is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def _is_length(value: object) -> bool:
+    return value == 0 or _is_count(value)
 
 
 def _is_size(value: object) -> bool:
@@ -134,6 +145,7 @@ _EXPECTED: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "labels": (_is_names, "a list of names"),
     "input_kind": (lambda value: value in get_args(InputKind), "normalised, uint8 or pixels"),
     "channels": (_is_count, "a number of channels"),
+    "embedding": (_is_length, "a length"),
 }
 _REQUIRED = ("model", "family", "labels", "preprocess", "size")
 

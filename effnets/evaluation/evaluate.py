@@ -4,27 +4,23 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from itertools import islice
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from effnets.data.dataset import ImageDataset
 from effnets.data.open import DataConfig, open_evaluation_data
 from effnets.engines.base import Engine
-from effnets.errors import ArgumentError, DataError, ImageError, WeightsError
+from effnets.errors import ArgumentError, DataError
 from effnets.evaluation.labels import RealLabels, match_classes
-from effnets.evaluation.metrics import CalibrationAccumulator
-from effnets.evaluation.result import Broken, Evaluation
-from effnets.inference.pipeline import Output, Pipeline
+from effnets.evaluation.measurement import Distribute, Measurement
+from effnets.evaluation.result import Evaluation
+from effnets.inference.pipeline import Pipeline
 from effnets.inference.predictor import Decode, create_predictor
 from effnets.utils.arguments import check_integer
 
 if TYPE_CHECKING:
     from torch import nn
-
-_COUNTED = 32  # images that are counted at a time
 
 
 def evaluate(
@@ -45,6 +41,7 @@ def evaluate(
     keep_logits: bool = False,
     temperature: float | None = None,
     progress: Callable[[float], object] | None = None,
+    distribute: Distribute | None = None,
 ) -> Evaluation:
     """Measure a model on labeled images, with the preprocessing that belongs to its weights.
 
@@ -68,6 +65,7 @@ def evaluate(
         keep_logits: return all logits, which takes 4 bytes for each image and output.
         temperature: fitted on other images, to measure calibration with; None fits one on these images.
         progress: called with the share done, 0 to 1: first of reading shards on a server, then of the evaluation.
+        distribute: measures in other processes, as `effnets.bulk.distributed.evaluate_on_ray`; None does it here.
 
     Raises:
         MissingFileError, DataError: if the data does not exist, or has no readable image.
@@ -110,34 +108,20 @@ def evaluate(
     real = RealLabels(real_labels) if real_labels is not None else None
     if real:
         real.check(dataset, predictor.class_names)
-    calibration = CalibrationAccumulator(temperature)
-    answered: list[tuple[NDArray[Any], ...]] = []
-    kept_logits: list[NDArray[np.float32]] = []
-    broken: list[Broken] = []
+    measurement = Measurement(
+        dataset, classes, topk=topk, temperature=temperature, strict=strict, keep_logits=keep_logits
+    )
     pipeline = Pipeline(predictor, batch_size=batch_size, workers=workers)
-
-    def load(index: int) -> Any:
-        return predictor.prepare(dataset.lazy_image(index).decode(predictor.min_side))
-
-    outputs = pipeline.run(range(len(dataset)), load)
-    done = 0
-    while batch := list(islice(outputs, _COUNTED)):
-        broken += _broken(dataset, batch, strict=strict)
-        indices = np.array([output.item for output in batch if output.error is None], np.int64)
-        if len(indices):
-            logits = np.stack([output.values for output in batch if output.values is not None])
-            labels = classes[dataset.labels[indices]]
-            answered.append(_answers(indices, labels, logits, topk))
-            calibration.add(logits, labels)
-            if keep_logits:
-                kept_logits.append(logits)
-        done += len(batch)
-        if progress is not None:
-            progress(done / len(dataset))
-    broken.sort(key=lambda one: one.name)
-    if not answered:
-        raise DataError(f"{origin}: all {len(dataset)} images are unreadable, the first because: {broken[0].reason}")
-    indices, labels, answers, confidences, in_topk = map(np.concatenate, zip(*answered, strict=True))
+    concurrency = (pipeline.workers, pipeline.concurrency)
+    if distribute is None:
+        tally = measurement(pipeline, range(len(dataset)), progress)
+    else:
+        tally, count = distribute(measurement, progress)
+        concurrency = (count, count)
+    if not tally.answered:
+        first = min(tally.broken, key=lambda one: one.name)
+        raise DataError(f"{origin}: all {len(dataset)} images are unreadable, the first because: {first.reason}")
+    indices, labels, answers, confidences, in_topk = tally.arrays()
     return Evaluation(
         model=predictor.model,
         engine=predictor.engine,
@@ -152,52 +136,13 @@ def evaluate(
         confidences=confidences,
         right_in_topk=int(in_topk.sum()),
         topk=topk,
-        calibration=calibration.finish(),
-        broken=tuple(broken),
+        calibration=tally.calibration.finish(),
+        broken=tuple(sorted(tally.broken, key=lambda one: one.name)),
         real=real.score(dataset, predictor.class_names, indices, answers) if real else None,
-        decoding_speed=pipeline.timing.images * pipeline.workers / max(pipeline.timing.loading, 1e-9),
-        network_speed=pipeline.timing.images * pipeline.concurrency / max(pipeline.timing.inference, 1e-9),
-        workers=pipeline.workers,
+        decoding_speed=tally.timing.images * concurrency[0] / max(tally.timing.loading, 1e-9),
+        network_speed=tally.timing.images * concurrency[1] / max(tally.timing.inference, 1e-9),
+        workers=concurrency[0],
         batch_size=pipeline.batch_size,
-        logits=np.concatenate(kept_logits) if keep_logits else None,
+        logits=np.concatenate(tally.logits) if keep_logits else None,
         source=dataset,
     )
-
-
-def _answers(
-    indices: NDArray[np.int64], labels: NDArray[np.int64], logits: NDArray[np.float32], topk: int
-) -> tuple[NDArray[Any], ...]:
-    """Return ``[N]`` each of a batch: indices, labels, answers, their probabilities, and whether the label is in top-k.
-
-    Raises:
-        WeightsError: if the logits are not all finite.
-    """
-    if not np.isfinite(logits).all():
-        raise WeightsError("the logits are not finite: the weights hold NaN or infinity, or the precision overflows")
-    truth = logits[np.arange(len(labels)), labels][:, None]
-    # Of equal logits the first output comes first, as in effnets.predict.
-    earlier = np.arange(logits.shape[1]) < labels[:, None]
-    rank = ((logits > truth) | ((logits == truth) & earlier)).sum(axis=1)
-    weights = np.exp(logits - logits.max(axis=1, keepdims=True))
-    confidences = (1 / weights.sum(axis=1, dtype=np.float64)).astype(np.float32)
-    return indices, labels, logits.argmax(axis=1), confidences, rank < topk
-
-
-def _broken(dataset: ImageDataset, outputs: Sequence[Output[int]], *, strict: bool) -> list[Broken]:
-    """Return the images of a batch that could not be read, with reasons that name them.
-
-    Raises:
-        ImageError: with `strict`, for the first of them.
-    """
-    found = []
-    for index, _, error in outputs:
-        if error is None:
-            continue
-        if isinstance(error, ArgumentError):
-            raise error
-        name, message = dataset.name(index), str(error)
-        reason = message if name in message else f"{name}: {message}"
-        if strict:
-            raise ImageError(f"{reason} (strict is on: fix or remove the image, or leave strict out)")
-        found.append(Broken(name, reason))
-    return found

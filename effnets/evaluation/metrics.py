@@ -139,6 +139,13 @@ class CalibrationAccumulator:
                 self._bins[kind, row] += np.bincount(index, values, minlength=BINS)
         self._count += len(labels)
 
+    def merge(self, other: CalibrationAccumulator) -> None:
+        """Add the images of another accumulator of the same temperature."""
+        self._loss += other._loss
+        self._slope += other._slope
+        self._bins += other._bins
+        self._count += other._count
+
     def finish(self) -> Calibration:
         """Return the calibration of all images so far, at least one."""
         plain = len(_TEMPERATURES)

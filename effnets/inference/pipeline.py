@@ -67,7 +67,7 @@ class Pipeline:
     def __init__(self, predictor: Predictor, *, batch_size: int | None = None, workers: int | None = None) -> None:
         self.predictor = predictor
         self.batch_size = batch_size or predictor.batch_size
-        self.workers = workers or min(cpu_count(), _MAX_WORKERS)
+        self.workers = 1 if predictor.in_order else workers or min(cpu_count(), _MAX_WORKERS)
         self.concurrency = self.workers if predictor.concurrent else 1
         self.timing = Timing()
         self._entrance = threading.BoundedSemaphore(self.concurrency)

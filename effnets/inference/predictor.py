@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from functools import reduce
 from math import prod
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, get_args
 
@@ -42,6 +43,7 @@ class Predictor:
         min_side: of JPEGs, as of the same, in fast decoding; None decodes exactly.
         batch_size: images at a time that are fast on the model's device.
         concurrent: whether several threads may call `logits` at a time and gain by it.
+        in_order: whether somebody watches what goes in, by hooks, and is to see it in the order of the images.
         class_names: of the outputs. named: whether they belong to the weights; else they are numbers.
     """
 
@@ -49,6 +51,7 @@ class Predictor:
     min_side: float | None = None
     batch_size: int
     concurrent: bool = False
+    in_order: bool = False
     model: str
     engine: str
     class_names: tuple[str, ...]
@@ -62,24 +65,65 @@ class Predictor:
         """Return logits ``[N, C]`` of prepared images."""
         raise NotImplementedError
 
+    def embed(self, batch: Sequence[Any], stage: int | None = None) -> NDArray[np.float32]:
+        """Return embeddings ``[N, D]`` of prepared images: the classifier's input, or the means of a stage's map.
+
+        Raises:
+            ArgumentError: if the model has no such stage, or was exported without an embedding.
+        """
+        raise NotImplementedError
+
+    def embedding_size(self, stage: int | None = None) -> int:
+        """Return D, by embedding an image; raises as `embed`."""
+        gray = np.full((1, 1, self.channels), 128, np.uint8)
+        return self.embed([self.prepare(gray)], stage).shape[1]
+
     def shared_by(self, threads: int) -> AbstractContextManager[None]:
-        """Divide the cores among so many threads that call `logits` at a time."""
+        """Divide the cores among so many threads that call `logits` or `embed` at a time."""
         raise NotImplementedError
 
     def stream(
         self,
-        images: Iterable[ImageSource],
+        images: ImageSource | Iterable[ImageSource],
         topk: int,
         batch_size: int | None,
         on_error: Literal["raise", "skip"] = "raise",
         workers: int | None = None,
     ) -> Iterator[list[Prediction] | str]:
         """Yield for each image, in order, its predictions, or with "skip" the reason why it cannot be read."""
-        pipeline = Pipeline(self, batch_size=batch_size, workers=workers)
-        for number, (image, logits, error) in enumerate(pipeline.run(map(self._taken, images), self._load)):
-            if error is None:
-                assert logits is not None
+        for logits in self.outputs(images, self.logits, batch_size, on_error, workers):
+            if isinstance(logits, str):
+                yield logits
+            else:
                 yield from rank(logits[None], self.class_names, topk)
+
+    def outputs(
+        self,
+        images: ImageSource | Iterable[ImageSource],
+        infer: Callable[[Sequence[Any]], NDArray[np.float32]],
+        batch_size: int | None = None,
+        on_error: Literal["raise", "skip"] = "raise",
+        workers: int | None = None,
+    ) -> Iterator[NDArray[np.float32] | str]:
+        """Yield for each image, in order, its row of what `infer` returns, or with "skip" why it cannot be read.
+
+        Args:
+            images, batch_size, on_error, workers: as of `predict`.
+            infer: returns outputs ``[N, D]`` of N prepared images.
+
+        Raises as `predict`.
+        """
+        for name, value in (("batch_size", batch_size), ("workers", workers)):
+            if value is not None:
+                check_integer(name, value, 1, "it must be at least 1")
+        if on_error not in ("raise", "skip"):
+            raise ArgumentError(f"on_error is {on_error!r}; choose 'raise' or 'skip'")
+        pipeline = Pipeline(self, batch_size=batch_size, workers=workers)
+        taken = map(self._taken, _split(images))
+        for number, (image, values, error) in enumerate(pipeline.run(taken, self._load, infer)):
+            if error is None:
+                assert values is not None
+                yield values
                 continue
             # A path names itself; the others are known by their number.
             named = str(error) if isinstance(image, str | os.PathLike) else f"images[{number}]: {error}"
@@ -115,20 +159,26 @@ class TorchPredictor(Predictor):
     """A classifier, also inside of torch.compile or DataParallel, on the device and in the precision it is in.
 
     Raises:
-        ArgumentError: if it has no classifier, no pooling, no values (meta tensors), or another number
-            of class names than outputs.
+        ArgumentError: if it has no classifier, unless it need not `classify`, no pooling, no values (meta tensors), or
+            another number of class names than outputs.
     """
 
-    def __init__(self, model: nn.Module, input_size: int | tuple[int, int] | None, decode: Decode = "exact") -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        input_size: int | tuple[int, int] | None,
+        decode: Decode = "exact",
+        *,
+        classify: bool = True,
+    ) -> None:
         from effnets.inference.transform import create_transform
         from effnets.nn.classifier import network_of, require_values
         from effnets.nn.features import FeaturePyramid
 
         network = network_of(model)
-        if isinstance(network, FeaturePyramid) or not network.num_classes:
-            raise ArgumentError(
-                "this model has no classifier; build it without features_only and with num_classes above 0"
-            )
+        if isinstance(network, FeaturePyramid) or (classify and not network.num_classes):
+            classes = " and with num_classes above 0" if classify else ""
+            raise ArgumentError(f"this model has no classifier; build it without features_only{classes}")
         if network.pool.kind == "none":
             raise ArgumentError(
                 "this model has global_pool='none' and classifies every place; pool to classify an image"
@@ -137,18 +187,20 @@ class TorchPredictor(Predictor):
         self._transform = create_transform(network, input_size=input_size)
         self.channels = network.in_chans
         self.model, self.engine = network.spec.name, "torch"
-        self.class_names = network.class_names or class_names(network.num_classes)
+        self.class_names = network.class_names or (class_names(network.num_classes) if network.num_classes else ())
         self.named = network.class_names is not None or are_named(self.class_names)
         if len(self.class_names) != network.num_classes:
             raise ArgumentError(
                 f"class_names has {len(self.class_names)} names for {network.num_classes} classes; give one for each"
             )
-        self._module = model
+        self._module, self._network = model, network
         if decode == "fast":
             self.min_side = fast_side(self._transform.preprocess, self._transform.size)
-        # Of several threads, each computes on its share of the cores; other devices take one batch at a time.
-        self.concurrent = next(network.parameters()).device.type == "cpu"
-        self.batch_size = _batch_size(self._transform.size, on_gpu=not self.concurrent)
+        # Other devices take one batch at a time; what wraps a network may not expect several threads.
+        on_cpu = next(network.parameters()).device.type == "cpu"
+        self.concurrent = on_cpu and model is network
+        self.in_order = any(module._forward_hooks or module._forward_pre_hooks for module in network.modules())
+        self.batch_size = _batch_size(self._transform.size, on_gpu=not on_cpu)
 
     def prepare(self, image: ImageSource) -> Tensor:
         """Return float32 ``[C, H, W]``."""
@@ -169,6 +221,21 @@ class TorchPredictor(Predictor):
             torch.set_num_threads(before)
 
     def logits(self, batch: Sequence[Any]) -> NDArray[np.float32]:
+        return self._infer(self._module, batch)
+
+    def embed(self, batch: Sequence[Any], stage: int | None = None) -> NDArray[np.float32]:
+        network = self._network
+        if stage is None:
+            return self._infer(lambda x: network.forward_head(network.forward_features(x), pre_logits=True), batch)
+        count = len(network.stages)
+        if isinstance(stage, bool) or not isinstance(stage, int) or not -count <= stage < count:
+            raise ArgumentError(
+                f"stage is {stage!r}; {self.model} has the stages 0 to {count - 1}, or -1, -2, … from the end"
+            )
+        layers = [network.stem, *network.stages[: stage % count + 1]]
+        return self._infer(lambda x: reduce(lambda y, layer: layer(y), layers, x).mean((2, 3)), batch)
+
+    def _infer(self, function: Callable[[Tensor], Tensor], batch: Sequence[Any]) -> NDArray[np.float32]:
         import torch
 
         from effnets.nn.utils import evaluating
@@ -177,8 +244,8 @@ class TorchPredictor(Predictor):
         # channels_last computes the same function, up to twice as fast on CPUs for depthwise convolutions.
         images = torch.stack(list(batch)).to(weight.device, weight.dtype, memory_format=torch.channels_last)
         with evaluating(self._module), torch.inference_mode():
-            logits: NDArray[np.float32] = self._module(images).float().cpu().numpy()
-        return logits
+            values: NDArray[np.float32] = function(images).float().cpu().numpy()
+        return values
 
 
 class EnginePredictor(Predictor):
@@ -232,9 +299,25 @@ class EnginePredictor(Predictor):
         return self._engine.shared_by(threads)
 
     def logits(self, batch: Sequence[NDArray[Any]]) -> NDArray[np.float32]:
+        return self._infer("logits", batch)
+
+    def embed(self, batch: Sequence[Any], stage: int | None = None) -> NDArray[np.float32]:
+        if stage is not None:
+            raise ArgumentError(
+                f"stage is {stage!r}, but {self.model} is exported, without its stages; leave stage out, or embed with "
+                "the network that it was made from"
+            )
+        if not self._engine.description.embedding:
+            raise ArgumentError(
+                f"{self.model} was exported without an embedding; export it with embedding=True (effnets export MODEL "
+                "OUT --output embedding), or embed with the network itself"
+            )
+        return self._infer("embedding", batch)
+
+    def _infer(self, output: str, batch: Sequence[NDArray[Any]]) -> NDArray[np.float32]:
         # Raw images differ in size, so that they go one by one.
         inputs = [image[None] for image in batch] if self._raw else [np.stack(batch)]
-        return np.concatenate([self._engine(images) for images in inputs])
+        return np.concatenate([self._engine.run(images)[output] for images in inputs])
 
 
 def create_predictor(
@@ -242,8 +325,12 @@ def create_predictor(
     input_size: int | tuple[int, int] | None = None,
     argument: str = "input_size",
     decode: Decode = "exact",
+    *,
+    classify: bool = True,
 ) -> Predictor:
     """Return the predictor of a network or an engine; `argument` is what errors call the size.
+
+    Unless it is to `classify`, a network may be without classes.
 
     Raises:
         ArgumentError: if the model takes no images of that size, or `decode` is neither "exact" nor "fast".
@@ -252,7 +339,7 @@ def create_predictor(
         raise ArgumentError(f"decode is {decode!r}; choose 'exact' or 'fast'")
     if isinstance(model, Engine):
         return EnginePredictor(model, input_size, argument, decode)
-    return TorchPredictor(model, input_size, decode)
+    return TorchPredictor(model, input_size, decode, classify=classify)
 
 
 def predict(
@@ -299,15 +386,9 @@ def predict(
         ArgumentError: if the model has no classifier, a number is out of range, or an image has another type, shape or
             range; among several, the message has its number.
     """
-    for name, value in (("batch_size", batch_size), ("workers", workers)):
-        if value is not None:
-            check_integer(name, value, 1, "it must be at least 1")
-    if on_error not in ("raise", "skip"):
-        raise ArgumentError(f"on_error is {on_error!r}; choose 'raise' or 'skip'")
     predictor = create_predictor(model, input_size, decode=decode)
-    several = _split(images)
     found: list[list[Prediction]] = []
-    for result in predictor.stream(several, topk, batch_size, on_error, workers):
+    for result in predictor.stream(images, topk, batch_size, on_error, workers):
         if isinstance(result, str):
             warnings.warn(f"skipped: {result}", stacklevel=2)
         found.append([] if isinstance(result, str) else result)

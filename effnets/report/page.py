@@ -30,17 +30,9 @@ def render_page(
     run: RunSummary, charts: Mapping[str, Chart], shown: Sequence[Example], maps: Sequence[CamExample]
 ) -> str:
     """The page as HTML, with its style sheet and its images inside."""
-    folder = files("effnets.report")
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters["data_uri"] = to_data_uri
-    environment.filters["probability"] = probability
-    environment.filters["percent"] = lambda share: f"{100 * share:.1f}"
-    template = environment.from_string(folder.joinpath("report.html.jinja").read_text(encoding="utf-8"))
-    return template.render(
+    return render_template(
+        "report.html.jinja",
         run=run,
-        style=Markup(folder.joinpath("report.css").read_text(encoding="utf-8")),
         # matplotlib has escaped what stands in them.
         charts={name: Markup(chart.svg) for name, chart in charts.items()},
         widths={name: chart.width for name, chart in charts.items()},
@@ -48,6 +40,20 @@ def render_page(
         maps=maps,
         **_context(run),
     )
+
+
+def render_template(name: str, **values: Any) -> str:
+    """Render a template of this folder as a page that holds all it shows, with its style."""
+    folder = files("effnets.report")
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["data_uri"] = to_data_uri
+    environment.filters["probability"] = probability
+    environment.filters["percent"] = lambda share: f"{100 * share:.1f}"
+    template = environment.from_string(folder.joinpath(name).read_text(encoding="utf-8"))
+    style = Markup(folder.joinpath("report.css").read_text(encoding="utf-8"))
+    return template.render(style=style, version=__version__, **values)
 
 
 def _context(run: RunSummary) -> dict[str, Any]:
@@ -69,7 +75,6 @@ def _context(run: RunSummary) -> dict[str, Any]:
         "recipe": list(_flattened(run.recipe)),
         "notes": [*run.notes, *(note for note in evaluation.notes if note not in run.notes)],
         "broken": evaluation.broken[:_BROKEN],
-        "version": __version__,
     }
 
 

@@ -195,11 +195,10 @@ def _load_timm(recipe: Recipe, student: Classifier) -> Teacher:
             network.reset_classifier(0 if weight is None else len(weight))
             network.load_state_dict(state)
     except Exception as error:  # of files, of the Hub, and of networks, each of its own kind
-        source, reason = (
-            recipe.teacher_weights or "its published weights",
-            " ".join(str(error).split())[:300] or type(error).__name__,
-        )
-        raise TrainingError(f"teacher {name}: timm cannot load {source} ({reason}); check both") from None
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        source = recipe.teacher_weights or "its published weights"
+        problem = f"timm cannot load {source} ({reason}); check its name and the weights"
+        raise TrainingError(f"teacher {name}: {problem}") from None
     settings = timm.data.resolve_model_data_config(network)  # type: ignore[no-untyped-call]
     _require_channels(name, settings["input_size"][0], student)
     preprocess = PreprocessSpec(mean=tuple(settings["mean"]), std=tuple(settings["std"]))

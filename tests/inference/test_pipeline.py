@@ -61,6 +61,16 @@ def test_a_network_in_training_mode_is_left_in_it(network, photos):
         network.eval()
 
 
+def test_a_hook_sees_images_in_order(network, photos):
+    seen = []
+    handle = network.register_forward_hook(lambda _module, _inputs, logits: seen.append(logits))
+    try:
+        found = effnets.predict(network, photos, topk=1, input_size=32, batch_size=1, workers=3)
+    finally:
+        handle.remove()
+    assert [int(logits.argmax()) for logits in seen] == [row[0].index for row in found]
+
+
 def test_an_engine_answers_in_threads_as_alone(tmp_path):
     engine = effnets.load_engine(write(tmp_path / "mean.onnx", describe()))
     sent = [photo(seed) for seed in range(40)]
@@ -104,6 +114,7 @@ class Watched:
     """A predictor that records how many threads are in it."""
 
     batch_size = 2
+    in_order = False
 
     def __init__(self, concurrent):
         self.concurrent, self.inside, self.most, self.shared = concurrent, 0, 0, None

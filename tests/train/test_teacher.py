@@ -218,7 +218,7 @@ def files(tmp_path_factory):
         ({"teacher": TIMM, "teacher_weights": "test_vit.pth"}, r"timm cannot load .*test_vit.pth \(Error\(s\) in"),
         (
             {"teacher": TIMM, "teacher_weights": "none.pth"},
-            r"timm cannot load .*none.pth \(FileNotFoundError\); check both",
+            r"timm cannot load .*none.pth \(FileNotFoundError\); check its name",
         ),
         (
             {"teacher": TIMM, "teacher_weights": "test_efficientnet.pth"},

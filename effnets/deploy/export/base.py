@@ -101,10 +101,12 @@ def prepare(
     engine: str,
     preferred: str = "",
     is_folder: bool = False,
+    embedding: bool = False,
 ) -> Export:
     """Check the arguments of an export and rewrite a copy of the network for `engine`, by its preset or `optimize`.
 
-    The file's metadata name `preferred` as the engine that it was made for. With `is_folder` a folder is to be written.
+    The file's metadata name `preferred` as the engine that it was made for. With `is_folder` a folder is to be written,
+    with `embedding` the file gets that output, of the length that its metadata state.
 
     Raises:
         ArgumentError: if `model` is not a classifier with outputs, the path has another suffix, or an argument is out
@@ -137,6 +139,7 @@ def prepare(
         input_kind=input_kind,
         rewrites=rewrites,
         engine=preferred,
+        embedding=network.head_hidden_size if embedding else 0,
     )
     # In float64, so that folding rounds once; the original is what the file is compared with.
     original = copy.deepcopy(network).cpu().double().eval().requires_grad_(False)

@@ -23,6 +23,7 @@ def export_executorch(
     preprocess: bool = False,
     optimize: bool | Rewrites = True,
     softmax: bool = False,
+    embedding: bool = False,
 ) -> ExportReport:
     """Write a classifier as an ExecuTorch program, for Android, iOS and small boxes, after verifying it.
 
@@ -37,6 +38,7 @@ def export_executorch(
         preprocess: take uint8 images ``[1, H, W, channels]``, resized and cropped already, and normalize them.
         optimize: rewrite the network first, by the preset of ExecuTorch, or by a `Rewrites`.
         softmax: return probabilities ``[1, num_classes]`` after the logits.
+        return the classifier's input ``[1, D]`` after the logits, before probabilities.
 
     Raises:
         ArgumentError: if `model` is not a classifier with outputs, or an argument is out of range.
@@ -54,13 +56,14 @@ def export_executorch(
         optimize=optimize,
         engine="executorch",
         preferred="executorch",
+        embedding=embedding,
     )
     from effnets.deploy.export.image_input import trace
     from effnets.deploy.export.verify import Reference, verify_file
     from effnets.engines.executorch import ExecuTorchEngine
 
     data = convert(made.module, made.metadata, softmax=softmax)
-    reference = Reference(trace(made.module, made.metadata), made.original, made.module, folded=optimize is not False)
+    reference = Reference.of(made, trace(made.module, made.metadata), folded=optimize is not False)
     required = {"the labels": "\n".join(made.metadata.labels).encode()}
     error = verify_file(ExecuTorchEngine(data), data, reference, made.metadata, required)
     return made.write(data, {"executorch": error})

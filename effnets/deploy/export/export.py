@@ -45,6 +45,7 @@ def export(
     optimize: bool | Rewrites = True,
     softmax: bool = False,
     topk: int | None = None,
+    embedding: bool = False,
     engine: str = "",
 ) -> ExportReport:
     """Write a classifier as a verified file for the place that the suffix of `path` names.
@@ -63,6 +64,8 @@ def export(
         optimize: rewrite the network first, by the preset of the engine, or by a `Rewrites`.
         softmax: add the output ``probabilities``; not for ``.pt2``; ``.mlpackage`` returns them in any case.
         topk: add the outputs ``top_probabilities`` and ``top_indices``; for ``.onnx`` and ``.xml``.
+        embedding: add the output ``embedding``, the classifier's input, for `effnets.embed`; not for ``.pt2`` and
+            ``.mlpackage``.
         engine: for which an ``.onnx`` file is rewritten, as of `effnets.export_onnx`.
 
     Raises:
@@ -71,7 +74,7 @@ def export(
     """
     writer, suffix = writer_of(path), Path(path).suffix.lower()
     given: dict[str, Any] = {"image_size": image_size, "dynamic_size": dynamic_size, "preprocess": preprocess}
-    given |= {"optimize": optimize, "softmax": softmax, "topk": topk, "engine": engine}
+    given |= {"optimize": optimize, "softmax": softmax, "topk": topk, "embedding": embedding, "engine": engine}
     defaults, always = inspect.signature(export).parameters, _ALWAYS.get(suffix, ())
     options = {name: value for name, value in given.items() if value != defaults[name].default and name not in always}
     possible = inspect.signature(writer).parameters

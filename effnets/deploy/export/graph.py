@@ -30,7 +30,7 @@ from effnets.inference.image import cover_size
 from effnets.utils.arguments import check_size
 from effnets.utils.quiet import quiet_exporters
 
-INPUT, NORMALIZED, LOGITS = "images", "normalised", "logits"
+INPUT, NORMALIZED, LOGITS, EMBEDDING = "images", "normalised", "logits", "embedding"
 PROBABILITIES, TOP_PROBABILITIES, TOP_INDICES = "probabilities", "top_probabilities", "top_indices"
 
 _SCOPES = "pkg.torch.onnx.name_scopes"
@@ -82,6 +82,8 @@ def export_graph(
     model.graph.output[0].type.tensor_type.shape.dim[0].dim_param = "N"
     if softmax or topk:
         _append_probabilities(model.graph, topk)
+    if metadata.embedding:
+        _append_embedding(model.graph, metadata.embedding)
     network_input = INPUT
     if metadata.input_kind == "uint8":
         network_input = NORMALIZED
@@ -153,6 +155,13 @@ def _drop_traces(model: onnx.ModelProto) -> None:
         del entry.metadata_props[:]
         entry.doc_string = ""
     del graph.value_info[:]
+
+
+def _append_embedding(graph: onnx.GraphProto, length: int) -> None:
+    """Return the classifier's input as well; under a name of its own, as the program's names stay for verification."""
+    classifier = next(node for node in graph.node if LOGITS in node.output)
+    graph.node.append(helper.make_node("Identity", classifier.input[:1], [EMBEDDING], "embedding/Identity"))
+    graph.output.append(helper.make_tensor_value_info(EMBEDDING, TensorProto.FLOAT, ["N", length]))
 
 
 def _append_probabilities(graph: onnx.GraphProto, topk: int | None) -> None:

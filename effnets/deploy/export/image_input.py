@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
@@ -10,10 +12,10 @@ from effnets.engines.metadata import ModelMetadata
 
 
 class ImageInput(nn.Module):
-    """Take images as a file for phones does, one at a time, and return logits ``[1, C]``, and probabilities on request.
+    """Take images as a file for phones does, one at a time, and return its outputs in their order.
 
     Args:
-        network: takes float32 ``[N, channels, H, W]``, normalized.
+        network: takes float32 ``[N, channels, H, W]``, normalized, and returns logits ``[N, C]``.
         metadata: of the file. With `input_kind` ``pixels`` images are uint8 ``[N, H, W, channels]``, to be normalized.
         channels_last: take normalized images as ``[N, H, W, channels]`` too.
         softmax: return the probabilities as well.
@@ -24,7 +26,8 @@ class ImageInput(nn.Module):
 
     def __init__(self, network: nn.Module, metadata: ModelMetadata, *, channels_last: bool, softmax: bool) -> None:
         super().__init__()
-        self.network, self.softmax = network, softmax
+        self.network: Any = network
+        self.softmax, self.embedding = softmax, metadata.embedding > 0
         self.pixels = metadata.input_kind == "pixels"
         self.channels_last = channels_last or self.pixels
         if self.pixels:
@@ -35,13 +38,20 @@ class ImageInput(nn.Module):
             shift = -torch.tensor(preprocess.mean, dtype=torch.float64) / std
             self.register_buffer("shift", shift.float().view(-1, 1, 1), persistent=False)
 
-    def forward(self, images: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+    def forward(self, images: Tensor) -> Tensor | tuple[Tensor, ...]:
         if self.channels_last:
             images = images.permute(0, 3, 1, 2)
         if self.pixels:
             images = images.to(torch.float32) * self.scale + self.shift
-        logits: Tensor = self.network(images)
-        return (logits, logits.softmax(1)) if self.softmax else logits
+        outputs: tuple[Tensor, ...]
+        if self.embedding:
+            embedding = self.network.forward_head(self.network.forward_features(images), pre_logits=True)
+            outputs = self.network.classifier(embedding), embedding
+        else:
+            outputs = (self.network(images),)
+        if self.softmax:
+            outputs = *outputs, outputs[0].softmax(1)
+        return outputs if len(outputs) > 1 else outputs[0]
 
     def example(self, metadata: ModelMetadata) -> Tensor:
         """Return an image that it takes, with N 1."""

@@ -18,7 +18,7 @@ from effnets._version import __version__
 from effnets.deploy.export.base import ExportReport, prepare, require_packages
 from effnets.deploy.optimize.rewrites import Rewrites
 from effnets.engines.base import first_line
-from effnets.engines.metadata import ModelMetadata
+from effnets.engines.metadata import ModelMetadata, output_names
 from effnets.errors import ExportError
 from effnets.utils.quiet import quiet_exporters, quiet_native
 
@@ -33,6 +33,7 @@ def export_litert(
     preprocess: bool = False,
     optimize: bool | Rewrites = True,
     softmax: bool = False,
+    embedding: bool = False,
 ) -> ExportReport:
     """Write a classifier as one LiteRT file, for Android and small boxes, after verifying that it computes the same.
 
@@ -46,6 +47,7 @@ def export_litert(
         preprocess: take uint8 images ``[1, H, W, channels]``, resized and cropped already, and normalize them.
         optimize: rewrite the network first, by the preset of LiteRT, or by a `Rewrites`.
         softmax: add the output ``probabilities`` ``[1, num_classes]``.
+        add the output ``embedding`` ``[1, D]``, the classifier's input.
 
     Raises:
         ArgumentError: if `model` is not a classifier with outputs, or an argument is out of range.
@@ -63,13 +65,14 @@ def export_litert(
         optimize=optimize,
         engine="litert",
         preferred="litert",
+        embedding=embedding,
     )
     from effnets.deploy.export.image_input import trace
     from effnets.deploy.export.verify import Reference, verify_file
     from effnets.engines.litert import LiteRTEngine
 
     data = convert(made.module, made.metadata, softmax=softmax)
-    reference = Reference(trace(made.module, made.metadata), made.original, made.module, folded=optimize is not False)
+    reference = Reference.of(made, trace(made.module, made.metadata), folded=optimize is not False)
     required = {"the labels": _labels(made.metadata), "the metadata": task_metadata(made.metadata, softmax=softmax)}
     error = verify_file(LiteRTEngine(data), data, reference, made.metadata, required)
     return made.write(data, {"litert": error})
@@ -102,7 +105,7 @@ def add_metadata(data: bytes, metadata: ModelMetadata, *, softmax: bool) -> byte
     model.description = f"effnets {metadata.model}"
     graph = model.subgraphs[0]
     graph.tensors[graph.inputs[0]].name = b"images"
-    for index, name in zip(graph.outputs, _outputs(softmax), strict=True):
+    for index, name in zip(graph.outputs, output_names(metadata, softmax=softmax), strict=True):
         graph.tensors[index].name = name.encode()
     for constant in model.buffers:
         if constant.offset > 1:  # lies behind the flatbuffer, where Google's quantizer writes it
@@ -127,10 +130,6 @@ def add_metadata(data: bytes, metadata: ModelMetadata, *, softmax: bool) -> byte
 
 def _labels(metadata: ModelMetadata) -> bytes:
     return "".join(f"{' '.join(label.split())}\n" for label in metadata.labels).encode()
-
-
-def _outputs(softmax: bool) -> tuple[str, ...]:
-    return ("logits", "probabilities") if softmax else ("logits",)
 
 
 class _AlignedBuilder(flatbuffers.Builder):  # type: ignore[misc]
@@ -158,10 +157,13 @@ def task_metadata(metadata: ModelMetadata, *, softmax: bool) -> bytes:
         options = build.table({0: build.floats(mean), 1: build.floats(std)})
         entry[4] = build.vector([build.table({0: ("byte", 1), 1: options})])  # ProcessUnit of NormalizationOptions
     outputs = []
-    for name in _outputs(softmax):
-        labels = build.table({0: build.text(LABELS), 2: ("byte", 2)})  # TENSOR_AXIS_LABELS
+    for name in output_names(metadata, softmax=softmax):
         content = build.table({0: ("byte", 1), 1: build.table({})})  # FeatureProperties
-        outputs.append(build.table({0: build.text(name), 3: content, 6: build.vector([labels])}))
+        output: dict[int, Any] = {0: build.text(name), 3: content}
+        if name != "embedding":
+            labels = build.table({0: build.text(LABELS), 2: ("byte", 2)})  # TENSOR_AXIS_LABELS
+            output[6] = build.vector([labels])
+        outputs.append(build.table(output))
     graph = build.table({2: build.vector([build.table(entry)]), 3: build.vector(outputs)})
     facts = {0: metadata.model, 1: f"{metadata.model}, an image classifier", 2: __version__, 7: "1.0.0"}
     if licence := metadata.weights.get("licence"):

@@ -26,10 +26,12 @@ def describe(
     rewrites: Rewrites | None,
     engine: str = "",
     usual_size: tuple[int, int] | None = None,
+    embedding: int = 0,
 ) -> ModelMetadata:
     """Return the metadata of a network that is exported for images of (height, width) `size`; None for any.
 
-    `usual_size` is then the size to which programs resize images, None for that of the weights.
+    `usual_size` is then the size to which programs resize images, None for that of the weights. `embedding` is the
+    length of that output.
     """
     report, published = network.load_report, _published(network)
     # After training or with another classifier.
@@ -54,6 +56,7 @@ def describe(
         rewrites=rewrites.to_dict() if rewrites else {},
         engine=engine,
         versions={"effnets": __version__, **packages},
+        embedding=embedding,
     )
 
 

@@ -26,6 +26,7 @@ def export_onnx(
     optimize: bool | Rewrites = True,
     softmax: bool = False,
     topk: int | None = None,
+    embedding: bool = False,
     engine: str = "",
     engines: Sequence[str] | None = None,
 ) -> ExportReport:
@@ -47,6 +48,7 @@ def export_onnx(
         optimize: rewrite the network first (`effnets.optimize`), by the preset of `engine`, or by a `Rewrites`.
         softmax: add the output ``probabilities`` ``[N, num_classes]``.
         topk: add the outputs ``top_probabilities`` and ``top_indices`` ``[N, topk]``; includes `softmax`.
+        embedding: add the output ``embedding`` ``[N, D]``, the classifier's input, for `effnets.embed`.
         engine: ``onnxruntime`` or ``openvino``, for which the network is rewritten and which `effnets.load_engine`
             then prefers; either executes the file correctly. Empty: rewritten for ONNX Runtime, no preference stated.
         engines: on which the file is verified; None: on ONNX Runtime, and on OpenVINO if that is installed.
@@ -75,6 +77,7 @@ def export_onnx(
         optimize=optimize,
         engine=engine or "onnxruntime",
         preferred=engine,
+        embedding=embedding,
     )
 
     from onnx.helper import set_model_props

@@ -30,6 +30,7 @@ def export_openvino(
     optimize: bool | Rewrites = True,
     softmax: bool = False,
     topk: int | None = None,
+    embedding: bool = False,
 ) -> ExportReport:
     """Write a classifier as an OpenVINO file, and its weights as ``.bin`` beside it, after verifying it.
 
@@ -38,7 +39,7 @@ def export_openvino(
 
     Args:
         path: of the file, ending in ``.xml``; existing files are replaced once the new ones are verified.
-        model, image_size, dynamic_size, preprocess, optimize, softmax, topk: as of `effnets.export_onnx`.
+        model, image_size, dynamic_size, preprocess, optimize, softmax, topk, embedding: as of `effnets.export_onnx`.
 
     Raises as `effnets.export_onnx`.
     """
@@ -57,6 +58,7 @@ def export_openvino(
             optimize=optimize,
             softmax=softmax,
             topk=topk,
+            embedding=embedding,
             engine="openvino",
             engines=["openvino"],
         )
@@ -111,7 +113,7 @@ def _model_api(metadata: ModelMetadata) -> dict[str, str]:
 
 
 def _compare(before: Engine, after: Engine) -> float:
-    """Compare the converted file with the verified ONNX file; return the largest difference of logits."""
+    """Compare the converted file with the verified ONNX file; return the largest difference of an output."""
     from effnets.deploy.export.verify import probe_batches, probe_images
 
     metadata = before.description
@@ -120,8 +122,9 @@ def _compare(before: Engine, after: Engine) -> float:
     errors = []
     raw = metadata.input_kind == "uint8"
     for images in [probe_images(1, 300, 400, metadata.channels, seed=0)] if raw else probe_batches(metadata):
-        expected, found = before(images), after(images)
-        errors.append(float(np.abs(found - expected).max() / np.abs(expected).max()))
-        if not errors[-1] <= _TOLERANCE:
-            raise VerificationError(f"{metadata.model}: not exported: the conversion is off by {errors[-1]:.1e}")
+        wanted, found = before.run(images), after.run(images)
+        for name in ("logits", *(("embedding",) if metadata.embedding else ())):
+            errors.append(float(np.abs(found[name] - wanted[name]).max() / np.abs(wanted[name]).max()))
+            if not errors[-1] <= _TOLERANCE:
+                raise VerificationError(f"{metadata.model}: not exported: the conversion is off by {errors[-1]:.1e}")
     return max(errors)

@@ -18,6 +18,7 @@ from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 
+from effnets.deploy.export.base import Export
 from effnets.engines.base import Engine
 from effnets.engines.metadata import ModelMetadata
 from effnets.errors import ArgumentError, EffnetsError, VerificationError
@@ -85,6 +86,7 @@ def _compare(engine: Engine, images: NDArray[Any], reference: Reference, metadat
     if not error <= expected.tolerance:
         raise VerificationError(f"{engine.name}: {describe_error(error, images)}")
     compare_probabilities(outputs, engine.name)
+    compare_embedding(outputs, engine.name, images, expected)
     return error
 
 
@@ -98,11 +100,16 @@ def find_missing(data: bytes, weights: Mapping[str, NDArray[np.float32]], requir
 
 
 class Expected(NamedTuple):
-    """The network's inputs, its float64 logits, and the tolerance, as a share of the largest logit."""
+    """The network's inputs, its float64 logits, and the tolerance, as a share of the largest logit.
+
+    If the file is to have it, the float64 embedding, and its tolerance, as a share of the largest value.
+    """
 
     inputs: NDArray[np.float32]
     logits: NDArray[np.float64]
     tolerance: float
+    embedding: NDArray[np.float64] | None = None
+    embedding_tolerance: float = 0.0
 
 
 class Reference:
@@ -113,15 +120,28 @@ class Reference:
         network: the original, in float64 on the CPU.
         exported: the module that was traced, perhaps rewritten, with its weights rounded to float32.
         folded: whether files hold its weights as they are; else converters fold batch normalization into them.
+        embedding: whether files return the classifier's input too, in which case both modules are classifiers.
     """
 
     def __init__(
-        self, program: ExportedProgram, network: nn.Module, exported: nn.Module, *, folded: bool = False
+        self,
+        program: ExportedProgram,
+        network: nn.Module,
+        exported: nn.Module,
+        *,
+        folded: bool = False,
+        embedding: bool = False,
     ) -> None:
-        self.program, self._network, self._folded = program, network, folded
+        self.program, self._network, self._folded, self._embedding = program, network, folded, embedding
         self._single = copy.deepcopy(exported).float()
         self._double = copy.deepcopy(exported).double()
         self._interpreter = Float64Interpreter(program)
+
+    @classmethod
+    def of(cls, made: Export, program: ExportedProgram, *, folded: bool) -> Reference:
+        """Return the reference of an export."""
+        embedding = made.metadata.embedding > 0
+        return cls(program, made.original, made.module, folded=folded, embedding=embedding)
 
     def weights(self) -> dict[str, NDArray[np.float32]]:
         """Return the weights and biases by name that files must hold; equal numbers, such as zeros, may be missing."""
@@ -142,7 +162,29 @@ class Reference:
         rounded = Float64Interpreter(self.program, _rounding())(inputs).numpy()
         single = self._single(inputs).numpy()
         allowance = _ROUNDING_ALLOWANCE * max(relative_error(draw, logits) for draw in (rounded, single))
-        return Expected(images, logits, min(max(_TOLERANCE, allowance), _TOLERANCE_LIMIT))
+        expected = Expected(images, logits, min(max(_TOLERANCE, allowance), _TOLERANCE_LIMIT))
+        if not self._embedding:
+            return expected
+        embedding = _embed(self._network, inputs.double())
+        allowance = _ROUNDING_ALLOWANCE * relative_error(_embed(self._single, inputs), embedding)
+        tolerance = min(max(expected.tolerance, allowance), _TOLERANCE_LIMIT)
+        return expected._replace(embedding=embedding, embedding_tolerance=tolerance)
+
+
+def _embed(network: Any, images: Tensor) -> NDArray[Any]:
+    embedding: NDArray[Any] = network.forward_head(network.forward_features(images), pre_logits=True).numpy()
+    return embedding
+
+
+def compare_embedding(outputs: Mapping[str, NDArray[Any]], name: str, images: NDArray[Any], expected: Expected) -> None:
+    """Raise VerificationError unless ``embedding``, if expected, is the float64 network's."""
+    if expected.embedding is None:
+        return
+    if "embedding" not in outputs:
+        raise VerificationError(f"{name}: there is no output named embedding")
+    error = relative_error(outputs["embedding"], expected.embedding)
+    if not error <= expected.embedding_tolerance:
+        raise VerificationError(f"{name}: {describe_error(error, images, 'embeddings')}")
 
 
 def compare_probabilities(outputs: Mapping[str, NDArray[Any]], name: str) -> None:
@@ -169,9 +211,9 @@ def relative_error(found: NDArray[Any], expected: NDArray[np.float64]) -> float:
     return float(np.abs(found - expected).max() / (np.abs(expected).max() or 1.0))
 
 
-def describe_error(error: float, images: NDArray[Any]) -> str:
-    """Say how far the logits of images are off."""
-    return f"logits of images {list(images.shape)} are off by {error:.1e} of the largest"
+def describe_error(error: float, images: NDArray[Any], what: str = "logits") -> str:
+    """Say how far the logits of images are off, or `what` else."""
+    return f"{what} of images {list(images.shape)} are off by {error:.1e} of the largest"
 
 
 def probe_batches(metadata: ModelMetadata) -> Iterator[NDArray[Any]]:

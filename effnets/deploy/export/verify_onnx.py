@@ -25,6 +25,7 @@ from effnets.deploy.export.verify import (
     Expected,
     Float64Interpreter,
     Reference,
+    compare_embedding,
     compare_probabilities,
     describe_error,
     probe_batches,
@@ -59,7 +60,8 @@ def verify(
 
     - each node by itself with torch's operator (`find_faulty_node`);
     - torch's program with the module it was traced from, both in float64, where they must agree closely;
-    - logits on each of `engines` with the float64 network's, for several batches, sizes and kinds of images;
+    - logits, and embeddings if there are any, on each of `engines` with the float64 network's, for several batches,
+      sizes and kinds of images;
     - preprocessing in the graph with that of `inference.pixels`.
 
     Args:
@@ -87,7 +89,7 @@ class _Checks:
 
     def __init__(self, graph: NetworkGraph, network: nn.Module, exported: nn.Module, metadata: ModelMetadata) -> None:
         self._graph, self._metadata = graph, metadata
-        self._reference = Reference(graph.program, network, exported)
+        self._reference = Reference(graph.program, network, exported, embedding=metadata.embedding > 0)
         # With preprocessing in the graph, the expected logits depend on the pixels of the engine at hand.
         self._raw = metadata.input_kind == "uint8"
         self._expected = [] if self._raw else [self._reference.expect(images) for images in probe_batches(metadata)]
@@ -112,6 +114,7 @@ class _Checks:
             place = find_divergence(self._graph, engine.name, images, expected.inputs, self._metadata)
             raise VerificationError(f"{engine.name}: {describe_error(error, images)}; {place}")
         compare_probabilities(outputs, engine.name)
+        compare_embedding(outputs, engine.name, images, expected)
         return error
 
 

@@ -1,0 +1,1 @@
+"""Photographs as vectors: embed them, find similar ones, and find copies of the same photograph."""
