@@ -184,7 +184,14 @@ def _print_result(metrics: dict[str, Any], output: Path) -> None:
 @click.option(
     "--freeze", help="stem, a number of stages, stages, or backbone: a linear probe on cached features [default: none]."
 )
-@click.option("--teacher", help="A network to learn from as well: a name, or the folder of a run.")
+@click.option(
+    "--teacher", help="A network to learn from as well: a name, the folder of a run, timm:NAME, or an ONNX file."
+)
+@click.option(
+    "--distillation-type",
+    type=click.Choice(["logits", "embedding", "features"]),
+    help="What is learned of the teacher [default: logits].",
+)
 @click.option("--balance", type=click.Choice(["none", "weights", "sampler"]), help="Of classes of different sizes.")
 @click.option(
     "--precision",

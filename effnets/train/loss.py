@@ -1,4 +1,4 @@
-"""The loss that is minimized: cross entropy with the labels, and the distance to a teacher's outputs."""
+"""The loss that is minimized: cross entropy with the labels, and the distance to a teacher's answers."""
 
 from __future__ import annotations
 
@@ -8,54 +8,23 @@ from torch import Tensor, nn
 
 from effnets.data.dataset import ImageDataset
 from effnets.data.sampling import class_weights
-from effnets.nn.classifier import Classifier
 from effnets.train.recipe import Recipe
-
-
-class Teacher(nn.Module):
-    """A frozen network whose logits the student learns from, on the images that the student sees.
-
-    Images are normalized as the student's weights need them; the teacher normalizes them as its own need them.
-
-    Args:
-        network: the teacher.
-        student: the network that is trained.
-        outputs: [classes of the student]; the teacher's output for each, if it has others or in another order.
-    """
-
-    def __init__(self, network: Classifier, student: Classifier, outputs: Tensor | None = None) -> None:
-        super().__init__()
-        self.network = network.eval().requires_grad_(False)
-        ours, theirs = student.spec.preprocess, network.spec.preprocess
-        scale = torch.tensor(ours.std) / torch.tensor(theirs.std)
-        shift = (torch.tensor(ours.mean) - torch.tensor(theirs.mean)) / torch.tensor(theirs.std)
-        self.scale: Tensor
-        self.shift: Tensor
-        self.outputs: Tensor | None
-        self.register_buffer("scale", scale.view(-1, 1, 1))
-        self.register_buffer("shift", shift.view(-1, 1, 1))
-        self.register_buffer("outputs", outputs)
-
-    def train(self, mode: bool = True) -> Teacher:  # noqa: ARG002
-        return super().train(False)
-
-    @torch.no_grad()
-    def forward(self, images: Tensor) -> Tensor:
-        logits = self.network(images * self.scale + self.shift)
-        return logits if self.outputs is None else logits[:, self.outputs]
+from effnets.train.teacher import Teacher
 
 
 class Loss(nn.Module):
     """The loss of a batch: logits [N, C], and labels [N] or class probabilities [N, C].
 
-    With a teacher, (1 - s) times the cross entropy plus s · τ² · KL(teacher ‖ student), both outputs softened by the
-    temperature τ (arXiv:1503.02531, section 2).
+    With a teacher, (1 - s) times the cross entropy plus s times the distance to its answer: τ² · KL(teacher ‖ student),
+    both outputs softened by the temperature τ (arXiv:1503.02531, section 2); or of embeddings [N, D] (arXiv:1704.04861,
+    section 4.7) and feature maps [N, D, H, W] (arXiv:1412.6550, section 2.2) the mean squared difference.
 
     Args:
         label_smoothing: share of the target that is spread over all classes.
         class_weights: [C]; of the classes in the cross entropy.
         teacher: to learn from as well.
         teacher_share: s. temperature: τ.
+        normalize: embeddings, and the vectors of every place of maps, to length 1; then it is the squared distance.
     """
 
     def __init__(
@@ -66,21 +35,34 @@ class Loss(nn.Module):
         teacher: Teacher | None = None,
         teacher_share: float = 0.5,
         temperature: float = 2.0,
+        normalize: bool = False,
     ) -> None:
         super().__init__()
         self.cross_entropy = nn.CrossEntropyLoss(weight=class_weights, label_smoothing=label_smoothing)
         self.teacher = teacher
         self.teacher_share = teacher_share
         self.temperature = temperature
+        self.normalize = normalize
 
-    def forward(self, logits: Tensor, targets: Tensor, images: Tensor) -> Tensor:
+    def forward(self, logits: Tensor, targets: Tensor, images: Tensor, features: Tensor | None = None) -> Tensor:
         loss: Tensor = self.cross_entropy(logits, targets)
         if self.teacher is None:
             return loss
-        expected = (self.teacher(images).float() / self.temperature).log_softmax(1)
-        actual = (logits / self.temperature).log_softmax(1)
-        distance = F.kl_div(actual, expected, reduction="batchmean", log_target=True) * self.temperature**2
+        answer = self.teacher(images).float()
+        distance = self._distance(logits, answer) if features is None else self._difference(features.float(), answer)
         return (1 - self.teacher_share) * loss + self.teacher_share * distance
+
+    def _distance(self, logits: Tensor, answer: Tensor) -> Tensor:
+        expected = (answer / self.temperature).log_softmax(1)
+        actual = (logits / self.temperature).log_softmax(1)
+        return F.kl_div(actual, expected, reduction="batchmean", log_target=True) * self.temperature**2
+
+    def _difference(self, features: Tensor, answer: Tensor) -> Tensor:
+        if features.shape[2:] != answer.shape[2:]:
+            features = F.interpolate(features, answer.shape[2:], mode="bilinear")
+        if self.normalize:
+            return (F.normalize(features) - F.normalize(answer)).square().sum(1).mean()
+        return F.mse_loss(features, answer)
 
 
 def make_loss(recipe: Recipe, train: ImageDataset, teacher: Teacher | None = None) -> Loss:
@@ -94,4 +76,5 @@ def make_loss(recipe: Recipe, train: ImageDataset, teacher: Teacher | None = Non
         teacher=teacher,
         teacher_share=recipe.teacher_share,
         temperature=recipe.temperature,
+        normalize=recipe.distillation_normalize,
     )

@@ -1,4 +1,4 @@
-"""The model that a training starts with, and its teacher."""
+"""The model that a training starts with."""
 
 from __future__ import annotations
 
@@ -6,17 +6,14 @@ import copy
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from effnets.errors import ArgumentError, TrainingError
 from effnets.factory import create_model
 from effnets.nn.classifier import Classifier
 from effnets.nn.freeze import freeze, freeze_statistics, parse_until
-from effnets.train.loss import Teacher
 from effnets.train.recipe import Recipe
 from effnets.utils.machine import describe_machine
 
@@ -101,38 +98,3 @@ def choose_precision(device: torch.device) -> str:
     else:
         native = device.type == "cpu" and "amx_bf16" in describe_machine().features
     return "bfloat16" if native else "float32"
-
-
-def load_teacher(recipe: Recipe, student: Classifier) -> Teacher | None:
-    """Load the recipe's teacher, if it has one.
-
-    Raises:
-        TrainingError: if the teacher lacks some of the classes, or is a file.
-        as `effnets.create_model`.
-    """
-    if recipe.teacher is None:
-        return None
-    if Path(recipe.teacher).is_file() and Path(recipe.teacher).suffix not in (".yaml", ".yml"):
-        raise TrainingError(
-            f"teacher {recipe.teacher} is a file, which does not say of which network; name the folder of a training, "
-            "or one that save_pretrained wrote"
-        )
-    network = create_model(recipe.teacher, pretrained=True)
-    return Teacher(network, student, _teacher_outputs(recipe.teacher, network, student))
-
-
-def _teacher_outputs(name: str, teacher: Classifier, student: Classifier) -> Tensor | None:
-    """The teacher's output for each class of the student; None if they are the same."""
-    fix = "fine-tune it on these classes first, and name its folder"
-    ours, theirs = student.class_names, teacher.class_names
-    if ours is None or theirs is None:
-        if teacher.num_classes == student.num_classes:
-            return None
-        raise TrainingError(
-            f"teacher {name} has {teacher.num_classes} outputs without names for {student.num_classes} classes; {fix}"
-        )
-    missing = [label for label in ours if label not in theirs]
-    if missing:
-        shown = ", ".join(missing[:5]) + (", …" if len(missing) > 5 else "")
-        raise TrainingError(f"teacher {name} lacks {len(missing)} of {len(ours)} classes ({shown}); {fix}")
-    return None if ours == theirs else torch.tensor([theirs.index(label) for label in ours])

@@ -130,8 +130,8 @@ def ema_decay(recipe: Recipe, steps: int) -> float:
     return min(recipe.ema_decay, max(0.0, 1 - 20 / steps))
 
 
-def make_optimizer(network: nn.Module, recipe: Recipe) -> Optimizer:
-    """Return the optimizer of all trainable parameters, in the groups of `parameter_groups`.
+def make_optimizer(network: nn.Module, recipe: Recipe, projection: nn.Module | None = None) -> Optimizer:
+    """Return the optimizer of all trainable parameters, in the groups of `parameter_groups`; a projection's are last.
 
     Raises:
         ArgumentError: if timm has no such optimizer, it does not take the recipe's settings, or everything is frozen.
@@ -143,20 +143,18 @@ def make_optimizer(network: nn.Module, recipe: Recipe) -> Optimizer:
             f"optimizer is {recipe.optimizer!r}, which timm does not have; adamw, sgd, rmsproptf and lamb are among "
             "what timm.optim.list_optimizers() lists"
         )
-    groups = parameter_groups(
-        network,
-        learning_rate=learning_rate(recipe, network),
-        weight_decay=recipe.weight_decay,
-        layer_decay=recipe.layer_decay,
-    )
+    rate, decay = learning_rate(recipe, network), recipe.weight_decay
+    groups = parameter_groups(network, learning_rate=rate, weight_decay=decay, layer_decay=recipe.layer_decay)
     if not groups:
         raise ArgumentError("every layer is frozen; freeze less")
+    if projection is not None:
+        groups += parameter_groups(projection, learning_rate=rate, weight_decay=decay)
     stated = {name: getattr(recipe, name) for name in ("eps", "alpha") if getattr(recipe, name) is not None}
     try:
         optimizer: Optimizer = create_optimizer_v2(
             [dict(group) for group in groups],
             opt=recipe.optimizer,
-            lr=learning_rate(recipe, network),
+            lr=rate,
             momentum=recipe.momentum,
             **stated,
         )

@@ -140,13 +140,32 @@ class Recipe:
         "Of classes of different sizes: ``weights`` in the loss, a ``sampler`` that draws all equally often, or "
         "``none``.",
     ] = "none"
-    teacher: Annotated[str | None, "A network to learn from as well: a name, with published weights, or a folder."] = (
-        None
-    )
+    teacher: Annotated[
+        str | None,
+        "A network to learn from as well: a name, with published weights, a folder, a YAML file, ``timm:NAME``, or an "
+        "exported file, such as ONNX.",
+    ] = None
+    teacher_weights: Annotated[
+        str | None, "Of a teacher called by a name, by ``timm:NAME`` or by a YAML file: a file or, but for timm, a tag."
+    ] = None
     teacher_share: Annotated[
         float, Range(0, 1), "Share of the teacher's outputs in the loss, the rest being the labels'."
     ] = 0.5
     temperature: Annotated[float, Range(0.01, 100), "Softens the outputs of teacher and student."] = 2.0
+    distillation_type: Annotated[
+        Literal["logits", "embedding", "features"],
+        "What is learned of the teacher: its ``logits``, its ``embedding``, the input of its classifier, or the "
+        "``features`` of one of its stages, by the mean squared difference. A projection between different channels "
+        "is learned as well, and left out of the network.",
+    ] = "logits"
+    distillation_stage: Annotated[
+        int | None,
+        Range(0, 1000),
+        "Of the student, from 0, compared with the teacher's last stage of the same reduction; None takes the last.",
+    ] = None
+    distillation_normalize: Annotated[
+        bool, "Compare embeddings, or the vectors of every place of feature maps, at length 1."
+    ] = False
     val_share: Annotated[
         float | None,
         Range(0, 0.9),
@@ -184,6 +203,21 @@ class Recipe:
             self.freeze != "backbone" or self.teacher is None,
             "teacher is for a network that learns, with freeze: backbone only the classifier does; omit one of them",
         )
+        unlike = self.distillation_type != "logits"
+        require(
+            self.teacher is not None or not (unlike or self.teacher_weights),
+            "teacher is missing, which teacher_weights and distillation_type are about; name one",
+        )
+        require(
+            not unlike or self.teacher_share < 1,
+            f"teacher_share is 1, and with distillation_type: {self.distillation_type} the classifier then learns "
+            "nothing; lower it, to 0.99 for example",
+        )
+        require(
+            self.distillation_type == "features" or self.distillation_stage is None,
+            "distillation_stage is for distillation_type: features; omit it, or set that",
+        )
+        require(unlike or not self.distillation_normalize, "distillation_normalize is not for logits; omit it")
         require(
             self.freeze != "backbone" or self.weights != "random",
             "freeze is backbone, and weights are random: their features have no use; give weights",

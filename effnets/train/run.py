@@ -27,11 +27,12 @@ from effnets.report import write_report
 from effnets.train.bn_calibration import adapts_backbone, restore_if_identity
 from effnets.train.callbacks import Callback, CallbackList, ExperimentLogger, check_loggers
 from effnets.train.checkpoint import RUN_STATE, Checkpointer, finished_metrics
-from effnets.train.loss import Teacher, make_loss
-from effnets.train.model import build_model, choose_precision, load_teacher, require_batch_of_one, to_device
+from effnets.train.loss import make_loss
+from effnets.train.model import build_model, choose_precision, require_batch_of_one, to_device
 from effnets.train.optim import epoch_repeats, learning_rate, make_optimizer
 from effnets.train.recipe import Recipe, find_recipe, read_recipe
 from effnets.train.run_state import RunState
+from effnets.train.teacher import Teacher, load_teacher
 from effnets.train.trainer import TrainContext, Trainer
 from effnets.utils.shutdown import GracefulShutdown
 
@@ -242,8 +243,8 @@ class Run:
         notes = [*splits.notes, *recipe.augmentation.notes(model.in_chans)]
         if min(recipe.batch_size, len(train) // recipe.accumulate) == 1:
             require_batch_of_one(model, recipe)
-        optimizer = make_optimizer(model, recipe)
         teacher = load_teacher(recipe, model)
+        optimizer = make_optimizer(model, recipe, None if teacher is None else teacher.projection)
         recipe = replace(recipe, learning_rate=learning_rate(recipe, model))
         parts = {"train": train, "val": splits.val, "test": splits.test}
         state = RunState(

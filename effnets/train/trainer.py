@@ -23,6 +23,7 @@ from effnets.train.loss import Loss
 from effnets.train.optim import RateSchedule, ema_decay, learning_rate, warmup_epochs
 from effnets.train.recipe import Recipe
 from effnets.train.run_state import Best, Progress
+from effnets.train.teacher import ProjectedStudent
 from effnets.utils.shutdown import GracefulShutdown
 
 if TYPE_CHECKING:
@@ -216,8 +217,11 @@ class Trainer:
         self.average = ModelEmaV3(network, decay=decay, use_warmup=True) if recipe.ema_decay else None
         average = None if self.average is None else self.average.module
         self.best = BestModelTracker(network, average, val_loader, context)
+        self.projection, trained = None, network
+        if loss.teacher is not None and loss.teacher.projection is not None:
+            self.projection, trained = loss.teacher.projection, ProjectedStudent(network, loss.teacher)
         # Only now: the copy must not be wrapped.
-        self.model: nn.Module = self.accelerator.prepare_model(network)
+        self.model: nn.Module = self.accelerator.prepare_model(trained)
         self.progress = Progress()
         self.stopping = False
 
@@ -248,6 +252,7 @@ class Trainer:
             "network": self.network.state_dict(),
             "average": None if self.average is None else self.average.module.state_dict(),
             "ema_decay": None if self.average is None else self.average.decay,
+            "projection": None if self.projection is None else self.projection.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "progress": asdict(self.progress),
             "best": self.best.weights,
@@ -259,6 +264,8 @@ class Trainer:
         if self.average is not None:
             self.average.module.load_state_dict(state["average"])
             self.average.decay = state.get("ema_decay", self.recipe.ema_decay)  # runs of earlier versions have no limit
+        if self.projection is not None:
+            self.projection.load_state_dict(state["projection"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.progress = Progress.from_dict(state["progress"])
         self.best.weights = state["best"]
@@ -298,7 +305,7 @@ class Trainer:
                 self.accelerator.backward(loss / share)
             total += loss.detach()
         if self.recipe.clip_grad:
-            self.accelerator.clip_grad_norm_(self.network.parameters(), self.recipe.clip_grad)
+            self.accelerator.clip_grad_norm_(self.model.parameters(), self.recipe.clip_grad)
         self.optimizer.step()
         if self.average is not None:
             self.average.update(self.network, step=self.progress.step + 1)
@@ -309,8 +316,9 @@ class Trainer:
         torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1))
         targets = batch.labels if batch.targets is None else batch.targets
         with torch.autocast(self.accelerator.device.type, self.dtype, enabled=self.dtype is not None):
-            logits = self.model(batch.images).float()
-            loss: Tensor = self.loss(logits, targets, batch.images)
+            output = self.model(batch.images)
+            logits, features = output if isinstance(output, tuple) else (output, None)
+            loss: Tensor = self.loss(logits.float(), targets, batch.images, features)
         return loss
 
     def _gradient_sync(self, last: bool) -> AbstractContextManager[Any]:

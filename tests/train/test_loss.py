@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 
 import effnets
-from effnets.train.loss import Loss, Teacher
-from effnets.train.model import load_teacher
+from effnets.train.loss import Loss
 from effnets.train.recipe import Recipe
+from effnets.train.teacher import Teacher, load_teacher
 from tests.support import images, shake
 from tests.support.drawn_classes import write_table
 

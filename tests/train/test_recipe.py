@@ -84,6 +84,14 @@ def test_every_setting_is_written_out():
         ("model: x\nmodel: y\n", r"r.yaml:2:1: 'model' is here twice"),
         ("model: x\nfreeze: backbone\nweights: random\n", r"freeze is backbone, and weights are random"),
         ("model: x\nfreeze: backbone\nteacher: y\n", r"teacher is for a network that learns"),
+        ("model: x\ndistillation_type: embedding\n", r"r.yaml:1: teacher is missing, .*; name one"),
+        ("model: x\nteacher_weights: y\n", r"r.yaml:1: teacher is missing, .*; name one"),
+        (
+            "model: x\nteacher: y\nteacher_share: 1\ndistillation_type: features\n",
+            r"r.yaml:3: teacher_share is 1, and with distillation_type: features the classifier then learns nothing",
+        ),
+        ("model: x\nteacher: y\ndistillation_stage: 1\n", r"r.yaml:3: distillation_stage is for .*features; omit"),
+        ("model: x\nteacher: y\ndistillation_normalize: true\n", r"r.yaml:3: distillation_normalize is not for logits"),
     ],
 )
 def test_impossible_recipes_are_refused_where_they_stand(tmp_path, text, message):
