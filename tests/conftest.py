@@ -8,12 +8,18 @@ import sys
 import zlib
 from collections.abc import Iterator
 
+import hypothesis
 import numpy as np
 import pytest
 
 # Before torch is imported: test processes share the machine's cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+# A busy machine is no failure.
+hypothesis.settings.register_profile("effnets", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("effnets")
 
 
 def _seed(name: str) -> None:
