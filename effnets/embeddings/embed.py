@@ -42,7 +42,10 @@ def embed(
         normalize: divide every vector by its length, so that products of vectors are cosines of their angles.
         stage: of the network whose last feature map is averaged over all places, as `effnets show` numbers them; None
             takes the input of the classifier, ``forward_head(forward_features(x), pre_logits=True)``.
-        input_size, batch_size, workers, decode: as of `effnets.predict`.
+        input_size: as of `effnets.predict`.
+        batch_size: likewise.
+        workers: likewise.
+        decode: likewise.
         on_error: "raise" at the first image that cannot be read, or "skip" it with a warning, and a row of NaN.
 
     Returns:
