@@ -69,11 +69,12 @@ def timm_way(weights: Path) -> Answer:
     """As timm's inference.py: its transform, workers of a DataLoader, the network as it is."""
     import timm
     import torch
+    from safetensors.torch import load_file
     from timm.data import create_transform
     from torch.utils.data import DataLoader, Dataset
 
-    network = timm.create_model("mobilenetv2_100", pad_type="same", norm_kwargs={"eps": 1e-3}).eval()
-    network.load_state_dict(__import__("safetensors.torch").torch.load_file(weights))
+    network = timm.create_model("mobilenetv2_100", pad_type="same", bn_eps=1e-3).eval()
+    network.load_state_dict(load_file(weights))
     transform = create_transform(
         224, interpolation="bicubic", crop_pct=0.875, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)
     )
@@ -185,14 +186,17 @@ def _memory(process: Any) -> int:
 
 
 def photo_sets(shared: Path, folder: Path, count: int) -> dict[str, list[Path]]:
-    """Return the files of every set, unpacked or generated in a folder."""
+    """Return the files of every set, unpacked or generated in a folder, or found there."""
     import pyarrow.parquet as pq
 
+    large, small = folder / "large", folder / "cifar10"
+    if small.exists():
+        found = {"groceries": sorted(folder.rglob("test/**/*.jpg"))}
+        return found | {"large": sorted(large.iterdir()), "cifar10": sorted(small.iterdir())}
     with tarfile.open(shared / "data" / "grocery20.tar") as archive:
         archive.extractall(folder, filter="data")
     groceries = sorted(folder.rglob("test/**/*.jpg"))
     rng = np.random.default_rng(0)
-    large, small = folder / "large", folder / "cifar10"
     for made in (large, small):
         made.mkdir()
     for index in range(count):
@@ -213,6 +217,7 @@ def main() -> None:
     parser.add_argument("--photos", type=int, default=200, help="of 12 megapixels")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--sets", default="groceries,large,cifar10")
+    parser.add_argument("--folder", type=Path, help="keeps the sets for other runs")
     parser.add_argument("--ways", default=";".join(WAYS), help="separated by ;")
     parser.add_argument("--one", nargs=4, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -229,7 +234,7 @@ def main() -> None:
         folder = Path(name)
         model = folder / "model.onnx"
         effnets.export_onnx(effnets.create_model("mobilenetv2_100", weights=weights), model)
-        sets = photo_sets(arguments.shared, folder, arguments.photos)
+        sets = photo_sets(arguments.shared, arguments.folder or folder, arguments.photos)
         for kind in arguments.sets.split(","):
             listing, result = folder / "listing.txt", folder / "result.json"
             listing.write_text("\n".join(map(str, sets[kind])))
