@@ -109,13 +109,6 @@ def test_help_names_every_command():
         assert "Usage:" in run(command, "--help").stdout
 
 
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
-    effnets.save_weights(shake(effnets.create_model("mobilenetv1_025"), size=64), path)
-    return path
-
-
 @pytest.fixture
 def photos(tmp_path):
     folder = tmp_path / "photos"

@@ -21,7 +21,7 @@ from effnets.bulk.vectors import read_vectors
 from effnets.cli import main
 from effnets.deploy.export.verify import probe_images
 from effnets.embeddings.neighbors import nearest
-from tests.support import SHARED, needs_shared, shake
+from tests.support import SHARED, needs_shared
 
 COLORS = {"red": (200, 30, 30), "red2": (190, 40, 35), "green": (30, 200, 30), "blue": (20, 30, 210)}
 
@@ -30,13 +30,6 @@ def run(*arguments: object, status: int = 0):
     result = CliRunner().invoke(main, [str(argument) for argument in arguments])
     assert result.exit_code == status, result.output + repr(result.exception)
     return result
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
-    effnets.save_weights(shake(effnets.create_model("mobilenetv1_025"), size=64), path)
-    return path
 
 
 @pytest.fixture
