@@ -1,79 +1,102 @@
-"""Time the page of `export_web` in headless Chromium beside native ONNX Runtime: ms of the fastest image, as Markdown.
+"""Time networks in headless Chromium, by rewrites, beside native ONNX Runtime: ms of the median image, as Markdown.
 
 Needs Chromium and onnxruntime-web (``npm install --no-save onnxruntime-web``). Run from the repository's top level:
-``PYTHONPATH=. python scripts/web_speed.py``.
+``PYTHONPATH=. python scripts/web_speed.py [NETWORK…]``. The rewrites of a network take turns, round by round.
 """
 
 from __future__ import annotations
 
+import json
+import statistics
+import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from threading import Thread
 
 import numpy as np
 
 import effnets
+from effnets.deploy.export.export import export_bytes
 from effnets.deploy.export.web import export_web
+from effnets.deploy.optimize.rewrites import Rewrites, preset
 from effnets.utils.static_server import StaticServer
+from effnets.utils.timing import interleave
 from tests.support.headless_chromium import Browser
 
-MODELS = ("mobilenetv2_100", "mixnet_m")
-ROUNDS = 30
+MODELS = ("mobilenetv2_100", "mixnet_s", "mixnet_m", "rexnet_100")
+REWRITES = {
+    "preset": preset("onnxruntime"),
+    "kept": Rewrites(depthwise="keep"),
+    "merged": Rewrites(depthwise="all"),
+    "none": preset("none"),
+}
+ROUNDS = 25
 PROGRAM = """(async () => {
   const ort = await import("./ort/ort.wasm.min.mjs");
   ort.env.wasm.wasmPaths = new URL("ort/", location.href).href;
   ort.env.wasm.numThreads = %d;
-  const bytes = new Uint8Array(await (await fetch("model.onnx")).arrayBuffer());
-  const session = await ort.InferenceSession.create(bytes, { executionProviders: ["wasm"] });
+  const sessions = [];
+  for (const name of %s) {
+    const bytes = new Uint8Array(await (await fetch(name)).arrayBuffer());
+    sessions.push(await ort.InferenceSession.create(bytes, { executionProviders: ["wasm"] }));
+  }
   const input = new Float32Array(3 * 224 * 224).map(() => Math.random() - 0.5);
-  const times = [];
+  const times = sessions.map(() => []);
   for (let round = 0; round < %d; round++) {
-    const begin = performance.now();
-    const { logits } = await session.run({ images: new ort.Tensor("float32", input, [1, 3, 224, 224]) });
-    await logits.getData();
-    times.push(performance.now() - begin);
+    for (const [index, session] of sessions.entries()) {
+      const begin = performance.now();
+      const { logits } = await session.run({ images: new ort.Tensor("float32", input, [1, 3, 224, 224]) });
+      await logits.getData();
+      times[index].push(performance.now() - begin);
+    }
   }
   return times;
 })()"""
 
 
 def main() -> None:
-    print("| network | WebAssembly, 1 thread | 2 threads | native, 1 thread | 2 threads |\n|---|---:|---:|---:|---:|")
-    for name in MODELS:
+    columns = [f"{where}, {threads}" for threads in (1, 2) for where in (*REWRITES, "native")]
+    print(f"| network | {' | '.join(columns)} |\n|---|{'---:|' * len(columns)}", flush=True)
+    for name in sys.argv[1:] or MODELS:
         with tempfile.TemporaryDirectory() as work:
-            folder = export_web(effnets.create_model(name).eval(), Path(work) / "page").folder
-            cells = [min(times) for times in (*in_browser(folder), *native(folder / "model.onnx"))]
-            print(f"| {name} | " + " | ".join(f"{cell:.0f}" for cell in cells) + " |", flush=True)
+            network = effnets.create_model(name).eval()
+            folder = export_web(network, Path(work) / "page").folder
+            for label, rewrites in REWRITES.items():
+                (folder / f"{label}.onnx").write_bytes(export_bytes(network, rewrites, (224, 224))[0])
+            rows = zip(in_browser(folder), native(folder), strict=True)
+            cells = [f"{value:.1f}" for browser, alone in rows for value in (*browser, *alone)]
+            print(f"| {name} | {' | '.join(cells)} |", flush=True)
 
 
 def in_browser(folder: Path) -> list[list[float]]:
+    """Return the medians of the rewrites on one thread and on two."""
     with StaticServer(folder, 0) as server:
         Thread(target=server.serve_forever, daemon=True).start()
         browser = Browser()
         try:
             found = []
+            files = json.dumps([f"{label}.onnx" for label in REWRITES])
             for threads in (1, 2):
                 browser.visit(f"{server.url}?engine=wasm&threads={threads}")
                 time.sleep(5)  # the page itself opens the network meanwhile
-                found.append(browser.evaluate(PROGRAM % (threads, ROUNDS))[5:])
+                times = browser.evaluate(PROGRAM % (threads, files, ROUNDS))
+                found.append([statistics.median(one[5:]) for one in times])
             return found
         finally:
             browser.close()
             server.shutdown()
 
 
-def native(path: Path) -> list[list[float]]:
+def native(folder: Path) -> list[list[float]]:
+    """Return the median of the preset in ONNX Runtime itself on one thread and on two."""
     images = np.random.default_rng(0).standard_normal((1, 3, 224, 224), np.float32)
     found = []
     for threads in (1, 2):
-        engine = effnets.load_engine(path, "onnxruntime", threads=threads)
-        times = []
-        for _ in range(ROUNDS):
-            begin = time.perf_counter()
-            engine(images)
-            times.append(1e3 * (time.perf_counter() - begin))
-        found.append(times[5:])
+        engine = effnets.load_engine(folder / "preset.onnx", "onnxruntime", threads=threads)
+        timing = interleave({"native": partial(engine, images)}, rounds=ROUNDS)["native"]
+        found.append([timing.median])
     return found
 
 
