@@ -1,11 +1,13 @@
 """Measure every export format, for the page docs/formats.md, which it prints.
 
     uv run scripts/formats_page.py ../shared [--parts answers,speed] [--photos 200] [--models mobilenetv1_100,…]
-        [--threads 1,2] [--rounds 15]
+        [--engines …]
+        [--threads 1] [--rounds 15]
 
 Real weights: each file in every format; size, the largest difference of logits that verification found, and the first
 class beside the network's on photographs of groceries. Speed: `effnets.bench` with random weights, one image at a time
-on one thread and on two, beside timm's and torchvision's networks converted by the same converters.
+on so many threads, beside timm's and torchvision's networks converted by the same converters. ExecuTorch's threads are
+those of the process, so that another number of them is another run.
 """
 
 from __future__ import annotations
@@ -34,7 +36,8 @@ def main() -> None:
     parser.add_argument("--parts", default="answers,speed")
     parser.add_argument("--photos", type=int, default=200)
     parser.add_argument("--models", default=MODELS)
-    parser.add_argument("--threads", default="1,2")
+    parser.add_argument("--engines", default=",".join(ENGINES))
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=15)
     arguments = parser.parse_args()
     machine = describe_machine()
@@ -52,19 +55,18 @@ def main() -> None:
             "all programs of a network take turns, with random weights. *timm*: its network by the same converter, "
             "or its own ONNX export. The best of ours is over the best of timm's and torchvision's on that engine."
         )
-        for threads in map(int, arguments.threads.split(",")):
-            report = bench(
-                arguments.models.split(","),
-                against=("timm", "torchvision"),
-                engines=ENGINES,
-                batches=(1,),
-                threads=threads,
-                rounds=arguments.rounds,
-                memory=False,
-            )
-            load = "" if report.load is None else f"; {report.load[1]:.1f} programs ran on average"
-            print(f"\nOn {threads} thread{'s' if threads > 1 else ''}{load}:\n")
-            print("\n".join(speeds(report)), flush=True)
+        report = bench(
+            arguments.models.split(","),
+            against=("timm", "torchvision"),
+            engines=arguments.engines.split(","),
+            batches=(1,),
+            threads=arguments.threads,
+            rounds=arguments.rounds,
+            memory=False,
+        )
+        load = "" if report.load is None else f"; {report.load[1]:.1f} programs ran on average"
+        print(f"\nOn {arguments.threads} thread{'s' if arguments.threads > 1 else ''}{load}:\n")
+        print("\n".join(speeds(report)), flush=True)
 
 
 def answers(shared: Path, count: int) -> list[str]:
