@@ -20,6 +20,7 @@ from effnets.deploy.optimize.sequential_block import (
     float64,
     with_weights,
 )
+from effnets.deploy.optimize.split import split_depthwise
 from effnets.deploy.optimize.torch_layers import fuse_convolutions, use_channels_last, use_linear_squeeze_excite
 from effnets.errors import ArgumentError
 from effnets.nn.classifier import Classifier, network_of, require_values
@@ -63,6 +64,8 @@ def _apply(network: Network, rewrites: Rewrites) -> Network:
     if rewrites.align > 1:
         align_channels(network, rewrites.align)
     merge_depthwise(network, rewrites)
+    if rewrites.max_taps:
+        split_depthwise(network, rewrites.max_taps)
     merge_pointwise(network, rewrites)
     for _, block in blocks_of(network):
         if block.shortcut:

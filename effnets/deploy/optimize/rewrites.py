@@ -30,6 +30,8 @@ class Rewrites:
             convolution, on maps of 14×14 and above; it falls with the pixels of smaller maps, which fit nearer caches.
         group_multiple: ``cost`` merges all groups if the channels of one are not a multiple of this, because ONNX
             Runtime has only slow general code for such groups.
+        max_taps: depthwise kernels of more values become sums of kernels of at most as many, each with some of the
+            rows; 0 leaves them whole.
         equal_pointwise: a mixed pointwise convolution of equal groups becomes a grouped one (``group``), a dense one
             with zeros between the groups (``dense``), or stays (``keep``).
         unequal_pointwise: likewise for unequal groups, which no grouped convolution computes: ``dense`` or ``keep``.
@@ -48,6 +50,7 @@ class Rewrites:
     depthwise: str = "all"
     copy_taps: int = 0
     group_multiple: int = 1
+    max_taps: int = 0
     equal_pointwise: Pointwise = "group"
     unequal_pointwise: Pointwise = "dense"
     layers: tuple[tuple[str, str], ...] = ()
@@ -72,10 +75,10 @@ class Rewrites:
         _check_depthwise("depthwise", self.depthwise)
         if self.unequal_pointwise == "group":
             raise ArgumentError("unequal_pointwise is 'group', but unequal groups make no grouped convolution")
-        if self.align < 1 or self.group_multiple < 1 or self.copy_taps < 0:
+        if self.align < 1 or self.group_multiple < 1 or self.copy_taps < 0 or self.max_taps < 0:
             raise ArgumentError(
-                f"align is {self.align}, group_multiple {self.group_multiple} and copy_taps {self.copy_taps}; "
-                "they must be at least 1, 1 and 0"
+                f"align is {self.align}, group_multiple {self.group_multiple}, copy_taps {self.copy_taps} and max_taps "
+                f"{self.max_taps}; they must be at least 1, 1, 0 and 0"
             )
 
     def rule_of(self, layer: str, default: str) -> str:
@@ -125,9 +128,9 @@ PRESETS: dict[str, Rewrites] = {
     "torch-compile": Rewrites(channels_last=True),
     "onnxruntime": Rewrites(depthwise="cost", copy_taps=20, group_multiple=4, equal_pointwise="dense", align=8),
     "openvino": Rewrites(depthwise="cost", copy_taps=20),
-    # XNNPACK has fast kernels for small depthwise convolutions alone, so that merging loses.
-    "litert": Rewrites(depthwise="keep"),
-    "executorch": Rewrites(depthwise="keep"),
+    # XNNPACK has fast code for depthwise kernels of up to 25 values alone: larger ones are split, and none is merged.
+    "litert": Rewrites(depthwise="keep", max_taps=25),
+    "executorch": Rewrites(depthwise="keep", max_taps=25),
     # Not measured: Core ML is on Apple's systems alone. The depthwise convolutions stay as small as they are.
     "coreml": Rewrites(depthwise="keep"),
     "none": Rewrites(
