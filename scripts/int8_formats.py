@@ -95,7 +95,7 @@ def measure_accuracy(name: str, suffix: str, grocery: Path, cache: Path, held_ou
 
 def published(name: str) -> Classifier:
     """Return a network with its published weights."""
-    return effnets.create_model(name, weights=WEIGHTS / f"{PUBLISHED[name]}.timm.safetensors")
+    return effnets.create_model(name, weights=WEIGHTS / f"{PUBLISHED[name]}.timm.safetensors").eval()
 
 
 def quantize(network: Classifier, target: Path, photos: Path, held_out: int, seconds: float) -> dict[str, Any]:

@@ -94,6 +94,8 @@ def _variants(engine: str, plan: NetworkPlan) -> dict[str, Rewrites]:
         for price in (9, 40):
             variants[f"depthwise by cost, {price} a copy"] = replace(base, depthwise="cost", copy_taps=price)
         variants["depthwise kept"] = replace(base, depthwise="keep")
+        if base.depthwise_taps:
+            variants["depthwise whole"] = replace(base, depthwise_taps=())
     if any(len(block.expand) > 1 or len(block.project) > 1 for block in blocks):
         variants["pointwise dense"] = replace(base, equal_pointwise="dense", unequal_pointwise="dense")
         variants["pointwise grouped"] = replace(base, equal_pointwise="group", unequal_pointwise="dense")

@@ -64,9 +64,9 @@ def _apply(network: Network, rewrites: Rewrites) -> Network:
     if rewrites.align > 1:
         align_channels(network, rewrites.align)
     merge_depthwise(network, rewrites)
-    if rewrites.max_taps:
-        split_depthwise(network, rewrites.max_taps)
     merge_pointwise(network, rewrites)
+    if rewrites.depthwise_taps:
+        split_depthwise(network, rewrites.depthwise_taps)
     for _, block in blocks_of(network):
         if block.shortcut:
             block.shortcut = rewrites.shortcut

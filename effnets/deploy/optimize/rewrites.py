@@ -30,8 +30,8 @@ class Rewrites:
             convolution, on maps of 14×14 and above; it falls with the pixels of smaller maps, which fit nearer caches.
         group_multiple: ``cost`` merges all groups if the channels of one are not a multiple of this, because ONNX
             Runtime has only slow general code for such groups.
-        max_taps: depthwise kernels of more values become sums of kernels of at most as many, each with some of the
-            rows; 0 leaves them whole.
+        depthwise_taps: for which numbers of values in a depthwise kernel the engine has fast code. A kernel with more
+            than any becomes a sum of kernels with some of its rows each, as many as cost least; empty leaves it whole.
         equal_pointwise: a mixed pointwise convolution of equal groups becomes a grouped one (``group``), a dense one
             with zeros between the groups (``dense``), or stays (``keep``).
         unequal_pointwise: likewise for unequal groups, which no grouped convolution computes: ``dense`` or ``keep``.
@@ -50,7 +50,7 @@ class Rewrites:
     depthwise: str = "all"
     copy_taps: int = 0
     group_multiple: int = 1
-    max_taps: int = 0
+    depthwise_taps: tuple[int, ...] = ()
     equal_pointwise: Pointwise = "group"
     unequal_pointwise: Pointwise = "dense"
     layers: tuple[tuple[str, str], ...] = ()
@@ -66,6 +66,11 @@ class Rewrites:
             value, choices = getattr(self, field.name), get_args(hints[field.name])
             if field.name == "layers":
                 _check_layers(value)
+            elif field.name == "depthwise_taps":
+                if not isinstance(value, tuple) or not all(type(taps) is int and taps > 0 for taps in value):
+                    raise ArgumentError(
+                        f"depthwise_taps is {value!r}; give a tuple of positive numbers, such as (9, 25)"
+                    )
             elif hints[field.name] in (bool, int, str):
                 # A bool is an int to isinstance.
                 if type(value) is not hints[field.name]:
@@ -75,10 +80,10 @@ class Rewrites:
         _check_depthwise("depthwise", self.depthwise)
         if self.unequal_pointwise == "group":
             raise ArgumentError("unequal_pointwise is 'group', but unequal groups make no grouped convolution")
-        if self.align < 1 or self.group_multiple < 1 or self.copy_taps < 0 or self.max_taps < 0:
+        if self.align < 1 or self.group_multiple < 1 or self.copy_taps < 0:
             raise ArgumentError(
-                f"align is {self.align}, group_multiple {self.group_multiple}, copy_taps {self.copy_taps} and max_taps "
-                f"{self.max_taps}; they must be at least 1, 1, 0 and 0"
+                f"align is {self.align}, group_multiple {self.group_multiple} and copy_taps {self.copy_taps}; "
+                "they must be at least 1, 1 and 0"
             )
 
     def rule_of(self, layer: str, default: str) -> str:
@@ -87,7 +92,7 @@ class Rewrites:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values that JSON can hold."""
-        return {**asdict(self), "layers": dict(self.layers)}
+        return {**asdict(self), "layers": dict(self.layers), "depthwise_taps": list(self.depthwise_taps)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Rewrites:
@@ -103,7 +108,12 @@ class Rewrites:
         layers = values.pop("layers", {})
         if not isinstance(layers, Mapping):
             raise ArgumentError(f"layers is {layers!r}; give a mapping of layer names to rules")
-        return cls(layers=tuple(layers.items()), **values)
+        taps = values.pop("depthwise_taps", ())
+        return cls(
+            layers=tuple(layers.items()),
+            depthwise_taps=tuple(taps) if isinstance(taps, list) else taps,
+            **values,
+        )
 
 
 def _check_depthwise(where: str, rule: str) -> None:
@@ -128,9 +138,9 @@ PRESETS: dict[str, Rewrites] = {
     "torch-compile": Rewrites(channels_last=True),
     "onnxruntime": Rewrites(depthwise="cost", copy_taps=20, group_multiple=4, equal_pointwise="dense", align=8),
     "openvino": Rewrites(depthwise="cost", copy_taps=20),
-    # XNNPACK has fast code for depthwise kernels of up to 25 values alone: larger ones are split, and none is merged.
-    "litert": Rewrites(depthwise="keep", max_taps=25),
-    "executorch": Rewrites(depthwise="keep", max_taps=25),
+    # XNNPACK has fast code for depthwise kernels of 9 and of 25 values alone: larger ones are split, none is merged.
+    "litert": Rewrites(depthwise="keep", depthwise_taps=(9, 25)),
+    "executorch": Rewrites(depthwise="keep", depthwise_taps=(9, 25)),
     # Not measured: Core ML is on Apple's systems alone. The depthwise convolutions stay as small as they are.
     "coreml": Rewrites(depthwise="keep"),
     "none": Rewrites(

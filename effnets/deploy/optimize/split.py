@@ -39,24 +39,36 @@ class SplitConv(nn.ModuleList):
         return total
 
 
-def split_depthwise(network: Network, max_taps: int) -> None:
-    """Split the depthwise convolutions of a flattened network whose kernels have over `max_taps` values."""
+def split_depthwise(network: Network, taps: tuple[int, ...]) -> None:
+    """Split the depthwise kernels of a flattened network that have more values than any of `taps`."""
     for _, block in blocks_of(network):
         for name, layer in list(block.named_children()):
-            if isinstance(layer, Conv2d | MixedConv):
-                parts = [_split(conv, max_taps) for conv in convs_of(layer)]
-                if isinstance(layer, MixedConv):
-                    for index, part in enumerate(parts):
-                        layer[index] = part
-                else:
-                    block.add_module(name, parts[0])
+            if isinstance(layer, Conv2d):
+                block.add_module(name, _split(layer, taps))
+            elif isinstance(layer, MixedConv):
+                for index, conv in enumerate(convs_of(layer)):
+                    layer[index] = _split(conv, taps)
 
 
-def _split(conv: Conv2d, max_taps: int) -> nn.Module:
+def _split(conv: Conv2d, taps: tuple[int, ...]) -> nn.Module:
     size = conv.kernel_size[0]
     depthwise = conv.groups == conv.in_channels == conv.out_channels
-    rows = max_taps // size
-    return SplitConv(conv, rows) if depthwise and conv.dilation[0] == 1 and 0 < rows < size else conv
+    if not depthwise or conv.dilation[0] > 1 or not size <= max(taps) < size * size:
+        return conv
+    return SplitConv(conv, _cheapest_rows(size, taps))
+
+
+def _cheapest_rows(size: int, taps: tuple[int, ...]) -> int:
+    """Return how many rows of a kernel of that size cost least together, the most if several do.
+
+    A convolution costs what the smallest fast one costs that has its values.
+    """
+
+    def cost(rows: int) -> int:
+        bands = [rows] * (size // rows) + [size % rows] * (size % rows > 0)
+        return sum(min(fast for fast in taps if fast >= band * size) for band in bands)
+
+    return min(range(1, max(taps) // size + 1), key=lambda rows: (cost(rows), -rows))
 
 
 def _band(conv: Conv2d, top: int, bottom: int) -> nn.Conv2d:

@@ -163,6 +163,8 @@ def test_choices_survive_json():
         ({"align": 0}, "align is 0"),
         ({"align": True}, "align is True; it must be int"),
         ({"fold_bn": 1}, "fold_bn is 1; it must be bool"),
+        ({"depthwise_taps": 25}, r"depthwise_taps is 25; give a tuple of positive numbers, such as \(9, 25\)"),
+        ({"depthwise_taps": [9, 0]}, r"depthwise_taps is \(9, 0\)"),
         ({"fold": True}, "rewrites have no 'fold'; they have fold_bn"),
         ({"layers": {"stages.0.0.depthwise": "group"}}, "the rule of stages.0.0.depthwise is 'group'"),
         ({"layers": {"stages.0.0.project": "all"}}, "the rule of stages.0.0.project is 'all'; choose one of keep"),

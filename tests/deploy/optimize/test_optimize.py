@@ -12,7 +12,8 @@ import effnets
 from effnets.deploy.export.verify import normalized, probe_images
 from effnets.deploy.optimize.rewrites import PRESETS, Rewrites
 from effnets.deploy.optimize.sequential_block import SequentialBlock, blocks_of
-from effnets.nn.layers import MixedConv
+from effnets.deploy.optimize.split import SplitConv
+from effnets.nn.layers import Conv2d, MixedConv
 from tests.support import error_between, images, shake, shake_gently
 from tests.support.rewriting import EXACT, FAMILIES, SHAPES, outputs, shaken, worst_error
 
@@ -21,6 +22,7 @@ NOTHING = PRESETS["none"].to_dict()
 CHOICES = {
     "fold_bn": (False, True),
     "depthwise": ("keep", "all", "cost"),
+    "depthwise_taps": ((), (9, 25), (9,), (25,)),
     "equal_pointwise": ("keep", "group", "dense"),
     "unequal_pointwise": ("keep", "dense"),
     "align": (1, 8),
@@ -43,13 +45,14 @@ def combinations(name: str) -> list[dict]:
     if "rexnet" not in name:
         choices["shortcut"] = ("concat", "inplace")
     # Those that meet in no layer go together.
-    del choices["unequal_pointwise"], choices["squeeze_excite"], choices["fuse"]
+    del choices["unequal_pointwise"], choices["squeeze_excite"], choices["fuse"], choices["depthwise_taps"]
     found = []
     for values in itertools.product(*choices.values()):
         one = dict(zip(choices, values, strict=True))
         one["unequal_pointwise"] = "keep" if one["equal_pointwise"] == "keep" else "dense"
         one["squeeze_excite"] = "vector" if one["shortcut"] == "inplace" else "conv"
         one["fuse"] = one["channels_last"]
+        one["depthwise_taps"] = (9, 25) if one["align"] > 1 else ()
         found.append(one)
     return found
 
@@ -173,6 +176,27 @@ def test_neighbors_are_merged_as_requested(rule, kernels):
     assert [conv.kernel_size[0] for conv in convs] == kernels
     assert kinds(optimized, MixedConv) == (len(kernels) > 1)
     assert worst_error(optimized, "mixnet_s") <= EXACT
+
+
+@pytest.mark.parametrize("name", ["mixnet_m", "tf_mixnet_m"])
+def test_large_depthwise_kernels_become_the_cheapest_bands(name):
+    network = effnets.create_model(name).eval()
+    fast = effnets.optimize(network, Rewrites(depthwise="keep", depthwise_taps=(9, 25)))
+    found = {
+        kernel: [tuple(band.kernel_size) for band in layer]
+        for layer in fast.modules()
+        if isinstance(layer, SplitConv)
+        for kernel in [layer.size]
+    }
+    assert found == {7: [(3, 7), (3, 7), (1, 7)], 9: [(1, 9)] * 9}
+    kernels = {conv.kernel_size[0] for conv in fast.modules() if isinstance(conv, Conv2d) and conv.groups > 1}
+    assert max(kernels) == 5
+
+
+def test_kernels_that_no_fast_one_has_a_row_of_stay_whole():
+    network = effnets.create_model("mixnet_m").eval()
+    fast = effnets.optimize(network, Rewrites(depthwise="keep", depthwise_taps=(8,)))
+    assert {layer.size for layer in fast.modules() if isinstance(layer, SplitConv)} == {3, 5, 7}  # not 9
 
 
 def test_the_cost_model_merges_more_the_dearer_copies_are():
