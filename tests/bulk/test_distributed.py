@@ -155,4 +155,4 @@ def test_an_address_that_is_the_data(command):
 def test_a_name_that_is_too_long(tmp_path):
     for suffix in (".jpg", ".tar"):
         (found,) = find_images([str(tmp_path / (300 * "a" + suffix))], print).files
-        assert found == (str(tmp_path / (300 * "a" + suffix)), None)
+        assert found[0].endswith(f"/{300 * 'a'}{suffix}")

@@ -82,9 +82,7 @@ def test_a_damaged_part_is_named(tmp_path):
     folder.write(0, rows("a"), COLUMNS)
     part = tmp_path / "out.part" / "part-0000000.parquet"
     part.write_bytes(part.read_bytes()[:50])
-    with pytest.raises(
-        DataError, match=r"part-0000000\.parquet: is damaged \(.*\); delete it, and continue with --res"
-    ):
+    with pytest.raises(DataError, match=r"part-0000000\.parquet: is damaged \(.*\); delete it, and continue"):
         folder.count_rows(folder.begin(SETTINGS, resume=True))
 
 
