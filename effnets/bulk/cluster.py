@@ -230,10 +230,9 @@ def _reach(address: str) -> None:
         return
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=_TIMEOUT).close()
-    except OSError as error:
-        raise EngineError(
-            f"--ray {address}: the cluster cannot be reached ({error.strerror or error}); check the address"
-        ) from error
+    except (OSError, ValueError) as error:  # the latter of names and ports that cannot be
+        reason = getattr(error, "strerror", None) or error
+        raise EngineError(f"--ray {address}: the cluster cannot be reached ({reason}); check the address") from error
 
 
 def _resources(ray: Any) -> Mapping[str, float]:

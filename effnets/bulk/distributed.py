@@ -97,11 +97,15 @@ def predict_on_ray(
         report(Written(sum(count for count, _ in counts.values()), failed, ()))
     if pending:
         work = WriteParts(compute, columns, output)
-        with joined_cluster(address, workers) as joined:
-            for done in work_on(work, model, pending, workers=joined):
-                rows[done.number] = done.result.images
-                failed += done.result.failed
-                report(replace(done.result, lost=done.attempts - 1))
+        try:
+            with joined_cluster(address, workers) as joined:
+                for done in work_on(work, model, pending, workers=joined):
+                    rows[done.number] = done.result.images
+                    failed += done.result.failed
+                    report(replace(done.result, lost=done.attempts - 1))
+        except BaseException:
+            output.remove_if_empty()
+            raise
     missing = len(sources) - len(rows)
     if missing:
         raise DataError(f"{output.folder}: {missing:,} chunks were not worked on; continue with --resume")

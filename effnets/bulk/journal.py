@@ -6,6 +6,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from io import BytesIO
 from pathlib import Path
 from types import TracebackType
@@ -16,8 +17,9 @@ from numpy.typing import NDArray
 
 from effnets.bulk.table import check_target, write_rows
 from effnets.bulk.vectors import VECTOR_WRITERS, write_vectors
-from effnets.errors import ArgumentError
+from effnets.errors import ArgumentError, DataError
 from effnets.inference.image import PhotoResult
+from effnets.utils.arguments import check_settings
 
 Row = Mapping[str, Any]
 _CHUNK = 1 << 16
@@ -52,10 +54,7 @@ class Journal:
         self.vectors_path = target.with_name(f"{target.name}.part.vectors")
         self.settings: dict[str, Any] = json.loads(json.dumps(settings))
         self._vectors: IO[bytes] = BytesIO()
-        if self.path.exists() and not resume:
-            raise ArgumentError(
-                f"{self.path} is of an interrupted run; continue it with --resume, or delete the file to start over"
-            )
+        exists = self.path.exists()
         try:
             self._file = self.path.open("ab+")
         except OSError as error:
@@ -64,7 +63,12 @@ class Journal:
             ) from error
         try:
             self._lock()
-            self._begin(self.settings)
+            if exists and not resume:
+                raise ArgumentError(
+                    f"{self.path} is of an interrupted run; continue it with --resume, or delete the file to start over"
+                )
+            with self._writing():
+                self._begin(self.settings)
             if vector_size:
                 self._vectors = self.vectors_path.open("ab")
                 self._drop_singles()
@@ -94,12 +98,7 @@ class Journal:
                 before = json.loads(file.readline())["settings"]
             except (ValueError, KeyError, TypeError):
                 raise ArgumentError(f"{self.path} is no journal of effnets; move it away, or name another") from None
-        if before != settings:
-            names = sorted(name for name in before.keys() | settings.keys() if before.get(name) != settings.get(name))
-            differences = ", ".join(f"{name} {before.get(name)!r}, now {settings.get(name)!r}" for name in names)
-            raise ArgumentError(
-                f"{self.path} is of a run with {differences}; continue it as it was, or delete it to start over"
-            )
+        check_settings(self.path, before, settings)
 
     def _drop_singles(self) -> None:
         """Drop the last vector if it has no row; and after a failure of the disk, rows whose vectors are not there."""
@@ -156,24 +155,40 @@ class Journal:
         return np.memmap(self.vectors_path, "<f4", "r", shape=(count, self._vector_size))
 
     def write(self, row: Row, vector: NDArray[np.float32] | None = None) -> None:
-        """Append a row, which has a ``path``, with its vector if it has no ``error``."""
-        if vector is not None:
-            self._vectors.write(vector.astype("<f4").tobytes())
-            self._vectors.flush()
-        self._append(row)
+        """Append a row, which has a ``path``, with its vector if it has no ``error``.
+
+        Raises:
+            DataError: if it cannot be written: the disk is full, for example.
+        """
+        with self._writing():
+            if vector is not None:
+                self._vectors.write(vector.astype("<f4").tobytes())
+                self._vectors.flush()
+            self._append(row)
 
     def finish(self) -> None:
-        """Write the target from the rows, in one piece, and remove the journal."""
-        if self._vector_size:
-            write_vectors(self.target, self.rows, self.vectors(), self.settings)
-        else:
-            write_rows(self.target, self.rows)
+        """Write the target from the rows, in one piece, and remove the journal; raises as `write`."""
+        with self._writing():
+            if self._vector_size:
+                write_vectors(self.target, self.rows, self.vectors(), self.settings)
+            else:
+                write_rows(self.target, self.rows)
         self._close()
         self._remove()
 
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise DataError(
+                f"{self.target}: cannot be written ({error.strerror or error}); fix that, and continue with --resume"
+            ) from error
+
     def _close(self) -> None:
-        self._file.close()
-        self._vectors.close()
+        for file in (self._file, self._vectors):
+            with suppress(OSError):  # of what could not be written before, which was an error then
+                file.close()
 
     def _remove(self) -> None:
         self.path.unlink()
@@ -190,8 +205,11 @@ class Journal:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        empty = not any(True for _ in self.rows()) if not self._file.closed else False
+        if self._file.closed:
+            return
         self._close()
+        with self.path.open("rb") as file:
+            empty = not file.readline() or not file.readline()
         if empty:
             self._remove()
 

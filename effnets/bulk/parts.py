@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from effnets.bulk.sources import is_stored, open_store
 from effnets.bulk.table import write_parquet
+from effnets.data.parquet import first_line
 from effnets.errors import ArgumentError, DataError
+from effnets.utils.arguments import check_settings
 from effnets.utils.atomic_file import write_whole
 from effnets.utils.threads import map_in_order
 
@@ -76,12 +78,7 @@ class PartFolder:
             raise ArgumentError(
                 f"{self.target}: cannot be written there ({error.strerror or error}); name another"
             ) from error
-        if before != settings:
-            names = sorted(name for name in before.keys() | settings.keys() if before.get(name) != settings.get(name))
-            differences = ", ".join(f"{name} {before.get(name)!r}, now {settings.get(name)!r}" for name in names)
-            raise ArgumentError(
-                f"{self.folder} is of a run with {differences}; continue it as it was, or delete it to start over"
-            )
+        check_settings(self.folder, before, settings)
         return set(self._found(system, folder))
 
     def write(self, number: int, rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> None:
@@ -98,6 +95,14 @@ class PartFolder:
             raise DataError(
                 f"{self.folder}/{_name(number)}: cannot be written ({error.strerror or error}); {_SHARE}"
             ) from error
+
+    def remove_if_empty(self) -> None:
+        """Remove the folder if it has no part, so that a run that never began need not be continued."""
+        system, folder = open_store(self.folder)
+        if not self._found(system, folder):
+            self._remove(_RUN)
+            with suppress(OSError):  # where folders are no objects
+                system.rmdir(folder)
 
     def count_rows(
         self, numbers: Iterable[int], progress: Callable[[float], object] | None = None
@@ -161,7 +166,13 @@ class PartFolder:
 
         system, folder = open_store(self.folder)
         with system.open(f"{folder}/{_name(number)}") as file:
-            metadata = pq.ParquetFile(file).metadata
+            try:
+                metadata = pq.ParquetFile(file).metadata
+            except ValueError as error:  # Arrow's
+                raise DataError(
+                    f"{self.folder}/{_name(number)}: is damaged ({first_line(error)}); delete it, and continue with "
+                    "--resume"
+                ) from error
             place = metadata.schema.names.index("error")
             groups = [metadata.row_group(group).column(place) for group in range(metadata.num_row_groups)]
             return metadata.num_rows, sum(group.num_values - group.statistics.null_count for group in groups)

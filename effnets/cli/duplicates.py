@@ -9,17 +9,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from effnets.cli.embed import (
-    Embedder,
-    batch_size_option,
-    find_all,
-    model_option,
-    run_through,
-    weights_option,
-)
+from effnets.cli.embed import Embedder, comparison_options
 from effnets.cli.eval import is_exported
-from effnets.cli.format import DrawnFile, ema_option, make_table, print_table, printable, workers_option
-from effnets.cli.predict import DEMONSTRATION, INTERRUPTED
+from effnets.cli.format import INTERRUPTED, make_table, print_table, printable, run_through
+from effnets.cli.predict import DEMONSTRATION, find_all
 
 if TYPE_CHECKING:
     from effnets.embeddings.duplicates import Copy, Group, Photo
@@ -37,13 +30,7 @@ STAGE = -2  # by measurement (docs/embeddings.md)
     show_default=True,
     help="Least correlation of pixels, where one photo lies in the other.",
 )
-@model_option
-@weights_option
-@ema_option
-@batch_size_option
-@workers_option
-@click.option("--html", type=DrawnFile(".html"), metavar="FILE", help="Show the groups on a page, ….html.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+@comparison_options
 def command(
     photos: tuple[str, ...],
     threshold: float,

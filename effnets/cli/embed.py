@@ -4,21 +4,29 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from effnets.cli.format import decode_option, ema_option, printable, progress_bar, workers_option
-from effnets.cli.predict import INTERRUPTED, load_model
-from effnets.inference.image import PhotoResult, find_photos
+from effnets.cli.format import (
+    DrawnFile,
+    batch_size_option,
+    decode_option,
+    ema_option,
+    finish_journal,
+    image_size_option,
+    workers_option,
+)
+from effnets.cli.predict import data_settings, find_all, hash_model, is_complete, load_model
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from effnets.inference.image import PhotoResult
     from effnets.inference.pipeline import Pipeline
     from effnets.inference.predictor import Decode
     from effnets.nn.classifier import Classifier
@@ -29,12 +37,16 @@ weights_option = click.option(
     help="A weights file, a tag, a folder of a training, or a file of effnets export --output embedding "
     "[default: the published weights].",
 )
-image_size_option = click.option(
-    "--image-size", type=click.IntRange(1, 8192), help="Side of the input in pixels [default: the weights']."
-)
-batch_size_option = click.option(
-    "--batch-size", type=click.IntRange(1), help="Photos at a time in each thread [default: by the device]."
-)
+
+
+def comparison_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options that commands have in common which embed photos and compare them."""
+    options = [model_option, weights_option, ema_option, batch_size_option, workers_option]
+    options.append(click.option("--html", type=DrawnFile(".html"), metavar="FILE", help="Show them on a page, ….html."))
+    options.append(click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table."))
+    for option in reversed(options):
+        command = option(command)
+    return command
 
 
 @click.command(name="embed")
@@ -72,63 +84,25 @@ def command(
     """
     # Imported here and below: torch takes seconds, and neither --help nor a mistyped option should wait for it.
     from effnets.bulk.journal import Journal
-    from effnets.bulk.table import check_target
     from effnets.bulk.vectors import VECTOR_WRITERS
 
-    target = Path(output)
-    check_target(target, VECTOR_WRITERS)
-    if resume and Journal.is_complete(target):
-        click.echo(f"{output} is complete; delete it to start over", err=True)
+    if is_complete(output, VECTOR_WRITERS, resume=resume):
         return
     embedder = Embedder(model, weights, ema, stage, not no_normalize, image_size, decode)
     pipeline = embedder.pipeline(batch_size, workers)
     from effnets.embeddings.embed import embed_photos
 
-    settings = embedder.settings | {"folder": os.getcwd()}  # noqa: PTH109 (as text; paths may be relative to it)
+    settings = embedder.settings | data_settings(photos)
     size = pipeline.predictor.embedding_size(stage)
-    with Journal(target, settings, resume=resume, vector_size=size) as journal:
+    with Journal(Path(output), settings, resume=resume, vector_size=size) as journal:
         stream = embed_photos(pipeline, journal.pending(find_all(photos)), stage=stage, normalize=embedder.normalize)
 
-        def take(result: tuple[PhotoResult, NDArray[np.float32] | None]) -> str | None:
+        def take(result: tuple[PhotoResult, NDArray[np.float32] | None]) -> None:
             photo, vector = result
-            row = {"path": photo.path} | ({"error": photo.error} if photo.error else {})
-            journal.write(row, vector)
-            return photo.error
+            journal.write({"path": photo.path} | ({"error": photo.error} if photo.error else {}), vector)
 
-        status = run_through(stream, take, "embedded")
-        if status != INTERRUPTED:
-            status = 1 if any("error" in row for row in journal.rows()) else 0
-            journal.finish()
+        status = finish_journal(stream, take, journal, "embedded")
     click.get_current_context().exit(status)
-
-
-def find_all(paths: Sequence[str]) -> Iterable[PhotoResult]:
-    """Find the photos that arguments name; what is passed over is said on the error stream."""
-    return find_photos(paths, lambda text: click.echo(printable(text), err=True))
-
-
-def run_through(stream: Iterable[Any], take: Callable[[Any], str | None], done: str) -> int:
-    """Give each result to `take`, which returns its error if it has one; report these, and return the exit status.
-
-    `done` is what the others were, as the messages call it.
-    """
-    failures: list[str] = []
-    count, status = 0, 0
-    try:
-        with progress_bar("{task.description}") as progress:
-            for result in stream:
-                count += 1
-                if error := take(result):
-                    failures.append(error)
-                progress(f"{count:,} photos", 0)
-    except KeyboardInterrupt:
-        click.echo(f"interrupted: {count} photos were looked at", err=True)
-        status = INTERRUPTED
-    for failure in failures:
-        click.echo(printable(f"not {done}: {failure}"), err=True)
-    if failures:
-        click.echo(f"{len(failures)} of {count} could not be {done}", err=True)
-    return status or (1 if failures else 0)
 
 
 @dataclass(slots=True)
@@ -155,7 +129,7 @@ class Embedder:
             raise click.UsageError("--model is missing; name one of the zoo (effnets list), or an exported --weights")
         names = {name: _absolute(getattr(self, name)) for name in ("model", "weights")}
         plain = {name: getattr(self, name) for name in ("ema", "stage", "normalize", "image_size", "decode")}
-        self.settings = {**names, **plain, "sha256": self._hash()}
+        self.settings = {**names, **plain, "sha256": hash_model(self._network, self.weights)}
 
     @classmethod
     def of(
@@ -166,7 +140,7 @@ class Embedder:
         Raises:
             ArgumentError: if it is not, or the settings of the file `source` lack something.
         """
-        from effnets.errors import ArgumentError
+        from effnets.errors import ArgumentError, EffnetsError
 
         try:
             named = (
@@ -180,7 +154,14 @@ class Embedder:
             raise ArgumentError(
                 f"{source}: does not say by which network it was made; embed the photos again"
             ) from error
-        embedder = cls(*named, *how)
+        try:
+            embedder = cls(*named, *how)
+        except (EffnetsError, click.UsageError) as error:
+            if model or weights:
+                raise
+            raise ArgumentError(
+                f"{source}: its network cannot be loaded ({error}); name it by --model and --weights"
+            ) from error
         if embedder.settings["sha256"] != expected:
             raise ArgumentError(
                 f"{source}: was made with other weights than these; name them by --model and --weights, or embed the "
@@ -195,16 +176,6 @@ class Embedder:
 
         predictor = create_predictor(self._network, self.image_size, "--image-size", self.decode, classify=False)
         return Pipeline(predictor, batch_size=batch_size, workers=workers)
-
-    def _hash(self) -> str:
-        from effnets.engines.base import Engine
-        from effnets.weights.hashing import hash_file
-
-        if isinstance(self._network, Engine):
-            return hash_file(Path(str(self.weights)))
-        from effnets.nn.utils import hash_values
-
-        return hash_values(self._network)
 
 
 def _load_backbone(model: str, weights: str | None, ema: bool) -> Classifier:

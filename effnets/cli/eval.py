@@ -21,6 +21,7 @@ from effnets.cli.format import (
     decode_option,
     ema_option,
     image_column_option,
+    image_size_option,
     label_column_option,
     load_network,
     print_table,
@@ -57,7 +58,7 @@ _BROKEN = 5
     help="onnxruntime, openvino, torch (rewritten) and the like; several are compared [default: the network as built].",
 )
 @click.option("--topk", type=click.IntRange(1), default=5, show_default=True, help="For the second figure.")
-@click.option("--image-size", type=click.IntRange(1, 8192), help="Side of the input in pixels [default: the weights'].")
+@image_size_option
 @click.option("--batch-size", type=click.IntRange(1), help="Images at a time in each thread [default: by the device].")
 @workers_option
 @ray_option
@@ -107,10 +108,6 @@ def command(
     from effnets.data.splits import ALL
     from effnets.evaluation import compare, evaluate
 
-    if ray_address is not None:
-        from effnets.bulk.cluster import check_address
-
-        check_address(ray_address)
     subjects = subjects_of(model, weights, engines, ema)
     first: Classifier | Engine | None = None
     evaluations: list[Evaluation] = []

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from rich.progress import ProgressColumn
     from rich.table import Table
 
+    from effnets.bulk.journal import Journal
     from effnets.evaluation import Comparison, Evaluation
     from effnets.nn.classifier import Classifier
 
@@ -114,6 +115,52 @@ def progress_bar(*columns: str | ProgressColumn, wanted: bool = True) -> Iterato
         yield lambda what, share: progress.update(task, description=what, completed=share)
 
 
+INTERRUPTED = 130
+
+
+def run_through(
+    stream: Iterable[Any], take: Callable[[Any], str | None], done: str, *, wanted: bool = True, hint: str = ""
+) -> int:
+    """Give each result to `take`, which returns its error if it has one; report these, and return the exit status.
+
+    Args:
+        done: what the others were, as the messages call it.
+        wanted: whether a bar shows how many there were.
+        hint: what to do after an interruption.
+    """
+    failures: list[str] = []
+    count, status = 0, 0
+    try:
+        with progress_bar("{task.description}", wanted=wanted) as progress:
+            for result in stream:
+                count += 1
+                if error := take(result):
+                    failures.append(error)
+                progress(f"{count:,} photos", 0)
+    except KeyboardInterrupt:
+        click.echo(f"interrupted: {count} photos were looked at{hint}", err=True)
+        status = INTERRUPTED
+    for failure in failures:
+        click.echo(printable(f"not {done}: {failure}"), err=True)
+    if failures:
+        click.echo(f"{len(failures)} of {count} could not be {done}", err=True)
+    return status or (1 if failures else 0)
+
+
+def finish_journal(stream: Iterable[Any], take: Callable[[Any], None], journal: Journal, done: str) -> int:
+    """Give each result to `take`, which writes it to the journal, and make the file; return the exit status.
+
+    All errors are printed, also those of the run that this one continues.
+    """
+    hint = "; continue with --resume"
+    status = run_through(stream, take, done, hint=hint)
+    if status != INTERRUPTED:
+        status = run_through(journal.rows(), lambda row: row.get("error"), done, hint=hint)
+    if status != INTERRUPTED:
+        journal.finish()
+    return status
+
+
 class DrawnFile(click.Path):
     """A file of that suffix, ``.svg`` or ``.html``, in a folder that exists, as a path."""
 
@@ -133,6 +180,14 @@ class DrawnFile(click.Path):
         return path
 
 
+def _check_address(_context: click.Context, _parameter: click.Parameter, address: str | None) -> str | None:
+    if address is not None:
+        from effnets.bulk.cluster import check_address
+
+        check_address(address)
+    return address
+
+
 def _read_names(_context: click.Context, _parameter: click.Parameter, file: str | None) -> tuple[str, ...] | None:
     if file is None:
         return None
@@ -147,6 +202,12 @@ ema_option = click.option(
 workers_option = click.option(
     "--workers", type=click.IntRange(1), help="Threads that decode and infer [default: one for each core, up to 16]."
 )
+image_size_option = click.option(
+    "--image-size", type=click.IntRange(1, 8192), help="Side of the input in pixels [default: the weights']."
+)
+batch_size_option = click.option(
+    "--batch-size", type=click.IntRange(1), help="Photos at a time in each thread [default: by the device]."
+)
 decode_option = click.option(
     "--decode",
     type=click.Choice(["exact", "fast"]),
@@ -160,6 +221,7 @@ ray_option = click.option(
     is_flag=False,
     flag_value="local",
     metavar="[ADDRESS]",
+    callback=_check_address,
     help="Work on a Ray cluster: auto, HOST:PORT, ray://HOST:PORT, or without ADDRESS one of this machine's cores; "
     "--workers is then of processes.",
 )

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import os
 import textwrap
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -15,15 +14,20 @@ import click
 
 from effnets.cli.eval import is_exported, is_whole
 from effnets.cli.format import (
+    INTERRUPTED,
+    batch_size_option,
     decode_option,
     ema_option,
+    finish_journal,
     image_column_option,
+    image_size_option,
     load_network,
     make_table,
     print_table,
     printable,
     progress_bar,
     ray_option,
+    run_through,
     workers_option,
 )
 from effnets.inference.image import PhotoResult, find_photos
@@ -34,7 +38,6 @@ if TYPE_CHECKING:
     from effnets.nn.classifier import Classifier
 
 
-INTERRUPTED = 130
 DEMONSTRATION = "mixnet_xs_32px.cifar10"  # with its weights in the package
 
 
@@ -51,8 +54,8 @@ DEMONSTRATION = "mixnet_xs_32px.cifar10"  # with its weights in the package
 )
 @ema_option
 @click.option("--topk", type=click.IntRange(1), default=5, show_default=True, help="Predictions for each photo.")
-@click.option("--image-size", type=click.IntRange(1, 8192), help="Side of the input in pixels [default: the weights'].")
-@click.option("--batch-size", type=click.IntRange(1), help="Photos at a time in each thread [default: by the device].")
+@image_size_option
+@batch_size_option
 @workers_option
 @decode_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
@@ -94,51 +97,74 @@ def command(
         raise click.UsageError("--json, --json-lines and --output exclude each other; choose one")
     if resume and output is None:
         raise click.UsageError("--resume continues the run of an --output; name that file")
+    settings: dict[str, object] = {"model": model, "weights": weights, "ema": ema}
+    settings |= {"topk": topk, "image_size": image_size, "decode": decode}
     if ray_address is not None:
         if output is None:
             raise click.UsageError("--ray writes a folder; name it with --output")
         if batch_size is not None:
             raise click.UsageError("--ray takes batches by the device; leave --batch-size out")
-        settings: dict[str, object] = {"model": model, "weights": weights, "ema": ema}
-        settings |= {"topk": topk, "image_size": image_size, "decode": decode, "image_column": image_column}
+        settings["image_column"] = image_column
         status = _predict_on_ray(ray_address, photos, output, settings, resume=resume, workers=workers)
         click.get_current_context().exit(status)
     if image_column is not None:
         raise click.UsageError("--image-column is of tables, which --ray reads; leave it out")
-    found = find_photos(photos, lambda text: click.echo(printable(text), err=True))
-    several = len(photos) > 1 or os.path.isdir(photos[0])  # noqa: PTH112 (pathlib raises for names that are too long)
-    with ExitStack() as stack:
-        journal = None
-        if output is not None:
-            from effnets.bulk.journal import Journal
-            from effnets.bulk.table import check_target
+    if output is not None and is_complete(output, resume=resume):
+        return
+    network = load_model(model, weights, ema, _load_network) or _load_demonstration()
 
-            target = Path(output)
-            check_target(target)
-            if resume and Journal.is_complete(target):
-                click.echo(f"{output} is complete; delete it to start over", err=True)
-                return
-        network = load_model(model, weights, ema, _load_network) or _load_demonstration()
+    from effnets.bulk.photos import classify_photos
+    from effnets.inference.pipeline import Pipeline
+    from effnets.inference.predictor import create_predictor
 
-        from effnets.bulk.photos import classify_photos
-        from effnets.inference.pipeline import Pipeline
-        from effnets.inference.predictor import create_predictor
+    predictor = create_predictor(network, image_size, decode=decode)
+    pipeline = Pipeline(predictor, batch_size=batch_size, workers=workers)
+    if output is not None:
+        from effnets.bulk.journal import Journal
 
-        predictor = create_predictor(network, image_size, decode=decode)
-        pipeline = Pipeline(predictor, batch_size=batch_size, workers=workers)
-        if output is not None:
-            settings = {"model": model, "weights": weights, "ema": ema}
-            settings |= {"topk": topk, "image_size": image_size, "decode": decode}
-            journal = stack.enter_context(Journal(target, settings, resume=resume))
-        pending = found if journal is None else journal.pending(found)
-        stream = classify_photos(pipeline, pending, topk)
-        take = journal.write if journal else _print_line if json_lines else None
-        status = _report(stream, take, wanted=several, as_json=as_json)
-        if journal and status != INTERRUPTED:
-            failed = sum(1 for row in journal.rows() if "error" in row)
-            journal.finish()
-            status = 1 if failed else 0
+        settings |= {"sha256": hash_model(network, weights)} | data_settings(photos)
+        with Journal(Path(output), settings, resume=resume) as journal:
+            stream = classify_photos(pipeline, journal.pending(find_all(photos)), topk)
+            status = finish_journal(stream, lambda photo: journal.write(photo.to_dict()), journal, "classified")
+    else:
+        several = len(photos) > 1 or os.path.isdir(photos[0])  # noqa: PTH112 (pathlib raises for names too long)
+        stream = classify_photos(pipeline, find_all(photos), topk)
+        status = _print(stream, wanted=several, as_json=as_json, json_lines=json_lines)
     click.get_current_context().exit(status)
+
+
+def find_all(paths: Sequence[str]) -> Iterable[PhotoResult]:
+    """Find the photos that arguments name; what is passed over is said on the error stream."""
+    return find_photos(paths, lambda text: click.echo(printable(text), err=True))
+
+
+def is_complete(output: str, suffixes: Collection[str] = (), *, resume: bool) -> bool:
+    """Return whether there is nothing to resume, and say so; raises ArgumentError if the file cannot be written."""
+    from effnets.bulk.journal import Journal
+    from effnets.bulk.table import check_target
+
+    check_target(Path(output), suffixes)
+    complete = resume and Journal.is_complete(Path(output))
+    if complete:
+        click.echo(f"{output} is complete; delete it to start over", err=True)
+    return complete
+
+
+def data_settings(photos: Sequence[str]) -> dict[str, object]:
+    """Return what tells the photos of a run from those of others: the arguments, and what they are relative to."""
+    return {"photos": list(photos), "folder": os.getcwd()}  # noqa: PTH109 (as text)
+
+
+def hash_model(network: Classifier | Engine, weights: str | None) -> str:
+    """Return the SHA-256 of a network's values, or of the exported file `weights`."""
+    from effnets.engines.base import Engine
+    from effnets.weights.hashing import hash_file
+
+    if isinstance(network, Engine):
+        return hash_file(Path(str(weights)))
+    from effnets.nn.utils import hash_values
+
+    return hash_values(network)
 
 
 def _predict_on_ray(
@@ -151,7 +177,6 @@ def _predict_on_ray(
     workers: int | None,
 ) -> int:
     """Write the predictions of a cluster to a folder; return the exit status."""
-    from effnets.bulk.cluster import check_address
     from effnets.bulk.distributed import Written, predict_on_ray
     from effnets.bulk.model import pack_model
     from effnets.bulk.parts import PartFolder
@@ -160,7 +185,6 @@ def _predict_on_ray(
     from effnets.bulk.table import prediction_columns
     from effnets.inference.predictor import create_predictor
 
-    check_address(address)
     folder = PartFolder(output)
     if resume and folder.is_complete():
         click.echo(f"{output} is complete; delete it to start over", err=True)
@@ -194,7 +218,7 @@ def _predict_on_ray(
                 folder,
                 compute=partial(classify_photos, topk=topk),
                 columns=prediction_columns(min(topk, classes)),
-                settings=settings,
+                settings={**settings, "sha256": hash_model(network, settings["weights"])},
                 resume=resume,
                 workers=workers,
                 report=report,
@@ -207,41 +231,24 @@ def _predict_on_ray(
     return 1 if failed else 0
 
 
-def _report(
-    stream: Iterator[PhotoResult], take: Callable[[dict[str, object]], object] | None, *, wanted: bool, as_json: bool
-) -> int:
-    """Give each result to `take` as it comes, or print all of them at the end; return the exit status."""
+def _print(stream: Iterable[PhotoResult], *, wanted: bool, as_json: bool, json_lines: bool) -> int:
+    """Print each result as it comes, or all of them at the end; return the exit status."""
     results: list[PhotoResult] = []
-    failures: list[str] = []
-    count, status = 0, 0
-    try:
-        with progress_bar("{task.description}", wanted=wanted) as progress:
-            for result in stream:
-                count += 1
-                if take:
-                    take(result.to_dict())
-                else:
-                    results.append(result)
-                if result.error:
-                    failures.append(result.error)
-                progress(f"{count:,} photos", 0)
-    except KeyboardInterrupt:
-        click.echo(f"interrupted: {count} photos were looked at", err=True)
-        status = INTERRUPTED
+
+    def take(result: PhotoResult) -> str | None:
+        if json_lines:
+            click.echo(json.dumps(result.to_dict()))
+        else:
+            results.append(result)
+        return result.error
+
+    status = run_through(stream, take, "classified", wanted=wanted)
     if as_json:
         # As ASCII, so that a file name of any bytes comes back the same.
         click.echo(json.dumps([result.to_dict() for result in results], indent=1))
-    elif not take:
+    else:
         _print_table([result for result in results if not result.error])
-    for failure in failures:
-        click.echo(printable(f"not classified: {failure}"), err=True)
-    if failures:
-        click.echo(f"{len(failures)} of {count} could not be classified", err=True)
-    return status or (1 if failures else 0)
-
-
-def _print_line(row: dict[str, object]) -> None:
-    click.echo(json.dumps(row))
+    return status
 
 
 def load_model(

@@ -10,17 +10,18 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from effnets.cli.embed import (
-    Embedder,
-    batch_size_option,
-    find_all,
+from effnets.cli.embed import Embedder, comparison_options
+from effnets.cli.format import (
+    INTERRUPTED,
+    decode_option,
     image_size_option,
-    model_option,
+    make_table,
+    print_table,
+    printable,
     run_through,
-    weights_option,
 )
-from effnets.cli.format import DrawnFile, decode_option, ema_option, make_table, print_table, printable, workers_option
-from effnets.cli.predict import INTERRUPTED
+from effnets.cli.predict import find_all
+from effnets.errors import ArgumentError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -40,15 +41,9 @@ class _Similar(NamedTuple):
 @click.argument("index", metavar="INDEX|FOLDER")
 @click.argument("photos", nargs=-1, required=True, metavar="PHOTO|FOLDER…")
 @click.option("-k", "count", type=click.IntRange(1), default=10, show_default=True, help="Photos to find for each.")
-@model_option
-@weights_option
-@ema_option
 @image_size_option
-@batch_size_option
-@workers_option
 @decode_option
-@click.option("--html", type=DrawnFile(".html"), metavar="FILE", help="Show them on a page, ….html.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+@comparison_options
 def command(
     index: str,
     photos: tuple[str, ...],
@@ -91,6 +86,11 @@ def command(
         click.get_current_context().exit(status)
     if not paths:
         raise click.ClickException(f"{index}: has no photo to compare with")
+    size = pipeline.predictor.embedding_size(embedder.stage)
+    if vectors.shape[1] != size:
+        raise ArgumentError(
+            f"{index}: has vectors of {vectors.shape[1]} numbers, and its network makes {size}; embed the photos again"
+        )
     queries, wanted, failed = _embed(pipeline, photos, embedder)
     answers = _search(queries, wanted, [os.path.join(folder, path) for path in paths], paths, vectors, count)  # noqa: PTH118
     if as_json:

@@ -97,8 +97,9 @@ def read_photos(
         if not isinstance(image, Image.Image):
             raise ImageError(f"{path} is no photograph, but an array; save it as an image")
         data = Path(path).read_bytes()
+        prepared = predictor.prepare(image)
         loaded[path] = thumbnail(image), image_size(data, path), len(data)
-        return predictor.prepare(image)
+        return prepared
 
     for photo, vector in run_photos(pipeline, _once(photos), partial(predictor.embed, stage=stage), prepare):
         if vector is None:

@@ -57,16 +57,19 @@ def embed(
         WeightsError: if an embedding is not finite.
     """
     predictor = create_predictor(model, input_size, decode=decode, classify=False)
-    size = predictor.embedding_size(stage)
     infer = partial(predictor.embed, stage=stage)
-    rows = []
+    rows: list[NDArray[np.float32] | None] = []
     for row in predictor.outputs(images, infer, batch_size, on_error, workers):
         if isinstance(row, str):
             warnings.warn(f"skipped: {row}", stacklevel=2)
-            rows.append(np.full(size, np.nan, np.float32))
+            rows.append(None)
         else:
             rows.append(finish(row, normalize=normalize))
-    return np.stack(rows) if rows else np.empty((0, size), np.float32)
+    found = [row for row in rows if row is not None]
+    vectors = np.full((len(rows), len(found[0]) if found else predictor.embedding_size(stage)), np.nan, np.float32)
+    if found:
+        vectors[[row is not None for row in rows]] = found
+    return vectors
 
 
 def finish(vector: NDArray[np.float32], *, normalize: bool) -> NDArray[np.float32]:

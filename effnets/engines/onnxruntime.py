@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -61,6 +62,7 @@ class OnnxRuntimeEngine(Engine):
         except Exception as error:  # each kind of failure has a class of its own
             raise EngineError(f"{shown}: onnxruntime cannot load it: {first_line(error)}") from None
         self._of_one_thread = self._session if threads == 1 else None
+        self._sharing, self._lock = 0, Lock()  # how many are within `shared_by`
         used = self._session.get_providers()
         if providers and used[0] != providers[0][0]:
             raise EngineError(
@@ -77,15 +79,18 @@ class OnnxRuntimeEngine(Engine):
         # Threads of a session wait for each other at every layer; sessions of one thread do not.
         if self._of_one_thread is None:
             self._of_one_thread = _open(self._model, [], 1)
-        before, self._session = self._session, self._of_one_thread
+        with self._lock:
+            self._sharing += 1
         try:
             yield
         finally:
-            self._session = before
+            with self._lock:
+                self._sharing -= 1
 
     def _run(self, images: NDArray[Any]) -> dict[str, NDArray[Any]]:
+        session = (self._sharing and self._of_one_thread) or self._session
         try:
-            values: list[NDArray[np.float32]] = self._session.run(self._outputs, {self._input: images})
+            values: list[NDArray[np.float32]] = session.run(self._outputs, {self._input: images})
         except Exception as error:
             raise EngineError(f"{self.name} failed: {first_line(error)}") from None
         return dict(zip(self._outputs, values, strict=True))

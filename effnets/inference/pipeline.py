@@ -20,7 +20,7 @@ from PIL import Image
 
 from effnets.errors import ArgumentError, EffnetsError, ImageError, MissingFileError
 from effnets.utils.machine import cpu_count
-from effnets.utils.threads import map_in_order
+from effnets.utils.threads import map_in_order, shared_context
 
 if TYPE_CHECKING:
     from effnets.inference.predictor import Predictor
@@ -141,6 +141,7 @@ def _attempt(load: Callable[[_Item], Any], item: _Item) -> Any:
         return error
 
 
+@shared_context
 @contextmanager
 def _memory_of_images(workers: int) -> Iterator[None]:
     """Let Pillow keep some of its memory from one image to the next."""

@@ -24,6 +24,7 @@ from effnets.inference.image import ImageSource, crop_pixels, fast_side, image_t
 from effnets.inference.labels import Prediction, are_named, class_names, rank
 from effnets.inference.pipeline import Pipeline
 from effnets.utils.arguments import check_integer, check_size
+from effnets.utils.threads import shared_context
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -208,17 +209,10 @@ class TorchPredictor(Predictor):
 
     @contextmanager
     def shared_by(self, threads: int) -> Iterator[None]:
-        import torch
-
         from effnets.nn.utils import evaluating
 
-        before = torch.get_num_threads()
-        torch.set_num_threads(max(1, before // threads))  # of every thread that is started from here on
-        try:
-            with evaluating(self._module):  # which none of them then has to change
-                yield
-        finally:
-            torch.set_num_threads(before)
+        with _cores_divided_by(threads), evaluating(self._module):  # which none of them then has to change
+            yield
 
     def logits(self, batch: Sequence[Any]) -> NDArray[np.float32]:
         return self._infer(self._module, batch)
@@ -246,6 +240,19 @@ class TorchPredictor(Predictor):
         with evaluating(self._module), torch.inference_mode():
             values: NDArray[np.float32] = function(images).float().cpu().numpy()
         return values
+
+
+@shared_context
+@contextmanager
+def _cores_divided_by(threads: int) -> Iterator[None]:
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(max(1, before // threads))  # of every thread that is started from here on
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 class EnginePredictor(Predictor):

@@ -156,3 +156,11 @@ def check_size(size: object, argument: str = "size") -> tuple[int, int]:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def check_settings(what: object, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Raise ArgumentError if an interrupted run, which left `what`, had other settings than it would go on with."""
+    if before != now:
+        names = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
+        differences = ", ".join(f"{name} {before.get(name)!r:.300}, now {now.get(name)!r:.300}" for name in names)
+        raise ArgumentError(f"{what} is of a run with {differences}; continue it as it was, or delete it to start over")

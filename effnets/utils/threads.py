@@ -1,13 +1,16 @@
-"""Map a function over items in threads, in order, with bounded memory."""
+"""Map a function over items in threads, in order, with bounded memory; and contexts that threads share."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from itertools import islice
-from typing import TypeVar
+from threading import Lock
+from typing import ParamSpec, TypeVar
 
+_Arguments = ParamSpec("_Arguments")
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
@@ -40,3 +43,30 @@ def map_in_order(
                 yield result
         finally:
             threads.shutdown(wait=True, cancel_futures=True)
+
+
+def shared_context(
+    enter: Callable[_Arguments, AbstractContextManager[None]],
+) -> Callable[_Arguments, AbstractContextManager[None]]:
+    """Return a context that threads which are in it at a time share: the first enters it, the last exits it.
+
+    Of a setting of the whole process, each would otherwise restore what another one had set.
+    """
+    lock, entered, inside = Lock(), ExitStack(), 0
+
+    @contextmanager
+    def joined(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> Iterator[None]:
+        nonlocal inside
+        with lock:
+            if not inside:
+                entered.enter_context(enter(*args, **kwargs))
+            inside += 1
+        try:
+            yield
+        finally:
+            with lock:
+                inside -= 1
+                if not inside:
+                    entered.close()
+
+    return joined

@@ -112,6 +112,16 @@ def test_addresses(address):
     check_address(address)
 
 
+@pytest.mark.parametrize("address", ["ray://head:port", "a..b:6379", "127.0.0.1:1"])
+def test_a_run_whose_cluster_is_not_there_leaves_nothing(tmp_path, model, photos, address):
+    pytest.importorskip("ray")
+    arguments = ["predict", str(photos), "--weights", str(model), "--output", str(tmp_path / "out"), "--ray", address]
+    for _ in range(2):
+        result = CliRunner().invoke(main, arguments)
+        assert f"--ray {address}: the cluster cannot be reached (" in result.stderr
+    assert not list(tmp_path.glob("out*"))
+
+
 def test_what_is_no_address(monkeypatch):
     with pytest.raises(ArgumentError, match=r"--ray photos: is not the address .* write --ray after the data"):
         check_address("photos")
@@ -133,3 +143,16 @@ def test_options_that_do_not_fit(options, message):
     result = CliRunner().invoke(main, ["predict", "photo.jpg", *options])
     assert result.exit_code in (1, 2)
     assert message in result.stderr
+
+
+@pytest.mark.parametrize("command", ["predict", "eval"])
+def test_an_address_that_is_the_data(command):
+    result = CliRunner().invoke(main, [command, "--ray", "photos"])
+    assert "--ray photos: is not the address of a cluster" in result.stderr
+    assert "write --ray after the data" in result.stderr
+
+
+def test_a_name_that_is_too_long(tmp_path):
+    for suffix in (".jpg", ".tar"):
+        (found,) = find_images([str(tmp_path / (300 * "a" + suffix))], print).files
+        assert found[0].endswith(f"/{300 * 'a'}{suffix}")

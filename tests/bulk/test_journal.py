@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
@@ -12,7 +14,7 @@ from hypothesis import strategies as st
 
 from effnets.bulk.journal import Journal
 from effnets.bulk.table import WRITERS
-from effnets.errors import ArgumentError
+from effnets.errors import ArgumentError, DataError
 from effnets.inference.image import PhotoResult
 from effnets.inference.labels import Prediction
 
@@ -41,6 +43,26 @@ def test_rows_become_a_file_in_one_piece(tmp_path):
         journal.finish()
     assert [path.name for path in tmp_path.iterdir()] == ["found.jsonl"]
     assert names_in(target) == ["a.jpg"]
+
+
+def test_a_run_that_another_one_is_at_is_not_called_interrupted(tmp_path):
+    with Journal(tmp_path / "found.jsonl", SETTINGS) as journal:
+        journal.write(row("a.jpg"))
+        with pytest.raises(ArgumentError, match="another run is writing it; wait for its end, or stop it"):
+            Journal(tmp_path / "found.jsonl", SETTINGS)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_is_told_with_what_to_do(tmp_path):
+    target = tmp_path / "found.jsonl"
+    with Journal(target, SETTINGS) as journal:
+        journal.write(row("a.jpg"))
+        with Path("/dev/full").open("wb") as full:
+            os.dup2(full.fileno(), journal._file.fileno())
+        with pytest.raises(DataError, match=r"jsonl: cannot be written \(No space left .* continue with --resume"):
+            journal.write(row("b.jpg"))
+    with Journal(target, SETTINGS, resume=True) as journal:
+        assert [one["path"] for one in journal.rows()] == ["a.jpg"]
 
 
 @settings(max_examples=60, deadline=None)

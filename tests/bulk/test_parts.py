@@ -74,3 +74,22 @@ def test_a_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(ArgumentError, match="cannot be written there"):
         PartFolder(f"{tmp_path}/file/out").begin(SETTINGS, resume=False)
+
+
+def test_a_damaged_part_is_named(tmp_path):
+    folder = PartFolder(str(tmp_path / "out"))
+    folder.begin(SETTINGS, resume=False)
+    folder.write(0, rows("a"), COLUMNS)
+    part = tmp_path / "out.part" / "part-0000000.parquet"
+    part.write_bytes(part.read_bytes()[:50])
+    with pytest.raises(DataError, match=r"part-0000000\.parquet: is damaged \(.*\); delete it, and continue"):
+        folder.count_rows(folder.begin(SETTINGS, resume=True))
+
+
+def test_nothing_is_left_of_a_run_without_parts(folder):
+    folder.begin(SETTINGS, resume=False)
+    folder.remove_if_empty()
+    assert folder.begin(SETTINGS, resume=False) == set()
+    folder.write(0, rows("a"), COLUMNS)
+    folder.remove_if_empty()
+    assert folder.begin(SETTINGS, resume=True) == {0}

@@ -11,26 +11,16 @@ import xml.etree.ElementTree as ElementTree
 import pytest
 from click.testing import CliRunner
 
-from effnets.bench.latency import LatencyProfiler
 from effnets.cli import main
 from effnets.spec.cost import count
-from effnets.utils.timing import Timing
+from tests.support.small_benchmarks import make_up_latency
 
 GRID = ("--models", "tf_mobilenetv2_*", "--engine", "torch")
 
 
 @pytest.fixture
 def asked(monkeypatch, tmp_path):
-    """Latency is 1 ms for 100 M multiply-adds; what was measured is listed."""
-    monkeypatch.setenv("EFFNETS_HOME", str(tmp_path / "home"))
-    networks = []
-
-    def measure(_, network):
-        networks.append(network)
-        return Timing((count(network.name, network.size).madds / 1e8,) * 3)
-
-    monkeypatch.setattr(LatencyProfiler, "measure", measure)
-    return networks
+    return make_up_latency(monkeypatch, tmp_path / "home")
 
 
 def run(*arguments: object, status: int = 0):

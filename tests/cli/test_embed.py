@@ -150,6 +150,20 @@ def test_the_network_must_be_the_one_of_the_index(photos, weights, tmp_path):
     assert f"--image-size and --decode are those of {index}" in " ".join(result.stderr.split())
 
 
+def test_an_index_that_its_network_does_not_fit(photos, weights, tmp_path):
+    moved = tmp_path / "moved.safetensors"
+    shutil.copy(weights, moved)
+    index = tmp_path / "v.npy"
+    embed(moved, photos, "--output", index)
+    np.save(index, np.load(index)[:, :7])
+    result = run("similar", index, photos / "red.png", status=1)
+    assert f"{index}: has vectors of 7 numbers, and its network makes 256; embed the photos again" in result.stderr
+    moved.unlink()
+    result = run("similar", index, photos / "red.png", status=1)
+    assert f"{index}: its network cannot be loaded (" in result.stderr
+    assert "name it by --model and --weights" in result.stderr
+
+
 def test_an_exported_file_embeds(photos, weights, tmp_path):
     pytest.importorskip("onnxruntime")
     model = effnets.create_model("mobilenetv1_025", weights=weights)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -99,6 +100,50 @@ def test_a_killed_run_continues_with_every_file_once(model, folder, tmp_path):
     assert paths == [str(path) for path in sorted(folder.iterdir())]
     assert not part.exists()
     assert "rows.jsonl is complete" in run(folder, "--weights", model, "--output", target, "--resume").stderr
+
+
+def interrupted(target, model, *paths):
+    """Interrupt a run after two photos."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("effnets.bulk.photos.classify_photos", lambda _, photos, __: map(_Stopping(2), photos))
+        return run(*paths, "--weights", model, "--output", target, status=130)
+
+
+class _Stopping:
+    """Photos with the first errors of a run, and then Ctrl-C."""
+
+    def __init__(self, most):
+        self.left = most
+
+    def __call__(self, photo):
+        if not self.left:
+            raise KeyboardInterrupt
+        self.left -= 1
+        photo.error = f"{photo.path} is broken"
+        return photo
+
+
+def test_an_interrupted_run_says_how_to_go_on_and_keeps_its_errors(model, folder, tmp_path):
+    target = tmp_path / "rows.jsonl"
+    assert "interrupted: 2 photos were looked at; continue with --resume" in interrupted(target, model, folder).stderr
+    result = run(folder, "--weights", model, "--output", target, "--resume", status=1)
+    assert f"not classified: {folder / '00.png'} is broken" in result.stderr
+    assert "2 of 30 could not be classified" in result.stderr
+
+
+def test_another_folder_or_network_is_another_run(model, folder, tmp_path, monkeypatch):
+    other = tmp_path / "other"
+    shutil.copytree(folder, other)
+    own = shutil.copy(model, tmp_path / "own.onnx")
+    target = tmp_path / "rows.jsonl"
+    interrupted(target, own, folder)
+    again = ("--output", target, "--resume", "--weights", own)
+    assert f"photos ['{folder}'], now ['{other}']" in run(other, *again, status=1).stderr
+    write(own, describe(labels=("a", "b", "c", "d")))
+    assert "is of a run with sha256 " in run(folder, *again, status=1).stderr
+    shutil.copy(model, own)
+    monkeypatch.chdir(other)
+    assert f"now '{other}'" in run(folder, *again, status=1).stderr
 
 
 @pytest.mark.parametrize(

@@ -65,6 +65,18 @@ def test_without_classes_or_wrapped(model):
         effnets.predict(bare, picture(0))
 
 
+def test_the_network_sees_the_images_alone(model):
+    seen = []
+    handle = model.register_forward_hook(lambda *_: seen.append(1))
+    stem = model.stem.register_forward_hook(lambda _module, inputs, _output: seen.append(len(inputs[0])))
+    try:
+        effnets.embed(model, picture(0), input_size=64)
+    finally:
+        handle.remove()
+        stem.remove()
+    assert seen == [1]
+
+
 def test_no_images(model):
     assert effnets.embed(model, []).shape == (0, model.num_features)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -175,6 +176,33 @@ def test_pillows_memory_setting_is_restored(network, photos):
     assert Image.core.get_blocks_max() == before
 
 
+def test_threads_that_predict_at_a_time_leave_settings_as_they_were(network, tmp_path):
+    engine = effnets.load_engine(write(tmp_path / "mean.onnx", describe()))
+
+    def settings():
+        with ThreadPoolExecutor(1) as fresh:
+            threads = fresh.submit(torch.get_num_threads).result()
+        return threads, Image.core.get_blocks_max(), engine._session, engine._sharing
+
+    before = settings()
+    for model in (network, engine):
+        inside = threading.Barrier(2)
+
+        def images(first, inside=inside):
+            for number in range(6):
+                if number == 5 and first:
+                    inside.wait(20)  # until the other one is at work
+                yield np.full((32, 32, 3), number, np.uint8)
+            if not first:
+                inside.wait(20)
+                time.sleep(0.2)  # and leaves after the first
+
+        with ThreadPoolExecutor(2) as callers:
+            options = {"input_size": 32, "batch_size": 1, "workers": 2}
+            list(callers.map(lambda first: effnets.predict(model, images(first), **options), (True, False)))  # noqa: B023
+        assert settings() == before
+
+
 def test_fast_decoding_keeps_twice_the_pixels(network):
     predictor = create_predictor(network, 32, decode="fast")
     assert (
@@ -187,6 +215,9 @@ def test_fast_decoding_keeps_twice_the_pixels(network):
     assert decode_image(data, "photo", min_side=predictor.min_side).size == (100, 75)
     assert decode_image(data, "photo", min_side=76).size == (200, 150)
     assert decode_image(data, "photo", min_side=301).size == (800, 600)
+    for power, size in ((8, (126, 84)), (4, (251, 167)), (2, (501, 334))):  # sides that no power divides
+        odd = photo(0, size=(1001, 667))
+        assert decode_image(odd, "photo", min_side=667 / power).size == size
     exact = create_predictor(network, 32).prepare(data)
     assert torch.equal(exact, effnets.create_transform(network, input_size=32)(data))
     fast = predictor.prepare(data)

@@ -13,7 +13,6 @@ import yaml
 from click.testing import CliRunner
 
 import effnets
-from effnets.bench.latency import LatencyProfiler
 from effnets.cli import main
 from effnets.errors import ArgumentError, ConfigError, ExportError, UnknownModelError
 from effnets.search.scale import scale
@@ -31,7 +30,7 @@ from effnets.spec.scaling import (
     wider,
 )
 from effnets.spec.weights import find_weights
-from effnets.utils.timing import Timing
+from tests.support.small_benchmarks import make_up_latency
 
 FAMILIES = ("mobilenetv1_100", "tf_mobilenetv2_100", "mixnet_s", "mixnet_l", "rexnet_100", "rexnetr_100",
             "rexnet_lite_100", "mnasnet_a1", "mobilenetv1_100_32px")  # fmt: skip
@@ -200,16 +199,7 @@ def test_widths_that_the_kernel_groups_forbid_are_passed_over():
 
 @pytest.fixture
 def asked(monkeypatch, tmp_path):
-    """Latency is 1 ms for 100 M multiply-adds to the power of 0.7; what was measured is listed."""
-    monkeypatch.setenv("EFFNETS_HOME", str(tmp_path / "home"))
-    networks = []
-
-    def measure(_, network):
-        networks.append(network)
-        return Timing(((count(network.spec, network.size).madds / 1e8) ** 0.7,) * 3)
-
-    monkeypatch.setattr(LatencyProfiler, "measure", measure)
-    return networks
+    return make_up_latency(monkeypatch, tmp_path / "home", power=0.7)
 
 
 @pytest.mark.parametrize("limit", [0.3, 1.0, 4.0])
