@@ -76,8 +76,8 @@ class PathSampler:
             raise ArgumentError(f"sampling is {sampling!r}; choose one of {', '.join(get_args(Sampling))}")
         if sampling == "sandwich" and passes < 3:
             raise ArgumentError(
-                f"sampling is sandwich, and a step has {passes} passes, not 3 for the largest, the smallest and a drawn "
-                "candidate; set accumulate to 3 or more"
+                f"sampling is sandwich, and a step has {passes} passes, too few for the largest, the smallest and a "
+                "drawn candidate; set accumulate to 3 or more"
             )
         self.space, self.seed, self.limits = space, seed, limits or ScaleLimits()
         self.sampling, self.passes = sampling, passes

@@ -94,7 +94,7 @@ def _layers(network: Classifier) -> Iterator[_Layer]:
 def _block_places(network: Classifier) -> dict[tuple[str, ...], str]:
     """The place of each block by its stage and its number within it: its row, and its number within that."""
     seen: Counter[int] = Counter()
-    places = {}
+    places: dict[tuple[str, ...], str] = {}
     for stage, blocks in enumerate(network.plan.stages):
         for number, block in enumerate(blocks):
             places[str(stage), str(number)] = f"rows_{block.row}_{seen[block.row]}"

@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -44,7 +43,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 # Means and variances of a candidate's layers are measured on so many training images.
-_CALIBRATION_IMAGES = 1024
+_CALIBRATION_IMAGES = 512
 _SETTINGS = "supernet.json"
 # Networks of candidates, without values, that are kept.
 _NETWORKS = 256
