@@ -28,7 +28,7 @@ from effnets.inference.transform import create_transform
 from effnets.nn.classifier import Classifier
 from effnets.search.paths import PathSampler, Sampling
 from effnets.search.shared_weights import SharedWeights
-from effnets.search.space import Picks, SearchSpace
+from effnets.search.space import Choice, Picks, SearchSpace
 from effnets.spec.scaling import ScaleLimits
 from effnets.train.bn_calibration import adapt_statistics
 from effnets.train.callbacks import Callback, ProgressCallback
@@ -109,16 +109,22 @@ class SharedNetwork(nn.Module):
 
     def _large_networks(self) -> Iterator[Classifier]:
         """Yield each option beside the largest others, among which every layer has its largest size."""
-        largest = [ranked[-1] for ranked in self.sampler.ranked]
-        for place, ranked in enumerate(self.sampler.ranked):
-            for index in ranked:
-                picks = [*largest]
-                picks[place] = index
+        largest = tuple(ranked[-1] for ranked in self.sampler.ranked)
+        yield self.network(self.sampler.smallest)
+        for place, choice in enumerate(self.space.choices):
+            for index in _extremes(choice):
                 try:
-                    yield self._build(tuple(picks))
+                    yield self._build((*largest[:place], index, *largest[place + 1 :]))
                 except ConfigError:  # together they make no network
                     continue
-        yield self.network(self.sampler.smallest)
+
+
+def _extremes(choice: Choice) -> list[int]:
+    """Options among which each layer has its largest size: of numbers the ends, as a range may have a thousand."""
+    numbers = [option for option in choice.options if not isinstance(option, str)]
+    if len(numbers) < len(choice.options):
+        return [*range(len(choice.options))]
+    return [numbers.index(min(numbers)), numbers.index(max(numbers))]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
