@@ -19,7 +19,7 @@ from effnets.search.candidates import Candidate, CandidateSource
 from effnets.search.evaluations import CostName, Evaluation, EvaluationJournal, Evaluator, pareto_front
 from effnets.search.evaluators import TrialEvaluator
 from effnets.search.latency_check import LatencyPredictor
-from effnets.search.search_report import FRONT, SearchRecord, write_search
+from effnets.search.search_report import SearchRecord, write_search
 from effnets.search.space import Picks, SearchSpace, read_space
 from effnets.search.study_folder import check_study_folder
 from effnets.search.trainings import TrainingResult, train_candidate
@@ -184,17 +184,17 @@ class _Search:
         settings = self._settings(images)
         is_new = not folder.exists()
         folder.mkdir(exist_ok=True)
-        try:
-            with RunJournal(folder / JOURNAL, settings, resume=True) as journal:
+        with RunJournal(folder / JOURNAL, settings, resume=True) as journal:
+            try:
                 predictor = self._predictor(folder, some)
                 if predictor is not None:
                     source = source.with_latency(predictor.predict)
-                    source.draw_some(1, self.asked.seed)  # the limit of latency may be unsatisfiable, too
-                return self._search(folder, source, journal, predictor, settings)
-        except ArgumentError:
-            if is_new and not (folder / FRONT).exists():
-                shutil.rmtree(folder, ignore_errors=True)
-            raise
+                    source.draw_some(1, self.asked.seed)
+            except ArgumentError:  # the limit of latency is unsatisfiable, too
+                if is_new:
+                    shutil.rmtree(folder, ignore_errors=True)
+                raise
+            return self._search(folder, source, journal, predictor, settings)
 
     def _settings(self, images: _Images) -> dict[str, Any]:
         """What the result depends on; a search with others does not continue this one."""

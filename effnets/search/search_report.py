@@ -77,20 +77,10 @@ def write_search(folder: Path, record: SearchRecord) -> None:
         raise ExportError(f"{folder}: cannot be written ({error.strerror or error})") from None
 
 
-def proposal_text(space: SearchSpace, candidate: Candidate, name: str) -> str:
-    """Return a candidate as a file of one model."""
-    return model_text(candidate, name, ", ".join(describe_picks(space, candidate).values()))
-
-
 def model_text(candidate: Candidate, name: str, comment: str) -> str:
     """Return a file of one model, with a comment above it."""
     entry = {name: encode_entry(replace(candidate.spec, name=name))}
     return f"# {comment}\n" + yaml.safe_dump(entry, sort_keys=False, allow_unicode=True)
-
-
-def describe_picks(space: SearchSpace, candidate: Candidate) -> dict[str, str]:
-    """Return what was chosen, such as ``stem: 16``, by the names of the choices."""
-    return {name: f"{name} {option}" for name, option in space.describe(candidate.picks).items()}
 
 
 def markdown_table(rows: Sequence[Mapping[str, object]]) -> list[str]:
@@ -165,8 +155,8 @@ def _summary(record: SearchRecord) -> str:
         f"`{record.command}`" if record.command else "From Python.",
         "",
         f"{describe_space(space, known)}, by {by} and {record.settings['sampler']}; the search's evaluations took",
-        f"{seconds:.0f} s. Limits: {', '.join(limits) or 'none'}. Accuracies are top-1 on validation images, which chose",
-        "the networks: they are no estimate of what the networks reach on other images.",
+        f"{seconds:.0f} s. Limits: {', '.join(limits) or 'none'}. Accuracies are top-1 on validation images, which",
+        "chose the networks: they are no estimate of what these reach on other images.",
         "",
         "## Front",
         "",
@@ -213,8 +203,8 @@ def _baseline(record: SearchRecord) -> list[str]:
     return [
         "## Beside random search",
         "",
-        f"The best of {len(record.evaluated)} evaluations of {record.settings['sampler']} has {found:.2f} %, {words} the "
-        f"best of {len(record.random)} at random, {random:.2f} %.",
+        f"The best of {len(record.evaluated)} evaluations of {record.settings['sampler']} has {found:.2f} %, {words} "
+        f"the best of {len(record.random)} at random, {random:.2f} %.",
     ]
 
 
