@@ -112,7 +112,7 @@ def _study_kernels(
     data: str, output: Path, values: dict[str, Any], recipe: str, changes: dict[str, Any], *, resume: bool
 ) -> None:
     from effnets.search.kernel_claims import check_claims
-    from effnets.search.kernels import KernelRun, KernelSettings, list_variants, study_kernels
+    from effnets.search.kernels import KernelRun, KernelSettings, left_out, list_variants, study_kernels
     from effnets.search.kernels_report import kernel_study_files
     from effnets.search.study_folder import check_study_folder, write_study_files
     from effnets.train.recipe import find_recipe, read_recipe
@@ -123,6 +123,9 @@ def _study_kernels(
     training = read_recipe(find_recipe(recipe), changes)
     if not resume:
         check_study_folder(output)
+    if narrow := left_out(settings):
+        names = ", ".join(variant.name for variant in narrow)
+        click.echo(f"note: too narrow for their kernels, and left out: {names}; raise --width", err=True)
     keep_freed_memory()
 
     def on_run(run: KernelRun) -> None:

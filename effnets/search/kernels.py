@@ -11,11 +11,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from effnets.errors import ArgumentError
+from effnets.errors import ArgumentError, ConfigError
 from effnets.search.trainings import TrainingResult, train_candidate
 from effnets.spec.block_string import override_block
 from effnets.spec.models import load_spec
-from effnets.spec.plan import unroll_blocks
+from effnets.spec.plan import make_plan, unroll_blocks
 from effnets.spec.specs import BlockSpec, ModelSpec
 from effnets.train.recipe import Recipe
 from effnets.utils.arguments import check_integer
@@ -110,11 +110,37 @@ class KernelRun:
 
 
 def list_variants(settings: KernelSettings) -> list[Variant]:
-    """Return the networks of all figures, each once.
+    """Return the networks of all figures, each once, but for those of `left_out`."""
+    return [variant for variant in _all_variants(settings) if _has_room(variant)]
 
-    Raises:
-        ArgumentError: if a width leaves a block fewer channels than kernels.
-    """
+
+def left_out(settings: KernelSettings) -> list[Variant]:
+    """Return the networks whose narrowest block has too few channels for their kernels."""
+    return [variant for variant in _all_variants(settings) if not _has_room(variant)]
+
+
+def _has_room(variant: Variant) -> bool:
+    try:
+        make_plan(variant.spec)
+    except ConfigError:
+        return False
+    return True
+
+
+def _all_variants(settings: KernelSettings) -> list[Variant]:
+    variants = []
+    for network in settings.networks:
+        base = _base(network, settings.width)
+        if network == _FIGURE_5 or settings.figures != (5,):
+            variants += [_everywhere(network, base, text) for text in _kernels(settings)]
+        if 5 in settings.figures and network == _FIGURE_5:
+            layers = pick_layers(base.blocks, settings.layers)
+            variants += [_in_one_layer(network, base, layer, text) for layer in layers for text in REPLACEMENTS]
+    return variants
+
+
+def _kernels(settings: KernelSettings) -> list[str]:
+    """What is laid over all blocks of a network."""
     sizes = [size for size in SIZES if size <= settings.largest]
     mixed = ["k" + ".".join(map(str, sizes[:count])) for count in range(2, len(sizes) + 1)]
     kernels = ["k3"]
@@ -125,16 +151,7 @@ def list_variants(settings: KernelSettings) -> list[Variant]:
     if 6 in settings.figures:
         # Of two sizes an exponential partition is an equal one.
         kernels += [f"{text}_exponential" for text in mixed[1:]] + [f"{text}_dilated" for text in mixed]
-    variants = []
-    for network in settings.networks:
-        if network != _FIGURE_5 and settings.figures == (5,):
-            continue
-        base = _base(network, settings.width)
-        variants += [_everywhere(network, base, text) for text in kernels]
-        if 5 in settings.figures and network == _FIGURE_5:
-            layers = pick_layers(base.blocks, settings.layers)
-            variants += [_in_one_layer(network, base, layer, text) for layer in layers for text in REPLACEMENTS]
-    return variants
+    return kernels
 
 
 def pick_layers(blocks: Sequence[BlockSpec], count: int) -> list[int]:

@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 from effnets.bench.plots import COLORS, to_svg
 from effnets.report.charts import INK, MUTED, drawing_style
 from effnets.search.kernel_claims import RULE, Claim, check_claims, pooled_deviation
-from effnets.search.kernels import FIGURES, REPLACEMENTS, KernelRun, KernelSettings, Variant
+from effnets.search.kernels import FIGURES, REPLACEMENTS, KernelRun, KernelSettings, Variant, left_out
 from effnets.search.study_folder import csv_text, markdown_table
 from effnets.train.recipe import Recipe
 from effnets.utils.machine import describe_machine
@@ -205,6 +205,9 @@ def _summary(
     for name in plots:
         lines += ["", f"![{name.partition('.')[0].replace('-', ' ').capitalize()}]({name})"]
     lines += ["", "## Networks", "", *markdown_table([_summary_row(group) for group in groups])]
+    if narrow := left_out(settings):
+        names = ", ".join(variant.name for variant in narrow)
+        lines += ["", f"Left out, since their narrowest block has fewer channels than the kernels need: {names}."]
     return "\n".join(lines) + "\n"
 
 

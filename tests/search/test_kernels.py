@@ -13,7 +13,7 @@ import effnets
 from effnets.cli import main
 from effnets.errors import ArgumentError
 from effnets.search.kernel_claims import check_claims, pooled_deviation
-from effnets.search.kernels import KernelRun, KernelSettings, list_variants, pick_layers, study_kernels
+from effnets.search.kernels import KernelRun, KernelSettings, left_out, list_variants, pick_layers, study_kernels
 from effnets.search.kernels_report import kernel_study_files
 from effnets.search.trainings import TrainingResult
 from effnets.spec.cost import count
@@ -42,7 +42,9 @@ def verdicts(claims):
 
 
 def test_networks_of_every_figure():
-    variants = {variant.name: variant for variant in list_variants(KernelSettings())}
+    settings = KernelSettings(width=0.5)
+    variants = {variant.name: variant for variant in list_variants(settings)}
+    assert not left_out(settings)
     assert len(variants) == 2 * (1 + 4 + 4 + 3 + 4) + 12
     exponential = variants["mobilenetv1_k3_5_7_exponential"]
     assert all(block.exponential and block.kernel_sizes == (3, 5, 7) for block in exponential.spec.blocks)
@@ -67,6 +69,13 @@ def test_layers_with_stride_come_first():
     assert len(six) == 6
     assert {4, 7, 14} < set(six)
     assert pick_layers(blocks, 99) == list(range(2, 18))
+
+
+def test_networks_without_channels_for_their_kernels_are_said():
+    settings = KernelSettings(figures=(4, 6))
+    missing = [variant.name for variant in left_out(settings)]
+    assert missing == [f"{network}_k3_5_7_9_11_exponential" for network in ("mobilenetv1", "mobilenetv2")]
+    assert not set(missing) & {variant.name for variant in list_variants(settings)}
 
 
 def test_figures_choose_networks():
@@ -150,6 +159,7 @@ def test_files_of_a_study():
     assert document["settings"]["seeds"] == 2
     assert len(document["claims"]) == len(check_claims(runs))
     text = files["README.md"]
+    assert "channels than the kernels need: mobilenetv1_k3_5_7_9_11_exponential, " in text
     assert "| mobilenetv2 | k3.5.7, dilated | all |" in text
     assert "| mobilenetv2 | k9 | 4, stride 2 |" in text
     assert "2 epochs of photos" in text
