@@ -9,12 +9,11 @@ from statistics import fmean, stdev
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from effnets.bench.plots import COLORS, to_svg
 from effnets.report.charts import INK, MUTED, drawing_style
 from effnets.search.kernel_claims import RULE, Claim, check_claims, pooled_deviation
-from effnets.search.kernels import FIGURES, REPLACEMENTS, KernelRun, KernelSettings, Variant, left_out
+from effnets.search.kernels import FIGURES, REPLACEMENTS, SIZES, KernelRun, KernelSettings, Variant, left_out
 from effnets.search.study_folder import csv_text, markdown_table
 from effnets.train.recipe import Recipe
 from effnets.utils.machine import describe_machine
@@ -104,7 +103,7 @@ def _draw_sizes(settings: KernelSettings, groups: Sequence[list[KernelRun]], kin
                 _draw_line(by_size, sizes, line, kind)
                 _draw_line(by_cost, [group[0].result.madds / 1e6 for group in line], line, kind)
             by_size.set(xlabel="largest kernel", ylabel="top-1, %")
-            by_size.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[2]))
+            by_size.set_xticks([size for size in SIZES if size <= settings.largest])
             by_cost.set(xlabel="million multiply-adds")
             by_size.set_title(network, loc="left", fontsize=12, fontweight="bold")
             by_cost.grid(axis="y")
