@@ -3,8 +3,8 @@
     uv run scripts/latency_table_study.py SPACE --measurements FOLDER [--candidates 50] [--fit 8] [--engine auto]
         [--threads N] [--seconds 270]
 
-SPACE is a name of configs/spaces or a YAML file. Measurements are kept in FOLDER; after `--seconds` the program ends with
-exit status 75, and the same command goes on. When all are there, it prints what share of the candidates is foretold
+SPACE is a name of configs/spaces or a YAML file. Measurements are kept in FOLDER; after `--seconds` the program ends
+with exit status 75, and the same command goes on. When all are there, it prints what share of them is foretold
 within 10 %, by the plain sum of the pieces and after a line was fitted to other candidates.
 """
 

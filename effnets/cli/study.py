@@ -6,10 +6,12 @@ import shlex
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import click
 
 from effnets.cli.format import load_network, make_table, print_table, printable, progress_bar, split_names
+from effnets.errors import TrainingInterruptedError
 
 _NETWORKS = 30
 
@@ -62,6 +64,87 @@ def rank(
     if not images:
         raise click.UsageError("--model measures features of photographs; name some, or a folder of them")
     _study_trained(model, weights, images, image_size, threshold, output)
+
+
+@command.command(name="kernels")
+@click.argument("data")
+@click.option("--output", type=click.Path(path_type=Path), required=True, help="Folder of the study.")
+@click.option("--figures", help="Some of 1, 4, 5, 6, as 1,4 [default: all].")
+@click.option("--networks", help="Some of mobilenetv1, mobilenetv2 [default: both].")
+@click.option("--width", type=click.FloatRange(0.1, 2), help="Multiplier of all channels [default: 0.25].")
+@click.option("--largest", type=click.Choice(["5", "7", "9", "11"]), help="Largest kernel [default: 11].")
+@click.option("--layers", type=click.IntRange(1), help="Of figure 5: how many layers are tried [default: 6].")
+@click.option("--seeds", type=click.IntRange(1), help="Trainings of every network [default: 3].")
+@click.option("--epochs", type=click.IntRange(1), help="Passes over the images [default: the recipe's].")
+@click.option("--recipe", default="cifar10_demo", show_default=True, help="A recipe's name or YAML file.")
+@click.option("--resume", is_flag=True, help="Continue a study in OUTPUT; also with more figures, layers or seeds.")
+def kernels(
+    data: str,
+    output: Path,
+    figures: str | None,
+    networks: str | None,
+    largest: str | None,
+    epochs: int | None,
+    recipe: str,
+    resume: bool,
+    **options: float | int | None,
+) -> None:
+    """Compare depthwise kernels of 3×3 to 11×11, plain and mixed (MixConv, arXiv:1907.09595, figures 1, 4, 5 and 6).
+
+    Networks like MobileNetV1 and V2 for 32 pixels are trained from scratch on DATA, as of `effnets train`, with several
+    seeds. OUTPUT gets a table of all trainings, plots, and what became of the paper's claims. SIGTERM and Ctrl-C save
+    everything and exit with status 143 and 130.
+    """
+    settings: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
+    if figures is not None:
+        try:
+            settings["figures"] = tuple(int(name) for name in split_names(figures))
+        except ValueError:
+            raise click.UsageError(f"--figures is {figures!r}; write some of 1, 4, 5, 6, as 1,4") from None
+    if networks is not None:
+        settings["networks"] = tuple(split_names(networks))
+    if largest is not None:
+        settings["largest"] = int(largest)
+    _study_kernels(data, output, settings, recipe, {} if epochs is None else {"epochs": epochs}, resume=resume)
+
+
+def _study_kernels(
+    data: str, output: Path, values: dict[str, Any], recipe: str, changes: dict[str, Any], *, resume: bool
+) -> None:
+    from effnets.search.kernel_claims import check_claims
+    from effnets.search.kernels import KernelRun, KernelSettings, left_out, list_variants, study_kernels
+    from effnets.search.kernels_report import kernel_study_files
+    from effnets.search.study_folder import check_study_folder, write_study_files
+    from effnets.train.recipe import find_recipe, read_recipe
+    from effnets.utils.machine import keep_freed_memory
+
+    settings = KernelSettings(**values)
+    planned = len(list_variants(settings)) * settings.seeds
+    training = read_recipe(find_recipe(recipe), changes)
+    if not resume:
+        check_study_folder(output)
+    if narrow := left_out(settings):
+        names = ", ".join(variant.name for variant in narrow)
+        click.echo(f"note: too narrow for their kernels, and left out: {names}; raise --width", err=True)
+    keep_freed_memory()
+
+    def on_run(run: KernelRun) -> None:
+        nonlocal finished
+        finished += 1
+        line = f"{finished} of {planned}: {run.variant.name}, seed {run.seed}: {run.top1:.2f} %"
+        click.echo(f"{line}, {run.result.seconds:.0f} s")
+
+    finished = 0
+    try:
+        with progress_bar() as progress:
+            runs = study_kernels(settings, data, training, output, progress=progress, on_run=on_run)
+    except TrainingInterruptedError as interruption:
+        click.echo(str(interruption), err=True)
+        sys.exit(128 + interruption.signal)
+    write_study_files(output, kernel_study_files(settings, runs, recipe=training, data=data, command=_command_line()))
+    for claim in check_claims(runs):
+        click.echo(f"{claim.verdict}: figure {claim.figure}, {claim.network}: {claim.text} ({claim.found})")
+    click.echo(printable(f"{output}: tables, plots and summary of {len(runs)} trainings"))
 
 
 def _command_line() -> str:

@@ -20,7 +20,7 @@ from effnets.train.checkpoint import RECIPE, Checkpointer, finished_metrics, wri
 from effnets.train.recipe import Recipe, encode_recipe, read_recipe
 from effnets.train.run import finetune
 
-_MODEL = "model.yaml"
+_MODEL = "candidate.yaml"  # finetune's own model.yaml has the classes of the data
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +55,7 @@ def train_candidate(
     recipe's.
 
     A finished training of the same network, data, recipe and seed there is not repeated; an interrupted one goes on, to
-    the bit as undisturbed. The folder, which may be moved, also holds the network as ``model.yaml``.
+    the bit as undisturbed. The folder, which may be moved, also holds `spec` as ``candidate.yaml``.
 
     Raises:
         TrainingError: if the folder holds a training of another network, recipe, seed or data; the message names what
