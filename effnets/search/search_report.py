@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +14,7 @@ from effnets.search.candidates import Candidate
 from effnets.search.evaluations import CostName, Evaluation
 from effnets.search.search_plots import draw_channels, draw_front, draw_kernels
 from effnets.search.space import SearchSpace
+from effnets.search.study_folder import csv_text, markdown_table
 from effnets.search.trainings import TrainingResult
 from effnets.spec.entries import encode_entry
 from effnets.spec.plan import make_plan
@@ -81,22 +80,6 @@ def model_text(candidate: Candidate, name: str, comment: str) -> str:
     """Return a file of one model, with a comment above it."""
     entry = {name: encode_entry(replace(candidate.spec, name=name))}
     return f"# {comment}\n" + yaml.safe_dump(entry, sort_keys=False, allow_unicode=True)
-
-
-def markdown_table(rows: Sequence[Mapping[str, object]]) -> list[str]:
-    """Return the lines of a table in Markdown."""
-    head = list(rows[0])
-    body = ["| " + " | ".join(str(value) for value in row.values()) + " |" for row in rows]
-    return ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head), *body]
-
-
-def csv_text(rows: Sequence[Mapping[str, object]]) -> str:
-    """Return a table as CSV."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
 
 
 def describe_space(space: SearchSpace, evaluated: int) -> str:
