@@ -15,7 +15,7 @@ from effnets.errors import TrainingInterruptedError
 if TYPE_CHECKING:
     from effnets.search.search import SearchResult
 
-# Options that --propose heeds beside it.
+# Options that --propose takes as well.
 _ARITHMETIC = ("max_params", "max_madds", "max_memory", "min_share", "seed", "output")
 
 

@@ -1,6 +1,6 @@
 """A search as a conversation with Optuna: ask for a candidate, evaluate it, tell what it reached.
 
-Hard limits cost no training: what breaks them is told as breaking a constraint. A seeded sampler asks the same again
+Hard limits cost no training: what breaks them breaks a constraint of the study. A seeded sampler asks the same
 when told the same, so that an interrupted search goes on by repeating the conversation with a journal's results.
 """
 

@@ -121,7 +121,7 @@ class CandidateSource:
         return None
 
     def draw_some(self, count: int, seed: int) -> list[Candidate]:
-        """Draw up to `count` different candidates; raises ArgumentError if there is none."""
+        """Draw up to `count` different candidates; raises ArgumentError if nothing keeps the limits."""
         random = Random(f"some {seed}")
         found = {candidate.picks: candidate for candidate in (self.draw(random) for _ in range(count))}
         return [*found.values()]

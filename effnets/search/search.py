@@ -110,7 +110,7 @@ def search(
         prune: end trainings that are below the median of others at the same epoch; for accuracy alone, by ``trials``.
         random_baseline: evaluate as many candidates at random, to compare with.
         seed: of samplers and trainings.
-        resume: continue the search in `output`; start if there is none.
+        resume: continue the search in `output`, or start it.
         storage: URL of a database that several workers share, each with a folder of its own.
         engine: for latencies, as of ``effnets choose``. threads: of the engine; None leaves them to it.
         progress: called with what is being done, and the share that is done, 0 to 1.
