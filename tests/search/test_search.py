@@ -308,3 +308,48 @@ def test_the_command_proposes_and_refuses():
         result = runner.invoke(main, ["search", *arguments])
         assert result.exit_code == 2
         assert message in result.output
+
+
+class MadeUpTable:
+    """Predicts a tenth of a millisecond for every 100,000 multiply-adds; whole networks take `factor` as long."""
+
+    factor = 1.0
+
+    def __init__(self, _engine, _threads, size, _path, **_progress):
+        self.engine, self.size = "onnxruntime", size
+
+    def fit(self, specs):
+        assert {spec.input_size for spec in specs} == {self.size}
+
+    def predict(self, spec):
+        return count(spec).madds / 1e6
+
+    def measure(self, spec):
+        return self.factor * self.predict(spec)
+
+
+def test_a_limit_of_latency_is_kept_also_when_measured(material, recipe, tmp_path, monkeypatch):
+    monkeypatch.setattr("effnets.search.latency_check.LatencyTable", MadeUpTable)
+    options = {"evaluations": 2, "epochs": 1, "final_epochs": 0, "recipe": recipe, "minimize": "latency"}
+    found = effnets.search(*material, tmp_path / "search", max_latency=0.5, **options)
+    assert all(one.candidate.latency <= 0.5 for one in found.evaluated)
+    summary = (tmp_path / "search" / "README.md").read_text()
+    assert "latency, predicted (ms)" in summary
+    assert f"{found.best.candidate.latency:.3g} ms measured" in summary
+    with pytest.raises(
+        ArgumentError, match=r"no candidate keeps all limits: the smallest found needs .* ms, max_latency"
+    ):
+        effnets.search(*material, tmp_path / "fast", max_latency=1e-3, **options)
+    assert not (tmp_path / "fast").exists()
+    monkeypatch.setattr(MadeUpTable, "factor", 9.0)
+    with pytest.raises(ArgumentError, match=r"no network of the front keeps max_latency 0\.5 ms when measured whole"):
+        effnets.search(*material, tmp_path / "search", max_latency=0.5, resume=True, **options)
+
+
+def test_one_shot_takes_accuracies_from_a_supernet(material, recipe, tmp_path):
+    options = {"strategy": "oneshot", "evaluations": 3, "epochs": 1, "final_epochs": 0, "recipe": recipe}
+    found = effnets.search(*material, tmp_path / "search", **options)
+    assert len(found.evaluated) == 3
+    assert "by a supernet of 1 epochs" in (tmp_path / "search" / "README.md").read_text()
+    again = effnets.search(*material, tmp_path / "search", resume=True, **options)
+    assert [one.accuracy for one in again.evaluated] == [one.accuracy for one in found.evaluated]
