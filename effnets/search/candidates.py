@@ -1,6 +1,6 @@
 """Candidates of a search: networks of a space that keep hard limits on what they cost. Free of torch but for latency.
 
-Nothing enumerates a space: candidates are drawn, and those that keep no limit are brought within it choice by choice.
+Nothing enumerates a large space: candidates are drawn, and those that keep no limit are brought within it choice by choice.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
+from itertools import product
 from random import Random
 
 from effnets.errors import ArgumentError, ConfigError
@@ -20,6 +21,7 @@ from effnets.spec.specs import ModelSpec
 _DRAWS = 50
 _DESCENTS = 20
 _SMALL_STEPS = 200
+_FEW = 2000  # candidates that may be enumerated in the end
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,12 +115,17 @@ class CandidateSource:
         raise ArgumentError(self._unsatisfiable(nearest))
 
     def draw_new(self, random: Random, known: Callable[[Picks], bool]) -> Candidate | None:
-        """Draw one that is not `known`; None if the space has no more, as far as many draws tell."""
+        """Draw one that is not `known`; None if the space has no more, of a large one as far as many draws tell."""
         for _ in range(_DRAWS):
             candidate = self.draw(random)
             if not known(candidate.picks):
                 return candidate
-        return None
+        if self.space.size > _FEW:
+            return None
+        every = product(*(range(len(choice.options)) for choice in self.space.choices))
+        rest = [candidate for picks in every if not known(picks) and (candidate := self.measure(picks)) is not None]
+        rest = [candidate for candidate in rest if not self.excess(candidate)]
+        return random.choice(rest) if rest else None
 
     def draw_some(self, count: int, seed: int) -> list[Candidate]:
         """Draw up to `count` different candidates; raises ArgumentError if nothing keeps the limits."""

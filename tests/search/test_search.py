@@ -102,7 +102,7 @@ def test_the_folder_says_everything(found):
     assert len({tuple(row.values())[9:] for row in rows[:4]}) == 4
     summary = (found.folder / "README.md").read_text()
     assert "`effnets search …`" in summary
-    assert "48 candidates, of which" in summary
+    assert "96 candidates, of which" in summary
     assert "the best of 4 at random" in summary
     assert "Trained from scratch for 1 epochs, in `best`" in summary
     assert (found.folder / "front.svg").read_text().lstrip().startswith(("<?xml", "<svg"))
@@ -116,7 +116,9 @@ def test_a_finished_search_is_not_done_again(found, material, recipe, monkeypatc
     monkeypatch.setattr("effnets.train.run.Run.setup", lambda *_, **__: pytest.fail("trained again"))
     space, data = material
     options = {"evaluations": 4, "epochs": 1, "max_madds": 600e3, "recipe": recipe}
-    again = effnets.search(space, data, found.folder, resume=True, **options)
+    again = effnets.search(
+        space, data, found.folder, resume=True, random_baseline=True, command="effnets search …", **options
+    )
     assert [one.candidate for one in again.front] == [one.candidate for one in found.front]
     with pytest.raises(ArgumentError, match=r"holds a search; continue it with --resume \(resume=True\)"):
         effnets.search(space, data, found.folder, **options)
@@ -177,7 +179,7 @@ def test_bad_spaces_data_and_folders(material, tmp_path):
     space, data = material
     unknown = tmp_path / "unknown.yaml"
     unknown.write_text(SPACE.replace("head:", "heads:"))
-    with pytest.raises(ConfigError, match=r"unknown.yaml:8.*heads"):
+    with pytest.raises(ConfigError, match=r"unknown.yaml:7.*heads"):
         effnets.search(unknown, data, tmp_path / "search")
     with pytest.raises(ConfigError, match="did you mean 'mixconv'"):
         effnets.search("mixcon", data, tmp_path / "search")
@@ -237,7 +239,7 @@ def test_samplers_beat_chance_where_there_is_something_to_learn():
 def test_a_small_space_is_searched_whole(material):
     source = CandidateSource(read_space(material[0]), ScaleLimits())
     found = CandidateSearch(source, AskSettings(evaluations=1000), made_up).run()
-    assert len(found) == source.space.size == 48
+    assert len(found) == source.space.size == 96
 
 
 def test_pruned_trainings_are_pruned_again(tmp_path):
