@@ -1,6 +1,6 @@
 """Candidates of a search: networks of a space that keep hard limits on what they cost. Free of torch but for latency.
 
-Nothing enumerates a large space: candidates are drawn, and those that keep no limit are brought within it choice by choice.
+Large spaces are never enumerated: candidates are drawn, and brought within the limits choice by choice.
 """
 
 from __future__ import annotations
