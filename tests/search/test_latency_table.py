@@ -100,7 +100,8 @@ def test_the_users_measurements_are_the_default(tmp_path, timed, monkeypatch):
     assert list((tmp_path / "measurements").glob("*.json"))
 
 
-def test_progress_rises(tmp_path, timed):
+def test_progress_rises(tmp_path, timed, monkeypatch):
+    monkeypatch.setattr(latency_table, "_TOGETHER", 4)
     seen = []
     table = LatencyTable("onnxruntime", size=32, path=tmp_path, progress=lambda what, share: seen.append((share, what)))
     table.predict(load_spec("mixnet_s_32px"))
