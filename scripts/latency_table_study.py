@@ -56,10 +56,7 @@ def main() -> None:
                          progress=progress)  # fmt: skip
     try:
         sums = table.total(specs)
-        whole = []
-        for number, spec in enumerate(specs):
-            progress("whole networks", number / len(specs))
-            whole.append(table.measure(spec))
+        whole = table.measure_all(specs)
     except TimeUpError:
         print("\nto be continued: run it again", file=sys.stderr)
         sys.exit(_TO_BE_CONTINUED)

@@ -127,6 +127,7 @@ def _study_kernels(
         names = ", ".join(variant.name for variant in narrow)
         click.echo(f"note: too narrow for their kernels, and left out: {names}; raise --width", err=True)
     keep_freed_memory()
+    finished = 0
 
     def on_run(run: KernelRun) -> None:
         nonlocal finished
@@ -134,7 +135,6 @@ def _study_kernels(
         line = f"{finished} of {planned}: {run.variant.name}, seed {run.seed}: {run.top1:.2f} %"
         click.echo(f"{line}, {run.result.seconds:.0f} s")
 
-    finished = 0
     try:
         with progress_bar() as progress:
             runs = study_kernels(settings, data, training, output, progress=progress, on_run=on_run)

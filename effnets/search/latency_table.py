@@ -3,6 +3,7 @@
 A block alone says little of what it takes within a network: ONNX Runtime, for one, keeps feature maps in blocks of
 channels between convolutions, and converts them at the borders of the graph. So a block's time is the difference
 between a short network with and without it, both with the same borders; stem and first block are measured together.
+A shared machine's speed changes within minutes: every round also times a reference network, in whose terms all is said.
 """
 
 from __future__ import annotations
@@ -18,9 +19,10 @@ from typing import Any
 import numpy as np
 
 from effnets.bench.choose import Network, architecture_of
+from effnets.bench.latency import LatencyProfiler, pick_engine
 from effnets.errors import ArgumentError
-from effnets.search.latency import LatencyMeter
 from effnets.spec.block_string import decode_block
+from effnets.spec.models import load_spec
 from effnets.spec.plan import BlockPlan, NetworkPlan, make_plan, unroll_blocks
 from effnets.spec.specs import BlockSpec, ModelSpec
 from effnets.utils.arguments import check_integer
@@ -28,9 +30,9 @@ from effnets.utils.timing import MeasurementCache, Timing, interleave
 
 # The block of short networks that is in both: its output, like any block's, lies in the engine's own layout.
 _BASE = decode_block("cn_r1_k1_s1_c8")
-_ROUNDS = 15
-# Networks that are timed in turns: many see the same load of the machine, few are kept sooner.
-_TOGETHER = 16
+_REFERENCE = "mixnet_xs_32px"
+_ROUNDS = 11
+_TOGETHER = 16  # pieces that are timed in turns, and kept when they are done
 _LEAST = 1e-6  # milliseconds; a block cannot take less than nothing, though a difference may
 _FIT_LEAST = 3  # networks, for a line
 
@@ -39,11 +41,11 @@ Progress = Callable[[str, float], object]
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A part of a network whose time is `longer`'s less `shorter`'s; `shorter` None: `longer`'s alone.
+    """What is measured: the time of `longer` less that of `shorter`; `shorter` None: all of it.
 
     Attributes:
         name: for progress, such as ``block 3 at 16``. key: JSON of all that its time depends on, beside the engine.
-        longer, shorter: short networks. size: side of their input in pixels.
+        longer, shorter: networks. size: side of their input in pixels.
     """
 
     name: str
@@ -141,7 +143,7 @@ class LatencyTable:
     Attributes:
         engine: its name. size: as given.
         correction: (a, b): a network is foretold to take a + b · the sum of its pieces, in milliseconds; see `fit`.
-        measured: how many pieces were measured rather than read.
+        measured: how many pieces and whole networks were measured rather than read.
 
     Raises:
         ArgumentError, EngineError: as `pick_engine`; or if `size` or `threads` is out of range.
@@ -157,11 +159,11 @@ class LatencyTable:
         progress: Progress | None = None,
     ) -> None:
         self.size = check_integer("size", size, 8, "an input has at least 8 pixels on a side")
-        self._store = MeasurementCache.default() if path is None else MeasurementCache(path)
-        self._meter = LatencyMeter(engine, threads, store=self._store)
-        self.engine = self._meter.engine
+        self.engine = pick_engine(engine)
         self.correction = (0.0, 1.0)
         self.measured = 0
+        self._profiler = LatencyProfiler(self.engine, threads=threads)
+        self._store = MeasurementCache.default() if path is None else MeasurementCache(path)
         self._progress = progress or (lambda _what, _share: None)
         self._known: dict[str, float] = {}
 
@@ -177,7 +179,7 @@ class LatencyTable:
     def total(self, specs: Sequence[ModelSpec]) -> list[float]:
         """Return the sums of the pieces of several networks in milliseconds, without correction; raises as `predict`.
 
-        What is missing of all of them is measured together, which takes less time and is more exact.
+        What is missing of all of them is measured together, which takes less time.
         """
         parts = [split_network(spec, self.size) for spec in specs]
         self._measure([piece for pieces in parts for piece in pieces])
@@ -185,16 +187,21 @@ class LatencyTable:
 
     def measure(self, spec: ModelSpec) -> float:
         """Return the latency of the whole network in milliseconds, measured or kept; raises as `predict`."""
-        return self._meter.measure(spec, self.size)
+        return self.measure_all([spec])[0]
+
+    def measure_all(self, specs: Sequence[ModelSpec]) -> list[float]:
+        """Return the latencies of several whole networks, as `measure`; the missing ones are measured in turns."""
+        pieces = [_whole(spec, self.size) for spec in specs]
+        self._measure(pieces)
+        return [self._known[piece.key] for piece in pieces]
 
     def fit(self, specs: Sequence[ModelSpec]) -> tuple[float, float]:
         """Fit `correction` to the whole latencies of some networks, by least squares of relative errors; return it.
 
         Raises:
-            ArgumentError: if there are fewer than three networks, or all take equally long. As `predict`.
+            ArgumentError: if there are fewer than three different sums. As `predict`.
         """
-        sums = np.array(self.total(specs))
-        whole = np.array([self.measure(spec) for spec in specs])
+        sums, whole = np.array(self.total(specs)), np.array(self.measure_all(specs))
         if len(set(sums)) < _FIT_LEAST:
             raise ArgumentError(f"a line is fitted to {len(set(sums))} different networks; give at least {_FIT_LEAST}")
         (offset, factor), *_ = np.linalg.lstsq(np.stack([1 / whole, sums / whole], axis=1), np.ones(len(sums)))
@@ -206,7 +213,7 @@ class LatencyTable:
         missing: dict[str, Piece] = {}
         for piece in pieces:
             if piece.key not in self._known:
-                timing, _ = self._store.read(self._conditions(piece))
+                timing = self._read(piece.key)
                 if timing is None:
                     missing[piece.key] = piece
                 else:
@@ -214,17 +221,15 @@ class LatencyTable:
         ordered = sorted(missing.values(), key=lambda piece: (piece.size, str(piece.shorter), piece.key))
         for start in range(0, len(ordered), _TOGETHER):
             group = ordered[start : start + _TOGETHER]
-            for piece, timing in self._time(group, start / len(ordered), len(group) / len(ordered)):
+            timings = self._time(group, start / len(ordered), len(group) / len(ordered))
+            for piece, timing in zip(group, timings, strict=True):
                 self._known[piece.key] = timing.median
-                when = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-                self._store.write(self._conditions(piece), timing, when=when)
+                self._write(piece.key, timing)
                 self.measured += 1
 
-    def _conditions(self, piece: Piece) -> dict[str, Any]:
-        return {**self._meter.profiler.shared_conditions, "piece": json.loads(piece.key)}
-
-    def _time(self, group: Sequence[Piece], done: float, share: float) -> list[tuple[Piece, Timing]]:
-        networks: dict[str, Callable[[], object]] = {}
+    def _time(self, group: Sequence[Piece], done: float, share: float) -> list[Timing]:
+        reference = load_spec(_REFERENCE)
+        networks = {_name(reference, reference.input_size): self._runner(reference, reference.input_size)}
         for number, piece in enumerate(group):
             self._progress(f"preparing {piece.name}", done + 0.5 * share * number / len(group))
             for spec in (piece.longer, piece.shorter):
@@ -232,21 +237,46 @@ class LatencyTable:
                     networks[name] = self._runner(spec, piece.size)
 
         def progress(part: float) -> None:
-            self._progress(f"timing {len(networks)} short networks", done + share * (0.5 + 0.5 * part))
+            self._progress(f"timing {len(networks)} networks", done + share * (0.5 + 0.5 * part))
 
         timings = interleave(networks, rounds=_ROUNDS, progress=progress)
+        scales = self._scales(timings[_name(reference, reference.input_size)])
         found = []
         for piece in group:
             longer = timings[_name(piece.longer, piece.size)].samples
             shorter = timings[_name(piece.shorter, piece.size)].samples if piece.shorter else (0.0,) * len(longer)
-            pairs = zip(longer, shorter, strict=True)
-            found.append((piece, Timing(tuple(max(_LEAST, one - other) for one, other in pairs))))
+            rounds = zip(longer, shorter, scales, strict=True)
+            found.append(Timing(tuple(max(_LEAST, (one - other) * scale) for one, other, scale in rounds)))
         return found
 
+    def _scales(self, reference: Timing) -> list[float]:
+        """By what each round's durations are multiplied, so that the reference takes as long as it first did."""
+        key = json.dumps({"reference": _REFERENCE})
+        first = self._read(key)
+        if first is None:
+            first = reference
+            self._write(key, first)
+        return [first.median / sample for sample in reference.samples]
+
+    def _conditions(self, key: str) -> dict[str, Any]:
+        return {**self._profiler.shared_conditions, "piece": json.loads(key)}
+
+    def _read(self, key: str) -> Timing | None:
+        return self._store.read(self._conditions(key))[0]
+
+    def _write(self, key: str, timing: Timing) -> None:
+        when = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        self._store.write(self._conditions(key), timing, when=when)
+
     def _runner(self, spec: ModelSpec, size: int) -> Callable[[], object]:
-        engine = self._meter.profiler.load(Network(spec.name, size, architecture_of(spec), spec))
+        engine = self._profiler.load(Network(spec.name, size, architecture_of(spec), spec))
         images = np.random.default_rng(0).standard_normal((1, 3, size, size), np.float32)
         return partial(engine, images)
+
+
+def _whole(spec: ModelSpec, size: int) -> Piece:
+    key = json.dumps({"network": architecture_of(spec), "size": size})
+    return Piece(spec.name, key, spec, None, size)
 
 
 def _name(spec: ModelSpec, size: int) -> str:
