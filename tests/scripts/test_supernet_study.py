@@ -21,7 +21,7 @@ def study(monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
 def test_ranks_are_set_beside_those_of_own_trainings(study) -> None:
     rows = [
         study["Row"](
-            options=f"3|5 {index}",
+            options=f"3/6/se0.25 3.5/{index}",
             params=100_000 * index,
             madds=30_000_000 - index,
             shared_val=40.0 + index,
@@ -37,7 +37,7 @@ def test_ranks_are_set_beside_those_of_own_trainings(study) -> None:
     text = study["document"](rows, argparse.Namespace(space="mixconv"))
     assert "4 sub-networks of mixconv" in text
     assert "- the supernet: τ = 0.67 (p = 0.333)" in text
-    assert text.splitlines()[2].startswith("| 3/5 2 | 0.20 | 30.0 | 42.00 | 50.00 | 65.00 |")
+    assert text.splitlines()[2].startswith("| 3/6/se0.25 3.5/2 | 0.20 | 30.0 | 42.00 | 50.00 | 65.00 |")
     assert "lie within 4.0 points" in text
 
 
@@ -46,3 +46,5 @@ def test_subnets_are_different_and_within_the_limits(study) -> None:
     found = study["subnets"](space, limits, 0, 6)
     assert len(set(found)) == 6
     assert found == study["subnets"](space, limits, 0, 6)
+    picks = space.picks({"blocks.2.k": "3.5", "blocks.2.e": "6", "blocks.2.se": "_se0.25"})
+    assert study["describe"](space, picks).startswith("3 3.5/6/se0.25 3/3 3/3 ")
