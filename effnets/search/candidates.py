@@ -120,6 +120,23 @@ class CandidateSource:
                 return candidate
         return None
 
+    def draw_some(self, count: int, seed: int) -> list[Candidate]:
+        """Draw up to `count` different candidates; raises ArgumentError if nothing keeps the limits."""
+        random = Random(f"some {seed}")
+        found = {candidate.picks: candidate for candidate in (self.draw(random) for _ in range(count))}
+        return [*found.values()]
+
+    def with_latency(self, latency: Callable[[ModelSpec], float]) -> CandidateSource:
+        """Return the same source, with predicted latencies."""
+        return CandidateSource(
+            self.space,
+            self.limits,
+            min_share=self.min_share,
+            num_classes=self._num_classes,
+            in_chans=self._in_chans,
+            latency=latency,
+        )
+
     def _measure(self, picks: Picks) -> Candidate | None:
         try:
             spec = self.space.spec(picks)

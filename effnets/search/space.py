@@ -196,10 +196,8 @@ def _fill_value(name: str, node: Node, info: FieldInfo | None, choose: Callable[
     single = info is not None and not any(get_origin(option) is tuple for option in info.options)
     if not single or not isinstance(node.value, list | dict):
         return node
-    if isinstance(node.value, dict):
-        options = _range(node.value)
-    else:
-        options = tuple(item.value for item in node.value)
+    value = node.value
+    options = _range(value) if isinstance(value, dict) else tuple(item.value for item in value)
     if not all(isinstance(item, str | int | float) for item in options):
         return node  # the decoder's error
     return replace(node, value=choose(Choice(name, options), node))

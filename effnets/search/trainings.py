@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,12 +15,12 @@ from effnets.spec.entries import encode_entry
 from effnets.spec.models import load_spec
 from effnets.spec.plan import make_plan
 from effnets.spec.specs import ModelSpec
-from effnets.train.callbacks import ProgressCallback
+from effnets.train.callbacks import Callback, ProgressCallback
 from effnets.train.checkpoint import RECIPE, Checkpointer, finished_metrics, write_file
 from effnets.train.recipe import Recipe, encode_recipe, read_recipe
 from effnets.train.run import finetune
 
-_MODEL = "model.yaml"
+_MODEL = "candidate.yaml"  # finetune's own model.yaml has the classes of the data
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,12 +49,13 @@ def train_candidate(
     *,
     seed: int,
     progress: Callable[[str, float], object] | None = None,
+    callbacks: Sequence[Callback] = (),
 ) -> TrainingResult:
     """Train `spec` from random weights by `effnets.finetune` into `folder`; its model, weights and seed replace the
     recipe's.
 
     A finished training of the same network, data, recipe and seed there is not repeated; an interrupted one goes on, to
-    the bit as undisturbed. The folder, which may be moved, also holds the network as ``model.yaml``.
+    the bit as undisturbed. The folder, which may be moved, also holds `spec` as ``candidate.yaml``.
 
     Raises:
         TrainingError: if the folder holds a training of another network, recipe, seed or data; the message names what
@@ -68,8 +69,8 @@ def train_candidate(
     if not (folder / _MODEL).exists():
         entry = yaml.safe_dump({"candidate": encode_entry(spec)}, sort_keys=False, allow_unicode=True)
         write_file(folder / _MODEL, entry.encode())
-    callbacks = [] if progress is None else [ProgressCallback(progress)]
-    metrics = finetune(recipe, data, folder, resume=True, callbacks=callbacks).metrics
+    bar = [] if progress is None else [ProgressCallback(progress)]
+    metrics = finetune(recipe, data, folder, resume=True, callbacks=[*bar, *callbacks]).metrics
     if metrics["best_top1"] is None:
         raise TrainingError(f"{data}: has no images for validation; add some, or raise the recipe's val_share above 0")
     plan = make_plan(spec, in_chans=recipe.in_chans or 3, num_classes=len(metrics["classes"]))
