@@ -7,7 +7,8 @@ SPACE is a search space (effnets.search.space), DATA holds train.parquet and tes
 training images the first `--images` are taken. The sub-networks are drawn as the supernet draws its paths, by another
 seed. Each is measured with the supernet's weights on the validation images, and trained by itself, with the same
 recipe, for `--epochs`; `--set` changes settings of the supernet's recipe alone. Every training is kept in FOLDER, and
-one that was stopped goes on where it was: run the same command again.
+one that was stopped goes on where it was: run the same command again. Beside other programs set OMP_NUM_THREADS=1:
+threads that wait for each other's turn take many times longer.
 """
 
 from __future__ import annotations
@@ -114,7 +115,7 @@ def subnets(space: SearchSpace, limits: ScaleLimits, seed: int, count: int) -> l
 def measure(supernet: Supernet, picks: Picks, data: Path, recipe: Recipe, runs: Path, seed: int) -> Row:
     """Both accuracies of a sub-network."""
     space = supernet.space
-    options = " ".join(str(option) or "-" for option in space.describe(picks).values())
+    options = describe(space, picks)
     shared = supernet.evaluate(picks)
     folder = runs / f"own-{'-'.join(map(str, picks))}"
     result = train_candidate(space.spec(picks), data, recipe, folder, seed=seed, progress=show())
@@ -129,6 +130,14 @@ def measure(supernet: Supernet, picks: Picks, data: Path, recipe: Recipe, runs: 
     )
     print(f"{options}: {row.shared_val:.1f} shared, {row.own_val:.1f} own, {row.own_test:.1f} test", flush=True)
     return row
+
+
+def describe(space: SearchSpace, picks: Picks) -> str:
+    """The options in the order of the table, those of one row together, as in "3.5.7/6/se0.25"."""
+    words: dict[int | None, list[str]] = {}
+    for choice, index in zip(space.choices, picks, strict=True):
+        words.setdefault(choice.row, []).append(str(choice.options[index]).strip("_"))
+    return " ".join("/".join(filter(None, row)) or "-" for row in words.values())
 
 
 def taus(rows: list[Row]) -> dict[str, tuple[float, float]]:
@@ -152,7 +161,7 @@ def document(rows: list[Row], arguments: argparse.Namespace) -> str:
     for row in sorted(rows, key=lambda row: -row.own_test):
         values = [f"{row.params / 1e6:.2f}", f"{row.madds / 1e6:.1f}"]
         values += [f"{top1:.2f}" for top1 in (row.shared_val, row.own_val, row.own_test)]
-        lines.append(f"| {row.options.replace('|', '/')} | {' | '.join(values)} |")
+        lines.append(f"| {row.options} | {' | '.join(values)} |")
     found = [f"- {way}: τ = {tau:.2f} (p = {p:.3f})" for way, (tau, p) in taus(rows).items()]
     spread = max(row.own_test for row in rows) - min(row.own_test for row in rows)
     error = max(196 * (row.own_test * (100 - row.own_test) / 1e4 / 10_000) ** 0.5 for row in rows)

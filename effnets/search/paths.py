@@ -50,36 +50,40 @@ class PathSampler:
                 f"sampling is sandwich, and a step has {passes} passes, too few for the largest, the smallest and a "
                 "drawn candidate; set accumulate to 3 or more"
             )
+        self.space, self.limits = space, limits or ScaleLimits()
         self.seed, self.sampling, self.passes = seed, sampling, passes
-        self._source = CandidateSource(space, limits or ScaleLimits())
-        self._source.draw(Random(seed))  # or nothing is within the limits
-        self.ranked = tuple(self._rank(space, place) for place in range(len(space.choices)))
+        source = CandidateSource(space, self.limits)
+        source.draw(Random(seed))  # or nothing is within the limits
+        self.ranked = tuple(_rank_options(source, place) for place in range(len(space.choices)))
         self.smallest: Picks = tuple(ranked[0] for ranked in self.ranked)
-        self.largest = self._find_largest()
+        self.largest = _find_largest(source, self.ranked)
 
     def __call__(self, number: int) -> Picks:
         """Return the candidate of pass `number`, from 0."""
         turn = number % self.passes
         if self.sampling == "sandwich" and turn < 2:
             return (self.largest, self.smallest)[turn]
-        return self._source.draw(Random(f"{self.seed} {number}")).picks
+        # A new source each time: it remembers all that it measured, and a training draws a great many.
+        return CandidateSource(self.space, self.limits).draw(Random(f"{self.seed} {number}")).picks
 
-    def _rank(self, space: SearchSpace, place: int) -> Picks:
-        """Order a choice's options by parameters, then by multiply-adds, beside the first options of the others."""
-        costs = []
-        for index in range(len(space.choices[place].options)):
-            candidate = self._source.measure((*space.default[:place], index, *space.default[place + 1 :]))
-            assert candidate is not None, "a space has built each option beside the first others"
-            costs.append((candidate.params, candidate.madds, index))
-        return tuple(index for _, _, index in sorted(costs))
 
-    def _find_largest(self) -> Picks:
-        """Take the dearest option of each choice, in their order, that the limits allow beside those before."""
-        picks = [*self.smallest]
-        for place, ranked in enumerate(self.ranked):
-            for index in reversed(ranked):
-                picks[place] = index
-                candidate = self._source.measure(tuple(picks))
-                if candidate is not None and not self._source.excess(candidate):
-                    break
-        return tuple(picks)
+def _rank_options(source: CandidateSource, place: int) -> Picks:
+    """Order a choice's options by parameters, then by multiply-adds, beside the first options of the others."""
+    space, costs = source.space, []
+    for index in range(len(space.choices[place].options)):
+        candidate = source.measure((*space.default[:place], index, *space.default[place + 1 :]))
+        assert candidate is not None, "a space has built each option beside the first others"
+        costs.append((candidate.params, candidate.madds, index))
+    return tuple(index for _, _, index in sorted(costs))
+
+
+def _find_largest(source: CandidateSource, ranked: tuple[Picks, ...]) -> Picks:
+    """Take the dearest option of each choice, in their order, that the limits allow beside those before."""
+    picks = [options[0] for options in ranked]
+    for place, options in enumerate(ranked):
+        for index in reversed(options):
+            picks[place] = index
+            candidate = source.measure(tuple(picks))
+            if candidate is not None and not source.excess(candidate):
+                break
+    return tuple(picks)

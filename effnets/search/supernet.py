@@ -45,8 +45,8 @@ if TYPE_CHECKING:
 # Means and variances of a candidate's layers are measured on so many training images.
 _CALIBRATION_IMAGES = 512
 _SETTINGS = "supernet.json"
-# Networks of candidates, without values, that are kept.
-_NETWORKS = 256
+# Networks of candidates, without values, that are kept: enough for small spaces and for sandwiches.
+_NETWORKS = 16
 
 
 class SharedNetwork(nn.Module):
