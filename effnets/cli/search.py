@@ -99,7 +99,7 @@ def _search(space: str, data: str, output: Path, options: dict[str, Any]) -> Non
     from effnets.utils.machine import keep_freed_memory
 
     keep_freed_memory()
-    minimize = options.pop("minimize") or ("none" if options["sampler"] == "tpe" or options["prune"] else "madds")
+    minimize: Any = options.pop("minimize") or ("none" if options["sampler"] == "tpe" or options["prune"] else "madds")
     options["min_share"] = options["min_share"] or 0.0
     read = read_space(space)
     try:

@@ -129,6 +129,8 @@ def _study_kernels(
     keep_freed_memory()
     finished = 0
 
+    finished = 0
+
     def on_run(run: KernelRun) -> None:
         nonlocal finished
         finished += 1
@@ -193,13 +195,14 @@ def _study_channels(
     planned = len(configurations) * settings.seeds
     keep_freed_memory()
 
+    finished = 0
+
     def on_run(run: ChannelRun) -> None:
         nonlocal finished
         finished += 1
         name, seconds = run.configuration.name, run.result.seconds
         click.echo(f"{finished} of {planned}: {name}, seed {run.seed}: {run.top1:.2f} %, {seconds:.0f} s")
 
-    finished = 0
     try:
         with progress_bar() as progress:
             runs = study_channels(

@@ -201,8 +201,9 @@ def _evaluation_of(attributes: dict[str, object], source: CandidateSource) -> Ev
 
 def _make_study(settings: AskSettings) -> Study:
     import optuna
+    from optuna.study import StudyDirection
 
-    directions = ["maximize", *(["minimize"] if settings.minimize is not None else [])]
+    directions = [StudyDirection.MAXIMIZE, *([StudyDirection.MINIMIZE] if settings.minimize is not None else [])]
     try:
         with _quiet():
             return optuna.create_study(

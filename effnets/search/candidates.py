@@ -123,9 +123,8 @@ class CandidateSource:
         if self.space.size > _FEW:
             return None
         every = product(*(range(len(choice.options)) for choice in self.space.choices))
-        rest = [candidate for picks in every if not known(picks) and (candidate := self.measure(picks)) is not None]
-        rest = [candidate for candidate in rest if not self.excess(candidate)]
-        return random.choice(rest) if rest else None
+        rest = [picks for picks in every if not known(picks) and not self.excess(self.measure(picks))]
+        return self.measure(random.choice(rest)) if rest else None
 
     def draw_some(self, count: int, seed: int) -> list[Candidate]:
         """Draw up to `count` different candidates; raises ArgumentError if nothing keeps the limits."""

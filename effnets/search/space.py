@@ -70,6 +70,8 @@ class SearchSpace:
         found: list[Choice] = []
 
         def first(choice: Choice, node: Node) -> Option:
+            if not choice.options:
+                raise self._error(node, f"{choice.name} offers nothing; write a range as {{from: 8, to: 32, step: 2}}")
             if len(set(choice.options)) < len(choice.options) or len(choice.options) < 2:
                 options = " | ".join(map(str, choice.options))
                 raise self._error(node, f"{choice.name} offers {options}; offer at least two, each once")
@@ -197,21 +199,22 @@ def _fill_value(name: str, node: Node, info: FieldInfo | None, choose: Callable[
     if not single or not isinstance(node.value, list | dict):
         return node
     value = node.value
-    options = _range(value) if isinstance(value, dict) else tuple(item.value for item in value)
-    if not all(isinstance(item, str | int | float) for item in options):
+    items = _range(value) if isinstance(value, dict) else [item.value for item in value]
+    options = tuple(item for item in items if isinstance(item, str | int | float))
+    if len(options) < len(items):
         return node  # the decoder's error
     return replace(node, value=choose(Choice(name, options), node))
 
 
-def _range(parts: dict[str, Node]) -> tuple[Any, ...]:
-    """Return the numbers of ``{from: …, to: …, step: …}``, or None in a tuple if it is no such range."""
-    numbers = {key: node.value for key, node in parts.items()}
-    is_range = numbers.keys() == {"from", "to", "step"}
-    if not is_range or any(isinstance(one, bool) or not isinstance(one, int | float) for one in numbers.values()):
-        return (None,)
-    low, high, step = numbers["from"], numbers["to"], numbers["step"]
+def _range(parts: dict[str, Node]) -> tuple[int | float, ...]:
+    """Return the numbers of ``{from: …, to: …, step: …}``; none if it is no such range."""
+    numbers = [parts[key].value for key in ("from", "to", "step") if key in parts]
+    given = [one for one in numbers if isinstance(one, int | float) and not isinstance(one, bool)]
+    if len(parts) != 3 or len(given) != 3:
+        return ()
+    low, high, step = given
     if not (step > 0 and low <= high and (high - low) / step < _MAX_RANGE):
-        return (None,)
+        return ()
     return tuple(round(low + number * step, 9) for number in range(int((high - low) / step + 1e-6) + 1))
 
 

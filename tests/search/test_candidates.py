@@ -23,7 +23,7 @@ huge:
   blocks:
     - ds_r1_k{3|3.5|3.5.7}_s1_e1_c{12|16|20}
 """ + "\n".join(
-    f"    - ir_r1_k{{3|3.5|3.5.7}}_s{1 + number % 2}_e{{2|3|6}}_c{{{24 + number}|{32 + number}|40}}{{|_se0.25}}"
+    f"    - ir_r1_k{{3|3.5|3.5.7}}_s{1 + number % 2}_e{{2|3|6}}_c{{{24 + number}|{34 + number}|{44 + number}}}{{|_se0.25}}"
     for number in range(9)
 )
 
@@ -128,5 +128,5 @@ def test_ranges_are_options(tmp_path):
         "{from: 12, to: 8, step: 1}",
         "{from: a, to: 9, step: 1}",
     ):
-        with pytest.raises(ConfigError, match="start"):
+        with pytest.raises(ConfigError, match=r"start offers nothing; write a range as \{from: 8, to: 32, step: 2\}"):
             read_space(written(tmp_path, text.replace("{from: 8, to: 12, step: 2}", wrong)))
