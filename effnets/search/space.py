@@ -17,7 +17,7 @@ from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
 from random import Random
-from typing import Any, get_origin
+from typing import get_origin
 
 from effnets.errors import ArgumentError, ConfigError
 from effnets.spec.block_string import KEYS

@@ -23,8 +23,8 @@ huge:
   blocks:
     - ds_r1_k{3|3.5|3.5.7}_s1_e1_c{12|16|20}
 """ + "\n".join(
-    f"    - ir_r1_k{{3|3.5|3.5.7}}_s{1 + number % 2}_e{{2|3|6}}_c{{{24 + number}|{34 + number}|{44 + number}}}{{|_se0.25}}"
-    for number in range(9)
+    f"    - ir_r1_k{{3|3.5|3.5.7}}_s{1 + number % 2}_e{{2|3|6}}_c{{{24 + number}|{34 + number}}}{{|_se0.25}}"
+    for number in range(11)
 )
 
 
