@@ -129,8 +129,6 @@ def _study_kernels(
     keep_freed_memory()
     finished = 0
 
-    finished = 0
-
     def on_run(run: KernelRun) -> None:
         nonlocal finished
         finished += 1
