@@ -32,8 +32,8 @@ def __getattr__(name: str) -> Any:
         value = getattr(importlib.import_module(_read_stub()[name]), name)
     else:
         raise AttributeError(f"module 'effnets' has no attribute {name!r}")
-    globals()[name] = value
-    return value
+    # `search` is a room as well, which the import above has put here: it is callable, and stays.
+    return globals().setdefault(name, value)
 
 
 def __dir__() -> list[str]:

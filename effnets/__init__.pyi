@@ -39,6 +39,7 @@ from effnets.nn.features import FeaturePyramid as FeaturePyramid
 from effnets.nn.freeze import freeze as freeze
 from effnets.nn.utils import LoadReport as LoadReport
 from effnets.search.scale import scale as scale
+from effnets.search.search import search as search
 from effnets.spec.cost import Cost as Cost
 from effnets.spec.cost import count as count
 from effnets.spec.models import list_models as list_models

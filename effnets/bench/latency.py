@@ -175,6 +175,11 @@ class LatencyProfiler:
         """All that the latency of `network` depends on."""
         return {**self._conditions, "architecture": network.architecture, "size": network.size}
 
+    @property
+    def shared_conditions(self) -> dict[str, Any]:
+        """Those of them that all networks have."""
+        return dict(self._conditions)
+
     def measure(self, network: Network) -> Timing:
         """Milliseconds of one call, over at least three samples.
 
@@ -186,11 +191,12 @@ class LatencyProfiler:
             import torch
 
             torch.compiler.reset()
-        engine = self._load(network)
+        engine = self.load(network)
         images = np.random.default_rng(0).standard_normal((self.batch, 3, network.size, network.size), np.float32)
         return interleave({network.name: lambda: engine(images)}, rounds=15, seconds=self.seconds)[network.name]
 
-    def _load(self, network: Network) -> Engine:
+    def load(self, network: Network) -> Engine:
+        """Bring a network, with random weights, onto the engine; raises as `measure`."""
         # Speed does not depend on what the weights are: random ones spare the download. Nor need the graph be verified,
         # which takes far longer than the rest: `export_onnx` does that for the one that is chosen.
         from effnets.factory import create_model

@@ -30,6 +30,7 @@ _COMMANDS = {
     "predict": ("effnets.cli.predict", "Classify photographs."),
     "prefetch": ("effnets.cli.prefetch", "Fetch published weights into the cache, for use without network."),
     "scale": ("effnets.cli.scale", "Scale a network to a budget by width and resolution."),
+    "search": ("effnets.cli.search", "Search a space of networks for what is accurate on your data."),
     "serve": ("effnets.cli.serve", "Serve a model over HTTP."),
     "show": ("effnets.cli.show", "Show a model's stages: shapes, kernels, costs, block strings."),
     "study": ("effnets.cli.study", "Repeat experiments of the papers, such as ranks of layers."),

@@ -19,8 +19,8 @@ import click
 
 from effnets.cli.format import load_network, make_table, print_table, printable, progress_bar, short
 from effnets.cli.predict import DEMONSTRATION
-from effnets.cli.training import ProgressBarCallback
 from effnets.errors import ArgumentError, EffnetsError, ImageError, MissingFileError, TrainingInterruptedError
+from effnets.train.callbacks import ProgressCallback
 
 if TYPE_CHECKING:
     from effnets.deploy.export.base import ExportReport
@@ -171,7 +171,7 @@ def _finetune(folder: Path) -> TrainedModel | None:
     options = [part for key, value in SETTINGS.items() for part in (f"--{key}", str(value))]
     words = ["finetune", str(folder / _DATA), *options, "--output"]
     with progress_bar() as progress, writing(folder):
-        callback = ProgressBarCallback(progress)
+        callback = ProgressCallback(progress)
         extract_images(folder, _DATA)
         callback.on_progress("loading what trains", 0.0)
         from effnets.train.recipe import find_recipe, read_recipe

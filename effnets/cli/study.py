@@ -6,10 +6,12 @@ import shlex
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import click
 
-from effnets.cli.format import load_network, make_table, print_table, printable, progress_bar, split_names
+from effnets.cli.format import COUNT, load_network, make_table, print_table, printable, progress_bar, split_names
+from effnets.errors import TrainingInterruptedError
 
 _NETWORKS = 30
 
@@ -62,6 +64,155 @@ def rank(
     if not images:
         raise click.UsageError("--model measures features of photographs; name some, or a folder of them")
     _study_trained(model, weights, images, image_size, threshold, output)
+
+
+@command.command(name="kernels")
+@click.argument("data")
+@click.option("--output", type=click.Path(path_type=Path), required=True, help="Folder of the study.")
+@click.option("--figures", help="Some of 1, 4, 5, 6, as 1,4 [default: all].")
+@click.option("--networks", help="Some of mobilenetv1, mobilenetv2 [default: both].")
+@click.option("--width", type=click.FloatRange(0.1, 2), help="Multiplier of all channels [default: 0.25].")
+@click.option("--largest", type=click.Choice(["5", "7", "9", "11"]), help="Largest kernel [default: 11].")
+@click.option("--layers", type=click.IntRange(1), help="Of figure 5: how many layers are tried [default: 6].")
+@click.option("--seeds", type=click.IntRange(1), help="Trainings of every network [default: 3].")
+@click.option("--epochs", type=click.IntRange(1), help="Passes over the images [default: the recipe's].")
+@click.option("--recipe", default="cifar10_demo", show_default=True, help="A recipe's name or YAML file.")
+@click.option("--resume", is_flag=True, help="Continue a study in OUTPUT; also with more figures, layers or seeds.")
+def kernels(
+    data: str,
+    output: Path,
+    figures: str | None,
+    networks: str | None,
+    largest: str | None,
+    epochs: int | None,
+    recipe: str,
+    resume: bool,
+    **options: float | int | None,
+) -> None:
+    """Compare depthwise kernels of 3×3 to 11×11, plain and mixed (MixConv, arXiv:1907.09595, figures 1, 4, 5 and 6).
+
+    Networks like MobileNetV1 and V2 for 32 pixels are trained from scratch on DATA, as of `effnets train`, with several
+    seeds. OUTPUT gets a table of all trainings, plots, and what became of the paper's claims. SIGTERM and Ctrl-C save
+    everything and exit with status 143 and 130.
+    """
+    settings: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
+    if figures is not None:
+        try:
+            settings["figures"] = tuple(int(name) for name in split_names(figures))
+        except ValueError:
+            raise click.UsageError(f"--figures is {figures!r}; write some of 1, 4, 5, 6, as 1,4") from None
+    if networks is not None:
+        settings["networks"] = tuple(split_names(networks))
+    if largest is not None:
+        settings["largest"] = int(largest)
+    _study_kernels(data, output, settings, recipe, {} if epochs is None else {"epochs": epochs}, resume=resume)
+
+
+def _study_kernels(
+    data: str, output: Path, values: dict[str, Any], recipe: str, changes: dict[str, Any], *, resume: bool
+) -> None:
+    from effnets.search.kernel_claims import check_claims
+    from effnets.search.kernels import KernelRun, KernelSettings, left_out, list_variants, study_kernels
+    from effnets.search.kernels_report import kernel_study_files
+    from effnets.search.study_folder import check_study_folder, write_study_files
+    from effnets.train.recipe import find_recipe, read_recipe
+    from effnets.utils.machine import keep_freed_memory
+
+    settings = KernelSettings(**values)
+    planned = len(list_variants(settings)) * settings.seeds
+    training = read_recipe(find_recipe(recipe), changes)
+    if not resume:
+        check_study_folder(output)
+    if narrow := left_out(settings):
+        names = ", ".join(variant.name for variant in narrow)
+        click.echo(f"note: too narrow for their kernels, and left out: {names}; raise --width", err=True)
+    keep_freed_memory()
+    finished = 0
+
+    def on_run(run: KernelRun) -> None:
+        nonlocal finished
+        finished += 1
+        line = f"{finished} of {planned}: {run.variant.name}, seed {run.seed}: {run.top1:.2f} %"
+        click.echo(f"{line}, {run.result.seconds:.0f} s")
+
+    try:
+        with progress_bar() as progress:
+            runs = study_kernels(settings, data, training, output, progress=progress, on_run=on_run)
+    except TrainingInterruptedError as interruption:
+        click.echo(str(interruption), err=True)
+        sys.exit(128 + interruption.signal)
+    write_study_files(output, kernel_study_files(settings, runs, recipe=training, data=data, command=_command_line()))
+    for claim in check_claims(runs):
+        click.echo(f"{claim.verdict}: figure {claim.figure}, {claim.network}: {claim.text} ({claim.found})")
+    click.echo(printable(f"{output}: tables, plots and summary of {len(runs)} trainings"))
+
+
+@command.command(name="channels")
+@click.argument("data")
+@click.option("--output", type=click.Path(path_type=Path), required=True, help="Folder of the study.")
+@click.option("--model", help="Skeleton with linear channels [default: rexnet_100_32px].")
+@click.option("--width", type=click.FloatRange(0.1, 4), help="Multiplier of the skeleton's channels [default: 0.35].")
+@click.option("--max-madds", type=COUNT, help="Budget of multiply-adds, as 40M [default: what the skeleton needs].")
+@click.option("--max-params", type=COUNT, help="Budget of parameters, as 0.7M [default: likewise].")
+@click.option("--samples", type=click.IntRange(0), help="Configurations drawn at random [default: 2].")
+@click.option("--seeds", type=click.IntRange(1), help="Trainings of every configuration [default: 3].")
+@click.option("--seed", type=click.IntRange(0), help="Of what is drawn [default: 0].")
+@click.option("--epochs", type=click.IntRange(1), help="Passes over the images [default: the recipe's].")
+@click.option("--recipe", default="cifar10_demo", show_default=True, help="A recipe's name or YAML file.")
+@click.option("--resume", is_flag=True, help="Continue a study in OUTPUT.")
+def channels(
+    data: str, output: Path, epochs: int | None, recipe: str, resume: bool, **options: float | int | str | None
+) -> None:
+    """Compare linear channels with others within one budget (ReXNet, arXiv:2007.00992, section 4).
+
+    A line, a bend early or late, bends at random, and MobileNetV2's staircase, fitted to the same multiply-adds and
+    parameters, are trained from scratch on DATA with several seeds. OUTPUT gets tables, a plot, and whether the line is
+    the best. SIGTERM and Ctrl-C save everything and exit with status 143 and 130.
+    """
+    settings = {name: value for name, value in options.items() if value is not None}
+    _study_channels(data, output, settings, recipe, {} if epochs is None else {"epochs": epochs}, resume=resume)
+
+
+def _study_channels(
+    data: str, output: Path, values: dict[str, Any], recipe: str, changes: dict[str, Any], *, resume: bool
+) -> None:
+    from effnets.data.open import DataConfig, open_data
+    from effnets.search.channels import ChannelRun, ChannelSettings, list_configurations, study_channels
+    from effnets.search.channels_report import channel_study_files, judge_channels
+    from effnets.search.study_folder import check_study_folder, write_study_files
+    from effnets.train.recipe import find_recipe, read_recipe
+    from effnets.utils.machine import keep_freed_memory
+
+    training = read_recipe(find_recipe(recipe), changes)
+    ChannelSettings(**values)
+    if not resume:
+        check_study_folder(output)
+    classes = len(open_data(DataConfig(data, val_share=training.val_share)).class_names)
+    settings = ChannelSettings(**values, num_classes=classes)
+    configurations = list_configurations(settings)
+    planned = len(configurations) * settings.seeds
+    keep_freed_memory()
+
+    finished = 0
+
+    def on_run(run: ChannelRun) -> None:
+        nonlocal finished
+        finished += 1
+        name, seconds = run.configuration.name, run.result.seconds
+        click.echo(f"{finished} of {planned}: {name}, seed {run.seed}: {run.top1:.2f} %, {seconds:.0f} s")
+
+    try:
+        with progress_bar() as progress:
+            runs = study_channels(
+                configurations, data, training, output, seeds=settings.seeds, progress=progress, on_run=on_run
+            )
+    except TrainingInterruptedError as interruption:
+        click.echo(str(interruption), err=True)
+        sys.exit(128 + interruption.signal)
+    files = channel_study_files(settings, runs, epochs=training.epochs, data=data, command=_command_line())
+    write_study_files(output, files)
+    click.echo(str(judge_channels(runs)))
+    click.echo(printable(f"{output}: table, plot and summary of {len(runs)} trainings"))
 
 
 def _command_line() -> str:

@@ -20,24 +20,14 @@ from effnets.cli.format import (
     progress_bar,
 )
 from effnets.errors import TrainingInterruptedError
-from effnets.train.callbacks import LOGGERS, Callback
+from effnets.train.callbacks import LOGGERS, ProgressCallback
 
 if TYPE_CHECKING:
     from effnets.report.write import EpochRow
 
 
-class ProgressBarCallback(Callback):
-    """Move a progress bar (`effnets.cli.format`)."""
-
-    def __init__(self, bar: Callable[[str, float], None]) -> None:
-        self._bar = bar
-
-    def on_progress(self, what: str, fraction: float) -> None:
-        self._bar(what, fraction)
-
-
-class ConsoleCallback(ProgressBarCallback):
-    """Print messages, and a line for each epoch, as well."""
+class ConsoleCallback(ProgressCallback):
+    """Print messages, and a line for each epoch, beside the progress bar."""
 
     def on_message(self, text: str) -> None:
         click.echo(f"note: {printable(text)}", err=True)

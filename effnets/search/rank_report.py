@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -15,6 +13,7 @@ from effnets.bench.plots import COLORS, to_svg
 from effnets.report.charts import INK, MUTED, drawing_style
 from effnets.search.rank import LAYERS, RankPoint, RankSettings
 from effnets.search.rank_conclusions import SIXFOLD, Conclusion, check_conclusions
+from effnets.search.study_folder import csv_text, markdown_table
 from effnets.search.trained_rank import LayerRank
 from effnets.utils.machine import describe_machine
 
@@ -39,7 +38,7 @@ def random_study_files(
         "points": [asdict(point) for point in points],
     }
     return {
-        "rank.csv": _csv([asdict(point) for point in points]),
+        "rank.csv": csv_text([asdict(point) for point in points]),
         "rank.json": json.dumps(document, indent=1) + "\n",
         "rank.svg": draw_ranks(settings, points),
         "README.md": _summary(settings, points, conclusions, command, (seconds, processor_seconds)),
@@ -65,12 +64,12 @@ def trained_study_files(
         f"`{command}`, over {images} images, in {seconds:.0f} s. A rank is the number of singular values above the",
         "threshold times the largest; the ratio is its share of the layer's channels.",
         "",
-        *_markdown_table(rows),
+        *markdown_table(rows),
     ]
     if any(rank.limited for rank in ranks):
         lines += ["", "Limited: with fewer places in all images than channels, the ratio cannot reach 1; add images."]
     return {
-        "rank.csv": _csv(rows),
+        "rank.csv": csv_text(rows),
         "rank.json": json.dumps(document, indent=1) + "\n",
         "README.md": "\n".join(lines) + "\n",
     }
@@ -179,22 +178,8 @@ def _summary(
                 if (point.layer, point.activation, point.threshold) == (layer, activation, settings.threshold)
             }
             rows.append({"activation": activation, **means})
-        lines += _markdown_table(rows)
+        lines += markdown_table(rows)
     largest = max(point.error for point in points if point.threshold == settings.threshold)
     return "\n".join(
         [*lines, "", f"Mean rank ratio by channel ratio; the largest standard error is {largest:.3f}.", ""]
     )
-
-
-def _markdown_table(rows: Sequence[dict[str, object]] | Sequence[dict[str, str]]) -> list[str]:
-    head = list(rows[0])
-    body = ["| " + " | ".join(str(value) for value in row.values()) + " |" for row in rows]
-    return ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head), *body]
-
-
-def _csv(rows: Sequence[dict[str, object]]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()

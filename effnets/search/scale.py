@@ -14,6 +14,7 @@ from effnets.errors import ArgumentError, ExportError
 from effnets.spec.entries import encode_entry, is_model_name
 from effnets.spec.models import list_models, load_spec
 from effnets.spec.scaling import (
+    COST_UNITS,
     ENOUGH,
     ScaledModel,
     ScaleLimits,
@@ -32,12 +33,6 @@ _POWER = 0.85
 _ROUNDS = 8
 # A new network is to take this share of the limit, since a measurement varies.
 _AIM = 0.95
-_UNITS: dict[str, Callable[[float], str]] = {
-    "params": lambda value: f"{value / 1e6:.4g} M parameters",
-    "madds": lambda value: f"{value / 1e6:.4g} M multiply-adds",
-    "memory": lambda value: f"{value / 1e6:.4g} MB of feature maps",
-    "latency": lambda value: f"{value:.3g} ms",
-}
 _YAML = (".yaml", ".yml")
 
 
@@ -68,7 +63,7 @@ class ScaleReport:
         limit, share = self.tightest
         costs = ", ".join(
             describe(getattr(self.chosen, name))
-            for name, describe in _UNITS.items()
+            for name, describe in COST_UNITS.items()
             if getattr(self.chosen, name) is not None
         )
         return (
@@ -120,8 +115,7 @@ def scale(
         ExportError: `output` cannot be written, or exists. EngineError: no engine to measure on.
     """
     limits = ScaleLimits(max_params=max_params, max_madds=max_madds, max_memory=max_memory, max_latency=max_latency)
-    given = [field.name for field in fields(limits) if getattr(limits, field.name) is not None]
-    if not given:
+    if not limits.given:
         names = ", ".join(field.name for field in fields(limits))
         raise ArgumentError(f"no limit is given; give at least one of {names}")
     path = None if output is None else _check_output(Path(output))
@@ -169,7 +163,7 @@ def _fit_latency(original: ModelSpec, limits: ScaleLimits, sizes: Sequence[int],
     A limit of latency becomes one of multiply-adds, between the nearest measured networks below and above it.
     """
     arithmetic = replace(limits, max_latency=None)
-    bounded = any(getattr(arithmetic, field.name) is not None for field in fields(arithmetic))
+    bounded = bool(arithmetic.given)
     within_multiply_adds = arithmetic if bounded else replace(arithmetic, max_madds=_own_madds(original, sizes))
     measured: dict[tuple[float, int], ScaledModel] = {}
     limit = limits.max_latency or math.inf
@@ -212,7 +206,7 @@ def _madds_for(latency: float, measured: Sequence[ScaledModel]) -> float:
 def _unsatisfiable(original: ModelSpec, limits: ScaleLimits, model: ScaledModel) -> str:
     shares = limits.shares(model)
     broken = [
-        f"{_UNITS[name.removeprefix('max_')](getattr(model, name.removeprefix('max_')))} ({name} is "
+        f"{COST_UNITS[name.removeprefix('max_')](getattr(model, name.removeprefix('max_')))} ({name} is "
         f"{getattr(limits, name):,.10g})"
         for name, share in shares.items()
         if share > 1

@@ -1,7 +1,8 @@
 """Search spaces: entries of architecture tables that offer choices. Free of torch.
 
 A space is written like a model (`effnets.spec.entries`), in YAML: a block string offers choices in braces, as in
-``ir_r1_k{3|3.5|3.5.7}_s1_e{3|6}_c40{|_se0.25}``, and a list where a model has one number or word offers its items.
+``ir_r1_k{3|3.5|3.5.7}_s1_e{3|6}_c40{|_se0.25}``. Where a model has one number or word, a list offers its items, and
+``{from: 8, to: 32, step: 2}`` a range.
 Every way to choose makes a `ModelSpec`, so that `effnets.create_model` builds whatever a search finds.
 """
 
@@ -10,15 +11,15 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
 from random import Random
-from typing import Any, get_origin
+from typing import get_origin
 
-from effnets.errors import ConfigError
+from effnets.errors import ArgumentError, ConfigError
 from effnets.spec.block_string import KEYS
 from effnets.spec.entries import ENTRY_KEYS, Entry, read_entries, resolve_entry, zoo_entries
 from effnets.spec.plan import make_plan
@@ -34,6 +35,7 @@ Picks = tuple[int, ...]
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _KEY_BEFORE = re.compile(rf"(?:^|_)({'|'.join(sorted(KEYS, key=len, reverse=True))})$")
 _YAML = (".yaml", ".yml")
+_MAX_RANGE = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +70,8 @@ class SearchSpace:
         found: list[Choice] = []
 
         def first(choice: Choice, node: Node) -> Option:
+            if not choice.options:
+                raise self._error(node, f"{choice.name} offers nothing; write a range as {{from: 8, to: 32, step: 2}}")
             if len(set(choice.options)) < len(choice.options) or len(choice.options) < 2:
                 options = " | ".join(map(str, choice.options))
                 raise self._error(node, f"{choice.name} offers {options}; offer at least two, each once")
@@ -107,6 +111,23 @@ class SearchSpace:
     def describe(self, picks: Sequence[int]) -> dict[str, Option]:
         """Return the options of `picks` by the names of their choices."""
         return {choice.name: choice.options[index] for choice, index in zip(self.choices, picks, strict=True)}
+
+    def picks(self, options: Mapping[str, Option]) -> Picks:
+        """Return the picks of `options` by the names of their choices; the first option of what is not named.
+
+        Raises:
+            ArgumentError: if there is no such choice or option.
+        """
+        picks = dict.fromkeys((choice.name for choice in self.choices), 0)
+        for name, option in options.items():
+            choice = next((choice for choice in self.choices if choice.name == name), None)
+            if choice is None:
+                raise ArgumentError(f"{self.name}: has no choice {name!r}; there are {', '.join(picks)}")
+            if option not in choice.options:
+                offered = ", ".join(map(str, choice.options))
+                raise ArgumentError(f"{self.name}: {name} does not offer {option!r}; it offers {offered}")
+            picks[name] = choice.options.index(option)
+        return tuple(picks.values())
 
     def random(self, random: Random) -> Picks:
         """Draw every choice evenly, without regard to the others; `spec` may refuse the result."""
@@ -173,15 +194,28 @@ def _key_of(match: re.Match[str]) -> str:
 
 
 def _fill_value(name: str, node: Node, info: FieldInfo | None, choose: Callable[[Choice, Node], Option]) -> Node:
-    """Replace a list by one of its items where the field takes a single value."""
+    """Replace a list or a range by one of its items where the field takes a single value."""
     single = info is not None and not any(get_origin(option) is tuple for option in info.options)
-    if not single or not isinstance(node.value, list):
+    if not single or not isinstance(node.value, list | dict):
         return node
-    items = tuple(item.value for item in node.value)
-    if not all(isinstance(item, str | int | float) for item in items):
+    value = node.value
+    items = _range(value) if isinstance(value, dict) else [item.value for item in value]
+    options = tuple(item for item in items if isinstance(item, str | int | float))
+    if len(options) < len(items):
         return node  # the decoder's error
-    options: tuple[Any, ...] = items
     return replace(node, value=choose(Choice(name, options), node))
+
+
+def _range(parts: dict[str, Node]) -> tuple[int | float, ...]:
+    """Return the numbers of ``{from: …, to: …, step: …}``; none if it is no such range."""
+    numbers = [parts[key].value for key in ("from", "to", "step") if key in parts]
+    given = [one for one in numbers if isinstance(one, int | float) and not isinstance(one, bool)]
+    if len(parts) != 3 or len(given) != 3:
+        return ()
+    low, high, step = given
+    if not (step > 0 and low <= high and (high - low) / step < _MAX_RANGE):
+        return ()
+    return tuple(round(low + number * step, 9) for number in range(int((high - low) / step + 1e-6) + 1))
 
 
 def list_spaces() -> list[str]:

@@ -1,13 +1,16 @@
-"""The folder of a study: checked before the work, written whole or not at all."""
+"""The folder of a study: checked before the work, written whole or not at all; and the tables in it."""
 
 from __future__ import annotations
 
+import csv
+import io
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from effnets.deploy.export.base import check_writable
 from effnets.errors import ArgumentError, ExportError
+from effnets.utils.atomic_file import write_whole
 from effnets.utils.atomic_folder import new_folder
 
 
@@ -39,3 +42,28 @@ def write_study_folder(path: Path, files: Mapping[str, str]) -> None:
                 (folder / name).write_text(text, encoding="utf-8")
     except OSError as error:
         raise ExportError(f"{path}: cannot be written ({error.strerror or error})") from None
+
+
+def write_study_files(folder: Path, files: Mapping[str, str]) -> None:
+    """Write `files`, by name, into the folder of a study that grew there; raises ExportError if that fails."""
+    for name, text in files.items():
+        try:
+            write_whole(folder / name, text.encode())
+        except OSError as error:
+            raise ExportError(f"{folder / name}: cannot be written ({error.strerror or error})") from None
+
+
+def markdown_table(rows: Sequence[Mapping[str, object]]) -> list[str]:
+    """Return the lines of a table in Markdown; the keys of the first row are its head."""
+    head = list(rows[0])
+    body = ["| " + " | ".join(str(value) for value in row.values()) + " |" for row in rows]
+    return ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head), *body]
+
+
+def csv_text(rows: Sequence[Mapping[str, object]]) -> str:
+    """Return rows as CSV; the keys of the first row are its head."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()

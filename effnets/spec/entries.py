@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any
@@ -162,7 +162,11 @@ def encode_entry(spec: ModelSpec) -> dict[str, Any]:
     entry: dict[str, Any] = {"family": spec.family, "stem": spec.stem}
     entry["blocks"] = [encode_block(block) for block in spec.blocks]
     if spec.channels is not None:
-        entry["channels"] = asdict(spec.channels)
+        entry["channels"] = {
+            field.name: getattr(spec.channels, field.name)
+            for field in fields(spec.channels)
+            if getattr(spec.channels, field.name) != field.default
+        }
     for part in (spec, spec.preprocess):
         for field in fields(part):
             value = getattr(part, field.name)

@@ -93,7 +93,7 @@ def out_channels(spec: ModelSpec, block: BlockSpec, index: int, total: int) -> i
     ramp = spec.channels
     steps = max(1, total - 1) if ramp.inclusive else total
     # Below α = 1 the official code divides the start by α first, so that only the growth shrinks.
-    exact = (ramp.start / min(spec.width, 1.0) + index * ramp.growth / steps) * spec.width
+    exact = (ramp.start / min(spec.width, 1.0) + ramp.grown(index, steps)) * spec.width
     return round_channels(round(exact), spec.divisor)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Protocol
 
 from effnets.errors import ArgumentError, ConfigError
 from effnets.spec.cost import peak_memory, stage_costs, sum_costs
@@ -24,6 +25,26 @@ _LEAST_RESOLUTION = 3 / 7  # 96 of 224, the least that MobileNetV2 was published
 ENOUGH = 0.9
 # Multiply-adds that count as equal: see `choose_scaled`.
 _EQUAL = 0.85
+# How messages put what a network costs.
+COST_UNITS: dict[str, Callable[[float], str]] = {
+    "params": lambda value: f"{value / 1e6:.4g} M parameters",
+    "madds": lambda value: f"{value / 1e6:.4g} M multiply-adds",
+    "memory": lambda value: f"{value / 1e6:.4g} MB of feature maps",
+    "latency": lambda value: f"{value:.3g} ms",
+}
+
+
+class Costs(Protocol):
+    """What a network costs, as `ScaledModel` has it."""
+
+    @property
+    def params(self) -> int: ...
+    @property
+    def madds(self) -> int: ...
+    @property
+    def memory(self) -> int: ...
+    @property
+    def latency(self) -> float | None: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +72,12 @@ class ScaleLimits:
             if value is not None and not (is_number and 0 < value < math.inf):
                 raise ArgumentError(f"{field.name} is {value!r}; give a positive number, or None for no limit")
 
-    def shares(self, model: ScaledModel) -> dict[str, float]:
+    @property
+    def given(self) -> tuple[str, ...]:
+        """Names of the limits that are stated."""
+        return tuple(field.name for field in fields(self) if getattr(self, field.name) is not None)
+
+    def shares(self, model: Costs) -> dict[str, float]:
         """Return which share of each limit `model` takes, by the limit's name; latency only where it is known."""
         shares = {}
         for field in fields(self):

@@ -114,14 +114,26 @@ class ChannelSchedule:
 
     Block i of n has ``start + i · growth / steps`` channels, where `steps` is n, or n-1 so that the last
     block reaches ``start + growth`` exactly; the width multiplier α then multiplies it (not `start`, for α < 1).
+    The line may bend at the middle of the depth: then it is piecewise linear, as in the paper's search (section 4).
     """
 
     start: Annotated[int, Range(1, _MAX_CHANNELS), "Channels of the first block."]
     growth: Annotated[int, Range(0, _MAX_CHANNELS), "Channels that the ramp adds over the whole depth."]
     inclusive: Annotated[bool, "True: the last block reaches start + growth exactly."] = False
+    middle: Annotated[
+        float, Range(0, 1), "Share of the growth that is reached at the middle of the depth; 0.5: a straight line."
+    ] = 0.5
 
     def __post_init__(self) -> None:
         check_fields(self)
+
+    def grown(self, step: int, steps: int) -> float:
+        """Return the channels that are added to the first block's after `step` of `steps`."""
+        if self.middle == 0.5:
+            return step * self.growth / steps
+        depth = step / steps
+        share = 2 * depth * self.middle if depth < 0.5 else self.middle + (2 * depth - 1) * (1 - self.middle)
+        return self.growth * share
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -34,6 +34,16 @@ class Callback:
 
     def on_end(self, metrics: dict[str, Any]) -> None:
         """Receive the content of ``metrics.json`` when the run has finished."""
+
+
+class ProgressCallback(Callback):
+    """Give a function what is being done, and the fraction of it that is done, 0 to 1."""
+
+    def __init__(self, progress: Callable[[str, float], object]) -> None:
+        self._progress = progress
+
+    def on_progress(self, what: str, fraction: float) -> None:
+        self._progress(what, fraction)
 
 
 class CallbackList(Callback):

@@ -14,14 +14,22 @@ from effnets.errors import ArgumentError, TrainingError
 from effnets.factory import create_model
 from effnets.nn.classifier import Classifier
 from effnets.nn.freeze import freeze, freeze_statistics, parse_until
+from effnets.spec.specs import ModelSpec
 from effnets.train.recipe import Recipe
 from effnets.utils.machine import describe_machine
 
 
-def build_model(recipe: Recipe, class_names: Sequence[str]) -> tuple[Classifier, bool]:
+def build_model(
+    recipe: Recipe,
+    class_names: Sequence[str],
+    *,
+    spec: ModelSpec | None = None,
+    device: str | torch.device | None = None,
+) -> tuple[Classifier, bool]:
     """Build a recipe's model with a classifier for these classes, load its weights, and freeze what the recipe says.
 
-    Draws from torch's global generator. The recipe's image size, mean and std become the model's own.
+    Draws from torch's global generator. The recipe's image size, mean and std become the model's own. `spec` is built
+    in place of the recipe's model, with random weights, on `device`.
 
     Returns:
         The model, and whether its weights have a classifier for these classes, as those of an earlier training do.
@@ -36,7 +44,7 @@ def build_model(recipe: Recipe, class_names: Sequence[str]) -> tuple[Classifier,
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*newly initiali[sz]ed")  # as intended
         model = create_model(
-            recipe.model,
+            recipe.model if spec is None else spec,
             pretrained=pretrained,
             weights=None if pretrained or random else recipe.weights,
             num_classes=len(class_names),
@@ -44,6 +52,7 @@ def build_model(recipe: Recipe, class_names: Sequence[str]) -> tuple[Classifier,
             drop_path_rate=recipe.drop_path_rate,
             mean=recipe.mean,
             std=recipe.std,
+            device=device,
             **saved_or_given,
         )
     model.spec.preprocess.for_channels(model.in_chans)  # to refuse other numbers of means before all else

@@ -215,8 +215,9 @@ class Run:
         *,
         resume: bool = False,
         command: str | None = None,
+        build: Callable[[Recipe, Sequence[str]], tuple[Classifier, bool]] = build_model,
     ) -> Run:
-        """Open the data and build the model: everything that can fail early; writes nothing.
+        """Open the data and build the model, by `build`: everything that can fail early; writes nothing.
 
         Raises:
             TrainingError: if the folder is refused, there are too few training images, the model cannot train on one
@@ -238,7 +239,7 @@ class Run:
                 f"forward pass of a step takes at least one; lower accumulate to {len(train)} or less"
             )
         torch.manual_seed(recipe.seed)
-        model, has_class_head = build_model(recipe, train.class_names)
+        model, has_class_head = build(recipe, train.class_names)
         splits, train = splits.with_channels(model.in_chans), train.with_channels(model.in_chans)
         notes = [*splits.notes, *recipe.augmentation.notes(model.in_chans)]
         if min(recipe.batch_size, len(train) // recipe.accumulate) == 1:
