@@ -4,6 +4,7 @@ A block alone says little of what it takes within a network: ONNX Runtime, for o
 channels between convolutions, and converts them at the borders of the graph. So a block's time is the difference
 between a short network with and without it, both with the same borders; stem and first block are measured together.
 A shared machine's speed changes within minutes: every round also times a reference network, in whose terms all is said.
+With one thread the processor's time is counted, which no other program takes a part of.
 """
 
 from __future__ import annotations
@@ -135,7 +136,8 @@ class LatencyTable:
     """Latencies of blocks on an engine of this machine, measured when they are first asked for, and kept.
 
     Args:
-        engine: as of `effnets.bench.latency.pick_engine`. threads: of the engine; None leaves them to it.
+        engine: as of `effnets.bench.latency.pick_engine`.
+        threads: of the engine; None leaves them to it. With 1 other programs disturb the measurements least.
         size: side of the networks' input in pixels.
         path: a folder for measurements; None: the user's, that ``effnets choose`` has as well.
         progress: called with what is measured, and the share of the measurements that is done.
@@ -239,7 +241,7 @@ class LatencyTable:
         def progress(part: float) -> None:
             self._progress(f"timing {len(networks)} networks", done + share * (0.5 + 0.5 * part))
 
-        timings = interleave(networks, rounds=_ROUNDS, progress=progress)
+        timings = interleave(networks, rounds=_ROUNDS, progress=progress, processor_time=self._profiler.threads == 1)
         scales = self._scales(timings[_name(reference, reference.input_size)])
         found = []
         for piece in group:
@@ -259,7 +261,8 @@ class LatencyTable:
         return [first.median / sample for sample in reference.samples]
 
     def _conditions(self, key: str) -> dict[str, Any]:
-        return {**self._profiler.shared_conditions, "piece": json.loads(key)}
+        clock = "processor" if self._profiler.threads == 1 else "wall"
+        return {**self._profiler.shared_conditions, "clock": clock, "piece": json.loads(key)}
 
     def _read(self, key: str) -> Timing | None:
         return self._store.read(self._conditions(key))[0]

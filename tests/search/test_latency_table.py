@@ -27,7 +27,7 @@ def timed(monkeypatch):
     """Lists of the networks that are timed together."""
     calls = []
 
-    def interleave(networks, *, rounds, progress):
+    def interleave(networks, *, rounds, progress, **_clock):
         calls.append([spec for spec, _ in networks.values()])
         progress(1.0)
         return {name: Timing((milliseconds(*network),) * rounds) for name, network in networks.items()}
@@ -106,11 +106,9 @@ def test_durations_are_told_in_terms_of_the_reference(tmp_path, timed, monkeypat
     table.predict(load_spec("mobilenetv2_100_32px"))
     fast = latency_table.interleave
 
-    def slow(networks, *, rounds, progress):
-        return {
-            name: Timing(tuple(2 * sample for sample in timing.samples))
-            for name, timing in fast(networks, rounds=rounds, progress=progress).items()
-        }
+    def slow(networks, **settings):
+        timings = fast(networks, **settings).items()
+        return {name: Timing(tuple(2 * sample for sample in timing.samples)) for name, timing in timings}
 
     monkeypatch.setattr(latency_table, "interleave", slow)
     assert table.predict(spec) == pytest.approx(milliseconds(spec, 32))
