@@ -81,6 +81,8 @@ class RequestReader:
             BusyError: if there is no memory for the request.
             ClientDisconnect: if the client has gone.
         """
+        if (encoding := request.headers.get("content-encoding", "identity").lower()) != "identity":
+            raise HTTPException(415, f"a body in Content-Encoding {encoding} is not read here; send it as it is")
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         body = self._stream(request, take)
         addresses: list[str] = []

@@ -142,6 +142,7 @@ def test_a_single_unreadable_image_has_status_422(server, data, reason):
         (415, "image/svg\\+xml is not read", {"headers": {"Content-Type": "image/svg+xml"}}),
         (415, "a body without Content-Type", {"headers": {}}),
         (415, "text/plain is not read", {"headers": {"Content-Type": "text/plain"}}),
+        (415, "Content-Encoding gzip is not", {"headers": {"Content-Type": "image/png", "Content-Encoding": "gzip"}}),
         (403, "not fetched by their address", {"json": {"url": "file:///etc/passwd"}, "content": None}),
         (400, "boundary", {"headers": {"Content-Type": "multipart/form-data"}}),
         (400, "the form", {"headers": {"Content-Type": "multipart/form-data; boundary=x"}}),
