@@ -89,10 +89,11 @@ def command(photos: tuple[str, ...], output: Path, web: bool, port: int | None, 
 def _serve_web(folder: Path, port: int, ort: str | None) -> None:
     if not _installed("export", "export to ONNX"):
         click.get_current_context().exit(1)
+    from effnets.utils.shutdown import exit_on_sigterm
     from effnets.utils.static_server import StaticServer
 
     with StaticServer(folder, port) as server:  # a port in use is reported before the work
-        with writing(folder), progress_bar() as progress:
+        with exit_on_sigterm(), writing(folder), progress_bar() as progress:
             progress("exporting, and verifying", 0.0)
             from effnets.deploy.export.web import check_folder, export_web, find_ort
 

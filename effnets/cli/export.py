@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 import click
 
 from effnets.cli.format import ema_option, load_network, printable, progress_bar
+from effnets.engines.base import EXPORTED
+from effnets.utils.shutdown import exit_on_sigterm
 
 if TYPE_CHECKING:
     from effnets.deploy.optimize.rewrites import Rewrites
@@ -74,6 +76,7 @@ def command(
 
     With --web, OUT is a folder: a page for any static host, which works offline after the first visit.
     """
+    click.get_current_context().with_resource(exit_on_sigterm())
     if ort is not None and not web:
         raise click.UsageError("--ort is for the web page of --web; give both, or neither")
     if web:
@@ -86,12 +89,15 @@ def command(
             or calibration
             or engine
             or tuned
-            or seed
+            or smaller
+            or seed is not None
             or batch
             or budget
         )
         if other:
             raise click.UsageError("--web goes with --weights, --ema, --image-size, --no-optimize and --ort alone")
+        if target.suffix.lower() in EXPORTED:
+            raise click.UsageError(f"--web writes a folder, and {target} names a file; leave --web out, or rename it")
         _export_web(model, target, weights, ema=ema, image_size=image_size, optimize=not no_optimize, ort=ort)
         return
     if int8 and calibration is None:
@@ -126,9 +132,13 @@ def command(
         raise click.UsageError(f"{option} is for .onnx files, and {target} is another; leave it out")
     if int8:
         require_packages(("onnx", "onnxruntime"), "export")  # with which all formats are quantized or compared
-        from effnets.deploy.quantize.quantize import check_target, quantize
+        from effnets.deploy.quantize.accuracy_gate import Gate
+        from effnets.deploy.quantize.calibration import check_number
+        from effnets.deploy.quantize.quantize import CALIBRATION_IMAGES, check_target, quantize
 
         check_target(target)
+        # Too few are reported before the work.
+        check_number(str(calibration), calibration_images=CALIBRATION_IMAGES, min_held_out=Gate().min_images)
     else:
         check_path(target, target.suffix.lower(), is_folder=target.suffix.lower() == ".mlpackage")
     network = load_network(model, weights, answers="outputs", ema=ema)

@@ -45,11 +45,21 @@ def printable(text: str) -> str:
 def load_network(model: str, weights: str | None, *, answers: str = "answers", ema: bool = False) -> Classifier:
     """Load a trained network; without a trained classifier its `answers`, as the message calls them, mean nothing."""
     # Imported here: torch takes seconds, and neither --help nor a mistyped option should wait for it.
+    from effnets.engines.base import EXPORTED
+    from effnets.errors import UnknownModelError
     from effnets.factory import create_model
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what the loader warns of is an error here
-        network = create_model(model, pretrained=weights is None, weights=weights, ema=ema)
+        try:
+            network = create_model(model, pretrained=weights is None, weights=weights, ema=ema)
+        except UnknownModelError:
+            if not Path(model).is_file():
+                raise
+            raise click.UsageError(
+                f"{model} is neither an exported model ({', '.join(EXPORTED)}) nor a network (.yaml); weights go to "
+                "--weights"
+            ) from None
     if network.load_report and network.load_report.reinitialised:
         raise click.ClickException(
             f"{network.load_report.source}: has no classifier, so that {answers} would be chance"

@@ -22,12 +22,11 @@ def load_engine(
     threads: int | None = None,
     precision: Precision = "float32",
 ) -> Engine:
-    """Load an exported model for execution. ONNX files need neither torch nor timm.
+    """Load an exported model for execution. ``.onnx``, ``.xml`` and ``.tflite`` files need neither torch nor timm.
 
     Args:
-        path: an ``.onnx`` file that `effnets.export_onnx` wrote, or a ``.pt2`` package of
-            `effnets.deploy.export.torch_package`; or a model from `effnets.create_model`, which is copied and rewritten
-            for the engines torch and torch-compile.
+        path: a file that `effnets.export` wrote, but for Core ML's; or a model from `effnets.create_model`, which is
+            copied and rewritten for the engines torch and torch-compile.
         engine: one of `effnets.engines.base.ENGINES`. ``auto``: for ONNX files the engine that the file was made for,
             if it is installed; else ONNX Runtime, on a GPU if its build has CUDA (on the CPU with a warning, if CUDA
             fails), else OpenVINO. OpenVINO first for bfloat16, which ONNX Runtime does not support on CPUs.

@@ -41,6 +41,7 @@ EXPORTED: dict[str, tuple[str, tuple[str, ...]]] = {
     ".tflite": ("a LiteRT file", ("litert",)),
     ".pte": ("an ExecuTorch program", ("executorch",)),
     ".pt2": ("a .pt2 package", ("aotinductor",)),
+    ".mlpackage": ("a Core ML package", ()),
 }
 # The suffix of the file that each engine is given a network in; torch's engines take it from memory.
 FILE_OF = {**dict.fromkeys(FOR_ONNX, ".onnx"), "litert": ".tflite", "executorch": ".pte"}
@@ -145,9 +146,9 @@ def load_file(
 ) -> Engine:
     """Load an exported file, of `EXPORTED`; arguments and errors as of `effnets.load_engine`."""
     path = Path(path)
-    if path.suffix.lower() == ".mlpackage":
-        raise EngineError(f"{path}: a Core ML package is executed by Core ML, in programs of Apple's systems, not here")
     kind, possible = EXPORTED.get(path.suffix.lower(), EXPORTED[".onnx"])
+    if not possible:
+        raise EngineError(f"{path}: {kind} is executed by Core ML, in programs of Apple's systems, not here")
     threads = check_options(engine, possible, f"{path}: {kind}", threads=threads, precision=precision)
     if possible is FOR_ONNX:
         return load_onnx(path, ModelMetadata.from_file(path), engine, threads=threads, precision=precision)

@@ -49,7 +49,10 @@ class ExecuTorchEngine(Engine):
                 texts = self._program.load_method(METADATA).execute([]) if METADATA in methods else ["{}"]
                 self._forward: Any = self._program.load_method("forward")
         except Exception as error:  # of C++
-            raise EngineError(f"{name}: executorch cannot load it: {first_line(error)}") from None
+            raise EngineError(
+                f"{name}: executorch cannot load it, it is damaged or of another version: {first_line(error)}; export "
+                "the model again"
+            ) from None
         if threads not in (None, in_use):
             text = f"executorch has {in_use} threads in this process since its first program, so not {threads}"
             warnings.warn(text, RuntimeWarning, stacklevel=4)
@@ -58,7 +61,8 @@ class ExecuTorchEngine(Engine):
         raw, channels = self.description.input_kind == "pixels", self.description.channels
         shape = (1, height, width, channels) if raw else (1, channels, height, width)
         with quiet_native():  # the first execution reads what the CPU is, and logs that
-            self._run(np.zeros(shape, np.uint8 if raw else np.float32))
+            logits = self._run(np.zeros(shape, np.uint8 if raw else np.float32))["logits"]
+        self.description.check_outputs(logits.shape[1], name)
 
     def _run(self, images: NDArray[Any]) -> dict[str, NDArray[Any]]:
         with _LOCK, torch.inference_mode():

@@ -42,6 +42,7 @@ class LiteRTEngine(Engine):
             raise EngineError(f"{name}: litert cannot load it: {first_line(error)}") from None
         self._input = self._interpreter.get_input_details()[0]
         self._outputs = self._interpreter.get_output_details()
+        self.description.check_outputs(int(np.prod(self._outputs[0]["shape"][1:])), name)
         self._lock = threading.Lock()
 
     def _run(self, images: NDArray[Any]) -> dict[str, NDArray[Any]]:

@@ -83,15 +83,23 @@ class ModelMetadata:
         """
         own = {key.removeprefix(_PREFIX): text for key, text in properties.items() if key.startswith(_PREFIX)}
         if "format" not in own:
-            raise WeightsError(f"{source}: was not exported by effnets: it has no labels and no preprocessing")
+            raise WeightsError(
+                f"{source}: was not exported by effnets, or is cut short: it has no labels and no preprocessing"
+            )
         if own.pop("format") != str(_FORMAT):
             raise WeightsError(f"{source}: was exported by another version of effnets; export the model again")
         values = _decode(own, source)
         known = {name: values[name] for name in cls.__dataclass_fields__ if name in values}
         known |= {name: tuple(known[name]) for name in ("labels", "size", "usual_size") if known.get(name)}
-        if outputs not in (None, len(known["labels"])):
-            raise _damaged(source, "labels", f"has {len(known['labels'])} names for {outputs} classes")
-        return cls(**{**known, "preprocess": _decode_preprocess(values["preprocess"], source)})
+        metadata = cls(**{**known, "preprocess": _decode_preprocess(values["preprocess"], source)})
+        if outputs is not None:
+            metadata.check_outputs(outputs, source)
+        return metadata
+
+    def check_outputs(self, outputs: int, source: str) -> None:
+        """Raise WeightsError unless there is a label for each of so many outputs of the file `source`."""
+        if len(self.labels) != outputs:
+            raise _damaged(source, "labels", f"has {len(self.labels)} names for {outputs} classes")
 
     def to_json(self) -> str:
         """Return `to_properties` as one text."""
@@ -116,6 +124,11 @@ class ModelMetadata:
 def output_names(metadata: ModelMetadata, *, softmax: bool) -> tuple[str, ...]:
     """Return the names of the outputs of a file for phones, in their order."""
     return ("logits", *(("embedding",) if metadata.embedding else ()), *(("probabilities",) if softmax else ()))
+
+
+def label_lines(metadata: ModelMetadata) -> str:
+    """Return the labels, one a line, as programs on phones read them; line breaks within one become spaces."""
+    return "\n".join(" ".join(label.split()) for label in metadata.labels)
 
 
 def _is_count(value: object) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 import threading
 from functools import cache
 from pathlib import Path
@@ -13,9 +15,10 @@ from numpy.typing import NDArray
 
 from effnets.engines.base import Engine, Precision
 from effnets.engines.metadata import ModelMetadata
-from effnets.errors import ArgumentError, EngineError, MissingFileError
+from effnets.errors import ArgumentError, EngineError, MissingFileError, WeightsError
 
-METADATA = "effnets"  # the runtime information of an .xml file that holds its metadata
+# The runtime information of an .xml file that holds its metadata, and the hash of the .bin file that belongs to it.
+METADATA, WEIGHTS_SHA256 = "effnets", "effnets_bin_sha256"
 
 # Without a hint OpenVINO computes in bfloat16 wherever the CPU can.
 _HINTS = {"float32": "f32", "bfloat16": "bf16"}
@@ -44,6 +47,8 @@ class OpenVINOEngine(Engine):
         core, name = _core(), "the model" if isinstance(model, bytes) else str(model)
         if isinstance(model, Path) and not model.exists():
             raise MissingFileError(f"{name}: no such exported model")
+        if isinstance(model, Path) and metadata is None:
+            _check_weights(model)
         try:
             network = core.read_model(model)
         except Exception as error:  # its front ends have exception classes of their own
@@ -51,6 +56,8 @@ class OpenVINOEngine(Engine):
         if metadata is None:
             text = network.get_rt_info([METADATA]).astype(str) if network.has_rt_info([METADATA]) else "{}"
             metadata = ModelMetadata.from_json(text, name)
+            if (classes := network.outputs[0].get_partial_shape()[1]).is_static:
+                metadata.check_outputs(classes.get_length(), name)
         super().__init__("openvino", metadata, precision, threads)
         if precision == "bfloat16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
             raise ArgumentError("this CPU has no bfloat16; use float32")
@@ -84,6 +91,23 @@ def _core() -> openvino.Core:
     ended earlier: the next signal that Python handles would then end the process.
     """
     return openvino.Core()
+
+
+def _check_weights(path: Path) -> None:
+    """Raise MissingFileError without the ``.bin`` beside an ``.xml`` file, WeightsError if it is of another network.
+
+    OpenVINO takes any of the same size. Files of earlier versions do not state the hash.
+    """
+    weights = path.with_suffix(".bin")
+    try:
+        stated = re.search(rf'<{WEIGHTS_SHA256} value="(\w+)"'.encode(), path.read_bytes())
+        found = hashlib.sha256(weights.read_bytes()).hexdigest()
+    except FileNotFoundError:
+        raise MissingFileError(f"{weights}: no such file, with the weights of {path}; copy or export both") from None
+    except OSError as error:
+        raise WeightsError(f"{path}: cannot be read with its .bin ({error.strerror or error})") from None
+    if stated and stated[1].decode() != found:
+        raise WeightsError(f"{weights}: does not belong to {path}, or is cut short; copy or export both")
 
 
 def _last_line(error: Exception) -> str:

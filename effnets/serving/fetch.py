@@ -42,12 +42,13 @@ class Fetcher:
         for host in hosts:
             try:
                 url = httpx.URL(f"http://{host}")
-            except httpx.InvalidURL:
-                url = httpx.URL()
-            if not _HOST.fullmatch(url.host) or url.userinfo or url.raw_path != b"/" or url.fragment:
+                name = url.host
+            except (httpx.InvalidURL, ValueError):
+                url, name = httpx.URL(), ""
+            if not _HOST.fullmatch(name) or url.userinfo or url.raw_path != b"/" or url.fragment:
                 raise ArgumentError(f"{host!r} is not a host; give its name, or name and port: images.example.com:8080")
             ports = [url.port or 80] if url.port or host.endswith(":80") else _PORTS.values()
-            self._allowed |= {(url.host, port) for port in ports}
+            self._allowed |= {(name, port) for port in ports}
         # Without connections kept: one address may serve several hosts, and each has a certificate to check.
         self._client = httpx.AsyncClient(
             trust_env=False, follow_redirects=False, limits=httpx.Limits(max_keepalive_connections=0)
@@ -72,9 +73,10 @@ class Fetcher:
     def _check(self, address: str) -> httpx.URL:
         try:
             url = httpx.URL(address)
-        except httpx.InvalidURL:
+            host = url.host
+        except (httpx.InvalidURL, ValueError):  # a ValueError is about what UTF-8 or IDNA cannot hold
             raise HTTPException(403, f"{address!r} is not an address; give one like https://…/photo.jpg") from None
-        if url.scheme not in _PORTS or (url.host, url.port or _PORTS[url.scheme]) not in self._allowed or url.userinfo:
+        if url.scheme not in _PORTS or (host, url.port or _PORTS[url.scheme]) not in self._allowed or url.userinfo:
             raise HTTPException(403, f"{address!r} is not fetched: only http and https, from the hosts of --allow-urls")
         return url
 

@@ -81,6 +81,8 @@ class RequestReader:
             BusyError: if there is no memory for the request.
             ClientDisconnect: if the client has gone.
         """
+        if (encoding := request.headers.get("content-encoding", "identity").lower()) != "identity":
+            raise HTTPException(415, f"a body in Content-Encoding {encoding} is not read here; send it as it is")
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         body = self._stream(request, take)
         addresses: list[str] = []
@@ -141,6 +143,8 @@ class RequestReader:
             raise HTTPException(400, f"the form cannot be read: {error.message}") from None
         except (LookupError, ValueError) as error:  # about an unknown charset, or a header that is not text
             raise HTTPException(400, f"the form cannot be read: {error}") from None
+        if not parser.complete:
+            raise HTTPException(400, "the form is cut short: its last boundary is missing; send it again")
         images = []
         for name, value in form.multi_items():
             if isinstance(value, str):
@@ -174,9 +178,18 @@ class RequestReader:
 
 
 class _InMemoryParser(MultiPartParser):
-    """Starlette's parser, which would write files above 1 MB to a disk that a container may not have."""
+    """Starlette's parser, which would write files above 1 MB to a disk that a container may not have.
+
+    Of a form that is cut short it returns the parts that are whole; then `complete` is false.
+    """
 
     spool_max_size = 1 << 40
+    complete = False
+
+    def on_end(self) -> None:
+        """Note the last boundary."""
+        self.complete = True
+        super().on_end()
 
 
 async def _join(body: AsyncIterator[bytes]) -> bytes:

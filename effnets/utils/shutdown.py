@@ -1,16 +1,31 @@
-"""Stop on SIGTERM and SIGINT between two steps instead of in the middle of one."""
+"""Stop on SIGTERM and SIGINT between two steps instead of in the middle of one, or clean up first."""
 
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any, TypeVar
 
 from effnets.errors import TrainingInterruptedError
 
 _Item = TypeVar("_Item")
+
+
+@contextmanager
+def exit_on_sigterm() -> Iterator[None]:
+    """Turn SIGTERM into SystemExit meanwhile, in the main thread, so that what is half-written is removed."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 class GracefulShutdown:

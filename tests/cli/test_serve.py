@@ -65,6 +65,12 @@ def test_a_model_that_cannot_be_loaded_is_an_error(name, reason):
     assert reason in run(name, "--port", 0, status=1)
 
 
+def test_a_file_that_is_no_model_is_an_error(tmp_path):
+    path = tmp_path / "model.txt"
+    path.write_text("hello")
+    assert f"{path} is neither an exported model (.onnx, " in run(path, "--port", 0, status=2)
+
+
 def test_log_handlers_of_the_process_stay_open():
     closed: list[object] = []
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from http.server import BaseHTTPRequestHandler
 
@@ -63,7 +64,7 @@ def server(model, files):
 
 
 def ask(server, **body):
-    return server.client.post("/predict", json=body)
+    return server.post(json.dumps(body).encode(), "application/json")  # as ASCII: UTF-8 cannot hold all of it
 
 
 def test_an_address_and_several_are_answered_in_order(server, files, model):
@@ -106,6 +107,7 @@ def test_what_cannot_be_fetched_has_its_reason(server, files, path, reason):
             "http://[",
         ),
         *("http://2130706433/", "data:image/png;base64,AAAA", "//localhost/a"),
+        *("http://localhost/\ud800", "\ud800", "http://xn--ls8h.com/"),  # UTF-8 and IDNA cannot hold them
     ],
 )
 def test_other_addresses_are_refused(server, files, address):
@@ -154,7 +156,7 @@ def test_public_addresses(address, public):
     assert is_public(address) == public
 
 
-@pytest.mark.parametrize("host", ["", "http://a", "a/b", "user@a", "a?b", "a:port", "a b"])
+@pytest.mark.parametrize("host", ["", "http://a", "a/b", "user@a", "a?b", "a:port", "a b", "xn--ls8h.com"])
 def test_what_is_not_a_host_is_an_error(host):
     with pytest.raises(ArgumentError, match="is not a host; give its name"):
         Fetcher([host])

@@ -130,6 +130,10 @@ def test_a_single_unreadable_image_has_status_422(server, data, reason):
     assert re.search(reason, error_of(server.post(data), 422))
 
 
+FORM = {"Content-Type": "multipart/form-data; boundary=x"}
+PART = b'--x\r\nContent-Disposition: form-data; name="image"; filename="a.png"\r\n\r\n' + photo() + b"\r\n"
+
+
 @pytest.mark.parametrize(
     ("status", "reason", "request_"),
     [
@@ -142,9 +146,12 @@ def test_a_single_unreadable_image_has_status_422(server, data, reason):
         (415, "image/svg\\+xml is not read", {"headers": {"Content-Type": "image/svg+xml"}}),
         (415, "a body without Content-Type", {"headers": {}}),
         (415, "text/plain is not read", {"headers": {"Content-Type": "text/plain"}}),
+        (415, "Content-Encoding gzip is not", {"headers": {"Content-Type": "image/png", "Content-Encoding": "gzip"}}),
         (403, "not fetched by their address", {"json": {"url": "file:///etc/passwd"}, "content": None}),
         (400, "boundary", {"headers": {"Content-Type": "multipart/form-data"}}),
         (400, "the form", {"headers": {"Content-Type": "multipart/form-data; boundary=x"}}),
+        (400, "cut short", {"headers": FORM, "content": PART + PART}),
+        (400, "cut short", {"headers": FORM, "content": PART + PART[:-9]}),
         (400, "field 'a' is not a file", {"files": {"a": (None, b"text")}, "content": None}),
         (413, "more than 3 images", {"files": [("a", (f"{i}", b"x")) for i in range(4)], "content": None}),
         (413, "larger than 1 MB", {"content": bytes(1_000_001)}),

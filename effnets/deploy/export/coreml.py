@@ -26,6 +26,7 @@ from effnets.engines.base import first_line
 from effnets.engines.metadata import ModelMetadata
 from effnets.errors import ArgumentError, EffnetsError, ExportError, VerificationError
 from effnets.inference.arrays import image_from_array
+from effnets.nn.classifier import require_classifier
 from effnets.utils.atomic_file import write_whole
 from effnets.utils.atomic_folder import new_folder
 from effnets.utils.quiet import quiet_exporters, quiet_native
@@ -74,7 +75,7 @@ def export_coreml(
         EngineError: if a package that exporting needs is missing.
     """
     require_packages(("coremltools",), "coreml")
-    channels = getattr(model, "in_chans", 3)
+    channels = require_classifier(model).in_chans
     if channels not in _COLORS:
         raise ArgumentError(
             f"Core ML's images have 3 channels or 1, and this model takes {channels}; export it to another format"
@@ -220,7 +221,6 @@ def verify(folder: Path, made: Export) -> dict[str, float]:
 
     Raises VerificationError if anything differs; says what.
     """
-    from effnets.deploy.export.image_input import trace
     from effnets.deploy.export.verify import Reference, verify_file
 
     metadata = made.metadata
@@ -229,8 +229,7 @@ def verify(folder: Path, made: Export) -> dict[str, float]:
         program = _read_program(model, weights, metadata)
     except EffnetsError as error:
         raise VerificationError(f"{metadata.model}: not exported: {error}") from None
-    folded = bool(metadata.rewrites.get("fold_bn"))  # else the converter does
-    reference = Reference(trace(made.module, metadata), made.original, made.module, folded=folded)
+    reference = Reference.of(made)
     constants = PixelInput(nn.Identity(), metadata, channels_last=False, softmax=True).named_buffers()
     required = {f"the {name} of pixels": value.numpy().tobytes() for name, value in constants}
     errors = {program.name: verify_file(program, model + weights, reference, metadata, required)}

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from effnets.deploy.export.base import ExportReport, prepare, require_packages
 from effnets.deploy.optimize.rewrites import Rewrites
 from effnets.engines.base import first_line
-from effnets.engines.metadata import ModelMetadata
+from effnets.engines.metadata import ModelMetadata, label_lines
 from effnets.errors import ExportError
 from effnets.utils.quiet import quiet_exporters, quiet_native
 
@@ -38,7 +38,7 @@ def export_executorch(
         preprocess: take uint8 images ``[1, H, W, channels]``, resized and cropped already, and normalize them.
         optimize: rewrite the network first, by the preset of ExecuTorch, or by a `Rewrites`.
         softmax: return probabilities ``[1, num_classes]`` after the logits.
-        return the classifier's input ``[1, D]`` after the logits, before probabilities.
+        embedding: return the classifier's input ``[1, D]`` after the logits, before probabilities.
 
     Raises:
         ArgumentError: if `model` is not a classifier with outputs, or an argument is out of range.
@@ -58,14 +58,12 @@ def export_executorch(
         preferred="executorch",
         embedding=embedding,
     )
-    from effnets.deploy.export.image_input import trace
     from effnets.deploy.export.verify import Reference, verify_file
     from effnets.engines.executorch import ExecuTorchEngine
 
     data = convert(made.module, made.metadata, softmax=softmax)
-    reference = Reference.of(made, trace(made.module, made.metadata), folded=optimize is not False)
-    required = {"the labels": "\n".join(made.metadata.labels).encode()}
-    error = verify_file(ExecuTorchEngine(data), data, reference, made.metadata, required)
+    required = {"the labels": label_lines(made.metadata).encode()}
+    error = verify_file(ExecuTorchEngine(data), data, Reference.of(made), made.metadata, required, softmax=softmax)
     return made.write(data, {"executorch": error})
 
 
@@ -81,7 +79,7 @@ def lower(module: nn.Module, example: Tensor, metadata: ModelMetadata) -> bytes:
     """Return a module that takes images like `example` as a program with metadata; raises as `convert`."""
     from effnets.engines.executorch import LABELS, METADATA
 
-    methods = {METADATA: metadata.to_json(), LABELS: "\n".join(metadata.labels)}
+    methods = {METADATA: metadata.to_json(), LABELS: label_lines(metadata)}
     try:
         with quiet_exporters(), quiet_native():
             from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner

@@ -31,6 +31,7 @@ FORMATS = {
     ".mlpackage": "effnets.deploy.export.coreml:export_coreml",
     ".pt2": "effnets.deploy.export.torch_package:export_package",
 }
+_EXTRAS = {".tflite": "litert", ".pte": "executorch", ".mlpackage": "coreml"}  # of effnets; else export
 # What a format does, whether asked to or not.
 _ALWAYS = {".mlpackage": ("preprocess", "softmax")}
 
@@ -95,7 +96,8 @@ def writer_of(path: str | os.PathLike[str]) -> Callable[..., ExportReport]:
     try:
         writer: Callable[..., Any] = getattr(importlib.import_module(module), name)
     except ModuleNotFoundError as error:
-        raise EngineError(f"{suffix} files need {error.name}; install with: pip install 'effnets[all]'") from None
+        extra = _EXTRAS.get(suffix, "export")
+        raise EngineError(f"{suffix} files need {error.name}; install with: pip install 'effnets[{extra}]'") from None
     return writer
 
 

@@ -18,7 +18,7 @@ from effnets._version import __version__
 from effnets.deploy.export.base import ExportReport, prepare, require_packages
 from effnets.deploy.optimize.rewrites import Rewrites
 from effnets.engines.base import first_line
-from effnets.engines.metadata import ModelMetadata, output_names
+from effnets.engines.metadata import ModelMetadata, label_lines, output_names
 from effnets.errors import ExportError
 from effnets.utils.quiet import quiet_exporters, quiet_native
 
@@ -47,7 +47,7 @@ def export_litert(
         preprocess: take uint8 images ``[1, H, W, channels]``, resized and cropped already, and normalize them.
         optimize: rewrite the network first, by the preset of LiteRT, or by a `Rewrites`.
         softmax: add the output ``probabilities`` ``[1, num_classes]``.
-        add the output ``embedding`` ``[1, D]``, the classifier's input.
+        embedding: add the output ``embedding`` ``[1, D]``, the classifier's input.
 
     Raises:
         ArgumentError: if `model` is not a classifier with outputs, or an argument is out of range.
@@ -67,14 +67,15 @@ def export_litert(
         preferred="litert",
         embedding=embedding,
     )
-    from effnets.deploy.export.image_input import trace
     from effnets.deploy.export.verify import Reference, verify_file
     from effnets.engines.litert import LiteRTEngine
 
     data = convert(made.module, made.metadata, softmax=softmax)
-    reference = Reference.of(made, trace(made.module, made.metadata), folded=optimize is not False)
-    required = {"the labels": _labels(made.metadata), "the metadata": task_metadata(made.metadata, softmax=softmax)}
-    error = verify_file(LiteRTEngine(data), data, reference, made.metadata, required)
+    required = {
+        "the labels": f"{label_lines(made.metadata)}\n".encode(),
+        "the metadata": task_metadata(made.metadata, softmax=softmax),
+    }
+    error = verify_file(LiteRTEngine(data), data, Reference.of(made), made.metadata, required, softmax=softmax)
     return made.write(data, {"litert": error})
 
 
@@ -123,13 +124,9 @@ def add_metadata(data: bytes, metadata: ModelMetadata, *, softmax: bool) -> byte
     packed.write(builder.Output())
     with zipfile.ZipFile(packed, "a") as archive:
         # ZipInfo's own date, so that the same network gives the same file.
-        archive.writestr(zipfile.ZipInfo(LABELS), _labels(metadata))
+        archive.writestr(zipfile.ZipInfo(LABELS), f"{label_lines(metadata)}\n")
         archive.writestr(zipfile.ZipInfo(METADATA), metadata.to_json())
     return packed.getvalue()
-
-
-def _labels(metadata: ModelMetadata) -> bytes:
-    return "".join(f"{' '.join(label.split())}\n" for label in metadata.labels).encode()
 
 
 class _AlignedBuilder(flatbuffers.Builder):  # type: ignore[misc]

@@ -8,7 +8,6 @@ import os
 import tempfile
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.export import Dim
@@ -45,7 +44,7 @@ def export_package(
     try:
         with tempfile.TemporaryDirectory() as folder:
             package = _compile(made.module, example, metadata, Path(folder) / "model.pt2")
-            error = _compare(PackageEngine(package), made.original, example)
+            error = _compare(PackageEngine(package), made.original, example, metadata)
             data = package.read_bytes()
     except OSError as error:
         raise ExportError(f"{path}: cannot be written ({error.strerror or error})") from None
@@ -63,13 +62,17 @@ def _compile(module: nn.Module, example: Tensor, metadata: ModelMetadata, path: 
     return Path(str(made))
 
 
-def _compare(engine: PackageEngine, original: nn.Module, images: Tensor) -> float:
+def _compare(engine: PackageEngine, original: nn.Module, images: Tensor, metadata: ModelMetadata) -> float:
     """Compare batches of one and of several images with the network in float64; return the largest error."""
+    from effnets.deploy.export.verify import relative_error
+
+    if engine.description.to_properties() != metadata.to_properties():
+        raise VerificationError(f"{metadata.model}: not exported: its metadata differs when read back")
     errors = []
     for batch in (images[:1], images, images.repeat(2, 1, 1, 1)):
         with torch.inference_mode():
             expected = original(batch.double()).numpy()
-        errors.append(float(np.abs(engine(batch.numpy()) - expected).max() / np.abs(expected).max()))
+        errors.append(relative_error(engine(batch.numpy()), expected))
         if not errors[-1] <= _TOLERANCE:
-            raise VerificationError(f"{engine.description.model}: not exported: the package is off by {errors[-1]:.1e}")
+            raise VerificationError(f"{metadata.model}: not exported: the package is off by {errors[-1]:.1e}")
     return max(errors)

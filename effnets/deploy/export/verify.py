@@ -19,6 +19,7 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 
 from effnets.deploy.export.base import Export
+from effnets.deploy.export.image_input import trace
 from effnets.engines.base import Engine
 from effnets.engines.metadata import ModelMetadata
 from effnets.errors import ArgumentError, EffnetsError, VerificationError
@@ -53,14 +54,20 @@ def verify_rewrites(network: nn.Module, rewritten: nn.Module, metadata: ModelMet
 
 
 def verify_file(
-    engine: Engine, data: bytes, reference: Reference, metadata: ModelMetadata, required: Mapping[str, bytes]
+    engine: Engine,
+    data: bytes,
+    reference: Reference,
+    metadata: ModelMetadata,
+    required: Mapping[str, bytes],
+    *,
+    softmax: bool = False,
 ) -> float:
     """Compare an exported file with the network it was made from, in three ways:
 
     - the file contains each weight of the exported module, byte for byte in one of the usual layouts, and what is
       `required`;
     - its metadata is as it should be, read back by the engine;
-    - logits on the engine with the float64 network's, for several batches and kinds of images.
+    - logits on the engine with the float64 network's, for several batches and kinds of images, and `softmax` with them.
 
     Returns the largest difference of logits, as a share of the largest logit. Raises VerificationError if anything
     differs; says what.
@@ -71,20 +78,24 @@ def verify_file(
         expected, found = metadata.to_properties(), engine.description.to_properties()
         if changed := [key for key, value in expected.items() if found.get(key) != value]:
             raise VerificationError(f"its metadata differs in {', '.join(changed)}")
-        return max(_compare(engine, images, reference, metadata) for images in probe_batches(metadata))
+        return max(_compare(engine, images, reference, metadata, softmax) for images in probe_batches(metadata))
     except VerificationError as error:
         raise VerificationError(f"{metadata.model}: not exported: {error}") from None
     except EffnetsError as error:
         raise VerificationError(f"{metadata.model}: not exported: the file does not run: {error}") from None
 
 
-def _compare(engine: Engine, images: NDArray[Any], reference: Reference, metadata: ModelMetadata) -> float:
+def _compare(
+    engine: Engine, images: NDArray[Any], reference: Reference, metadata: ModelMetadata, softmax: bool
+) -> float:
     raw = metadata.input_kind == "pixels"
     expected = reference.expect(normalized(images, metadata.preprocess) if raw else images)
     outputs = engine.run(images)
     error = relative_error(outputs["logits"], expected.logits)
     if not error <= expected.tolerance:
         raise VerificationError(f"{engine.name}: {describe_error(error, images)}")
+    if softmax and "probabilities" not in outputs:
+        raise VerificationError(f"{engine.name}: there is no output named probabilities")
     compare_probabilities(outputs, engine.name)
     compare_embedding(outputs, engine.name, images, expected)
     return error
@@ -138,10 +149,10 @@ class Reference:
         self._interpreter = Float64Interpreter(program)
 
     @classmethod
-    def of(cls, made: Export, program: ExportedProgram, *, folded: bool) -> Reference:
-        """Return the reference of an export."""
-        embedding = made.metadata.embedding > 0
-        return cls(program, made.original, made.module, folded=folded, embedding=embedding)
+    def of(cls, made: Export) -> Reference:
+        """Return the reference of an export that takes one image."""
+        folded, embedding = bool(made.metadata.rewrites.get("fold_bn")), made.metadata.embedding > 0
+        return cls(trace(made.module, made.metadata), made.original, made.module, folded=folded, embedding=embedding)
 
     def weights(self) -> dict[str, NDArray[np.float32]]:
         """Return the weights and biases by name that files must hold; equal numbers, such as zeros, may be missing."""

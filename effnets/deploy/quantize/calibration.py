@@ -99,13 +99,7 @@ def split_images(
         raise ArgumentError(
             f"int8 is calibrated with images of 3, 1 or 4 channels, and this model takes {metadata.channels}"
         )
-    if isinstance(source, str | os.PathLike):
-        if not Path(source).is_dir():
-            raise MissingFileError(f"{source}: no such folder; give a folder of photographs for calibration")
-        source = [source]
-    results = list(find_photos([os.fspath(path) for path in source], warnings.warn))
-    paths = [result.path for result in results if not result.error]
-    broken = [result.error for result in results if result.error]
+    paths, broken = _list_images(source, warnings.warn)
     order = np.random.default_rng(seed).permutation(len(paths))
     wanted = calibration_images + held_out_images
     loaded: list[tuple[str, NDArray[np.uint8]]] = []
@@ -123,13 +117,7 @@ def split_images(
             seen.add(digest)
         if len(loaded) == wanted:
             break
-    count = min(calibration_images, len(loaded) // 2)
-    if len(loaded) - count < min_held_out or count < 1:
-        unusable = f" ({len(broken)} could not be read, the first: {broken[0]})" if broken else ""
-        raise ArgumentError(
-            f"calibration has {len(loaded)} different photographs{unusable}; give at least {2 * min_held_out}: half "
-            "calibrate, the others test the result"
-        )
+    count = _share(len(loaded), broken, calibration_images, min_held_out)
     folders = {_folder(path) for path in paths}
     outputs = find_outputs(folders, metadata.labels)
     return CalibrationSplit(
@@ -140,6 +128,37 @@ def split_images(
         # A single folder sorts nothing.
         unknown_folders=tuple(sorted(folders - outputs.keys())) if len(folders) > 1 else (),
     )
+
+
+def check_number(folder: str | os.PathLike[str], *, calibration_images: int, min_held_out: int) -> None:
+    """Raise as `split_images` if the images of a folder can only be too few, without reading them."""
+    paths, broken = _list_images(folder, lambda _: None)
+    _share(len(paths), broken, calibration_images, min_held_out)
+
+
+def _list_images(
+    source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]], warn: Callable[[str], object]
+) -> tuple[list[str], list[str]]:
+    """Return the paths of a folder's images, or of those listed, unread, and why others were not found."""
+    if isinstance(source, str | os.PathLike):
+        if not Path(source).is_dir():
+            raise MissingFileError(f"{source}: no such folder; give a folder of photographs for calibration")
+        source = [source]
+    results = list(find_photos([os.fspath(path) for path in source], warn))
+    paths = [result.path for result in results if not result.error]
+    return paths, [result.error for result in results if result.error]
+
+
+def _share(images: int, broken: Sequence[str], calibration_images: int, min_held_out: int) -> int:
+    """Return how many of the images calibrate; raises ArgumentError if too few are left."""
+    count = min(calibration_images, images // 2)
+    if images - count < min_held_out or count < 1:
+        unusable = f" ({len(broken)} could not be read, the first: {broken[0]})" if broken else ""
+        raise ArgumentError(
+            f"calibration has {images} different photographs{unusable}; give at least {2 * min_held_out}: half "
+            "calibrate, the others test the result"
+        )
+    return count
 
 
 def _folder(path: str) -> str:

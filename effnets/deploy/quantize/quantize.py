@@ -44,6 +44,7 @@ _PACKAGES = {
     ".tflite": (("litert_torch", "ai_edge_litert", "ai_edge_quantizer"), "litert"),
     ".pte": (("executorch", "torchao"), "executorch"),
 }
+CALIBRATION_IMAGES = 128  # at most, unless asked for others
 _TRIAL_IMAGES = 32  # at most, to measure errors
 _EXACT = 1e-4
 # Keys of the reports of every version, by which one is recognized.
@@ -185,7 +186,7 @@ def quantize(
     topk: int | None = None,
     smaller: bool = False,
     gate: Gate | None = None,
-    calibration_images: int = 128,
+    calibration_images: int = CALIBRATION_IMAGES,
     held_out_images: int = 1000,
     max_left: float = 0.5,
     seed: int = 0,
@@ -303,7 +304,13 @@ def quantize(
     quantizer = FORMATS[target.suffix.lower()]
     versions = {**metadata.versions, quantizer: version_of(quantizer)}
     metadata = replace(metadata, precision="int8", versions=versions, quantisation=report.summary())
-    files = source.finish(target, build(metadata, float_layers), metadata)
+    written = build(metadata, float_layers)
+    # Calibrated and converted again, with other metadata: it must be the file that the gate saw.
+    images = held_out.first(_TRIAL_IMAGES)
+    before, after = (_logits(source.load(data, names[0]), images) for data in (int8, written))
+    if not np.abs(after - before).max() <= _EXACT * np.abs(before).max():
+        raise VerificationError(f"{metadata.model}: converted again it answers otherwise; nothing was written")
+    files = source.finish(target, written, metadata)
     digest = hashlib.sha256(files[target]).hexdigest()
     report = replace(report, path=target, sha256=digest, size=sum(map(len, files.values())))
     write_with_report(target, files, report)

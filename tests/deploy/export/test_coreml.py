@@ -9,10 +9,12 @@ import subprocess
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from coremltools.proto import Model_pb2
 from torch import nn
 
 import effnets
+from effnets.cli import main
 from effnets.deploy.export import base, coreml
 from effnets.deploy.export.base import prepare
 from effnets.deploy.export.coreml import export_coreml, unique_labels, verify
@@ -244,8 +246,14 @@ def test_mistakes(tmp_path, monkeypatch):
         other = effnets.create_model(tmp_path / "tiny.yaml", in_chans=channels)
         with pytest.raises(ArgumentError, match=f"have 3 channels or 1, and this model takes {channels}; export it"):
             export_coreml(other, tmp_path / "tiny.mlpackage")
+        with pytest.raises(ArgumentError, match=f"have 3 channels or 1, and this model takes {channels}; export it"):
+            export_coreml(nn.DataParallel(other), tmp_path / "tiny.mlpackage")
     with pytest.raises(EngineError, match=r"tiny\.mlpackage: a Core ML package is executed by Core ML"):
         effnets.load_engine(tmp_path / "tiny.mlpackage")
+    (tmp_path / "tiny.mlpackage").mkdir()
+    shown = CliRunner().invoke(main, ["predict", "photo.jpg", "--weights", str(tmp_path / "tiny.mlpackage")])
+    assert "a Core ML package is executed by Core ML, in programs of Apple's systems" in shown.stderr
+    (tmp_path / "tiny.mlpackage").rmdir()
     monkeypatch.setattr(base, "find_spec", lambda _: None)
     with pytest.raises(EngineError, match=r"needs coremltools; install with: pip install 'effnets\[coreml\]'"):
         export_coreml(model, tmp_path / "tiny.mlpackage")

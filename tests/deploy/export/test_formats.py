@@ -24,6 +24,7 @@ from effnets.deploy.export.export import FORMATS
 from effnets.deploy.export.image_input import trace
 from effnets.deploy.export.litert import add_metadata, task_metadata
 from effnets.deploy.export.verify import Reference, normalized, probe_images, verify_file
+from effnets.deploy.optimize.rewrites import PRESETS
 from effnets.engines.base import ENGINES, EXPORTED, load_exported
 from effnets.errors import ArgumentError, EngineError, ExportError, MissingFileError, VerificationError, WeightsError
 from tests.support import SHARED, images, needs_shared, shake_gently
@@ -38,7 +39,7 @@ FAMILIES = ("mobilenetv1_025", "mobilenetv2_035", "mixnet_s", "rexnet_100")
 @pytest.fixture(scope="module")
 def network(tmp_path_factory):
     model = tiny(tmp_path_factory.mktemp("tiny"))
-    model.class_names = (*(f"thing {index}" for index in range(11)), "two\nlines é")
+    model.class_names = (*(f"thing {index}" for index in range(10)), "two\nlines é", "thing 11")
     return model
 
 
@@ -311,6 +312,32 @@ def test_the_task_librarys_normalization_and_labels_are_checked(litert):
             litert.verify(litert.data, {"the metadata": other})
 
 
+def test_probabilities_that_a_converter_forgot(network, tmp_path, monkeypatch):
+    module = importlib.import_module("effnets.deploy.export.executorch")
+    convert = module.convert
+    monkeypatch.setattr(module, "convert", lambda *arguments, **_: convert(*arguments))
+    with pytest.raises(VerificationError, match="executorch: there is no output named probabilities"):
+        effnets.export(network, tmp_path / "m.pte", image_size=48, softmax=True)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_output_that_openvino_lost(network, tmp_path, monkeypatch):
+    module = importlib.import_module("effnets.deploy.export.openvino")
+    convert = module._convert
+
+    plain = effnets.export_onnx(network, tmp_path / "plain.onnx", image_size=48, engine="openvino")
+    monkeypatch.setattr(module, "_convert", lambda *_: convert(plain.path, plain.description))
+    with pytest.raises(VerificationError, match="the conversion lost the output probabilities"):
+        effnets.export(network, tmp_path / "m.xml", image_size=48, softmax=True)
+    assert not (tmp_path / "m.xml").exists()
+
+
+@pytest.mark.parametrize("suffix", CONVERTED)
+def test_without_folding_the_converter_folds(suffix, network, tmp_path):
+    report = effnets.export(network, tmp_path / f"m{suffix}", image_size=48, optimize=PRESETS["none"])
+    compare(effnets.load_engine(report.path), network)
+
+
 # --- metadata of other programs
 
 
@@ -325,7 +352,7 @@ def test_litert_metadata_as_the_task_library_reads_it(exported):
         labels = packed.read("labels.txt").decode().split("\n")
         assert json.loads(packed.read("effnets.json"))["effnets.model"] == '"tiny"'
     assert labels[:2] == ["thing 0", "thing 1"]
-    assert labels[11:] == ["two lines é", ""]
+    assert labels[10:] == ["two lines é", "thing 11", ""]
     model = schema.ModelT.InitFromPackedBuf(data, 0)
     entry = next(one for one in model.metadata if one.name == b"TFLITE_METADATA")
     blob = bytes(model.buffers[entry.buffer].data)
@@ -387,6 +414,12 @@ def test_openvino_information_for_the_model_api(exported):
     np.testing.assert_allclose(means, np.multiply(255, exported[".xml"].description.preprocess.mean), rtol=1e-6)
 
 
+def test_an_executorch_programs_labels_are_one_a_line(exported):
+    engine = effnets.load_engine(exported[".pte"].path)
+    (labels,) = engine._program.load_method("labels").execute([])
+    assert labels.split("\n") == [*(f"thing {index}" for index in range(10)), "two lines é", "thing 11"]
+
+
 def test_the_same_network_gives_the_same_litert_file(litert):
     assert litert.convert(litert.made.module, litert.made.metadata) == litert.data
 
@@ -395,7 +428,8 @@ def test_the_same_network_gives_the_same_litert_file(litert):
 
 
 def test_every_format_has_an_engine():
-    assert FORMATS.keys() - EXPORTED.keys() <= {".mlpackage"}
+    assert FORMATS.keys() == EXPORTED.keys()
+    assert [suffix for suffix, (_, engines) in EXPORTED.items() if not engines] == [".mlpackage"]
     assert {engine for _, engines in EXPORTED.values() for engine in engines} <= ENGINES.keys()
 
 
@@ -428,7 +462,7 @@ def test_a_package_that_only_the_module_needs(tmp_path):
     )
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert result.returncode == 1
-    assert "Error: .tflite files need flatbuffers; install with: pip install 'effnets[all]'" in result.stderr
+    assert "Error: .tflite files need flatbuffers; install with: pip install 'effnets[litert]'" in result.stderr
 
 
 @pytest.mark.parametrize("suffix", ENGINE_OF)
@@ -442,10 +476,43 @@ def test_files_of_others_and_damaged_files(suffix, exported, tmp_path):
             effnets.load_engine(path)
 
 
+@pytest.mark.parametrize("suffix", ENGINE_OF)
+@pytest.mark.parametrize("names", [3, 20])
+def test_labels_of_another_number(suffix, names, network, tmp_path):
+    """Its metadata have other labels than the file has outputs."""
+    engine = ENGINE_OF[suffix]
+    module = importlib.import_module(f"effnets.deploy.export.{engine}")
+    made = prepare(network, tmp_path / f"m{suffix}", suffix, image_size=48, optimize=True, engine=engine)
+    metadata = dataclasses.replace(made.metadata, labels=("a",) * names)
+    if suffix == ".xml":
+        onnx = effnets.export_onnx(network, tmp_path / "m.onnx", image_size=48, engines=["onnxruntime"])
+        module._convert(onnx.path, metadata)
+    else:
+        made.path.write_bytes(module.convert(made.module, metadata))
+    with pytest.raises(WeightsError, match=rf"m\{suffix}: .*effnets\.labels has {names} names for 12 classes; export"):
+        effnets.load_engine(made.path)
+
+
+def test_an_openvino_file_with_weights_of_another_network(exported, tmp_path):
+    other = effnets.export(tiny(tmp_path, seed=1), tmp_path / "other.xml", image_size=(56, 64))
+    path = tmp_path / "m.xml"
+    path.write_bytes(exported[".xml"].path.read_bytes())
+    with pytest.raises(MissingFileError, match=r"m\.bin: no such file, with the weights of .*m\.xml; copy or"):
+        effnets.load_engine(path)
+    weights, ours, theirs = (one.with_suffix(".bin") for one in (path, exported[".xml"].path, other.path))
+    for content in (theirs.read_bytes(), ours.read_bytes()[:-4]):
+        weights.write_bytes(content)
+        with pytest.raises(WeightsError, match=r"m\.bin: does not belong to .*m\.xml, or is cut short; copy or export"):
+            effnets.load_engine(path)
+    assert theirs.stat().st_size == ours.stat().st_size, "so that OpenVINO takes it"
+    weights.write_bytes(ours.read_bytes())
+    assert effnets.load_engine(path).name == "openvino"
+
+
 def test_a_litert_file_without_our_metadata(litert, tmp_path):
     end = zipfile.ZipFile(io.BytesIO(litert.data)).infolist()[0].header_offset
     (tmp_path / "other.tflite").write_bytes(litert.data[:end])
-    with pytest.raises(WeightsError, match=r"other\.tflite: was not exported by effnets"):
+    with pytest.raises(WeightsError, match=r"other\.tflite: was not exported by effnets, or is cut short"):
         effnets.load_engine(tmp_path / "other.tflite")
 
 

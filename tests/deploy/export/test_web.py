@@ -204,6 +204,9 @@ def test_what_npm_fetches_is_kept(ort, monkeypatch, tmp_path):
     [
         (["export", "mixnet_s", "out", "--web", "--int8"], "--web goes with --weights, --ema, --image-size"),
         (["export", "mixnet_s", "out", "--web", "--topk", "3"], "--web goes with"),
+        (["export", "mixnet_s", "out.tflite", "--web"], "--web writes a folder, and out.tflite names a file; leave"),
+        (["export", "mixnet_s", "out", "--web", "--smaller"], "--web goes with"),
+        (["export", "mixnet_s", "out", "--web", "--seed", "0"], "--web goes with"),
         (["export", "mixnet_s", "out.onnx", "--ort", "dist"], "--ort is for the web page of --web"),
         (["demo", "--port", "8000"], "--port and --ort are for the web page of --web"),
         (["demo", "photo.jpg", "--web"], "--web takes photos in the browser; leave PHOTO out"),

@@ -14,11 +14,13 @@ from torch import nn
 
 import effnets
 from effnets.cli import main
+from effnets.deploy.export.litert import convert
 from effnets.deploy.export.verify import probe_images
 from effnets.deploy.optimize.rewrites import preset
 from effnets.deploy.quantize import quantize as quantize_module
 from effnets.deploy.quantize import torch_equalization
 from effnets.deploy.quantize.accuracy_gate import Gate
+from effnets.deploy.quantize.litert import LiteRTInt8
 from effnets.deploy.quantize.network_search import NetworkSearch
 from effnets.deploy.quantize.quantize import FORMATS
 from effnets.deploy.quantize.rounding import (
@@ -216,6 +218,32 @@ def test_what_is_slower_is_refused_and_nothing_written(suffix, folder, tmp_path,
     with pytest.raises(effnets.QuantizationError, match=message):
         effnets.quantize(network, tmp_path / f"out{suffix}", folder, image_size=32, gate=EASY, calibration_images=8)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_written_is_what_the_gate_saw(folder, tmp_path, monkeypatch):
+    """The file is made again, with the results of the gate in its metadata."""
+    network, other = tiny(tmp_path, table=PLAIN), tiny(tmp_path, table=PLAIN, seed=1)
+    (tmp_path / "tiny.yaml").unlink()
+    plain = LiteRTInt8.build
+
+    def build(self, metadata, float_layers=()):
+        return plain(self, metadata, float_layers) if metadata.precision == "float32" else convert(other, metadata)
+
+    monkeypatch.setattr(LiteRTInt8, "build", build)
+    options = {"image_size": 32, "gate": EASY, "calibration_images": 8, "timing_seconds": 0}
+    with pytest.raises(
+        effnets.VerificationError, match="tiny: converted again it answers otherwise; nothing was written"
+    ):
+        effnets.quantize(network, tmp_path / "out.tflite", folder, **options)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_suffix_in_capitals(folder, tmp_path):
+    network = tiny(tmp_path, table=PLAIN)
+    options = {"image_size": 32, "gate": EASY, "calibration_images": 8, "timing_seconds": 0}
+    report = effnets.quantize(network, tmp_path / "out.XML", folder, **options)
+    assert sorted(path.name for path in tmp_path.glob("out.*")) == ["out.XML", "out.bin", "out.json"]
+    assert effnets.load_engine(report.path).name == "openvino"
 
 
 @pytest.mark.parametrize("suffix", [".tflite", ".pte"])

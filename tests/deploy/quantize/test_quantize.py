@@ -200,6 +200,13 @@ def test_wrong_commands(arguments, message):
     assert message in " ".join(result.stderr.split())
 
 
+def test_too_few_photographs_are_reported_before_the_work(folder, tmp_path):
+    command = ["export", "no-such-model", str(tmp_path / "out.tflite"), "--int8", "--calibration", str(folder)]
+    result = CliRunner().invoke(main, command)
+    assert result.exit_code == 1
+    assert "calibration has 40 different photographs; give at least 100" in " ".join(result.stderr.split())
+
+
 def test_wrong_arguments(exported, folder, tmp_path):
     with pytest.raises(effnets.ArgumentError, match=r"suffix \.onnx"):
         quantize(exported, tmp_path / "out", folder)
