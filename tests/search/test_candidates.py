@@ -128,5 +128,5 @@ def test_ranges_are_options(tmp_path):
         "{from: 12, to: 8, step: 1}",
         "{from: a, to: 9, step: 1}",
     ):
-        with pytest.raises(ConfigError, match=r"start offers nothing; write a range as \{from: 8, to: 32, step: 2\}"):
+        with pytest.raises(ConfigError, match=r"start offers nothing; list two, or \{from: 8, to: 32, step: 2\}"):
             read_space(written(tmp_path, text.replace("{from: 8, to: 12, step: 2}", wrong)))
