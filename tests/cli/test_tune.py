@@ -90,7 +90,11 @@ def test_a_tuned_int8_file_states_the_engine(files, tmp_path, monkeypatch):
 
     monkeypatch.setattr(quantize, "quantize", remember)
     monkeypatch.setattr(tune, "tune", lambda *_arguments, **_options: report_of("openvino"))
-    options = ["--weights", files[1], "--tune", "--int8", "--calibration", tmp_path]
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for number in range(100):  # counted beforehand, and not read here
+        (photos / f"{number}.jpg").touch()
+    options = ["--weights", files[1], "--tune", "--int8", "--calibration", photos]
     run("export", files[0], tmp_path / "out.onnx", *options)
     assert (said["engine"], said["optimize"], said["seed"]) == ("openvino", preset("openvino"), 0)
     assert json.loads((tmp_path / "out.tune.json").read_text())["chosen"] == "openvino, preset"
