@@ -55,10 +55,10 @@ def _split(conv: Conv2d, taps: tuple[int, ...]) -> nn.Module:
     depthwise = conv.groups == conv.in_channels == conv.out_channels
     if not depthwise or conv.dilation[0] > 1 or not size <= max(taps) < size * size:
         return conv
-    return SplitConv(conv, _cheapest_rows(size, taps))
+    return SplitConv(conv, cheapest_rows(size, taps))
 
 
-def _cheapest_rows(size: int, taps: tuple[int, ...]) -> int:
+def cheapest_rows(size: int, taps: tuple[int, ...]) -> int:
     """Return how many rows of a kernel of that size cost least together, the most if several do.
 
     A convolution costs what the smallest fast one costs that has its values.
