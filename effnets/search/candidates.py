@@ -19,7 +19,7 @@ from effnets.spec.scaling import COST_UNITS, ScaleLimits
 from effnets.spec.specs import ModelSpec
 
 _DRAWS = 50
-_DESCENTS = 20
+_DESCENTS = 10
 _SMALL_STEPS = 200
 _FEW = 2000  # candidates that may be enumerated in the end
 

@@ -71,7 +71,8 @@ class SearchSpace:
 
         def first(choice: Choice, node: Node) -> Option:
             if not choice.options:
-                raise self._error(node, f"{choice.name} offers nothing; list two, or {{from: 8, to: 32, step: 2}}")
+                hint = "offer at least two options, or a range as {from: 8, to: 32, step: 2}"
+                raise self._error(node, f"{choice.name} offers nothing; {hint}")
             if len(set(choice.options)) < len(choice.options) or len(choice.options) < 2:
                 options = " | ".join(map(str, choice.options))
                 raise self._error(node, f"{choice.name} offers {options}; offer at least two, each once")

@@ -37,13 +37,13 @@ def written(folder: Path, text: str) -> Path:
 def test_a_space_of_a_million_million_candidates(tmp_path):
     space = read_space(written(tmp_path, HUGE))
     assert space.size > 1e12
-    source = CandidateSource(space, ScaleLimits(max_madds=8e6, max_params=120e3))
-    drawn = {source.draw(Random(seed)).picks for seed in range(5)}
-    assert len(drawn) == 5
+    source = CandidateSource(space, ScaleLimits(max_madds=12e6, max_params=250e3))
+    drawn = {source.draw(Random(seed)).picks for seed in range(3)}
+    assert len(drawn) == 3
     for picks in drawn:
         cost = count(space.spec(picks))
-        assert cost.madds <= 8e6
-        assert cost.params <= 120e3
+        assert cost.madds <= 12e6
+        assert cost.params <= 250e3
 
 
 def test_a_share_of_every_limit_is_used():
@@ -128,5 +128,8 @@ def test_ranges_are_options(tmp_path):
         "{from: 12, to: 8, step: 1}",
         "{from: a, to: 9, step: 1}",
     ):
-        with pytest.raises(ConfigError, match=r"start offers nothing; list two, or \{from: 8, to: 32, step: 2\}"):
+        with pytest.raises(
+            ConfigError,
+            match=r"start offers nothing; offer at least two options, or a range as \{from: 8, to: 32, step: 2\}",
+        ):
             read_space(written(tmp_path, text.replace("{from: 8, to: 12, step: 2}", wrong)))
