@@ -189,7 +189,7 @@ def _decode(file: IO[bytes], name: str, channels: int | None, min_side: float | 
         if min_side is not None and channels in COLOR_MODES:
             reduce = next((power for power in (8, 4, 2) if min(image.size) >= power * min_side), 1)
             if reduce > 1:  # otherwise a draft would still change how gray is computed
-                image.draft(COLOR_MODES[channels], (image.width // reduce, image.height // reduce))
+                image.draft(COLOR_MODES[channels], (max(1, image.width // reduce), max(1, image.height // reduce)))
         return _upright(image, channels, is_ours=True)
 
 

@@ -8,7 +8,7 @@ import warnings
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image, features
 
@@ -86,6 +86,7 @@ def test_orientation_from_xmp(tmp_path, upright):
 
 
 @settings(max_examples=60, deadline=None)
+@example(width=1, height=1, orientation=1, suffix="jpg", mode="RGB", reduce=2, compression=None)
 @given(
     width=st.integers(1, 90),
     height=st.integers(1, 90),
