@@ -5,13 +5,21 @@ from __future__ import annotations
 import shlex
 import sys
 import time
+from collections.abc import Callable
+from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from effnets.cli.format import COUNT, load_network, make_table, print_table, printable, progress_bar, split_names
 from effnets.errors import TrainingInterruptedError
+
+if TYPE_CHECKING:
+    from effnets.search.channels import ChannelRun
+    from effnets.search.kernels import KernelRun
+
+Run = TypeVar("Run", "KernelRun", "ChannelRun")
 
 _NETWORKS = 30
 
@@ -112,39 +120,47 @@ def _study_kernels(
     data: str, output: Path, values: dict[str, Any], recipe: str, changes: dict[str, Any], *, resume: bool
 ) -> None:
     from effnets.search.kernel_claims import check_claims
-    from effnets.search.kernels import KernelRun, KernelSettings, left_out, list_variants, study_kernels
+    from effnets.search.kernels import KernelSettings, left_out, list_variants, study_kernels
     from effnets.search.kernels_report import kernel_study_files
     from effnets.search.study_folder import check_study_folder, write_study_files
     from effnets.train.recipe import find_recipe, read_recipe
-    from effnets.utils.machine import keep_freed_memory
 
     settings = KernelSettings(**values)
-    planned = len(list_variants(settings)) * settings.seeds
     training = read_recipe(find_recipe(recipe), changes)
     if not resume:
         check_study_folder(output)
     if narrow := left_out(settings):
         names = ", ".join(variant.name for variant in narrow)
         click.echo(f"note: too narrow for their kernels, and left out: {names}; raise --width", err=True)
-    keep_freed_memory()
-    finished = 0
-
-    def on_run(run: KernelRun) -> None:
-        nonlocal finished
-        finished += 1
-        line = f"{finished} of {planned}: {run.variant.name}, seed {run.seed}: {run.top1:.2f} %"
-        click.echo(f"{line}, {run.result.seconds:.0f} s")
-
-    try:
-        with progress_bar() as progress:
-            runs = study_kernels(settings, data, training, output, progress=progress, on_run=on_run)
-    except TrainingInterruptedError as interruption:
-        click.echo(str(interruption), err=True)
-        sys.exit(128 + interruption.signal)
+    runs = _train_networks(
+        len(list_variants(settings)) * settings.seeds,
+        lambda **reports: study_kernels(settings, data, training, output, **reports),
+        lambda run: run.variant.name,
+    )
     write_study_files(output, kernel_study_files(settings, runs, recipe=training, data=data, command=_command_line()))
     for claim in check_claims(runs):
         click.echo(f"{claim.verdict}: figure {claim.figure}, {claim.network}: {claim.text} ({claim.found})")
     click.echo(printable(f"{output}: tables, plots and summary of {len(runs)} trainings"))
+
+
+def _train_networks(planned: int, study: Callable[..., list[Run]], name: Callable[[Run], str]) -> list[Run]:
+    """Call a study, with a bar and a line for each training; a signal ends the process with its exit status."""
+    from effnets.utils.machine import keep_freed_memory
+
+    keep_freed_memory()
+    numbers = count(1)
+
+    def on_run(run: Run) -> None:
+        result = run.result
+        text = f"{name(run)}, seed {run.seed}: {result.top1:.2f} %, {result.seconds:.0f} s"
+        click.echo(f"{next(numbers)} of {planned}: {text}")
+
+    try:
+        with progress_bar() as progress:
+            return study(progress=progress, on_run=on_run)
+    except TrainingInterruptedError as interruption:
+        click.echo(str(interruption), err=True)
+        sys.exit(128 + interruption.signal)
 
 
 @command.command(name="channels")
@@ -177,11 +193,10 @@ def _study_channels(
     data: str, output: Path, values: dict[str, Any], recipe: str, changes: dict[str, Any], *, resume: bool
 ) -> None:
     from effnets.data.open import DataConfig, open_data
-    from effnets.search.channels import ChannelRun, ChannelSettings, list_configurations, study_channels
+    from effnets.search.channels import ChannelSettings, list_configurations, study_channels
     from effnets.search.channels_report import channel_study_files, judge_channels
     from effnets.search.study_folder import check_study_folder, write_study_files
     from effnets.train.recipe import find_recipe, read_recipe
-    from effnets.utils.machine import keep_freed_memory
 
     training = read_recipe(find_recipe(recipe), changes)
     ChannelSettings(**values)
@@ -190,25 +205,11 @@ def _study_channels(
     classes = len(open_data(DataConfig(data, val_share=training.val_share)).class_names)
     settings = ChannelSettings(**values, num_classes=classes)
     configurations = list_configurations(settings)
-    planned = len(configurations) * settings.seeds
-    keep_freed_memory()
-
-    finished = 0
-
-    def on_run(run: ChannelRun) -> None:
-        nonlocal finished
-        finished += 1
-        name, seconds = run.configuration.name, run.result.seconds
-        click.echo(f"{finished} of {planned}: {name}, seed {run.seed}: {run.top1:.2f} %, {seconds:.0f} s")
-
-    try:
-        with progress_bar() as progress:
-            runs = study_channels(
-                configurations, data, training, output, seeds=settings.seeds, progress=progress, on_run=on_run
-            )
-    except TrainingInterruptedError as interruption:
-        click.echo(str(interruption), err=True)
-        sys.exit(128 + interruption.signal)
+    runs = _train_networks(
+        len(configurations) * settings.seeds,
+        lambda **reports: study_channels(configurations, data, training, output, seeds=settings.seeds, **reports),
+        lambda run: run.configuration.name,
+    )
     files = channel_study_files(settings, runs, epochs=training.epochs, data=data, command=_command_line())
     write_study_files(output, files)
     click.echo(str(judge_channels(runs)))

@@ -14,7 +14,7 @@ from random import Random
 from typing import Literal
 
 from effnets.errors import ArgumentError
-from effnets.search.trainings import TrainingResult, train_candidate
+from effnets.search.trainings import TrainingResult, train_all
 from effnets.spec.cost import Cost, count
 from effnets.spec.models import load_spec
 from effnets.spec.specs import ChannelSchedule, ModelSpec
@@ -105,11 +105,6 @@ class ChannelRun:
     configuration: ChannelConfiguration
     seed: int
     result: TrainingResult
-
-    @property
-    def top1(self) -> float:
-        """In per cent, on test images if there are any, else on validation."""
-        return self.result.val_top1 if self.result.test_top1 is None else self.result.test_top1
 
 
 def list_configurations(settings: ChannelSettings) -> list[ChannelConfiguration]:
@@ -227,18 +222,8 @@ def study_channels(
         as `train_candidate`.
     """
     runs: list[ChannelRun] = []
-    total = len(configurations) * seeds
-    for seed in range(seeds):
-        for one in configurations:
-            done = len(runs)
-
-            def report(what: str, share: float, name: str = one.name, seed: int = seed, done: int = done) -> None:
-                if progress is not None:
-                    progress(f"{name}, seed {seed}: {what}", (done + share) / total)
-
-            place = folder / "trainings" / f"{one.name}-seed{seed}"
-            result = train_candidate(one.spec, data, recipe, place, seed=seed, progress=report)
-            runs.append(ChannelRun(configuration=one, seed=seed, result=result))
-            if on_run is not None:
-                on_run(runs[-1])
+    for one, seed, result in train_all(configurations, data, recipe, folder, seeds=seeds, progress=progress):
+        runs.append(ChannelRun(configuration=one, seed=seed, result=result))
+        if on_run is not None:
+            on_run(runs[-1])
     return runs

@@ -50,7 +50,7 @@ def judge_channels(runs: Sequence[ChannelRun]) -> ChannelVerdict:
     """Try the claim of ReXNet's table 3 on a study's trainings; see `RULE`."""
     groups: dict[str, list[float]] = {}
     for run in runs:
-        groups.setdefault(run.configuration.name, []).append(run.top1)
+        groups.setdefault(run.configuration.name, []).append(run.result.top1)
     line = groups.pop("linear")
     rival = max(groups, key=lambda name: fmean(groups[name]))
     difference = fmean(line) - fmean(groups[rival])
@@ -99,7 +99,7 @@ def draw_channel_study(runs: Sequence[ChannelRun]) -> str:
             color = COLORS[number % len(COLORS)]
             channels = _channels(group[0])
             left.plot(range(1, len(channels) + 1), channels, color=color, label=name, linewidth=1.6)
-            top1 = [run.top1 for run in group]
+            top1 = [run.result.top1 for run in group]
             right.scatter(top1, [number] * len(top1), color=color, s=18)
             right.plot([fmean(top1)], [number], color=color, marker="|", markersize=18)
         left.set(xlabel="block", ylabel="channels")
@@ -127,7 +127,7 @@ def _summary(settings: ChannelSettings, runs: Sequence[ChannelRun], epochs: int,
     budget = settings.budget
     table = []
     for name, group in _groups(runs).items():
-        top1 = [run.top1 for run in group]
+        top1 = [run.result.top1 for run in group]
         table.append(
             {
                 "channels": name,

@@ -63,7 +63,7 @@ def check_claims(runs: Sequence[KernelRun]) -> list[Claim]:
     """Try every claim for which there are networks, on each of the study's networks; see `RULE`."""
     top1: dict[str, list[float]] = defaultdict(list)
     for run in runs:
-        top1[run.variant.name].append(run.top1)
+        top1[run.variant.name].append(run.result.top1)
     deviation = pooled_deviation(list(top1.values()))
     claims = []
     for network in dict.fromkeys(run.variant.network for run in runs):

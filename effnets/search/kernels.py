@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from effnets.errors import ArgumentError, ConfigError
-from effnets.search.trainings import TrainingResult, train_candidate
+from effnets.search.trainings import TrainingResult, train_all
 from effnets.spec.block_string import override_block
 from effnets.spec.models import load_spec
 from effnets.spec.plan import make_plan, unroll_blocks
@@ -102,11 +102,6 @@ class KernelRun:
     variant: Variant
     seed: int
     result: TrainingResult
-
-    @property
-    def top1(self) -> float:
-        """In per cent, on test images if there are any, else on validation."""
-        return self.result.val_top1 if self.result.test_top1 is None else self.result.test_top1
 
 
 def list_variants(settings: KernelSettings) -> list[Variant]:
@@ -212,20 +207,10 @@ def study_kernels(
     Raises:
         as `train_candidate`.
     """
-    variants = list_variants(settings)
     runs: list[KernelRun] = []
-    total = len(variants) * settings.seeds
-    for seed in range(settings.seeds):
-        for variant in variants:
-            done = len(runs)
-
-            def report(what: str, share: float, name: str = variant.name, seed: int = seed, done: int = done) -> None:
-                if progress is not None:
-                    progress(f"{name}, seed {seed}: {what}", (done + share) / total)
-
-            place = folder / "trainings" / f"{variant.name}-seed{seed}"
-            result = train_candidate(variant.spec, data, recipe, place, seed=seed, progress=report)
-            runs.append(KernelRun(variant=variant, seed=seed, result=result))
-            if on_run is not None:
-                on_run(runs[-1])
+    variants = list_variants(settings)
+    for variant, seed, result in train_all(variants, data, recipe, folder, seeds=settings.seeds, progress=progress):
+        runs.append(KernelRun(variant=variant, seed=seed, result=result))
+        if on_run is not None:
+            on_run(runs[-1])
     return runs

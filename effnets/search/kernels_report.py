@@ -123,7 +123,7 @@ def _draw_line(plot: Axes, places: Sequence[float], line: Sequence[list[KernelRu
     number = _KINDS.index(kind)
     plot.errorbar(
         places,
-        [fmean(run.top1 for run in group) for group in line],
+        [fmean(run.result.top1 for run in group) for group in line],
         [_spread(group) or 0.0 for group in line],
         color=COLORS[number],
         marker="os^D"[number],
@@ -147,10 +147,10 @@ def _draw_layers(groups: Sequence[list[KernelRun]]) -> str:
         for place, kernels in enumerate(REPLACEMENTS):
             line = [group for group in layers if group[0].variant.kernels == kernels]
             places = [numbers.index(group[0].variant.layer or 0) + 0.16 * (2 * place - 1) for group in line]
-            plot.errorbar(places, [fmean(run.top1 for run in group) for group in line],
+            plot.errorbar(places, [fmean(run.result.top1 for run in group) for group in line],
                           [_spread(group) or 0.0 for group in line], linestyle="none", marker="os"[place],
                           capsize=2.5, color=COLORS[place], label=kernels)  # fmt: skip
-        plot.axhline(fmean(run.top1 for run in base), color=INK, linewidth=1, label="3×3 everywhere")
+        plot.axhline(fmean(run.result.top1 for run in base), color=INK, linewidth=1, label="3×3 everywhere")
         strided = {group[0].variant.layer for group in layers if group[0].variant.strided}
         plot.set_xticks(range(len(numbers)), [f"{n}{', stride 2' if n in strided else ''}" for n in numbers])
         plot.set(xlabel="layer of mobilenetv2", ylabel="top-1, %")
@@ -166,7 +166,7 @@ def _finish(figure: Figure, title: str) -> None:
 
 
 def _spread(group: Sequence[KernelRun]) -> float | None:
-    return stdev(run.top1 for run in group) if len(group) > 1 else None
+    return stdev(run.result.top1 for run in group) if len(group) > 1 else None
 
 
 def _summary(
@@ -183,7 +183,7 @@ def _summary(
     seconds = sum(run.result.seconds for run in runs)
     tested = all(run.result.test_top1 is not None for run in runs)
     seeds = f"{settings.seeds} seed{'s' if settings.seeds > 1 else ''}"
-    deviation = pooled_deviation([[run.top1 for run in group] for group in groups])
+    deviation = pooled_deviation([[run.result.top1 for run in group] for group in groups])
     spread = "" if deviation is None else f" The standard deviation of seeds, pooled, is {deviation:.2f} points."
     lines = [
         "# Kernels",
@@ -218,7 +218,7 @@ def _summary_row(group: Sequence[KernelRun]) -> dict[str, object]:
         "layer": "all" if variant.layer is None else f"{variant.layer}{', stride 2' if variant.strided else ''}",
         "params (M)": f"{result.params / 1e6:.3f}",
         "MAdds (M)": f"{result.madds / 1e6:.2f}",
-        "top-1": f"{fmean(run.top1 for run in group):.2f}",
+        "top-1": f"{fmean(run.result.top1 for run in group):.2f}",
         "± seeds": "–" if spread is None else f"{spread:.2f}",
-        "of each seed": ", ".join(f"{run.top1:.2f}" for run in group),
+        "of each seed": ", ".join(f"{run.result.top1:.2f}" for run in group),
     }

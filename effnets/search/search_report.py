@@ -145,7 +145,7 @@ def _summary(record: SearchRecord) -> str:
         "",
         *markdown_table([_front_row(record, number, one) for number, one in enumerate(record.front, start=1)]),
         "",
-        f"![Accuracy against {record.cost}](front.svg)",
+        "![Accuracy against cost](front.svg)",
         "",
     ]
     if any(one.pruned for one in record.evaluated):

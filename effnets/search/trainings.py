@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 import yaml
 
@@ -39,6 +41,59 @@ class TrainingResult:
     seconds: float
     params: int
     madds: int
+
+    @property
+    def top1(self) -> float:
+        """In per cent, on test images if there are any, else on validation."""
+        return self.val_top1 if self.test_top1 is None else self.test_top1
+
+
+class NamedSpec(Protocol):
+    """A network of a study."""
+
+    @property
+    def name(self) -> str:
+        """Unique in the study; part of a folder's name."""
+
+    @property
+    def spec(self) -> ModelSpec:
+        """What is trained."""
+
+
+Subject = TypeVar("Subject", bound=NamedSpec)
+
+
+def train_all(
+    networks: Sequence[Subject],
+    data: str | os.PathLike[str],
+    recipe: Recipe,
+    folder: Path,
+    *,
+    seeds: int,
+    progress: Callable[[str, float], object] | None = None,
+) -> Iterator[tuple[Subject, int, TrainingResult]]:
+    """Train all networks with one seed before the next, below ``folder/trainings``; yield network, seed and result.
+
+    Trainings that are there are not repeated, and an interrupted one goes on.
+
+    Args:
+        networks: of the study. data, recipe: as of `train_candidate`. folder: of the study.
+        seeds: trainings of each network.
+        progress: called with what is being done, and the share of all that is done, 0 to 1.
+
+    Raises:
+        as `train_candidate`.
+    """
+    pairs = list(product(range(seeds), networks))
+    for done, (seed, network) in enumerate(pairs):
+        title = f"{network.name}, seed {seed}"
+
+        def report(what: str, share: float, title: str = title, done: int = done) -> None:
+            if progress is not None:
+                progress(f"{title}: {what}", (done + share) / len(pairs))
+
+        place = folder / "trainings" / f"{network.name}-seed{seed}"
+        yield network, seed, train_candidate(network.spec, data, recipe, place, seed=seed, progress=report)
 
 
 def train_candidate(

@@ -14,7 +14,7 @@ from effnets.search.channels_report import judge_channels
 from effnets.search.trainings import TrainingResult
 from effnets.spec.cost import Cost
 from effnets.spec.plan import make_plan
-from tests.support.drawn_classes import draw_data
+from tests.support.drawn_classes import SHORT_RECIPE, draw_data
 
 SMALL = """
 small:
@@ -22,15 +22,6 @@ small:
   stem: 8
   head: 32
   channels: {start: 8, growth: 24}
-"""
-RECIPE = """
-model: unused
-weights: random
-epochs: 1
-epoch_repeats: 1
-batch_size: 6
-workers: 0
-precision: float32
 """
 
 
@@ -98,7 +89,7 @@ def test_verdicts(line, other, verdict):
 def test_the_command_trains_and_resumes(tmp_path: Path, monkeypatch):
     (tmp_path / "small.yaml").write_text(SMALL)
     recipe = tmp_path / "recipe.yaml"
-    recipe.write_text(RECIPE)
+    recipe.write_text(SHORT_RECIPE)
     data = draw_data(tmp_path / "data", train=2, val=2, test=0)
     arguments = [
         "study",

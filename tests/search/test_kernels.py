@@ -154,7 +154,7 @@ def test_files_of_a_study():
     rows = list(csv.DictReader(files["kernels.csv"].splitlines()))
     assert len(rows) == len(runs)
     assert rows[0]["name"] == "mobilenetv1_k3"
-    assert float(rows[0]["test_top1"]) == runs[0].top1
+    assert float(rows[0]["test_top1"]) == runs[0].result.top1
     document = json.loads(files["kernels.json"])
     assert document["settings"]["seeds"] == 2
     assert len(document["claims"]) == len(check_claims(runs))
@@ -175,12 +175,12 @@ def test_trainings_go_seed_by_seed_into_their_own_folders(tmp_path, monkeypatch)
         progress("training", 0.5)
         return TrainingResult(val_top1=40.0, test_top1=None, seconds=1.0, params=1, madds=1)
 
-    monkeypatch.setattr("effnets.search.kernels.train_candidate", train)
+    monkeypatch.setattr("effnets.search.trainings.train_candidate", train)
     settings = KernelSettings(figures=(1,), networks=("mobilenetv1",), largest=5, seeds=2)
     runs = study_kernels(
         settings, "data", effnets.Recipe(model="unused"), tmp_path, progress=lambda *seen: shares.append(seen)
     )
-    assert [run.top1 for run in runs] == [40.0] * 4
+    assert [run.result.top1 for run in runs] == [40.0] * 4
     assert calls[1] == ("mobilenetv1_k5", "trainings/mobilenetv1_k5-seed0", 0)
     assert [seed for _, _, seed in calls] == [0, 0, 1, 1]
     assert shares[2] == ("mobilenetv1_k3, seed 1: training", 0.625)

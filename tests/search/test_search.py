@@ -21,7 +21,7 @@ from effnets.search.space import read_space
 from effnets.spec.cost import count
 from effnets.spec.scaling import ScaleLimits
 from effnets.utils.run_journal import RunJournal
-from tests.support.drawn_classes import draw_data
+from tests.support.drawn_classes import SHORT_RECIPE, draw_data
 from tests.support.training_process import run, start
 
 SPACE = """
@@ -35,15 +35,6 @@ small:
     - ds_r1_k{3|3.5}_s1_e1_c8
     - ir_r1_k{3|3.5|3.5.7}_s2_e{2|3}_c12{|_se0.25}
     - ir_r1_k{3|5}_s2_e2_c16_nsw
-"""
-RECIPE = """
-model: unused
-weights: random
-epochs: 1
-epoch_repeats: 1
-batch_size: 6
-workers: 0
-precision: float32
 """
 OPTIONS = ["--evaluations", 3, "--epochs", 1, "--max-madds", "600k", "--final-epochs", 0, "--seed", 1]
 
@@ -132,7 +123,7 @@ def test_a_finished_search_is_not_done_again(found, material, recipe, monkeypatc
 def test_a_killed_search_resumes_to_the_same_front(material, tmp_path):
     space, data = material
     settings = tmp_path / "recipe.yaml"
-    settings.write_text(RECIPE)
+    settings.write_text(SHORT_RECIPE)
     arguments = ["search", space, data, "--recipe", settings, *OPTIONS]
     log = tmp_path / "log"
     assert run([*arguments, "--output", tmp_path / "undisturbed"], log) == 0, log.read_text()

@@ -24,6 +24,17 @@ tiny:
     - ir_r1_k3_s2_e2_c16_nsw
 """
 
+# Of one epoch, for networks that a study or a search states.
+SHORT_RECIPE = """
+model: unused
+weights: random
+epochs: 1
+epoch_repeats: 1
+batch_size: 6
+workers: 0
+precision: float32
+"""
+
 
 def write_table(folder: Path) -> Path:
     """The network's YAML file."""
