@@ -40,6 +40,10 @@ class ConsoleCallback(ProgressCallback):
             parts.append(f"validation {row.val_top1:.1f} %")
         if row.average_top1 is not None:
             parts.append(f"average {row.average_top1:.1f} %")
+        if row.val_mean_ap is not None:
+            parts.append(f"validation mAP {row.val_mean_ap:.1f} %")
+        if row.average_mean_ap is not None:
+            parts.append(f"average {row.average_mean_ap:.1f} %")
         if row.seconds and row.phase == "all":
             parts.append(f"{row.images / row.seconds:.0f} images/s")
         # The head start counts its own epochs, without validation.
@@ -151,8 +155,12 @@ def _show_warning(message: Warning | str, *_where: object, **_how: object) -> No
 
 
 def _print_result(metrics: dict[str, Any], output: Path) -> None:
-    shown = {"validation": metrics["best_top1"], "test": metrics["test_top1"]}
-    figures = [f"{name} top-1 {value:.2f} %" for name, value in shown.items() if value is not None]
+    figures = [
+        f"{split} {name} {metrics[f'{key}_{metric}']:.2f} %"
+        for metric, name in (("top1", "top-1"), ("mean_ap", "mAP"))
+        for key, split in (("best", "validation"), ("test", "test"))
+        if metrics.get(f"{key}_{metric}") is not None
+    ]
     click.echo(f"{printable(str(output))}: {', '.join(figures) or 'trained'}, after {metrics['seconds']:.0f} s")
 
 
@@ -160,6 +168,11 @@ def _print_result(metrics: dict[str, Any], output: Path) -> None:
 @click.argument("data")
 @click.option("--model", required=True, help="A model's name, or a YAML file.")
 @click.option("--weights", help="A file, a folder, a tag, or random [default: the published weights].")
+@click.option(
+    "--task",
+    type=click.Choice(["classify", "multilabel", "embed", "detect"]),
+    help="A class for each image, any number of labels, vectors to compare, or boxes [default: the recipe's].",
+)
 @click.option("--output", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder of the run.")
 @click.option("--recipe", default="finetune", show_default=True, help="A recipe's name or YAML file.")
 @click.option("--epochs", type=click.IntRange(1), help="Passes over the images [default: the recipe's].")

@@ -88,17 +88,19 @@ class Score:
     """The result of a network on a split.
 
     Attributes:
-        top1: in per cent.
-        loss: mean cross entropy, without smoothing or class weights.
+        top1: in per cent; None where images have no single class.
+        loss: mean cross entropy, without smoothing or class weights; of other tasks what the lower, the better.
         count: images.
         correct: one bit for each image, in the order of validation, as a hexadecimal number; empty where unknown, as in
             checkpoints of earlier versions.
+        mean_ap: mean average precision in per cent, of tasks that are measured by it.
     """
 
-    top1: float
+    top1: float | None
     loss: float
     count: int
     correct: str = ""
+    mean_ap: float | None = None
 
     def better_than(self, other: Score | None) -> tuple[bool, str]:
         """Return whether this score is better than another one on the same images, and why, in words.
@@ -107,9 +109,12 @@ class Score:
         """
         if other is None:
             return math.isfinite(self.loss), "there is no other"
-        gained, lost = self._differences(other)
         if not math.isfinite(self.loss):
             return False, "the loss is not finite"
+        if self.mean_ap is not None and other.mean_ap is not None:
+            high, low = max(self.mean_ap, other.mean_ap), min(self.mean_ap, other.mean_ap)
+            return self.mean_ap > other.mean_ap, f"mean average precision {high:.2f} against {low:.2f} %"
+        gained, lost = self._differences(other)
         counts = f"{max(gained, lost)} images that only it has right, against {min(gained, lost)}"
         if self.clearly_better_than(other) or other.clearly_better_than(self):
             return gained > lost, counts
@@ -120,8 +125,10 @@ class Score:
         """Return whether top-1 is better by more than so many standard errors of the images on which the two differ.
 
         Only images that one of the two has right and the other wrong tell them apart (McNemar 1947,
-        doi:10.1007/BF02295996).
+        doi:10.1007/BF02295996). Of mean average precisions, which have no such test, the higher is taken.
         """
+        if self.mean_ap is not None and other.mean_ap is not None:
+            return self.mean_ap > other.mean_ap
         gained, lost = self._differences(other)
         return gained > lost and (gained - lost) ** 2 > errors**2 * (gained + lost)
 
@@ -130,7 +137,7 @@ class Score:
         if self.correct and other.correct:
             ours, theirs = int(self.correct, 16), int(other.correct, 16)
             return (ours & ~theirs).bit_count(), (theirs & ~ours).bit_count()
-        difference = round((self.top1 - other.top1) * self.count / 100)
+        difference = round(((self.top1 or 0) - (other.top1 or 0)) * self.count / 100)
         return max(difference, 0), max(-difference, 0)
 
 

@@ -30,6 +30,7 @@ class EpochRow:
         train_loss: mean of the minimized loss over the epoch's batches.
         val_top1, val_loss: of the weights on validation: top-1 in per cent, and mean cross entropy.
         average_top1, average_loss: the same of the moving average of the weights.
+        val_mean_ap, average_mean_ap: mean average precision in per cent, of tasks that are measured by it.
         seconds: of training. val_seconds: of validation. images: trained on.
     """
 
@@ -41,6 +42,8 @@ class EpochRow:
     val_loss: float | None = None
     average_top1: float | None = None
     average_loss: float | None = None
+    val_mean_ap: float | None = None
+    average_mean_ap: float | None = None
     seconds: float = 0.0
     val_seconds: float = 0.0
     images: int = 0

@@ -36,6 +36,7 @@ from effnets.train.checkpoint import RECIPE, RUN_STATE, Checkpointer, finished_m
 from effnets.train.model import build_model, to_device
 from effnets.train.recipe import Recipe
 from effnets.train.run import Run
+from effnets.train.task import Task
 from effnets.train.trainer import TrainContext
 from effnets.utils.shutdown import GracefulShutdown
 
@@ -256,11 +257,7 @@ def train_supernet(
         context = TrainContext(accelerator=accelerator, shutdown=shutdown, callback=callback)
         config = DataConfig(data, val_share=recipe.val_share)
 
-        def build(recipe: Recipe, class_names: Sequence[str]) -> tuple[Classifier, bool]:
-            # It has what a run asks of a classifier: spec, in_chans and parameters.
-            return cast(Classifier, SharedNetwork(space, recipe, class_names, sampler)), False
-
-        run = Run.setup(recipe, config, checkpointer, context, resume=True, build=build)
+        run = Run.setup(recipe, config, checkpointer, context, resume=True, task=_SupernetTask(space, sampler))
         if run.splits.val is None:
             raise TrainingError(
                 f"{run.state.data}: has no images to validate candidates with; put some into val/, or set val_share"
@@ -268,6 +265,16 @@ def train_supernet(
         with checkpointer.open(run.state.data, resume=True):
             _fit(run)
     return _supernet(space, run)
+
+
+class _SupernetTask(Task):
+    """Classification by shared weights, which have what a run asks of a classifier: spec, in_chans and parameters."""
+
+    def __init__(self, space: SearchSpace, sampler: PathSampler) -> None:
+        self.space, self.sampler = space, sampler
+
+    def build_model(self, recipe: Recipe, class_names: Sequence[str]) -> tuple[nn.Module, bool]:
+        return SharedNetwork(self.space, recipe, class_names, self.sampler), False
 
 
 def _fit(run: Run) -> None:

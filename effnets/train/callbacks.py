@@ -119,11 +119,13 @@ class ExperimentLogger(Callback):
             "val/loss": row.val_loss,
             "val/average_top1": row.average_top1,
             "val/average_loss": row.average_loss,
+            "val/mean_ap": row.val_mean_ap,
+            "val/average_mean_ap": row.average_mean_ap,
         }
         self.accelerator.log({name: value for name, value in values.items() if value is not None}, step=row.epoch)
 
     def on_end(self, metrics: dict[str, Any]) -> None:
-        values = {f"test/{name}": metrics[f"test_{name}"] for name in ("top1", "loss")}
+        values = {f"test/{name}": metrics[f"test_{name}"] for name in ("top1", "loss", "mean_ap")}
         step = max(row["epoch"] for row in metrics["epochs"])
         self.accelerator.log({name: value for name, value in values.items() if value is not None}, step=step)
         for tracker in self.accelerator.trackers:

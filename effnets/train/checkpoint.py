@@ -18,12 +18,10 @@ import torch
 from torch import Tensor
 
 from effnets.errors import EffnetsError, TrainingError
-from effnets.nn.classifier import Classifier
 from effnets.train.recipe import Recipe, encode_recipe, read_recipe
 from effnets.train.run_state import Progress, RunState
 from effnets.utils.atomic_file import write_whole
 from effnets.weights.folder import CONFIG, WEIGHTS
-from effnets.weights.save import save_pretrained, save_weights
 
 METRICS, RECIPE = "metrics.json", "recipe.yaml"
 _STATES, _STATE = "last", "state.pt"
@@ -201,9 +199,11 @@ class Checkpointer:
                 ) from None
             yield
 
-    def attach(self, run_state: RunState, assemble: Callable[[dict[str, Tensor]], Classifier]) -> None:
-        """Set what is saved beside the trainer's state, and how the trainer's weights become a model."""
-        self.run_state, self.assemble = run_state, assemble
+    def attach(
+        self, run_state: RunState, assemble: Callable[[dict[str, Tensor]], Any], save: Callable[[Any, Path], None]
+    ) -> None:
+        """Set what is saved beside the trainer's state, how the trainer's weights become a model, and how that is saved."""
+        self.run_state, self.assemble, self._save_model = run_state, assemble, save
 
     def load(self) -> dict[str, Any] | None:
         """Load the last checkpoint, if there is one."""
@@ -234,10 +234,7 @@ class Checkpointer:
         """
         model = self.assemble(weights)
         try:
-            if (self.folder / CONFIG).exists():
-                save_weights(model, self.folder / WEIGHTS[0])  # the folder's other files stay true
-            else:
-                save_pretrained(model, self.folder)
+            self._save_model(model, self.folder)
         except EffnetsError as error:
             raise TrainingError(f"{error}; the last good checkpoint is intact: make room and resume") from error
 

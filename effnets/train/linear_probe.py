@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
-from functools import reduce
+from functools import partial, reduce
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,7 @@ from effnets.data.loader import Batch, EpochLoader
 from effnets.data.sampling import balanced_order, shuffled_order, some_images
 from effnets.data.transforms import TrainTransform
 from effnets.deploy.optimize.optimize import optimize
-from effnets.evaluation.validate import ValidationBatches, ValidationLoader
+from effnets.evaluation.validate import ValidationBatches, ValidationLoader, validate
 from effnets.inference.transform import create_transform
 from effnets.nn.classifier import Classifier
 from effnets.nn.utils import evaluating
@@ -373,7 +373,9 @@ def _trainer(
     every_view: bool,
     checkpointer: Checkpointer | None = None,
 ) -> Trainer:
-    accelerator = context.accelerator
+    accelerator, validator = context.accelerator, None
+    if val_features is not None:
+        validator = partial(validate, batches=val_features, accelerator=accelerator, shutdown=context.shutdown)
     recipe = replace(recipe, min_learning_rate=0.0, schedule="cosine", warmup_epochs=0.0, clip_grad=0.0)
     probe.to(accelerator.device)
     return Trainer(
@@ -390,7 +392,7 @@ def _trainer(
             rank=accelerator.process_index,
             world=accelerator.num_processes,
         ),
-        val_loader=val_features,
+        validator=validator,
         recipe=recipe,
         phase="head",
         context=context,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Self
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -11,17 +13,19 @@ from effnets.data.sampling import class_weights
 from effnets.train.recipe import Recipe
 from effnets.train.teacher import Teacher
 
+if TYPE_CHECKING:
+    from effnets.data.loader import Batch
+
 
 class Loss(nn.Module):
-    """The loss of a batch: logits [N, C], and labels [N] or class probabilities [N, C].
+    """The loss of a batch: logits [N, C], and labels [N] or class probabilities [N, C], or as of the criterion.
 
-    With a teacher, (1 - s) times the cross entropy plus s times the distance to its answer: τ² · KL(teacher ‖ student),
+    With a teacher, (1 - s) times the criterion plus s times the distance to its answer: τ² · KL(teacher ‖ student),
     both outputs softened by the temperature τ (arXiv:1503.02531, section 2); or of embeddings [N, D] (arXiv:1704.04861,
     section 4.7) and feature maps [N, D, H, W] (arXiv:1412.6550, section 2.2) the mean squared difference.
 
     Args:
-        label_smoothing: share of the target that is spread over all classes.
-        class_weights: [C]; of the classes in the cross entropy.
+        criterion: of the network's output and the targets; None is the cross entropy.
         teacher: to learn from as well.
         teacher_share: s. temperature: τ.
         normalize: embeddings, and the vectors of every place of maps, to length 1; then it is the squared distance.
@@ -29,23 +33,44 @@ class Loss(nn.Module):
 
     def __init__(
         self,
+        criterion: nn.Module | None = None,
         *,
-        label_smoothing: float = 0.0,
-        class_weights: Tensor | None = None,
         teacher: Teacher | None = None,
         teacher_share: float = 0.5,
         temperature: float = 2.0,
         normalize: bool = False,
     ) -> None:
         super().__init__()
-        self.cross_entropy = nn.CrossEntropyLoss(weight=class_weights, label_smoothing=label_smoothing)
+        self.criterion = nn.CrossEntropyLoss() if criterion is None else criterion
         self.teacher = teacher
         self.teacher_share = teacher_share
         self.temperature = temperature
         self.normalize = normalize
 
+    @classmethod
+    def of_recipe(cls, recipe: Recipe, criterion: nn.Module, teacher: Teacher | None) -> Self:
+        """Return the loss with a recipe's settings."""
+        return cls(
+            criterion,
+            teacher=teacher,
+            teacher_share=recipe.teacher_share,
+            temperature=recipe.temperature,
+            normalize=recipe.distillation_normalize,
+        )
+
+    def compute(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Run the model on a batch, and return the loss."""
+        output = model(batch.images)
+        logits, features = output if isinstance(output, tuple) else (output, None)
+        loss: Tensor = self(logits.float(), self.targets(batch), batch.images, features)
+        return loss
+
+    def targets(self, batch: Batch) -> Tensor:
+        """Return what the network should put out."""
+        return batch.labels if batch.targets is None else batch.targets
+
     def forward(self, logits: Tensor, targets: Tensor, images: Tensor, features: Tensor | None = None) -> Tensor:
-        loss: Tensor = self.cross_entropy(logits, targets)
+        loss: Tensor = self.criterion(logits, targets)
         if self.teacher is None:
             return loss
         answer = self.teacher(images).float()
@@ -70,11 +95,4 @@ def make_loss(recipe: Recipe, train: ImageDataset, teacher: Teacher | None = Non
     weights = None
     if recipe.balance == "weights":
         weights = torch.from_numpy(class_weights(train.labels, len(train.class_names)))
-    return Loss(
-        label_smoothing=recipe.label_smoothing,
-        class_weights=weights,
-        teacher=teacher,
-        teacher_share=recipe.teacher_share,
-        temperature=recipe.temperature,
-        normalize=recipe.distillation_normalize,
-    )
+    return Loss.of_recipe(recipe, nn.CrossEntropyLoss(weights, label_smoothing=recipe.label_smoothing), teacher)

@@ -16,6 +16,7 @@ from effnets.data.augmentation import Augmentation
 from effnets.errors import ConfigError
 from effnets.spec.decode import decode_dataclass
 from effnets.spec.yaml import Node, read_yaml
+from effnets.train.task_settings import DetectionSettings, EmbeddingSettings, MultilabelSettings
 from effnets.utils.arguments import MAX_SIDE, Pattern, Range, check_fields, require
 from effnets.utils.paths import configs_dir
 
@@ -29,6 +30,11 @@ class Recipe:
     """
 
     model: Annotated[str, "A model's name, or a YAML file."]
+    task: Annotated[
+        Literal["classify", "multilabel", "embed", "detect"],
+        "What is learned: a class for each image, any number of labels, vectors that are near each other for images of "
+        "one class, or boxes around objects.",
+    ] = "classify"
     weights: Annotated[
         str, "What to start from: ``pretrained`` (the published weights), ``random``, a tag, a file or a folder."
     ] = "pretrained"
@@ -187,6 +193,11 @@ class Recipe:
     augmentation: Annotated[
         Augmentation, "Of the training images; a recipe that states any of it states all of it."
     ] = field(default_factory=Augmentation)
+    multilabel: Annotated[MultilabelSettings, "Of ``task: multilabel`` alone."] = field(
+        default_factory=MultilabelSettings
+    )
+    embedding: Annotated[EmbeddingSettings, "Of ``task: embed`` alone."] = field(default_factory=EmbeddingSettings)
+    detection: Annotated[DetectionSettings, "Of ``task: detect`` alone."] = field(default_factory=DetectionSettings)
 
     def __post_init__(self) -> None:
         require(bool(self.model), "model is empty; give a model's name or a YAML file")
@@ -218,12 +229,26 @@ class Recipe:
             "distillation_stage is for distillation_type: features; omit it, or set that",
         )
         require(unlike or not self.distillation_normalize, "distillation_normalize is not for logits; omit it")
+        for task, name in _SETTINGS.items():
+            require(
+                self.task == task or getattr(self, name) == type(getattr(self, name))(),
+                f"{name} is for task: {task}, and this is task: {self.task}; omit it, or set task: {task}",
+            )
+        require(
+            self.task == "classify" or self.freeze != "backbone",
+            f"freeze is backbone, which is for task: classify; with task: {self.task} freeze stages",
+        )
+        require(
+            self.task != "detect" or self.teacher is None,
+            "teacher is not for task: detect; omit it",
+        )
         require(
             self.freeze != "backbone" or self.weights != "random",
             "freeze is backbone, and weights are random: their features have no use; give weights",
         )
 
 
+_SETTINGS = {"multilabel": "multilabel", "embed": "embedding", "detect": "detection"}
 _PLAIN_TEXT = re.compile(r"[a-z]\w*[a-z0-9]", re.ASCII)
 
 
@@ -289,8 +314,12 @@ def _given(value: Any) -> Node:
 
 
 def encode_recipe(recipe: Recipe) -> str:
-    """Return a recipe as YAML with every setting, the inverse of `read_recipe`."""
-    return yaml.dump(_plain(asdict(recipe)), Dumper=_Dumper, sort_keys=False, width=120, allow_unicode=True)
+    """Return a recipe as YAML with every setting of its task, the inverse of `read_recipe`."""
+    plain = _plain(asdict(recipe))
+    for task, name in _SETTINGS.items():
+        if task != recipe.task:
+            del plain[name]
+    return yaml.dump(plain, Dumper=_Dumper, sort_keys=False, width=120, allow_unicode=True)
 
 
 class _Dumper(yaml.SafeDumper):

@@ -14,31 +14,24 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from effnets.data.checks import Check, allowed_corrupt, reasons
-from effnets.data.dataset import CachedDataset, cache_decoded
-from effnets.data.eval_loader import default_workers
-from effnets.data.open import DataConfig, open_data
-from effnets.errors import DataError, TrainingError
-from effnets.evaluation import Evaluation, evaluate
-from effnets.evaluation.validate import ValidationLoader
-from effnets.factory import create_model
-from effnets.inference.transform import create_transform
-from effnets.report import write_report
-from effnets.train.bn_calibration import adapts_backbone, restore_if_identity
+from effnets.data.checks import Check
+from effnets.data.dataset import CachedDataset
+from effnets.data.open import DataConfig
+from effnets.errors import TrainingError
+from effnets.train.bn_calibration import adapts_backbone
 from effnets.train.callbacks import Callback, CallbackList, ExperimentLogger, check_loggers
 from effnets.train.checkpoint import RUN_STATE, Checkpointer, finished_metrics
-from effnets.train.loss import make_loss
-from effnets.train.model import build_model, choose_precision, require_batch_of_one, to_device
+from effnets.train.model import choose_precision, to_device
 from effnets.train.optim import epoch_repeats, learning_rate, make_optimizer
 from effnets.train.recipe import Recipe, find_recipe, read_recipe
 from effnets.train.run_state import RunState
+from effnets.train.task import Task, task_of, validation_loader
 from effnets.train.teacher import Teacher, load_teacher
 from effnets.train.trainer import TrainContext, Trainer
 from effnets.utils.shutdown import GracefulShutdown
 
 if TYPE_CHECKING:
     from effnets.data.dataset import ImageDataset
-    from effnets.data.loader import EpochLoader
     from effnets.data.splits import Splits
     from effnets.nn.classifier import Classifier
 
@@ -65,9 +58,9 @@ class TrainedModel:
         """Top-1 on test/, in per cent, measured once at the end; None without test images."""
         return self.metrics["test_top1"]
 
-    def load(self) -> Classifier:
+    def load(self) -> Any:
         """Load the best model, in evaluation mode."""
-        return create_model(self.folder, pretrained=True).eval()
+        return task_of(self.metrics["recipe"].get("task", "classify")).load(self.folder).eval()
 
 
 def finetune(
@@ -184,7 +177,7 @@ class Run:
     """One training run. `setup` makes it, `fit` trains it, and `finish` measures the best model.
 
     Attributes:
-        recipe: with a learning rate that suits the model, if none was stated.
+        recipe: with a learning rate that suits the model, if none was stated. task: of the recipe.
         splits: the data. train: of these the training images.
         model: with its initial weights, frozen as far as it will be.
         has_class_head: whether these weights have a classifier for the classes of the data.
@@ -195,6 +188,7 @@ class Run:
     """
 
     recipe: Recipe
+    task: Task
     splits: Splits
     train: ImageDataset
     model: Classifier
@@ -215,9 +209,9 @@ class Run:
         *,
         resume: bool = False,
         command: str | None = None,
-        build: Callable[[Recipe, Sequence[str]], tuple[Classifier, bool]] = build_model,
+        task: Task | None = None,
     ) -> Run:
-        """Open the data and build the model, by `build`: everything that can fail early; writes nothing.
+        """Open the data and build the model: everything that can fail early; writes nothing. `task` replaces the recipe's.
 
         Raises:
             TrainingError: if the folder is refused, there are too few training images, the model cannot train on one
@@ -228,7 +222,8 @@ class Run:
         data = os.fspath(config.path)
         checkpointer.check(data, resume=resume)
         context.accelerator.wait_for_everyone()  # or the main process might write before another one checks
-        splits = open_data(config, seed=recipe.seed, progress=context.progress("the data were opened"))
+        task = task_of(recipe.task) if task is None else task
+        splits = task.open_data(config, recipe, context.progress("the data were opened"))
         context.shutdown.check("the data were opened")
         train = splits.train
         if train is None:
@@ -239,11 +234,10 @@ class Run:
                 f"forward pass of a step takes at least one; lower accumulate to {len(train)} or less"
             )
         torch.manual_seed(recipe.seed)
-        model, has_class_head = build(recipe, train.class_names)
+        model, has_class_head = task.build_model(recipe, train.class_names)
         splits, train = splits.with_channels(model.in_chans), train.with_channels(model.in_chans)
         notes = [*splits.notes, *recipe.augmentation.notes(model.in_chans)]
-        if min(recipe.batch_size, len(train) // recipe.accumulate) == 1:
-            require_batch_of_one(model, recipe)
+        task.check(model, recipe, len(train))
         teacher = load_teacher(recipe, model)
         optimizer = make_optimizer(model, recipe, None if teacher is None else teacher.projection)
         recipe = replace(recipe, learning_rate=learning_rate(recipe, model))
@@ -262,6 +256,7 @@ class Run:
         )
         return cls(
             recipe=recipe,
+            task=task,
             splits=splits,
             train=train,
             model=model,
@@ -288,13 +283,7 @@ class Run:
             self.state.load_state_dict(saved[RUN_STATE])
         for message in self.state.messages:
             self.context.callback.on_message(message)
-        train = cache_decoded(
-            self.train,
-            self.recipe.augmentation,
-            self.model.spec.input_size,
-            mode=self.recipe.cache,
-            cached=None if saved is None else self.state.cached,
-        )
+        train = self.task.cache(self.train, self.model, self.recipe, None if saved is None else self.state.cached)
         self.state.cached = isinstance(train, CachedDataset)
         trainer = self._trainer(train)
         if saved is not None:
@@ -325,12 +314,13 @@ class Run:
             if unused := unused_by_probes(recipe):
                 state.messages.append(f"without effect with freeze: backbone: {', '.join(unused)}")
         else:
-            if message := restore_if_identity(model, recipe, self.train, context):
+            if message := self.task.restore_statistics(model, recipe, self.train, context):
                 state.messages.append(message)
             auto = recipe.precision == "auto"
             state.precision = choose_precision(context.accelerator.device) if auto else recipe.precision
         self._share_start()
-        if not probe and recipe.head_epochs and recipe.weights != "random" and not self.has_class_head:
+        starts_blank = self.task.learns_classes and not self.has_class_head
+        if not probe and recipe.head_epochs and recipe.weights != "random" and starts_blank:
             from effnets.train.linear_probe import train_head
 
             context.callback.on_progress("computing features for the classifier's head start", 0.0)
@@ -349,28 +339,24 @@ class Run:
 
     def _trainer(self, train: ImageDataset) -> Trainer:
         recipe, model, state, context = self.recipe, self.model, self.state, self.context
-        loss = make_loss(recipe, train, self.teacher)
-        val_loader = None
-        if (val := self.splits.val) is not None:
-            share = range(context.accelerator.process_index, len(val), context.accelerator.num_processes)
-            val_loader = ValidationLoader(val, create_transform(model), recipe.batch_size, share, strict=context.strict)
-            state.track_corrupt("val", val_loader.corrupt.messages)
+        loss, val = self.task.make_loss(recipe, train, self.teacher), self.splits.val
         if recipe.freeze == "backbone":
             from effnets.train.linear_probe import fold_probe, probe_features, probe_trainer
 
             context.callback.on_progress("computing features", 0.0)
             features = probe_features(model, train, recipe, context, self.checkpointer.states)
             state.track_corrupt("train", features.corrupt)
+            val_loader = None if val is None else validation_loader(val, model, recipe, context, state)
             trainer = probe_trainer(model, features, val_loader, loss, recipe, context, self.checkpointer)
         else:
-            train_loader = make_train_loader(train, model, recipe, context, state.epoch_repeats)
-            state.track_corrupt("train", train_loader.corrupt.messages)
+            train_loader = self.task.make_train_loader(train, model, recipe, context, state)
+            validator = None if val is None else self.task.make_validator(val, model, recipe, context, state)
             trainer = Trainer(
                 network=model,
                 loss=loss.to(context.accelerator.device),
                 optimizer=self.optimizer,
                 train_loader=train_loader,
-                val_loader=val_loader,
+                validator=validator,
                 recipe=recipe,
                 phase="all",
                 context=context,
@@ -379,14 +365,14 @@ class Run:
             )
         best = copy.deepcopy(model).cpu().eval()
 
-        def assemble(weights: dict[str, Tensor]) -> Classifier:
+        def assemble(weights: dict[str, Tensor]) -> Any:
             if recipe.freeze == "backbone":
                 fold_probe(weights, best)
             else:
                 best.load_state_dict(weights)
             return best
 
-        self.checkpointer.attach(state, assemble)
+        self.checkpointer.attach(state, assemble, self.task.save)
         return trainer
 
     def _finish(self, trainer: Trainer) -> dict[str, Any]:
@@ -396,17 +382,15 @@ class Run:
         to_device(model, self.context.accelerator.device)
         known = len(state.messages)
         state.messages += [f"kept {decision}" for decision in trainer.progress.decisions]
-        progress = self.context.progress("the result was measured")  # the model is saved; this is done again
-        evaluation = evaluate_best(model, self.splits, state, progress, strict=self.context.strict)
+        # The model is saved; after an interruption this is done again.
+        found, write = self.task.measure(model, self.splits, state, trainer.progress, self.context)
         for message in state.messages[known:]:
             callback.on_message(message)
-        test = (evaluation.top1, evaluation.loss) if evaluation is not None and evaluation.split == "test" else None
-        metrics = state.metrics(trainer.progress, finished=True, test=test) | {"report": None}
-        if evaluation is not None:
+        metrics = state.metrics(trainer.progress, finished=True) | found | {"report": None}
+        if write is not None:
             self.checkpointer.save_metrics(metrics | {"report": _PENDING})  # whatever happens to the report
             callback.on_progress("writing the report", 1.0)
-            page = write_report(self.checkpointer.folder, state.summary(model.cpu(), evaluation, trainer.progress))
-            metrics["report"] = page.name
+            metrics["report"] = write(self.checkpointer.folder).name
         self.checkpointer.save_metrics(metrics)
         return metrics
 
@@ -416,81 +400,3 @@ _ADAPTED = (
     "the backbone's batch statistics were moved towards those of the training images; set bn to eval to keep the "
     "weights' own"
 )
-
-
-def make_train_loader(
-    train: ImageDataset, model: Classifier, recipe: Recipe, context: TrainContext, passes: int
-) -> EpochLoader:
-    """Return the loader of this process's batches of the training images, augmented."""
-    from effnets.data.loader import EpochLoader
-    from effnets.data.transforms import TrainTransform
-
-    return EpochLoader(
-        train,
-        TrainTransform(model.spec.preprocess, None, recipe.augmentation, model.in_chans),
-        batch_size=max(min(recipe.batch_size, len(train) // recipe.accumulate), 1),
-        order="balanced" if recipe.balance == "sampler" else "shuffled",
-        seed=recipe.seed,
-        passes=passes,
-        multiple=recipe.accumulate,
-        workers=default_workers() if recipe.workers is None else recipe.workers,
-        corrupt_limit=0 if context.strict else None,
-        rank=context.accelerator.process_index,
-        world_size=context.accelerator.num_processes,
-        device=context.accelerator.device,
-        channels_last=recipe.channels_last,
-    )
-
-
-def evaluate_best(
-    model: Classifier, splits: Splits, state: RunState, progress: Callable[[str, float], object], *, strict: bool
-) -> Evaluation | None:
-    """Measure a model on test/ or, without it, on validation.
-
-    With both, the temperature is fitted on validation and its calibration measured on test/; with one of them, the
-    temperature is fitted on the images that measure it, and the evaluation says so.
-
-    Args:
-        model: on the device that computes.
-        splits: the images.
-        state: receives the calibration, and messages about images that cannot be read.
-        progress: called with what is being done and the fraction that is done, 0 to 1.
-        strict: raise if an image cannot be read.
-
-    Raises:
-        ImageError: if an image cannot be read, with `strict`.
-        DataError: if more than 5 % and more than 3 images cannot be read.
-    """
-
-    def measure(source: ImageDataset, split: str, temperature: float | None = None) -> Evaluation:
-        evaluation = evaluate(
-            model,
-            source,
-            batch_size=state.recipe.batch_size,
-            temperature=temperature,
-            strict=strict,
-            progress=lambda fraction: progress(f"measuring on {split}", fraction),
-        )
-        if evaluation.broken:
-            count, allowed = len(evaluation.broken), allowed_corrupt(len(source))
-            if count > allowed:
-                raise DataError(
-                    f"{state.data}: {count} of the {len(source)} images of {split} cannot be read, and {allowed} "
-                    "may be left out; fix or remove them, and resume: the training itself is over"
-                    + reasons(broken.reason for broken in evaluation.broken)
-                )
-            state.messages.append(
-                f"left out of {split}: {count} that cannot be read, first {evaluation.broken[0].reason}"
-            )
-        return replace(evaluation, data=state.data, split=split)
-
-    validated = None if splits.val is None else measure(splits.val, "val")
-    tested = None
-    if splits.test is not None:
-        tested = measure(splits.test, "test", None if validated is None else validated.calibration.temperature)
-    evaluation = tested or validated
-    if evaluation is None:
-        state.messages.append("without images for validation or in test/, nothing was measured, and there is no report")
-    else:
-        state.record_calibration(evaluation)
-    return evaluation

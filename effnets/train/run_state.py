@@ -42,7 +42,9 @@ class Best:
 
     def __str__(self) -> str:
         where = f"of epoch {self.epoch}" if self.epoch else "before training"
-        figures = f" ({self.score.top1:.1f} %, loss {self.score.loss:.3f})" if self.score else ""
+        score = self.score
+        share = None if score is None else score.top1 if score.mean_ap is None else score.mean_ap
+        figures = "" if score is None else f" ({share or 0:.1f} %, loss {score.loss:.3f})"
         return f"{'the moving average' if self.average else 'the weights'} {where}{figures}"
 
 
@@ -191,9 +193,9 @@ class RunState:
                 )
 
     def metrics(
-        self, progress: Progress, *, finished: bool = False, test: tuple[float, float] | None = None
+        self, progress: Progress, *, finished: bool = False
     ) -> dict[str, Any]:
-        """Return the content of ``metrics.json``; `test` is (top-1 in per cent, loss)."""
+        """Return the content of ``metrics.json``."""
         best = progress.best
         score = None if best is None else best.score
         rows = [*self.head_rows, *progress.rows]
@@ -207,8 +209,10 @@ class RunState:
             "best_loss": None if score is None else score.loss,
             "best_epoch": None if best is None else best.epoch,
             "best_is_average": None if best is None else best.average,
-            "test_top1": None if test is None else test[0],
-            "test_loss": None if test is None else test[1],
+            "best_mean_ap": None if score is None else score.mean_ap,
+            "test_top1": None,
+            "test_loss": None,
+            "test_mean_ap": None,
             "calibration": self.calibration,
             "model": self.recipe.model,
             "data": self.data,

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from effnets.errors import TrainingError, TrainingInterruptedError
-from effnets.evaluation.validate import Score, ValidationBatches, validate
+from effnets.evaluation.validate import Score
 from effnets.report.write import EpochRow
 from effnets.train.callbacks import Callback
 from effnets.train.checkpoint import Checkpointer
@@ -74,12 +74,15 @@ class TrainLoader(Protocol):
         """Release what prepares the batches; there are no more after this."""
 
 
+Validator = Callable[[nn.Module], Score]
+
+
 class BestModelTracker:
     """Validates a network and the moving average of its weights, and keeps the best.
 
     Args:
         network: that is trained. average: of its weights, or None.
-        val_loader: this process's share of the validation images; None without any, and the last weights are kept.
+        validator: of the network, together with all processes; None without images for it, and the last weights are kept.
         context: processes and signals.
 
     Attributes:
@@ -87,15 +90,15 @@ class BestModelTracker:
     """
 
     def __init__(
-        self, network: nn.Module, average: nn.Module | None, val_loader: ValidationBatches | None, context: TrainContext
+        self, network: nn.Module, average: nn.Module | None, validator: Validator | None, context: TrainContext
     ) -> None:
-        self.network, self.average, self.val_loader, self.context = network, average, val_loader, context
+        self.network, self.average, self.validator, self.context = network, average, validator, context
         self.weights: dict[str, Tensor] | None = None
 
     def update(self, row: EpochRow, progress: Progress) -> bool:
         """Validate, and keep the better of this epoch's weights and their average, unless earlier ones were better.
 
-        They are compared image by image. Of the two of one epoch the lower loss decides between equals. Earlier ones
+        They are compared as of `Score.better_than`. Of the two of one epoch the lower loss decides between equals. Earlier ones
         stay only if their top-1 is better beyond chance: with falling rates later ones are better, and on a hundred
         images a lower loss says little. Without validation the last are kept.
 
@@ -106,14 +109,13 @@ class BestModelTracker:
             TrainingInterruptedError: if a signal was received; nothing has changed.
         """
         begin = time.perf_counter()
-        accelerator, shutdown = self.context.accelerator, self.context.shutdown
         self._share_statistics()
         candidates: list[tuple[nn.Module, bool]] = [(self.network, False)]
         if self.average is not None and row.epoch > 0:
             candidates.append((self.average, True))
         scores: list[Score | None] = [None] * len(candidates)
-        if self.val_loader is not None:
-            scores = [validate(network, self.val_loader, accelerator, shutdown) for network, _ in candidates]
+        if self.validator is not None:
+            scores = [self.validator(network) for network, _ in candidates]
         earlier_peak, progress.decisions = progress.peak, []
         chosen: Best | None = None
         for (network, average), score in zip(candidates, scores, strict=True):
@@ -136,7 +138,7 @@ class BestModelTracker:
             progress.best = chosen
             self.weights = {name: tensor.detach().cpu().clone() for name, tensor in source.state_dict().items()}
         elif chosen is not None:
-            progress.decisions = [f"{progress.best} rather than {chosen}: top-1 is better beyond chance"]
+            progress.decisions = [f"{progress.best} rather than {chosen}: it is better beyond chance"]
         row = _with_scores(row, scores, time.perf_counter() - begin)
         progress.rows.append(row)
         self.context.callback.on_epoch_end(row)
@@ -163,10 +165,10 @@ def all_finite(state: Any) -> bool:
 
 def _with_scores(row: EpochRow, scores: list[Score | None], seconds: float) -> EpochRow:
     row = replace(row, val_seconds=seconds)
-    if scores[0] is not None:
-        row = replace(row, val_top1=scores[0].top1, val_loss=scores[0].loss)
-    if len(scores) > 1 and scores[1] is not None:
-        row = replace(row, average_top1=scores[1].top1, average_loss=scores[1].loss)
+    if (first := scores[0]) is not None:
+        row = replace(row, val_top1=first.top1, val_loss=first.loss, val_mean_ap=first.mean_ap)
+    if len(scores) > 1 and (second := scores[1]) is not None:
+        row = replace(row, average_top1=second.top1, average_loss=second.loss, average_mean_ap=second.mean_ap)
     return row
 
 
@@ -182,7 +184,7 @@ class Trainer:
         network: to train; already on the device.
         loss: of a batch. optimizer: of the network's parameters; its rates now are the highest.
         train_loader: the training batches.
-        val_loader: this process's share of the validation images; None without any, and the last weights are kept.
+        validator: of the network, together with all processes; None without images for it, and the last weights are kept.
         recipe: settings of the training.
         phase: of the rows.
         context: devices, signals, callbacks.
@@ -197,7 +199,7 @@ class Trainer:
         loss: Loss,
         optimizer: Optimizer,
         train_loader: TrainLoader,
-        val_loader: ValidationBatches | None,
+        validator: Validator | None,
         recipe: Recipe,
         phase: str,
         context: TrainContext,
@@ -216,7 +218,7 @@ class Trainer:
         decay = ema_decay(recipe, self.steps_per_epoch * recipe.epochs)
         self.average = ModelEmaV3(network, decay=decay, use_warmup=True) if recipe.ema_decay else None
         average = None if self.average is None else self.average.module
-        self.best = BestModelTracker(network, average, val_loader, context)
+        self.best = BestModelTracker(network, average, validator, context)
         self.projection, trained = None, network
         if loss.teacher is not None and loss.teacher.projection is not None:
             self.projection, trained = loss.teacher.projection, ProjectedStudent(network, loss.teacher)
@@ -314,12 +316,8 @@ class Trainer:
     def _loss(self, batch: Batch) -> Tensor:
         key = (self.recipe.seed, _STEP_STREAM, self.progress.epoch, batch.number)
         torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1))
-        targets = batch.labels if batch.targets is None else batch.targets
         with torch.autocast(self.accelerator.device.type, self.dtype, enabled=self.dtype is not None):
-            output = self.model(batch.images)
-            logits, features = output if isinstance(output, tuple) else (output, None)
-            loss: Tensor = self.loss(logits.float(), targets, batch.images, features)
-        return loss
+            return self.loss.compute(self.model, batch)
 
     def _gradient_sync(self, last: bool) -> AbstractContextManager[Any]:
         """Average gradients over the processes once in a step, with its last batch."""
