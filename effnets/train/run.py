@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -211,7 +211,7 @@ class Run:
         command: str | None = None,
         task: Task | None = None,
     ) -> Run:
-        """Open the data and build the model: everything that can fail early; writes nothing. `task` replaces the recipe's.
+        """Open the data and build the model: everything that can fail early; writes nothing. `task`: not the recipe's.
 
         Raises:
             TrainingError: if the folder is refused, there are too few training images, the model cannot train on one
