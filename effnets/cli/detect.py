@@ -38,7 +38,7 @@ def is_detector(name: str | None) -> bool:
     config = Path(name or "", "config.json")
     try:
         content = json.loads(config.read_bytes()) if name and config.is_file() else None
-    except (OSError, ValueError):  # whoever loads it says what is wrong
+    except (OSError, ValueError):  # loading it says what is wrong
         return False
     return isinstance(content, dict) and "detector" in content
 
@@ -84,9 +84,7 @@ def predict_boxes(
             results.append(photo)
         return photo.error
 
-    stream = detect_photos(
-        model, listed, score_threshold, batch_size=batch_size or _BATCH, workers=workers, use=draw
-    )
+    stream = detect_photos(model, listed, score_threshold, batch_size=batch_size or _BATCH, workers=workers, use=draw)
     status = run_through(stream, take, "examined", wanted=len(listed) > 1)
     if form == "json":
         click.echo(json.dumps([photo.to_dict() for photo in results], indent=1))
@@ -128,9 +126,7 @@ def evaluate_boxes(
         for folder in folders:
             watch = partial(progress, folder)
             model = _load(folder)
-            found.append(
-                evaluate_detector(model, opened.source, batch_size=batch_size or _BATCH, progress=watch)
-            )
+            found.append(evaluate_detector(model, opened.source, batch_size=batch_size or _BATCH, progress=watch))
     if not quiet:
         images = {"all": "images"}.get(opened.split, f"{opened.split} images")
         count = len(opened.source.table.labels)
@@ -230,9 +226,7 @@ def _print_classes(found: DetectionEvaluation) -> None:
     numbers = ["boxes", "AP %", "AP@.5 %", "AP@.75 %", "recall %"]
     table = make_table(["class", *numbers], right=numbers)
     for one in found.result.classes:
-        table.add_row(
-            printable(one.name), str(one.boxes), *map(_shown, (one.ap, one.ap50, one.ap75, one.recall))
-        )
+        table.add_row(printable(one.name), str(one.boxes), *map(_shown, (one.ap, one.ap50, one.ap75, one.recall)))
     print_table(table)
 
 

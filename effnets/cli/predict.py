@@ -120,7 +120,9 @@ def command(
         )
         click.get_current_context().exit(status)
     if score_threshold is not None:
-        raise click.UsageError("--score-threshold is of a detector's boxes, and the model is a classifier; leave it out")
+        raise click.UsageError(
+            "--score-threshold is of a detector's boxes, and the model is a classifier; leave it out"
+        )
     if as_json + json_lines + (output is not None) > 1:
         raise click.UsageError("--json, --json-lines and --output exclude each other; choose one")
     if resume and output is None:

@@ -32,6 +32,8 @@ _Scalar = TypeVar("_Scalar", bound=np.generic)
 
 _KINDS = "a folder or a .tar of COCO's, Pascal VOC's or YOLO's form, or a COCO .json with its images beside it"
 _CORRUPT_LIMIT = 0.05
+_OVER = "over the edge"
+_KEPT = 5  # messages
 _EDGE = 1.0  # pixel; programs round, and count from 0 or from 1
 
 
@@ -177,9 +179,7 @@ def _check_split(
     """Return the readable images of a split with their good boxes, and notes."""
     images = tree.dataset([record.file for record in records], raw.class_names)
     check, notes = affordable_check(check, {split: images})
-    kept, more = without_corrupt(
-        split, images, check=check, limit=_CORRUPT_LIMIT, strict=strict, progress=progress
-    )
+    kept, more = without_corrupt(split, images, check=check, limit=_CORRUPT_LIMIT, strict=strict, progress=progress)
     indices = kept.indices if isinstance(kept, Subset) else np.arange(len(images))
     checker = _BoxChecker(split, strict=strict)
     sizes = np.zeros((len(indices), 2), np.int64)
@@ -210,9 +210,7 @@ def _upright_size(images: ImageDataset, index: int) -> tuple[int, int]:
     return image_size(images.read(index), images.name(index))
 
 
-def _turned(
-    record: ImageRecord, images: ImageDataset, index: int, size: tuple[int, int]
-) -> NDArray[np.float64]:
+def _turned(record: ImageRecord, images: ImageDataset, index: int, size: tuple[int, int]) -> NDArray[np.float64]:
     """Return a record's boxes in the upright image, also if they were drawn on what the camera stored.
 
     Raises:
@@ -230,9 +228,7 @@ def _turned(
     return turn_boxes(record.boxes, turn, record.size)
 
 
-def turn_boxes(
-    boxes: NDArray[np.float64], turn: Image.Transpose, size: tuple[int, int]
-) -> NDArray[np.float64]:
+def turn_boxes(boxes: NDArray[np.float64], turn: Image.Transpose, size: tuple[int, int]) -> NDArray[np.float64]:
     """Return boxes [n, 4] (x1, y1, x2, y2) as they are after `turn` of an image of `size`, (width, height)."""
     width, height = size
     corners = boxes.reshape(-1, 2, 2)
@@ -262,8 +258,8 @@ class _BoxChecker:
     split: str
     strict: bool
     total: int = 0
+    bad: list[str] = field(default_factory=list)  # the first messages; how many there are is in `kinds`
     cut: list[str] = field(default_factory=list)
-    bad: list[str] = field(default_factory=list)
     kinds: Counter[str] = field(default_factory=Counter)
 
     def __call__(
@@ -276,19 +272,18 @@ class _BoxChecker:
         """
         self.total += len(boxes)
         limits = np.tile(np.array(size, np.float64), 2)
-        finite = np.isfinite(boxes).all(axis=1)
+        finite: NDArray[np.bool_] = np.isfinite(boxes).all(axis=1)
         with np.errstate(invalid="ignore"):
             area = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
             whole = np.clip(boxes, 0, limits)
             inside = (whole[:, 2:] > whole[:, :2]).all(axis=1)
             over = ((boxes < -_EDGE) | (boxes > limits + _EDGE)).any(axis=1)
-        good = finite & area & inside
+        good: NDArray[np.bool_] = finite & area & inside
         for index in np.flatnonzero(~good):
             kind = "with NaN or infinity" if not finite[index] else "without area" if not area[index] else "outside"
             self._note(self.bad, record, int(index), boxes[index], kind, size)
-            self.kinds[kind] += 1
         for index in np.flatnonzero(good & over):
-            self._note(self.cut, record, int(index), boxes[index], "over the edge", size)
+            self._note(self.cut, record, int(index), boxes[index], _OVER, size)
         return whole[good].astype(np.float32), good
 
     def _note(
@@ -300,8 +295,11 @@ class _BoxChecker:
         kind: str,
         size: tuple[int, int],
     ) -> None:
+        self.kinds[kind] += 1
+        if len(notes) == _KEPT:
+            return
         corners = ", ".join(f"{value:g}" for value in box)
-        of = f" of the {size[0]}×{size[1]} pixels" if kind in ("outside", "over the edge") else ""
+        of = f" of the {size[0]}×{size[1]} pixels" if kind in ("outside", _OVER) else ""
         message = f"{record.where(index)}: the box ({corners}) of {record.file} is {kind}{of}"
         if self.strict:
             raise DataError(f"{message}; correct or remove it, or leave strict out")
@@ -313,18 +311,19 @@ class _BoxChecker:
         Raises:
             DataError: if too many boxes were left out.
         """
-        allowed = allowed_corrupt(self.total, _CORRUPT_LIMIT)
-        if len(self.bad) > allowed:
+        allowed, cut = allowed_corrupt(self.total, _CORRUPT_LIMIT), self.kinds[_OVER]
+        bad = self.kinds.total() - cut
+        if bad > allowed:
             raise DataError(
-                f"{self.split}: {len(self.bad)} of {self.total} boxes are bad, and {allowed} may be left out; "
+                f"{self.split}: {bad} of {self.total} boxes are bad, and {allowed} may be left out; "
                 f"correct or remove them:{reasons(self.bad)}"
             )
         notes = []
-        if self.bad:
-            counts = ", ".join(f"{count} {kind}" for kind, count in self.kinds.items())
-            notes.append(f"left out of {self.split}: {_boxes(len(self.bad))} ({counts}); {self.bad[0]}")
-        if self.cut:
-            notes.append(f"cut at the image's edge in {self.split}: {_boxes(len(self.cut))}; {self.cut[0]}")
+        if bad:
+            counts = ", ".join(f"{count} {kind}" for kind, count in self.kinds.items() if count and kind != _OVER)
+            notes.append(f"left out of {self.split}: {_boxes(bad)} ({counts}); {self.bad[0]}")
+        if cut:
+            notes.append(f"cut at the image's edge in {self.split}: {_boxes(cut)}; {self.cut[0]}")
         return notes
 
 

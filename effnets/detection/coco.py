@@ -1,4 +1,4 @@
-"""Read COCO's annotations: a JSON file for each split (Lin et al. 2014; cocodataset.org/#format-data). Free of torch."""
+"""Read COCO's annotations: a JSON file for each split (cocodataset.org/#format-data). Free of torch."""
 
 from __future__ import annotations
 
@@ -151,31 +151,26 @@ def _records(
     idents: set[object] = set()
     repeated = 0
     for position, annotation in enumerate(content["annotations"]):
-        ident = annotation.get("id") if isinstance(annotation, dict) else None
-        where = f"{source}: annotations[{position}] (id {ident!r})"
+        own = annotation.get("id") if isinstance(annotation, dict) else None
+        where = f"{source}: annotations[{position}] (id {own!r})"
         image_id, row = _row(annotation, position, labels, where)
         if image_id not in rows:
             raise DataError(f"{where}: belongs to the image {image_id!r}, which the file does not list")
         rows[image_id].append(row)
         check_count(len(rows[image_id]), f"{source}: {listed[image_id][0]}")
-        if isinstance(ident, int | str):
-            repeated += ident in idents
-            idents.add(ident)
+        if isinstance(own, int | str):
+            repeated += own in idents
+            idents.add(own)
     if repeated:
         notes.append(f"{name}: {repeated} annotations have the id of another; all are read")
 
     def place(position: int) -> str:
         return f"{source}: annotations[{position}] (id {content['annotations'][position].get('id')!r})"
 
-    return [
-        make_record(file, source, rows[ident], size=size, where=place)
-        for ident, (file, size) in listed.items()
-    ]
+    return [make_record(file, source, rows[ident], size=size, where=place) for ident, (file, size) in listed.items()]
 
 
-def _row(
-    annotation: object, position: int, labels: Mapping[int | str, int], where: str
-) -> tuple[int | str, Row]:
+def _row(annotation: object, position: int, labels: Mapping[int | str, int], where: str) -> tuple[int | str, Row]:
     """Return the image's id and the object."""
     if not isinstance(annotation, dict):
         raise DataError(f"{where}: is not an object with image_id, category_id and bbox")

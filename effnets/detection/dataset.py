@@ -100,7 +100,7 @@ class BoxDataset(ImageDataset):
         return self.table.difficult[self.table.rows(index)]
 
     def scale(self, index: int, size: tuple[int, int]) -> NDArray[np.float32]:
-        """Return what brings an image's boxes to the pixels of a form of it, of `size`, (width, height): [4] factors."""
+        """Return the factors [4] from an image's boxes to those of a form of it, of `size`, (width, height)."""
         return np.tile(np.array(size, np.float32) / self.image_sizes[index].astype(np.float32), 2)
 
     def box_counts(self) -> NDArray[np.int64]:

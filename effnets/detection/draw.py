@@ -58,16 +58,16 @@ def _corners(box: Box) -> tuple[float, float, float, float]:
 
 
 def _dashed(canvas: ImageDraw.ImageDraw, box: Box, color: tuple[int, int, int], width: int) -> None:
-    x1, y1, x2, y2 = _corners(box)
-    step = _DASH * width
-    for begin in range(0, int(x2 - x1) + 1, 2 * step):
-        end = min(x1 + begin + step, x2)
-        for y in (y1 + width // 2, y2 - width // 2):
-            canvas.line((x1 + begin, y, end, y), fill=color, width=width)
-    for begin in range(0, int(y2 - y1) + 1, 2 * step):
-        end = min(y1 + begin + step, y2)
-        for x in (x1 + width // 2, x2 - width // 2):
-            canvas.line((x, y1 + begin, x, end), fill=color, width=width)
+    x1, y1, x2, y2 = (round(edge) for edge in _corners(box))
+    step, inner = _DASH * width, width - 1
+    for begin in range(x1, x2 + 1, 2 * step):
+        end = min(begin + step - 1, x2)
+        for top in (y1, max(y1, y2 - inner)):
+            canvas.rectangle((begin, top, end, top + inner), fill=color)
+    for begin in range(y1, y2 + 1, 2 * step):
+        end = min(begin + step - 1, y2)
+        for left in (x1, max(x1, x2 - inner)):
+            canvas.rectangle((left, begin, left + inner, end), fill=color)
 
 
 def _label(

@@ -117,9 +117,10 @@ class DetectorInput:
         found = []
         for answer, one, size in zip(answers, inputs, sizes, strict=True):
             scale = np.tile(np.array(size, np.float32) / np.array(one.shape[:0:-1], np.float32), 2)
-            boxes, labels, scores = (answer[key].cpu().numpy() for key in ("boxes", "labels", "scores"))
+            boxes: NDArray[np.float32] = answer["boxes"].float().cpu().numpy()
+            scores: NDArray[np.float32] = answer["scores"].float().cpu().numpy()
             order = np.argsort(-scores, kind="stable")
-            found.append(Detections((boxes * scale)[order], labels[order], scores[order]))
+            found.append(Detections((boxes * scale)[order], answer["labels"].cpu().numpy()[order], scores[order]))
         return found
 
 
@@ -147,7 +148,9 @@ def detect(
         ImageError, MissingFileError: if an image cannot be read; the message names it.
         ArgumentError: if the model has no class names, or a number is out of range.
     """
-    several = isinstance(images, Iterable) and not isinstance(images, str | bytes | bytearray | memoryview | Image.Image)
+    several = isinstance(images, Iterable) and not isinstance(
+        images, str | bytes | bytearray | memoryview | Image.Image
+    )
     if several and (hasattr(images, "read") or getattr(images, "ndim", 4) == 3):
         several = False  # a file, or a single array
     sources: Iterable[Any] = images if several else [images]  # type: ignore[assignment]

@@ -145,9 +145,7 @@ def _examples(run: DetectionSummary) -> list[_Example]:
             drawn = draw_boxes(image, boxes, evaluation.truth(place))
             drawn.thumbnail((_SIDE, _SIDE), Image.Resampling.LANCZOS)
             missed, wrong = evaluation.mistakes(place, run.score_threshold)
-            found.append(
-                _Example(name="/".join(PurePath(name).parts[-2:]), image=drawn, missed=missed, wrong=wrong)
-            )
+            found.append(_Example(name="/".join(PurePath(name).parts[-2:]), image=drawn, missed=missed, wrong=wrong))
     return found
 
 

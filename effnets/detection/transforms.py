@@ -93,9 +93,7 @@ class DetectionTransform:
         with seeded(*key):
             for change in self._changes:
                 sample = change(sample)
-        return BoxSample(
-            sample["image"].as_subclass(Tensor), sample["boxes"].as_subclass(Tensor), sample["labels"]
-        )
+        return BoxSample(sample["image"].as_subclass(Tensor), sample["boxes"].as_subclass(Tensor), sample["labels"])
 
     def _compose(self, fill: list[int]) -> tuple[Callable[[Any], Any], ...]:
         settings, changes = self.augmentation, list[Callable[[Any], Any]]()
@@ -114,10 +112,9 @@ class DetectionTransform:
         changes.append(v2.ClampBoundingBoxes())  # of rounding, for which the next would remove them
         changes.append(v2.SanitizeBoundingBoxes(min_size=settings.min_box))
         # Last, since the fewest pixels are left then.
-        if settings.distortion:
-            jitter = (settings.brightness, settings.contrast, settings.saturation)
-            factors = [(max(0.0, 1 - strength), 1 + strength) for strength in jitter]
-            changes.append(_ColorDistortion(*factors, (-settings.hue, settings.hue), settings.distortion))
+        for color in ("brightness", "contrast", "saturation", "hue"):
+            if settings.distortion and (strength := getattr(settings, color)):
+                changes.append(v2.RandomApply([v2.ColorJitter(**{color: strength})], settings.distortion))
         return tuple(changes)
 
     def __repr__(self) -> str:
@@ -135,10 +132,3 @@ class _WithBoxes:
     def __call__(self, sample: Any) -> Any:
         is_croppable = len(sample["boxes"]) and min(sample["image"].shape[-2:]) >= _LEAST_SIDE
         return self.change(sample) if is_croppable else sample
-
-
-class _ColorDistortion(v2.RandomPhotometricDistort):
-    """The one of SSD, with the channels in their order: their exchange is of no photograph."""
-
-    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
-        return {**super().make_params(flat_inputs), "channel_permutation": None}

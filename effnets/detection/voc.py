@@ -55,9 +55,7 @@ def parse_annotation(data: bytes, source: str) -> VocAnnotation:
         reader.parser.Parse(data, True)
     except expat.ExpatError as error:
         problem = expat.ErrorString(error.code)
-        raise DataError(
-            f"{source}, line {error.lineno}: is not XML ({problem}); fix it, or export it again"
-        ) from None
+        raise DataError(f"{source}, line {error.lineno}: is not XML ({problem}); fix it, or export it again") from None
     except (LookupError, ValueError) as error:  # an encoding that Python does not know
         if isinstance(error, DataError):
             raise
@@ -211,7 +209,7 @@ def _idents(tree: FileTree, name: str) -> list[tuple[int, str]]:
         text = tree.read(name).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(f"{where}: is not UTF-8 text ({error.reason}); save it as UTF-8") from None
-    lines = {}
+    lines: dict[str, int] = {}
     for number, line in enumerate(text.splitlines(), 1):
         if not (ident := line.strip()):
             continue

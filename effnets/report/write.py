@@ -108,6 +108,7 @@ def write_report(folder: str | os.PathLike[str], run: RunSummary) -> Path:
         ReportError: the folder cannot be written, and what was there before is still there; matplotlib is missing; or
             composing the page fails. An image or chart that cannot be drawn is left out, with a warning.
     """
+
     def compose() -> tuple[bytes, Mapping[str, bytes]]:
         from effnets.report.page import compose_report
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -22,14 +23,10 @@ OBJECTS = [("cat", 4, 6, 24, 16), ("dog", 40, 10, 60, 30)]
 def stored(monkeypatch):
     """Detectors that see colors, instead of trained ones."""
     module = ModuleType("effnets.detection.folder")
-    module.load_detector = lambda folder: ColorDetector(json.loads((folder_path(folder)).read_text())["label_names"])
+    module.load_detector = lambda folder: ColorDetector(
+        json.loads(Path(folder, "config.json").read_text())["label_names"]
+    )
     monkeypatch.setitem(sys.modules, "effnets.detection.folder", module)
-
-
-def folder_path(folder):
-    from pathlib import Path
-
-    return Path(folder) / "config.json"
 
 
 @pytest.fixture

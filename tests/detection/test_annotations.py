@@ -138,7 +138,9 @@ def test_a_bad_box_is_left_out_or_an_error(tmp_path, kind):
 
 def test_too_many_bad_boxes_are_an_error(tmp_path):
     data = with_boxes(tmp_path, [(70, 4, 80, 9)] * 4)
-    with pytest.raises(DataError, match=r"train: 4 of 14 boxes are bad, and 3 may be left out; correct or remove them:"):
+    with pytest.raises(
+        DataError, match=r"train: 4 of 14 boxes are bad, and 3 may be left out; correct or remove them:"
+    ):
         open_boxes(data)
 
 
@@ -218,7 +220,9 @@ def test_subsets_and_channels(tmp_path):
 
 
 def test_labels_of_images_keep_rare_classes(tmp_path):
-    parts = {"train": [Scene(f"s{n}", [("cat", 1, 1, 9, 9)] * 3 + [("dog", 20, 1, 29, 9)] * (n == 7)) for n in range(9)]}
+    parts = {
+        "train": [Scene(f"s{n}", [("cat", 1, 1, 9, 9)] * 3 + [("dog", 20, 1, 29, 9)] * (n == 7)) for n in range(9)]
+    }
     dataset = open_boxes(write(tmp_path, FORMS["voc"](parts)), val_share=0).train
     assert dataset.labels.tolist() == [0] * 7 + [1, 0]
     assert dataset.box_counts().tolist() == [27, 1]
@@ -269,7 +273,9 @@ def test_a_million_boxes_are_refused_in_time(tmp_path, form_name):
         open_boxes(write(tmp_path, files))
 
 
-@pytest.mark.parametrize(("form_name", "file"), [("voc", "Annotations/train000.xml"), ("yolo", "labels/train/train000.txt")])
+@pytest.mark.parametrize(
+    ("form_name", "file"), [("voc", "Annotations/train000.xml"), ("yolo", "labels/train/train000.txt")]
+)
 def test_a_huge_file_of_annotations_is_not_read(tmp_path, form_name, file):
     data = write(tmp_path, FORMS[form_name](splits()))
     with (data / file).open("wb") as huge:

@@ -31,7 +31,10 @@ def removing(part, position, key):
 
 BAD = {
     "no images": (lambda c: c.update(images=[]), r"2017\.json: its list of images is empty"),
-    "no list": (lambda c: c.pop("categories"), r"2017\.json: has no list 'categories', which COCO's files of boxes have"),
+    "no list": (
+        lambda c: c.pop("categories"),
+        r"2017\.json: has no list 'categories', which COCO's files of boxes have",
+    ),
     "two images of an id": (setting("images", 2, id=100), r"images\[2\]: has the id 100, as one before"),
     "one file twice": (
         setting("images", 2, file_name="scene000.png"),
@@ -68,8 +71,14 @@ BAD = {
     "texts": (setting("annotations", 0, bbox=["1", 2, 3, 4]), r"its bbox is \['1', 2, 3, 4\], not four numbers"),
     "no box": (removing("annotations", 0, "bbox"), r"its bbox is None, not four numbers"),
     "no object": (lambda c: c["annotations"].append(7), r"annotations\[5\] \(id None\): is not an object"),
-    "two categories of an id": (setting("categories", 1, id=3), r"categories\[1\]: has the id or the name of one before"),
-    "two categories of a name": (setting("categories", 1, name="cat"), r"has the id or the name of one before, 7, 'cat'"),
+    "two categories of an id": (
+        setting("categories", 1, id=3),
+        r"categories\[1\]: has the id or the name of one before",
+    ),
+    "two categories of a name": (
+        setting("categories", 1, name="cat"),
+        r"has the id or the name of one before, 7, 'cat'",
+    ),
     "no name": (removing("categories", 0, "name"), r"categories\[0\]: has no name"),
 }
 
@@ -106,7 +115,7 @@ def test_a_list_is_no_coco_file(tmp_path):
 
 def test_nan_and_huge_numbers_are_bad_boxes(tmp_path):
     content = json.dumps(coco_content(scenes(4))).replace('"bbox": [', '"bbox": [NaN, 1, 2, 3], "was": [', 1)
-    content = content.replace('"bbox": [3', '"bbox": [1' + 400 * "0" + ", 1, 2, 3], \"was\": [3", 1)
+    content = content.replace('"bbox": [3', '"bbox": [1' + 400 * "0" + ', 1, 2, 3], "was": [3', 1)
     splits_of = open_boxes(write(tmp_path, coco_files({"train": scenes(4)}) | {FILE: content.encode()}), val_share=0)
     assert any("with NaN or infinity" in note and "annotations[0] (id 1)" in note for note in splits_of.notes)
 

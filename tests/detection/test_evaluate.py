@@ -105,7 +105,10 @@ def test_unreadable_images(tmp_path):
     assert found.result.mean_ap == pytest.approx(100)
     for scene in listed[1:4]:
         (data / f"JPEGImages/{scene.name}.png").write_bytes(b"")
-    with pytest.raises(DataError, match="4 of 8 images cannot be read, and 3 may be left out"), pytest.warns(UserWarning):
+    with (
+        pytest.raises(DataError, match="4 of 8 images cannot be read, and 3 may be left out"),
+        pytest.warns(UserWarning, match="left out of its batch"),
+    ):
         evaluate_detector(ColorDetector(), dataset)
     with pytest.raises(DataError, match="there is no image to evaluate on"):
         evaluate_detector(ColorDetector(), dataset.subset([]))

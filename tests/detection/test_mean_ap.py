@@ -72,7 +72,14 @@ def test_classes_of_their_own():
     assert dog.recall == pytest.approx(50)
     assert math.isnan(cow.ap)
     assert result.mean_ap == pytest.approx((cat.ap + dog.ap) / 2)
-    assert result.to_dict()["classes"][2] == {"name": "cow", "boxes": 0, "ap": None, "ap50": None, "ap75": None, "recall": None}
+    assert result.to_dict()["classes"][2] == {
+        "name": "cow",
+        "boxes": 0,
+        "ap": None,
+        "ap50": None,
+        "ap75": None,
+        "recall": None,
+    }
 
 
 def test_ignored_boxes_are_neither_missed_nor_mistakes():

@@ -82,7 +82,8 @@ def test_errors(photo, tmp_path):
         detect(model, photo)
 
 
-def test_a_stream_of_photos(photo, tmp_path):
+@pytest.mark.usefixtures("photo")
+def test_a_stream_of_photos(tmp_path):
     (tmp_path / "bad.jpg").write_bytes(b"no image")
     draw_scene(OBJECTS[:1]).save(tmp_path / "z.png")
     seen = []

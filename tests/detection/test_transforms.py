@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from effnets.detection.augmentation import DetectionAugmentation
 from effnets.detection.transforms import DetectionTransform
@@ -40,7 +41,10 @@ def test_boxes_stay_around_the_colors(kind, fit):
     for index in range(60):
         image, boxes, labels = sample(transform, (1, 0, 0, index))
         assert image.dtype == torch.uint8
-        assert image.shape[1:] == (96, 96) if fit == "stretch" else min(image.shape[1:]) == 96
+        if fit == "stretch":
+            assert image.shape[1:] == (96, 96)
+        else:
+            assert min(image.shape[1:]) == 96 or max(image.shape[1:]) == transform.max_size
         pixels = image.permute(1, 2, 0).numpy()
         for box, label in zip(boxes.tolist(), labels.tolist(), strict=True):
             found = colored_box(pixels, CLASSES[label - 1])
@@ -110,12 +114,11 @@ def test_the_resize_is_that_of_torchvisions_detectors():
             GeneralizedRCNNTransform(96, 160, [0.0] * 3, [1.0] * 3, 1),
         ),
     ):
-        from PIL import Image
-
         ours = transform(Image.fromarray(noise), np.zeros((0, 4), np.float32), np.zeros(0, np.int64), (1,))
         expected = theirs.eval()([pixels])[0].tensors[0]
         assert ours.image.shape == expected.shape
-        assert (ours.image / 255 - expected).abs().max() <= 0.5001 / 255 + 1e-6
+        assert (ours.image / 255 - expected).abs().max() <= 1.01 / 255
+        assert (ours.image / 255 - expected).mean().abs() <= 0.05 / 255
 
 
 def test_bad_arguments():

@@ -28,7 +28,7 @@ def broken(text, old, new):
 BAD = {
     "bomb": (BOMB, r"a\.xml, line 2: has a DOCTYPE, which is not read"),
     "a file from outside": (OUTSIDE, r"a\.xml, line 2: has a DOCTYPE, which is not read"),
-    "cut": (xml(SCENE)[:-30], r"a\.xml, line 7: is not XML \(no element found\)"),
+    "cut": (xml(SCENE)[:-30], r"a\.xml, line 6: is not XML \(unclosed token\)"),
     "empty": ("", r"a\.xml, line 1: is not XML \(no element found\)"),
     "tags": (broken(xml(SCENE), "</object>", ""), r"a\.xml, line 8: is not XML \(mismatched tag\)"),
     "another root": ("<svg></svg>", r"a\.xml, line 1: is not a Pascal VOC annotation: it begins with <svg>"),
@@ -90,7 +90,7 @@ def test_lists(tmp_path):
     named = "passed over 2 annotations (Annotations/scene001.xml, Annotations/scene002.xml) that no list in"
     assert splits.notes == (f"{named} ImageSets/Main names",)
     for text, message in {
-        "scene000\nscene009\n": r"train\.txt, line 2: there is no .*Annotations/scene009\.xml; add it, or remove the line",
+        "scene000\nscene009\n": r"train\.txt, line 2: there is no .*scene009\.xml; add it, or remove the line",
         "scene000\nscene003\nscene000\n": r"train\.txt, line 3: scene000 was listed in line 1; remove one of them",
         "../../x\n": r"train\.txt, line 1: '\.\./\.\./x' is no path within the data set",
         "/etc/passwd\n": r"train\.txt, line 1: '/etc/passwd' is no path within the data set",

@@ -6,7 +6,6 @@ import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -162,7 +161,7 @@ class ColorDetector(nn.Module):
     def __init__(self, class_names: Sequence[str] = CLASSES, shift: float = 0.0) -> None:
         super().__init__()
         self.class_names = tuple(class_names)
-        self.shift = nn.Parameter(torch.tensor(shift))
+        self.shift = nn.Parameter(torch.tensor(float(shift)))
         self.batches: list[int] = []
 
     def forward(self, images: list[Tensor]) -> list[dict[str, Tensor]]:
