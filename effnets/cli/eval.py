@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from effnets.cli.detect import evaluate_boxes, is_detector
 from effnets.cli.format import (
     class_names_option,
     class_table,
@@ -29,6 +30,7 @@ from effnets.cli.format import (
     progress_bar,
     ray_option,
     result_table,
+    title_of,
     workers_option,
 )
 
@@ -43,7 +45,8 @@ _BROKEN = 5
 
 
 @click.command(name="eval")
-@click.argument("data")
+@click.argument("data", metavar="[RUN] DATA")
+@click.argument("data_of_run", required=False, metavar="")
 @click.option("--model", help="A model of the zoo, or a YAML file of your own; exported models and folders need none.")
 @click.option(
     "--weights",
@@ -82,6 +85,7 @@ _BROKEN = 5
 @click.option("--report", metavar="FOLDER", help="Write a page about the first of them, report.html.")
 def command(
     data: str,
+    data_of_run: str | None,
     model: str | None,
     weights: tuple[str, ...],
     engines: tuple[str, ...],
@@ -99,9 +103,27 @@ def command(
 
     The images of test/ are used, else those of val/, else all. Several --weights or --engine answer for the same
     images and are compared with the first: a network and what was exported of it, in float and in int8.
+
+    RUN, the folder of a training, is short for --weights RUN. Of a detector the average precision is measured, on DATA
+    with boxes: COCO's, Pascal VOC's or YOLO's.
     """
+    if data_of_run is not None:
+        weights, data = (data, *weights), data_of_run
     if json_file not in (None, "-"):
         _check_json(Path(str(json_file)))
+    detectors = [one for one in (*weights, model) if is_detector(one)]
+    if detectors:
+        rows = evaluate_boxes(
+            [str(one) for one in (*weights, model) if one is not None],
+            data,
+            strict=options["strict"],
+            batch_size=options["batch_size"],
+            report=report,
+            quiet=json_file == "-",
+        )
+        if json_file is not None:
+            _write_json(json_file, _with_facts(rows))
+        return
     if per_image and json_file is None:
         raise click.UsageError("--per-image is for the JSON; add --json FILE")
     # Imported here: NumPy and torch take time, and neither --help nor a mistyped option should wait for them.
@@ -177,7 +199,7 @@ def _write_report(folder: str, evaluation: Evaluation, loaded: Classifier | Engi
     from effnets.engines.base import Engine
     from effnets.report import RunSummary, write_report
 
-    title = Path(evaluation.data).resolve().name.partition(".")[0] or evaluation.data
+    title = title_of(evaluation.data)
     summary = RunSummary(
         title=title,
         command=shlex.join(["effnets", *sys.argv[1:]]),
@@ -191,15 +213,20 @@ def _write_report(folder: str, evaluation: Evaluation, loaded: Classifier | Engi
 def _as_json(
     names: list[str], evaluations: list[Evaluation], comparisons: list[Comparison], per_image: bool
 ) -> dict[str, Any]:
-    from effnets._version import __version__
-    from effnets.utils.machine import describe_machine
-
     rows = [
         {"weights": name, **evaluation.to_dict(per_image=per_image)}
         for name, evaluation in zip(names, evaluations, strict=True)
     ]
     for row, comparison in zip(rows[1:], comparisons, strict=True):
         row["compared_with_first"] = comparison.to_dict()
+    return _with_facts(rows)
+
+
+def _with_facts(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return evaluations with what they were made with."""
+    from effnets._version import __version__
+    from effnets.utils.machine import describe_machine
+
     return {"effnets": __version__, "machine": describe_machine().to_dict(), "evaluations": rows}
 
 

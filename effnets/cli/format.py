@@ -34,6 +34,11 @@ def split_names(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
 
 
+def title_of(data: str) -> str:
+    """Return what a report is called: the data's own name."""
+    return Path(data).resolve().name.partition(".")[0] or data
+
+
 def printable(text: str) -> str:
     """`text` on one line, with what would steer a terminal escaped: a file may have any name."""
     return "".join(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import click
 
+from effnets.cli.detect import is_detector, predict_boxes
 from effnets.cli.eval import is_exported, is_whole
 from effnets.cli.format import (
     INTERRUPTED,
@@ -52,6 +53,9 @@ DEMONSTRATION = "mixnet_xs_32px.cifar10"  # with its weights in the package
     "--weights",
     help="A weights file, a tag, an exported model, or a folder of a training [default: the published weights].",
 )
+@click.option(
+    "--task", type=click.Choice(["classify", "detect"]), help="What the model was trained for [default: as it says]."
+)
 @ema_option
 @click.option("--topk", type=click.IntRange(1), default=5, show_default=True, help="Predictions for each photo.")
 @image_size_option
@@ -63,7 +67,13 @@ DEMONSTRATION = "mixnet_xs_32px.cifar10"  # with its weights in the package
 @click.option(
     "--output",
     metavar="FILE",
-    help="Write a .jsonl, .csv or .parquet instead, row by row, for any number of photos; with --ray, a folder.",
+    help="Write a .jsonl, .csv or .parquet instead, row by row, for any number of photos; with --ray, a folder. "
+    "Of a detector a folder: the photos with the boxes drawn into them.",
+)
+@click.option(
+    "--score-threshold",
+    type=click.FloatRange(0, 1),
+    help="Of a detector: leave out boxes of lower scores [default: 0.5].",
 )
 @click.option("--resume", is_flag=True, help="Continue an interrupted run with the same --output.")
 @ray_option
@@ -72,6 +82,7 @@ def command(
     photos: tuple[str, ...],
     model: str | None,
     weights: str | None,
+    task: str | None,
     ema: bool,
     topk: int,
     image_size: int | None,
@@ -81,11 +92,14 @@ def command(
     as_json: bool,
     json_lines: bool,
     output: str | None,
+    score_threshold: float | None,
     resume: bool,
     ray_address: str | None,
     image_column: str | None,
 ) -> None:
     """Name what each PHOTO shows, and each photo in a FOLDER and its subfolders.
+
+    The folder of a detector's training (--model RUN) finds objects instead: their boxes, with names and scores.
 
     A photo that cannot be read is reported, the others are classified all the same, and the exit status is 1. Without
     --model and --weights a small network that comes along answers, for a first look: it knows CIFAR-10's ten classes.
@@ -93,6 +107,22 @@ def command(
     With --ray the processes of a cluster share the work, and photos may also be in tar archives and Parquet tables, and
     in stores (s3://, gs://, hf://). The rows are then in a folder of Parquet files, which appears when it is complete.
     """
+    detector = model or weights
+    if task == "detect" or (task is None and is_detector(detector)):
+        status = predict_boxes(
+            find_all(photos),
+            detector,
+            output,
+            0.5 if score_threshold is None else score_threshold,
+            batch_size=batch_size,
+            workers=workers,
+            form="json" if as_json else "lines" if json_lines else "table",
+        )
+        click.get_current_context().exit(status)
+    if score_threshold is not None:
+        raise click.UsageError(
+            "--score-threshold is of a detector's boxes, and the model is a classifier; leave it out"
+        )
     if as_json + json_lines + (output is not None) > 1:
         raise click.UsageError("--json, --json-lines and --output exclude each other; choose one")
     if resume and output is None:

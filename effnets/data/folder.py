@@ -305,7 +305,7 @@ def open_folder(folder: Path) -> RawSplits:
     Raises:
         DataError: if a folder cannot be read, or has no such layout.
     """
-    files, folders, loops = _walk(folder)
+    files, folders, loops = walk_folder(folder)
     try:
         layout = arrange(files, folders, str(folder))
     except DataError as error:
@@ -323,7 +323,7 @@ def open_folder(folder: Path) -> RawSplits:
     return RawSplits(datasets=sources, notes=notes, empty=layout.empty)
 
 
-def _walk(root: Path) -> tuple[list[str], list[str], list[str]]:
+def walk_folder(root: Path) -> tuple[list[str], list[str], list[str]]:
     """List files, folders, and links to folders around them below `root`, in the order of their names.
 
     Paths have slashes and are relative to `root`.

@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import signal
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -16,7 +17,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.util import Finalize
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal, NamedTuple
+from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -44,28 +45,28 @@ class BatchRequest(NamedTuple):
 
 
 class BatchResult(NamedTuple):
-    """Images [n, C, H, W] of the readable images, their [n] indices, and error messages of the others by index.
+    """Samples of the readable images, their [n] indices, and error messages of the others by index.
 
-    A `fault` concerns the data as a whole, such as a server that does not answer.
+    Samples of classification are images [n, C, H, W]. A `fault` concerns the data as a whole, such as a server that
+    does not answer.
     """
 
-    images: Tensor
+    samples: Any
     indices: NDArray[np.int64]
     corrupt: dict[int, str]
     fault: str | None = None
 
 
-class BatchDataset(Dataset[BatchResult]):
+class BatchDataset(Dataset[BatchResult], ABC):
     """Prepares batches. Errors are part of the result: raised in a worker, they would come with its traceback.
 
     Args:
         dataset: of the images.
-        transform: a `TrainTransform`, whose uint8 is still to be normalized, or the evaluation transform.
         seed: of everything random.
     """
 
-    def __init__(self, dataset: ImageDataset, transform: TrainTransform | Transform, seed: int) -> None:
-        self.dataset, self.transform, self.seed = dataset, transform, seed
+    def __init__(self, dataset: ImageDataset, seed: int) -> None:
+        self.dataset, self.seed = dataset, check_integer("seed", seed, 0, "give an integer from 0")
 
     def __getitem__(self, request: BatchRequest) -> BatchResult:
         images = ((index, partial(self.dataset.lazy_image, index)) for index in request.indices.tolist())
@@ -75,28 +76,53 @@ class BatchDataset(Dataset[BatchResult]):
         self, epoch: int, images: Iterable[tuple[int, Callable[[], LazyImage]]], repeats: Sequence[int]
     ) -> BatchResult:
         """Return the batch of some images, given by their indices and functions that read them."""
-        samples: dict[tuple[int, int], Tensor] = {}
+        samples: dict[tuple[int, int], Any] = {}
         corrupt: dict[int, str] = {}
         for (index, read), repeat in zip(images, repeats, strict=True):
             try:
-                samples[index, repeat] = self._sample(read(), (Stream.SAMPLE, self.seed, epoch, index, repeat))
+                samples[index, repeat] = self._sample(index, read(), (Stream.SAMPLE, self.seed, epoch, index, repeat))
             except ImageError as error:
                 corrupt[index] = str(error)
             except DataError as error:
                 return _fault(error)
-        if not samples:
-            stacked = torch.empty(0)
-        elif isinstance(self.transform, TrainTransform):
-            # Views of [H, W, C]: stacking them as [C, H, W] would take ten times as long.
-            stacked = torch.stack([sample.permute(1, 2, 0) for sample in samples.values()]).permute(0, 3, 1, 2)
-        else:
-            stacked = torch.stack(list(samples.values()))
-        return BatchResult(stacked, np.array([index for index, _ in samples], np.int64), corrupt)
+        return BatchResult(
+            self._collate(list(samples.values())), np.array([index for index, _ in samples], np.int64), corrupt
+        )
 
-    def _sample(self, image: LazyImage, key: tuple[int, ...]) -> Tensor:
+    @abstractmethod
+    def _sample(self, index: int, image: LazyImage, key: tuple[int, ...]) -> Any:
+        """Return an image's sample; `key` seeds everything random."""
+
+    @abstractmethod
+    def _collate(self, samples: list[Any]) -> Any:
+        """Return some samples, or none, as one."""
+
+
+class ImageBatches(BatchDataset):
+    """Prepares batches of images.
+
+    Args:
+        dataset: of the images.
+        transform: a `TrainTransform`, whose uint8 is still to be normalized, or the evaluation transform.
+        seed: of everything random.
+    """
+
+    def __init__(self, dataset: ImageDataset, transform: TrainTransform | Transform, seed: int) -> None:
+        super().__init__(dataset, seed)
+        self.transform = transform
+
+    def _sample(self, index: int, image: LazyImage, key: tuple[int, ...]) -> Tensor:  # noqa: ARG002 (its label is known)
         if isinstance(self.transform, TrainTransform):
             return self.transform(image, key)
         return self.transform(image.decode())
+
+    def _collate(self, samples: list[Tensor]) -> Tensor:
+        if not samples:
+            return torch.empty(0)
+        if isinstance(self.transform, TrainTransform):
+            # Views of [H, W, C]: stacking them as [C, H, W] would take ten times as long.
+            return torch.stack([sample.permute(1, 2, 0) for sample in samples]).permute(0, 3, 1, 2)
+        return torch.stack(samples)
 
 
 class StreamedBatches(IterableDataset[BatchResult]):
@@ -214,7 +240,10 @@ class Batch:
     targets: Tensor | None = None
 
 
-class EpochLoader:
+_Batch = TypeVar("_Batch")
+
+
+class BatchLoader(ABC, Generic[_Batch]):
     """The batches of an epoch, from any position on, for one of several processes.
 
     The order is a function of (seed, epoch), a sample of (seed, epoch, index), mixing of (seed, epoch, batch); these
@@ -226,12 +255,10 @@ class EpochLoader:
     reads, without decoding, what comes before.
 
     Args:
-        dataset: the images.
-        transform: a `TrainTransform`, or the evaluation transform of `effnets.create_transform`.
+        batches: prepares the batches.
         batch_size: images in a micro-batch.
         order: "shuffled"; "balanced": equally many images of every class, to within one, repeating those of small
             classes; or "sequential".
-        seed: of order, augmentation and mixing.
         drop_last: leave out the last micro-batch if it is not full.
         passes: over the images in an epoch.
         multiple: leave out as many of the last micro-batches as needed for their number to be a multiple of this: the
@@ -240,8 +267,7 @@ class EpochLoader:
         corrupt_limit: how many different images may turn out corrupt. They are left out of their batches, with a
             warning, and listed in `corrupt`; by default 5 % of all or 3, as in `open_data`.
         rank, world_size: this process's number and how many there are.
-        device: of images and labels.
-        channels_last: memory format of the images.
+        device: of the batches.
 
     Attributes:
         corrupt: the images that turned out corrupt.
@@ -252,12 +278,10 @@ class EpochLoader:
 
     def __init__(
         self,
-        dataset: ImageDataset,
-        transform: TrainTransform | Transform,
+        batches: BatchDataset,
         *,
         batch_size: int,
         order: Order = "shuffled",
-        seed: int = 0,
         drop_last: bool = True,
         passes: int = 1,
         multiple: int = 1,
@@ -266,11 +290,10 @@ class EpochLoader:
         rank: int = 0,
         world_size: int = 1,
         device: torch.device | str = "cpu",
-        channels_last: bool = False,
     ) -> None:
-        self.dataset, self.transform, self.order = dataset, transform, order
+        self._batches, self.dataset, self.seed, self.order = batches, batches.dataset, batches.seed, order
+        dataset = self.dataset
         self.batch_size = check_integer("batch_size", batch_size, 1, "give the images in a batch, from 1")
-        self.seed = check_integer("seed", seed, 0, "give an integer from 0")
         check_integer("multiple", multiple, 1, "give an integer from 1")
         self.passes = check_integer("passes", passes, 1, "give an integer from 1")
         self.workers = check_integer("workers", workers, 0, "give a number of processes, from 0")
@@ -280,7 +303,6 @@ class EpochLoader:
         limit = allowed_corrupt(len(dataset)) if corrupt_limit is None else corrupt_limit
         self.corrupt = CorruptImages(len(dataset), limit)
         self.device = torch.device(device)
-        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         images = self.passes * len(dataset)
         whole = images // self.batch_size if drop_last else -(-images // self.batch_size)
         self._length = whole // multiple * multiple
@@ -295,7 +317,6 @@ class EpochLoader:
                 "set balance to weights"
             )
         self._shutdown = WorkerShutdown()
-        self._batches = BatchDataset(dataset, transform, self.seed)
         self._requests: list[BatchRequest] = []  # the sampler of the DataLoader
         self._stream: Any = None
         self._folder: TemporaryDirectory[str] | None = None
@@ -307,19 +328,12 @@ class EpochLoader:
             )
         else:
             self._loader = self._data_loader(self._batches, workers, self._requests)
-        classes = len(dataset.class_names)
-        self._mixing = transform.mixing(classes) if isinstance(transform, TrainTransform) else None
-        preprocess = transform.preprocess.for_channels(dataset.channels)
-        self._mean, self._std = (  # in 0..255, shaped to be broadcast over [N, C, H, W]
-            (255 * torch.tensor(values, dtype=torch.float32, device=self.device)).reshape(-1, 1, 1)
-            for values in (preprocess.mean, preprocess.std)
-        )
 
     def __len__(self) -> int:
         """Global micro-batches in an epoch, of all processes together."""
         return self._length
 
-    def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+    def batches(self, epoch: int, start: int = 0) -> Iterator[_Batch]:
         """Yield this process's batches of an epoch. Finish or drop one epoch before asking for the next.
 
         Args:
@@ -400,8 +414,65 @@ class EpochLoader:
                 order = np.concatenate([balanced_order(self.dataset.labels, self.seed, number) for number in passes])
         return order, occurrences(order)
 
+    @abstractmethod
+    def _finish(self, result: BatchResult, epoch: int, number: int) -> _Batch:
+        """Return a batch of what was prepared, on the device."""
+
+
+class EpochLoader(BatchLoader[Batch]):
+    """Batches of labeled images; see `BatchLoader`.
+
+    Args:
+        dataset: the images.
+        transform: a `TrainTransform`, or the evaluation transform of `effnets.create_transform`.
+        seed: of order, augmentation and mixing.
+        channels_last: memory format of the images.
+        others: as of `BatchLoader`.
+    """
+
+    def __init__(
+        self,
+        dataset: ImageDataset,
+        transform: TrainTransform | Transform,
+        *,
+        batch_size: int,
+        order: Order = "shuffled",
+        seed: int = 0,
+        drop_last: bool = True,
+        passes: int = 1,
+        multiple: int = 1,
+        workers: int = 0,
+        corrupt_limit: int | None = None,
+        rank: int = 0,
+        world_size: int = 1,
+        device: torch.device | str = "cpu",
+        channels_last: bool = False,
+    ) -> None:
+        super().__init__(
+            ImageBatches(dataset, transform, seed),
+            batch_size=batch_size,
+            order=order,
+            drop_last=drop_last,
+            passes=passes,
+            multiple=multiple,
+            workers=workers,
+            corrupt_limit=corrupt_limit,
+            rank=rank,
+            world_size=world_size,
+            device=device,
+        )
+        self.transform = transform
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        classes = len(dataset.class_names)
+        self._mixing = transform.mixing(classes) if isinstance(transform, TrainTransform) else None
+        preprocess = transform.preprocess.for_channels(dataset.channels)
+        self._mean, self._std = (  # in 0..255, shaped to be broadcast over [N, C, H, W]
+            (255 * torch.tensor(values, dtype=torch.float32, device=self.device)).reshape(-1, 1, 1)
+            for values in (preprocess.mean, preprocess.std)
+        )
+
     def _finish(self, result: BatchResult, epoch: int, number: int) -> Batch:
-        images = result.images.to(self.device, non_blocking=True)
+        images = result.samples.to(self.device, non_blocking=True)
         if images.dtype == torch.uint8:
             images = images.to(torch.float32).sub_(self._mean).div_(self._std)
         images = images.contiguous(memory_format=self.memory_format)

@@ -17,7 +17,7 @@ from effnets.data.folder import open_folder
 from effnets.data.hub import open_hub_dataset, open_hub_stream
 from effnets.data.parquet import open_parquet
 from effnets.data.remote import is_url, open_remote_shards
-from effnets.data.splits import ALL, RawSplits, Splits, split_validation
+from effnets.data.splits import ALL, RawSplits, Splits, default_val_share, split_validation
 from effnets.data.table import open_table
 from effnets.data.tar import expand_braces, index_archive, is_webdataset, open_shards, open_tree
 from effnets.errors import ArgumentError, DataError, EffnetsError, MissingFileError
@@ -27,7 +27,6 @@ _KINDS = (
     "a folder by class, a .csv table, a .tar, .parquet files, shards-{000..007}.tar, https://…, "
     "hf-dataset:user/name or hf-stream:user/name"
 )
-_VAL_SHARE, _VAL_SHARE_BESIDE_TEST = 0.1, 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +128,7 @@ def open_data(
     if "train" in datasets and "val" not in datasets:
         share = config.val_share
         if share is None:
-            share = _VAL_SHARE_BESIDE_TEST if "test" in datasets else _VAL_SHARE
+            share = default_val_share(datasets)
         datasets["train"], val, more = split_validation(datasets["train"], share, seed)
         notes += more
         if val is not None:

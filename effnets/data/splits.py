@@ -76,6 +76,11 @@ class Splits:
         return next(dataset.class_names for dataset in (self.train, self.val, self.test) if dataset is not None)
 
 
+def default_val_share(splits: Iterable[str]) -> float:
+    """Return the part of the training images to validate with, where nothing is said: less beside test images."""
+    return 0.05 if "test" in splits else 0.1
+
+
 def split_validation(
     dataset: ImageDataset, share: float, seed: int
 ) -> tuple[ImageDataset, ImageDataset | None, tuple[str, ...]]:
@@ -331,8 +336,13 @@ def read_names(file: Path) -> tuple[str, ...]:
     """
     if not file.is_file():
         raise MissingFileError(f"{file} does not exist; give a text file with one class name per line")
+    return parse_names(file.read_bytes(), str(file))
+
+
+def parse_names(content: bytes, file: str) -> tuple[str, ...]:
+    """Return the class names in a text file's content; raises as `read_names`."""
     try:
-        text = unicodedata.normalize("NFC", file.read_text(encoding="utf-8-sig"))
+        text = unicodedata.normalize("NFC", content.decode("utf-8-sig"))
         names = [line.strip() for line in text.splitlines()]
     except UnicodeDecodeError as error:
         raise DataError(f"{file}: is not UTF-8 text ({error.reason}); save it as UTF-8") from error

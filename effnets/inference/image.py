@@ -7,7 +7,7 @@ import os
 import re
 import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from io import BytesIO
 from pathlib import Path
@@ -282,6 +282,13 @@ def _in_channels(image: Any, channels: int) -> Any:
     if channels == 4 and image.mode in ("CMYK", "YCbCr", "HSV"):
         image = image.convert("RGB")  # Pillow has no direct conversion.
     return image.convert(COLOR_MODES[channels])
+
+
+def image_turn(data: bytes) -> Image.Transpose | None:
+    """Return what turns the stored pixels of an image file upright; None if they are."""
+    with suppress(Exception), Image.open(BytesIO(data)) as image:
+        return _turn(image)
+    return None
 
 
 def _turn(image: Image.Image) -> Image.Transpose | None:

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Protocol
 
 import matplotlib as mpl
 import numpy as np
@@ -145,19 +146,43 @@ _PHASES = {"head": "classifier alone", "all": "all layers"}
 def learning_curves(history: Sequence[EpochRow]) -> dict[str, Chart]:
     """Loss, accuracy and learning rate over the epochs, those of them that were measured."""
     charts = {
-        "loss": _lines(history, "loss", "Loss", {"training": "train_loss", "validation": "val_loss"}),
-        "accuracy": _lines(
+        "loss": line_chart(history, "loss", "Loss", {"training": "train_loss", "validation": "val_loss"}),
+        "accuracy": line_chart(
             history,
             "accuracy",
             "Top-1 on validation, %",
             {"weights": "val_top1", "moving average": "average_top1"},
+            mark_best=True,
         ),
-        "learning-rate": _lines(history, "learning-rate", "Learning rate", {"learning rate": "learning_rate"}),
+        "learning-rate": line_chart(history, "learning-rate", "Learning rate", {"learning rate": "learning_rate"}),
     }
     return {name: chart for name, chart in charts.items() if chart}
 
 
-def _lines(history: Sequence[EpochRow], name: str, title: str, columns: dict[str, str]) -> Chart | None:
+class EpochFigures(Protocol):
+    """The figures of one epoch of training, in columns beside these."""
+
+    @property
+    def epoch(self) -> int:
+        """From 1; 0 for the state before training."""
+
+    @property
+    def phase(self) -> str:
+        """What is trained: ``head`` or ``all``."""
+
+
+def line_chart(
+    history: Sequence[EpochFigures], name: str, title: str, columns: dict[str, str], *, mark_best: bool = False
+) -> Chart | None:
+    """Figures over the epochs, one line for each of `columns`, from labels to names; None if nothing was measured.
+
+    Args:
+        history: the epochs; None stands for what was not measured.
+        name: of the chart.
+        title: above it.
+        columns: names of the figures by what the chart calls them; two at most.
+        mark_best: mark the highest figure; otherwise the axis begins at 0.
+    """
     series = {
         label: [(row.epoch, value) for row in history if (value := getattr(row, column)) is not None]
         for label, column in columns.items()
@@ -173,7 +198,7 @@ def _lines(history: Sequence[EpochRow], name: str, title: str, columns: dict[str
             plot.plot(
                 epochs, values, color=colour, label=label, marker="o" if len(points) <= 30 else "", markersize=3.5
             )
-        if name == "accuracy":
+        if mark_best:
             _mark_best(plot, series)
         _mark_phases(plot, history)
         plot.set_title(title, loc="left", fontsize=12, fontweight="bold", pad=24 if len(series) > 1 else 10)
@@ -191,7 +216,7 @@ def _lines(history: Sequence[EpochRow], name: str, title: str, columns: dict[str
         plot.set_xlabel("epoch")
         plot.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         plot.yaxis.set_major_locator(MaxNLocator(5))
-        if name != "accuracy":
+        if not mark_best:
             plot.set_ylim(bottom=0)
         last = ", ".join(f"{label} {points[-1][1]:.4g}" for label, points in series.items())
         return finish(figure, name, f"{title} over {len(history)} epochs; at the end: {last}")
@@ -218,7 +243,7 @@ def _mark_best(plot: Axes, series: dict[str, list[tuple[int, float]]]) -> None:
     )
 
 
-def _mark_phases(plot: Axes, history: Sequence[EpochRow]) -> None:
+def _mark_phases(plot: Axes, history: Sequence[EpochFigures]) -> None:
     """A line where something else begins to be trained, with its name."""
     for before, row in pairwise(history):
         if row.phase != before.phase:

@@ -16,7 +16,7 @@ from effnets._version import __version__
 from effnets.evaluation.result import Evaluation
 from effnets.report.charts import LARGEST, Chart, confusion_matrix, drawing, learning_curves, reliability_diagram
 from effnets.report.images import CamExample, Example, contact_sheet, explain, mistakes, probability, to_data_uri
-from effnets.report.write import RunSummary
+from effnets.report.write import RunSummary, Summary
 from effnets.spec.cost import count
 from effnets.utils.machine import describe_machine
 
@@ -46,14 +46,17 @@ def render_template(name: str, **values: Any) -> str:
     """Render a template of this folder as a page that holds all it shows, with its style."""
     folder = files("effnets.report")
     environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=jinja2.FunctionLoader(lambda name: folder.joinpath(name).read_text(encoding="utf-8")),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters["data_uri"] = to_data_uri
     environment.filters["probability"] = probability
     environment.filters["percent"] = lambda share: f"{100 * share:.1f}"
-    template = environment.from_string(folder.joinpath(name).read_text(encoding="utf-8"))
     style = Markup(folder.joinpath("report.css").read_text(encoding="utf-8"))
-    return template.render(style=style, version=__version__, **values)
+    return environment.get_template(name).render(style=style, version=__version__, **values)
 
 
 def _context(run: RunSummary) -> dict[str, Any]:
@@ -71,8 +74,8 @@ def _context(run: RunSummary) -> dict[str, Any]:
         "other_classes": classes[_WEAKEST:],
         "pairs": _pairs(evaluation),
         "wrong": int((~evaluation.right).sum()),
-        "facts": _facts(run),
-        "recipe": list(_flattened(run.recipe)),
+        "facts": facts_of(run),
+        "recipe": list(flattened(run.recipe)),
         "notes": [*run.notes, *(note for note in evaluation.notes if note not in run.notes)],
         "broken": evaluation.broken[:_BROKEN],
     }
@@ -126,7 +129,7 @@ def _tiles(run: RunSummary) -> list[tuple[str, str, str, str]]:
     if run.training_speed is not None:
         tiles.append(("Training", _figure(run.training_speed), "images/s", "steps alone"))
     if run.training_seconds is not None:
-        tiles.append(("Time", *_duration(run.training_seconds), "for the whole training"))
+        tiles.append(("Time", *duration(run.training_seconds), "for the whole training"))
     return tiles
 
 
@@ -152,7 +155,8 @@ def _pairs(evaluation: Evaluation) -> list[dict[str, Any]]:
     return [{"truth": truth, "answer": answer, "times": times, "share": times / most} for truth, answer, times in pairs]
 
 
-def _facts(run: RunSummary) -> list[tuple[str, str]]:
+def facts_of(run: Summary) -> list[tuple[str, str]]:
+    """Return names and values of what a run was: versions, data, machine."""
     versions = run.versions
     if run.machine is None or versions is None:
         machine = describe_machine()
@@ -167,11 +171,12 @@ def _facts(run: RunSummary) -> list[tuple[str, str]]:
     return facts + [(name, version) for name, version in versions.items() if name != "effnets"]
 
 
-def _flattened(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+def flattened(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Yield names and values of settings; those of mappings within are called ``optimizer.lr``."""
     for key, value in values.items():
         name = f"{prefix}{key}"
         if isinstance(value, Mapping):
-            yield from _flattened(value, f"{name}.")
+            yield from flattened(value, f"{name}.")
         else:
             yield name, value if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False)
 
@@ -184,7 +189,8 @@ def _threads(workers: int) -> str:
     return f"{workers} thread{'s' if workers != 1 else ''}"
 
 
-def _duration(seconds: float) -> tuple[str, str]:
+def duration(seconds: float) -> tuple[str, str]:
+    """Return a time as a number and its unit."""
     for size, unit in ((3600, "h"), (60, "min")):
         if seconds >= 1.5 * size:
             return f"{seconds / size:.1f}", unit

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -50,16 +50,12 @@ class EpochRow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RunSummary:
-    """A run, as its report tells it.
+class Summary:
+    """What every report tells of a run.
 
     Attributes:
         title: what was learned, such as the name of the data set.
         command: the exact command line, or the lines of Python.
-        evaluation: of the weights that were kept, on test images or, without any, on validation.
-        network: whose answers these are, for parameters and class-activation maps; None for an exported file.
-        history: the epochs, none for a mere evaluation.
-        selected_top1: on validation, in per cent, of the weights that were kept.
         recipe: every setting; mappings within it are shown as ``optimizer.lr``.
         notes: what to know of the data.
         images: how many there are, by split.
@@ -71,10 +67,6 @@ class RunSummary:
 
     title: str
     command: str
-    evaluation: Evaluation
-    network: Classifier | None = None
-    history: Sequence[EpochRow] = ()
-    selected_top1: float | None = None
     recipe: Mapping[str, Any] = field(default_factory=dict)
     notes: Sequence[str] = ()
     images: Mapping[str, int] = field(default_factory=dict)
@@ -84,6 +76,23 @@ class RunSummary:
     machine: str | None = None
     versions: Mapping[str, str] | None = None
     finished: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunSummary(Summary):
+    """A run of a classifier, as its report tells it.
+
+    Attributes:
+        evaluation: of the weights that were kept, on test images or, without any, on validation.
+        network: whose answers these are, for parameters and class-activation maps; None for an exported file.
+        history: the epochs, none for a mere evaluation.
+        selected_top1: on validation, in per cent, of the weights that were kept.
+    """
+
+    evaluation: Evaluation
+    network: Classifier | None = None
+    history: Sequence[EpochRow] = ()
+    selected_top1: float | None = None
 
 
 _PAGE, _IMAGES = "report.html", "report"
@@ -102,15 +111,23 @@ def write_report(folder: str | os.PathLike[str], run: RunSummary) -> Path:
         ReportError: the folder cannot be written, and what was there before is still there; matplotlib is missing; or
             composing the page fails. An image or chart that cannot be drawn is left out, with a warning.
     """
+
+    def compose() -> tuple[bytes, Mapping[str, bytes]]:
+        from effnets.report.page import compose_report
+
+        return compose_report(run)
+
+    return write_page(Path(folder), compose)
+
+
+def write_page(folder: Path, compose: Callable[[], tuple[bytes, Mapping[str, bytes]]]) -> Path:
+    """Write what `compose` returns: a page, and PNG files by name. Returns and raises as `write_report`."""
     if not find_spec("matplotlib"):
         raise ReportError(
             "matplotlib is not installed, which draws the report; install it: pip install 'effnets[train]'"
         )
-    from effnets.report.page import compose_report
-
-    folder = Path(folder)
     try:
-        page, images = compose_report(run)
+        page, images = compose()
     except Exception as error:
         raise ReportError(f"{folder}: the report cannot be composed ({type(error).__name__}: {error})") from error
     # The page last: who sees it sees the images of the same run.

@@ -58,6 +58,11 @@ def read_yaml(path: Path) -> Node:
         raise ConfigError(f"{str(path)!r}: no file can have this name ({error})") from None
     if special:
         raise ConfigError(f"{path}: is not a regular file; name a YAML file")
+    return parse_yaml(data, path)
+
+
+def parse_yaml(data: bytes, path: Path) -> Node:
+    """Read one YAML document from a file's content; `path` is its name in errors, which are those of `read_yaml`."""
     if len(data) > _MAX_BYTES:
         raise ConfigError(f"{path}: too long for a config; the limit is {_MAX_BYTES:,} bytes")
     try:
