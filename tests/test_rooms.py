@@ -15,7 +15,7 @@ PACKAGE = ROOT / "effnets"
 ORDER = [
     *("errors", "_version", "utils"),
     *("spec", "nn", "weights", "factory", "engines", "inference", "data", "evaluation", "deploy", "report", "train"),
-    *("bench", "search", "serving", "bulk", "embeddings", "cli"),
+    *("detection", "bench", "search", "serving", "bulk", "embeddings", "cli"),
 ]
 MODULES = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in sorted(PACKAGE.rglob("*.py"))}
 
