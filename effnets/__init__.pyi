@@ -9,6 +9,11 @@ from effnets.deploy.optimize.optimize import optimize as optimize
 from effnets.deploy.optimize.rewrites import Rewrites as Rewrites
 from effnets.deploy.quantize.accuracy_gate import QuantizeReport as QuantizeReport
 from effnets.deploy.quantize.quantize import quantize as quantize
+from effnets.detection.create import create_detector as create_detector
+from effnets.detection.detector import Detector as Detector
+from effnets.detection.export import export_detector as export_detector
+from effnets.detection.folder import load_detector as load_detector
+from effnets.detection.folder import save_detector as save_detector
 from effnets.embeddings.embed import embed as embed
 from effnets.engines.base import Engine as Engine
 from effnets.errors import ArgumentError as ArgumentError

@@ -17,6 +17,7 @@ import yaml
 from torch import nn
 
 import effnets
+from effnets.detection.plan import count_ssdlite
 from effnets.spec.weights import find_weights
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -49,6 +50,27 @@ Parameters that larger depthwise kernels add to the 3×3 network, beside table 1
 |---|---:|---:|---:|
 """
 
+DETECTORS = """
+## SSDLite detectors
+
+SSDLite at 320×320 (`effnets.create_detector(…, "ssdlite")`), beside table 1 of the MixConv paper (arXiv:1907.09595), by
+`effnets.detection.plan.count_ssdlite`. MobileNetV2's paper (arXiv:1801.04381, table 6) rounds the plain ones to 5.1 M
+and 1.3 G, 4.3 M and 0.8 G.
+
+| backbone | parameters (M), {paper} outputs | paper | difference | MAdds (G) | paper | difference | {coco} outputs |
+|---|---:|---:|---:|---:|---:|---:|---:|
+"""
+
+DETECTOR_NOTES = """
+The papers do not say for how many classes a box is scored. With the {coco} outputs of TensorFlow's COCO labels,
+background included, the structure is that of the published `ssdlite_mobilenet_v2_coco`: {folded:.3f} M with batch
+normalization folded into biases, where Open Model Zoo states 4.475 M (`models/public/ssdlite_mobilenet_v2`). That is
+more than the paper's table has. An output takes {each_v1:.1f} k parameters on MobileNetV1 and {each_v2:.1f} k on
+MobileNetV2: with {paper} all ten rows agree to {paper_params:.3f} M and {paper_madds:.3f} G; with {used}, for the 80
+classes that COCO uses and the background, to {used_params:.3f} M and {used_madds:.3f} G; with {coco} to
+{coco_params:.3f} M and {coco_madds:.3f} G.
+"""
+
 FAMILIES = {
     "MobileNetV1": "mobilenetv1_025 mobilenetv1_050 mobilenetv1_075 mobilenetv1_100 mobilenetv1_100h mobilenetv1_125",
     "MobileNetV2": "mobilenetv2_035 mobilenetv2_050 mobilenetv2_075 mobilenetv2_100 mobilenetv2_110d mobilenetv2_120d "
@@ -67,6 +89,21 @@ KERNEL_STUDY = {
     "mobilenetv2_100": {"k5": 0.12, "k7": 0.29, "k3_5": 0.06, "k3_5_7": 0.14},
 }
 
+# Parameters in M and multiply-adds in G, of each backbone.
+DETECTOR_STUDY = {
+    "mobilenetv1_100": (5.12, 1.31),
+    "mobilenetv1_100_k5": (5.20, 1.38),
+    "mobilenetv1_100_k3_5": (5.16, 1.35),
+    "mobilenetv1_100_k7": (5.32, 1.47),
+    "mobilenetv1_100_k3_5_7": (5.22, 1.39),
+    "mobilenetv2_100": (4.35, 0.79),
+    "mobilenetv2_100_k5": (4.47, 0.87),
+    "mobilenetv2_100_k3_5": (4.41, 0.83),
+    "mobilenetv2_100_k7": (4.64, 0.98),
+    "mobilenetv2_100_k3_5_7": (4.49, 0.88),
+}
+COCO_OUTPUTS, PAPER_OUTPUTS, USED_OUTPUTS = 91, 82, 81
+
 
 def main() -> None:
     for path, make in PAGES.items():
@@ -82,7 +119,7 @@ def make_page(_before: str) -> str:
     notes: list[str] = []
     rows = "".join(make_row(figure, notes) for figure in figures)
     numbered = "".join(f"{number}. {note}\n" for number, note in enumerate(notes, start=1))
-    return INTRODUCTION + rows + "\n" + numbered + KERNELS + make_kernel_rows()
+    return INTRODUCTION + rows + "\n" + numbered + KERNELS + make_kernel_rows() + make_detectors()
 
 
 class Computed(dict[str, float]):
@@ -186,6 +223,47 @@ def make_kernel_rows() -> str:
             added = (effnets.count(f"{base}_{suffix}").params - effnets.count(base).params) / 1e6
             rows += f"| `{base}_{suffix}` | {added:+.3f} | {stated:+.2f} | {added - stated:+.3f} |\n"
     return rows
+
+
+def make_detectors() -> str:
+    """The section of SSDLite's costs, and what the differences from the paper are."""
+    rows = ""
+    for name, (params, madds) in DETECTOR_STUDY.items():
+        counted, coco = count_ssdlite(name, num_classes=PAPER_OUTPUTS), count_ssdlite(name, num_classes=COCO_OUTPUTS)
+        cells = [
+            f"{counted.params / 1e6:.3f}",
+            f"{params:.2f}",
+            f"{counted.params / 1e6 - params:+.3f}",
+            f"{counted.madds / 1e9:.3f}",
+            f"{madds:.2f}",
+            f"{counted.madds / 1e9 - madds:+.3f}",
+            f"{coco.params / 1e6:.2f} M, {coco.madds / 1e9:.2f} G",
+        ]
+        rows += f"| `{name}` | {' | '.join(cells)} |\n"
+    figures: dict[str, float] = {"folded": folded_parameters("mobilenetv2_100") / 1e6}
+    outputs = {"coco": COCO_OUTPUTS, "paper": PAPER_OUTPUTS, "used": USED_OUTPUTS}
+    for name, number in outputs.items():
+        figures[f"{name}_params"], figures[f"{name}_madds"] = largest_differences(number)
+    for version in ("v1", "v2"):
+        fewer, more = (count_ssdlite(f"mobilenet{version}_100", num_classes=number).params for number in (90, 91))
+        figures[f"each_{version}"] = (more - fewer) / 1e3
+    return DETECTORS.format(**outputs) + rows + DETECTOR_NOTES.format(**outputs, **figures)
+
+
+def largest_differences(num_classes: int) -> tuple[float, float]:
+    """The largest differences from the paper's table, in M parameters and G multiply-adds."""
+    pairs = []
+    for name, (params, madds) in DETECTOR_STUDY.items():
+        cost = count_ssdlite(name, num_classes=num_classes)
+        pairs.append((abs(cost.params / 1e6 - params), abs(cost.madds / 1e9 - madds)))
+    return max(pair[0] for pair in pairs), max(pair[1] for pair in pairs)
+
+
+def folded_parameters(name: str) -> int:
+    """Parameters of an SSDLite detector with a bias for each channel in place of batch normalization's two."""
+    detector = effnets.create_detector(name, "ssdlite", num_classes=COCO_OUTPUTS, device="meta")
+    norms = sum(part.num_features for part in detector.modules() if isinstance(part, nn.BatchNorm2d))
+    return count_ssdlite(name, num_classes=COCO_OUTPUTS).params - norms
 
 
 PAGES = {COSTS: make_page, MODELS: make_models, README: make_readme}

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from click.core import ParameterSource
 
 from effnets.cli.format import ema_option, load_network, printable, progress_bar
 from effnets.engines.base import EXPORTED
 from effnets.utils.shutdown import exit_on_sigterm
+from effnets.weights.folder import read_detector_config
 
 if TYPE_CHECKING:
     from effnets.deploy.optimize.rewrites import Rewrites
@@ -40,6 +42,9 @@ if TYPE_CHECKING:
 @click.option("--batch", type=click.IntRange(1), help="Images at a time that --tune measures with [default: 1].")
 @click.option("--budget", type=click.FloatRange(0, min_open=True), help="Seconds that --tune takes [default: 120].")
 @click.option("--web", is_flag=True, help="Write a folder with a web page that classifies photos in the browser.")
+@click.option(
+    "--nms/--no-nms", default=None, help="Of a detector: suppress overlapping boxes in the file [default: do]."
+)
 @click.option("--ort", metavar="DIST", help="For --web: folder dist of onnxruntime-web [default: find or fetch].")
 def command(
     model: str,
@@ -61,9 +66,10 @@ def command(
     batch: int | None,
     budget: float | None,
     web: bool,
+    nms: bool | None,
     ort: str | None,
 ) -> None:
-    """Write MODEL, a name of the zoo or a YAML file of your own, as one verified file.
+    """Write MODEL, a name of the zoo, a YAML file of your own or a saved folder, as one verified file.
 
     The suffix of OUT says for what: .onnx for servers and browsers, .xml for OpenVINO, .tflite for LiteRT (Android),
     .pte for ExecuTorch (iOS, Android, small boxes), .mlpackage for Core ML, .pt2 for PyTorch. It is compared with the
@@ -75,8 +81,17 @@ def command(
     int8 is slower here, there is no file. OUT.json holds the figures.
 
     With --web, OUT is a folder: a page for any static host, which works offline after the first visit.
+
+    MODEL may be the folder of a detector; OUT is an .onnx file then, and the options are --image-size,
+    --dynamic-size and --nms.
     """
-    click.get_current_context().with_resource(exit_on_sigterm())
+    context = click.get_current_context()
+    context.with_resource(exit_on_sigterm())
+    if read_detector_config(model) is not None:
+        _export_detector(context, model, target, nms=nms is not False, image_size=image_size, dynamic_size=dynamic_size)
+        return
+    if nms is not None:
+        raise click.UsageError("--nms and --no-nms are for the folder of a detector, and MODEL is a classifier")
     if ort is not None and not web:
         raise click.UsageError("--ort is for the web page of --web; give both, or neither")
     if web:
@@ -178,6 +193,21 @@ def command(
     # After the model: beside none it would be of nothing.
     if found is not None and not found.reused:
         found.write(report_path(target))
+
+
+def _export_detector(
+    context: click.Context, model: str, target: Path, *, nms: bool, image_size: int | None, dynamic_size: bool
+) -> None:
+    possible = {"model", "target", "nms", "image_size", "dynamic_size"}
+    for option in context.command.params:
+        name = str(option.name)
+        if name not in possible and context.get_parameter_source(name) is not ParameterSource.DEFAULT:
+            raise click.UsageError(f"{option.opts[0]} is for classifiers, and {model} holds a detector; leave it out")
+    from effnets.detection.export import export_detector
+    from effnets.detection.folder import load_detector
+
+    report = export_detector(load_detector(model), target, nms=nms, image_size=image_size, dynamic_size=dynamic_size)
+    click.echo(printable(str(report)))
 
 
 def _export_web(

@@ -75,9 +75,14 @@ class Engine(ABC):
         """Return the logits ``[N, C]``.
 
         Raises:
-            ArgumentError: if the images have another shape or type than the model takes.
+            ArgumentError: if the images have another shape or type than the model takes, or it is a detector.
             EngineError: if the engine fails.
         """
+        if self.description.detector:
+            raise ArgumentError(
+                f"{self.description.model}: is a detector ({self.description.detector}), with boxes, labels and scores "
+                "instead of logits; get them with run(images)"
+            )
         return self.run(images)["logits"]
 
     def run(self, images: NDArray[Any]) -> dict[str, NDArray[Any]]:

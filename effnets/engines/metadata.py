@@ -43,6 +43,8 @@ class ModelMetadata:
             any.
         quantisation: how int8 compared with float32 on held-out images, as of `QuantizeReport.summary`.
         embedding: length of the output ``embedding``, 0 without it.
+        detector: the kind of an object detector, ``ssdlite``, whose outputs are boxes, labels and scores and whose
+            first label is the background; empty for a classifier.
     """
 
     model: str
@@ -61,6 +63,7 @@ class ModelMetadata:
     engine: str = ""
     quantisation: Mapping[str, Any] = field(default_factory=dict)
     embedding: int = 0
+    detector: str = ""
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -92,7 +95,7 @@ class ModelMetadata:
         known = {name: values[name] for name in cls.__dataclass_fields__ if name in values}
         known |= {name: tuple(known[name]) for name in ("labels", "size", "usual_size") if known.get(name)}
         metadata = cls(**{**known, "preprocess": _decode_preprocess(values["preprocess"], source)})
-        if outputs is not None:
+        if outputs is not None and not metadata.detector:
             metadata.check_outputs(outputs, source)
         return metadata
 
@@ -152,7 +155,7 @@ _TEXT = (lambda value: isinstance(value, str), "text")
 _MAPPING = (lambda value: isinstance(value, dict), "a mapping")
 _SIZE = (_is_size, "a height and a width in pixels, or null")
 _EXPECTED: Mapping[str, tuple[Callable[[Any], bool], str]] = {
-    **dict.fromkeys(("model", "family", "precision", "engine"), _TEXT),
+    **dict.fromkeys(("model", "family", "precision", "engine", "detector"), _TEXT),
     **dict.fromkeys(("preprocess", "weights", "accuracy", "rewrites", "versions", "quantisation"), _MAPPING),
     **dict.fromkeys(("size", "usual_size"), _SIZE),
     "labels": (_is_names, "a list of names"),

@@ -74,8 +74,12 @@ class InvertedResidual(nn.Module):
         self.drop_path = drop_path or nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.project(self.se(self.depthwise(self.expand(x))))
+        y = self.forward_expanded(self.expand(x))
         return x + self.drop_path(y) if self.shortcut else y
+
+    def forward_expanded(self, x: Tensor) -> Tensor:
+        """Compute what follows the expansion, without the shortcut: SSDLite's first head takes the expanded map."""
+        return self.project(self.se(self.depthwise(x)))
 
 
 class LinearBottleneck(nn.Module):
@@ -109,7 +113,7 @@ class LinearBottleneck(nn.Module):
         self.drop_path = drop_path or nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.project(self.act(self.se(self.depthwise(self.expand(x)))))
+        y = self.forward_expanded(self.expand(x))
         if not self.shortcut:
             return y
         y = self.drop_path(y)
@@ -117,6 +121,10 @@ class LinearBottleneck(nn.Module):
             return x + y
         kept, new = torch.split(y, self.splits, dim=1)
         return torch.cat([x + kept, new], dim=1)
+
+    def forward_expanded(self, x: Tensor) -> Tensor:
+        """Compute what follows the expansion, without the shortcut."""
+        return self.project(self.act(self.se(self.depthwise(x))))
 
 
 Block = ConvBlock | DepthwiseSeparable | InvertedResidual | LinearBottleneck

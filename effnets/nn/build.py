@@ -51,7 +51,7 @@ def build_classifier(
     drop_rate = _check_rate("drop_rate", spec.drop_rate if drop_rate is None else drop_rate)
     plan = make_plan(spec, in_chans=in_chans, num_classes=num_classes, output_stride=output_stride)
     spec = replace(spec, num_classes=plan.num_classes)
-    parts = _Parts(spec, device, dtype)
+    parts = Parts(spec, device, dtype)
     head = hidden = classifier = None
     if plan.head:
         head = parts.conv_bn_act((plan.head,), spec.activation)
@@ -99,7 +99,7 @@ def build_features(
     levels = select_levels(plan.features, out_indices)
     drop_path_rates = _drop_path_rates(plan, drop_path_rate)
     plan = replace(plan, stages=plan.stages[: levels[-1].stage + 1], head=None, hidden_channels=0, features=levels)
-    parts = _Parts(spec, device, dtype)
+    parts = Parts(spec, device, dtype)
     model = FeaturePyramid(
         spec=spec,
         plan=plan,
@@ -118,7 +118,7 @@ def _check_rate(name: str, rate: float) -> float:
 
 
 @dataclass(frozen=True, slots=True)
-class _Parts:
+class Parts:
     """Makes layers with the settings that all layers of a network share."""
 
     spec: ModelSpec
@@ -163,14 +163,14 @@ def _drop_path_rates(plan: NetworkPlan, last: float) -> list[float]:
     return [last * index / steps for index, _ in enumerate(plan.blocks)]
 
 
-def _build_stages(plan: NetworkPlan, parts: _Parts, drop_path_rates: Iterable[float]) -> nn.Sequential:
+def _build_stages(plan: NetworkPlan, parts: Parts, drop_path_rates: Iterable[float]) -> nn.Sequential:
     rates = iter(drop_path_rates)
     return nn.Sequential(
         *(nn.Sequential(*(_build_block(block, parts, next(rates)) for block in blocks)) for blocks in plan.stages)
     )
 
 
-def _build_block(plan: BlockPlan, parts: _Parts, drop_path_rate: float) -> Block:
+def _build_block(plan: BlockPlan, parts: Parts, drop_path_rate: float) -> Block:
     act = plan.activation
     drop_path = DropPath(drop_path_rate) if drop_path_rate and plan.shortcut else None
     if plan.type == "cn":
@@ -194,7 +194,7 @@ def _build_block(plan: BlockPlan, parts: _Parts, drop_path_rate: float) -> Block
     return DepthwiseSeparable(depthwise, se, project, shortcut=plan.shortcut, drop_path=drop_path)
 
 
-def _build_linear_bottleneck(plan: BlockPlan, parts: _Parts, drop_path: DropPath | None) -> LinearBottleneck:
+def _build_linear_bottleneck(plan: BlockPlan, parts: Parts, drop_path: DropPath | None) -> LinearBottleneck:
     se = None
     if plan.squeeze_channels:
         se = parts.squeeze_excite(plan.expanded_channels, plan.squeeze_channels, "relu", norm=True)

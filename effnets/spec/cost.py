@@ -81,16 +81,16 @@ def stage_costs(plan: NetworkPlan, input_size: int | tuple[int, int]) -> list[St
     Raises:
         ArgumentError: if `input_size` is neither a side nor (height, width).
     """
-    size = _strided(check_size(input_size, "input_size"), plan.stem.stride)
-    stages = [_stage("stem", plan.stem.out_channels, size, _conv_bn((plan.stem,), size))]
+    size = strided_size(check_size(input_size, "input_size"), plan.stem.stride)
+    stages = [_stage("stem", plan.stem.out_channels, size, conv_bn_cost((plan.stem,), size))]
     for index, blocks in enumerate(plan.stages):
         cost = Cost()
         for block in blocks:
             cost += _block(block, size)
-            size = _strided(size, block.stride)
+            size = strided_size(size, block.stride)
         stages.append(_stage(f"stages.{index}", blocks[-1].out_channels, size, cost))
     if plan.head:
-        stages.append(_stage("head", plan.head.out_channels, size, _conv_bn((plan.head,), size)))
+        stages.append(_stage("head", plan.head.out_channels, size, conv_bn_cost((plan.head,), size)))
     if hidden := plan.hidden_channels:
         stages.append(_stage("hidden", hidden, (1, 1), _linear(plan.num_features, hidden) + _bn(hidden)))
     if classes := plan.num_classes:
@@ -109,10 +109,10 @@ def peak_memory(plan: NetworkPlan, input_size: int | tuple[int, int]) -> int:
         ArgumentError: if `input_size` is neither a side nor (height, width).
     """
     height, width = check_size(input_size, "input_size")
-    size = _strided((height, width), plan.stem.stride)
+    size = strided_size((height, width), plan.stem.stride)
     peak = plan.stem.in_channels * height * width + plan.stem.out_channels * math.prod(size)
     for block in plan.blocks:
-        before, size = math.prod(size), _strided(size, block.stride)
+        before, size = math.prod(size), strided_size(size, block.stride)
         after = math.prod(size)
         taken = block.in_channels * before
         maps = [taken, *([block.expanded_channels * before] if block.expand else [])]
@@ -130,13 +130,13 @@ def _stage(name: str, channels: int, size: tuple[int, int], cost: Cost) -> Stage
     return StageCost(name=name, channels=channels, size=size, cost=cost)
 
 
-def _strided(size: tuple[int, int], stride: int) -> tuple[int, int]:
-    # The ceiling is right for SAME padding and for symmetric padding of odd kernels.
+def strided_size(size: tuple[int, int], stride: int) -> tuple[int, int]:
+    """Return the size of a map after a stride: the ceiling, with SAME padding and symmetric padding of odd kernels."""
     return -(-size[0] // stride), -(-size[1] // stride)
 
 
-def _conv_bn(convs: Iterable[ConvPlan], size: tuple[int, int]) -> Cost:
-    """Convolutions with an output of `size`, and the batch normalization after them."""
+def conv_bn_cost(convs: Iterable[ConvPlan], size: tuple[int, int]) -> Cost:
+    """Count convolutions with an output of `size`, and the batch normalization after them."""
     weights = channels = 0
     for conv in convs:
         weights += conv.weights
@@ -153,8 +153,12 @@ def _linear(inputs: int, outputs: int) -> Cost:
 
 
 def _block(block: BlockPlan, size: tuple[int, int]) -> Cost:
-    out_size = _strided(size, block.stride)
-    cost = _conv_bn(block.expand, size) + _conv_bn(block.convolution, out_size) + _conv_bn(block.project, out_size)
+    out_size = strided_size(size, block.stride)
+    cost = (
+        conv_bn_cost(block.expand, size)
+        + conv_bn_cost(block.convolution, out_size)
+        + conv_bn_cost(block.project, out_size)
+    )
     if squeeze := block.squeeze_channels:
         cost += _linear(block.expanded_channels, squeeze) + _linear(squeeze, block.expanded_channels)
         if block.type == "lb":

@@ -204,7 +204,7 @@ def read_checkpoint(
     header: dict[str, str] = {}
     content: object
     if path.suffix.lower() == ".safetensors":
-        content, header = _read_safetensors(path)
+        content, header = read_safetensors(path)
     elif path.suffix.lower() in PICKLE_SUFFIXES:
         content = _read_pickle(path)
     elif path.suffix.lower() in HDF5_SUFFIXES:
@@ -269,7 +269,9 @@ def _in_order(data: bytes) -> bytes:
     return len(text).to_bytes(8, "little") + text + data[8 + length :]
 
 
-def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return the tensors of a safetensors file by name, and the metadata in its header; raises as `read_checkpoint`."""
+    _require_file(path)
     try:
         require_sound_header(path)
         with safetensors.safe_open(path, framework="pt") as file:

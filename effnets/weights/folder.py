@@ -214,6 +214,8 @@ HDF5_SUFFIXES = (".h5", ".hdf5")
 SUFFIXES = (".safetensors", *PICKLE_SUFFIXES, *HDF5_SUFFIXES)
 # With this key in config.json, a reader of a repository requests the table only if it exists.
 TABLE_KEY = "model_table"
+# The key of the settings of a saved detector, whose backbone the table describes.
+DETECTOR_KEY = "detector"
 
 # The names of 11,821 classes take half of one.
 _MAX_CONFIG = 2 << 20
@@ -270,6 +272,22 @@ def read_folder(folder: str | os.PathLike[str], *, with_weights: bool = True) ->
     return replace(saved, weights=weights)
 
 
+def read_detector_config(folder: str | os.PathLike[str]) -> tuple[ModelSpec, dict[str, Any]] | None:
+    """Return the backbone and the ``config.json`` of the detector saved in a folder; None if it holds no detector.
+
+    Raises:
+        ConfigError: if a file is invalid. MissingFileError: if the backbone's table is missing.
+    """
+    path = Path(folder) / CONFIG
+    if not path.is_file() or DETECTOR_KEY not in (config := _read_json(path)):
+        return None
+    if not isinstance(config[DETECTOR_KEY], dict):
+        raise ConfigError(
+            f"{path}: {DETECTOR_KEY} is {config[DETECTOR_KEY]!r:.100}, not a mapping; save the detector again"
+        )
+    return _read_table(Path(folder)), config
+
+
 def files_beside(config: Path) -> tuple[str, ...]:
     """Return the files to read together with a ``config.json``, which may exist.
 
@@ -285,18 +303,24 @@ def files_beside(config: Path) -> tuple[str, ...]:
 def _read_config(folder: Path) -> SavedModel:
     path = folder / CONFIG
     config = _read_json(path)
+    if DETECTOR_KEY in config:
+        raise ConfigError(f"{folder}: holds a detector, not a classifier; load it with effnets.load_detector")
     if config.get(TABLE_KEY) == TABLE:
         # Only then: another program may have saved over a network and left its table.
-        if not (folder / TABLE).is_file():
-            raise MissingFileError(f"{folder}: lacks {TABLE}, of which its {CONFIG} tells; save the model again")
-        arguments = read_arguments(config, str(path))
-        return SavedModel(spec=load_spec(folder / TABLE), source=str(folder), arguments=arguments)
+        spec, arguments = _read_table(folder), read_arguments(config, str(path))
+        return SavedModel(spec=spec, source=str(folder), arguments=arguments)
     if _is_transformers(config):
         processor = _read_json(folder / PROCESSOR) if (folder / PROCESSOR).is_file() else None
         spec, names, background = read_transformers_config(config, processor, str(path))
         return SavedModel(spec=spec, source=str(folder), class_names=names, background=background)
     spec, names = read_timm_config(config, str(path))
     return SavedModel(spec=spec, source=str(folder), class_names=names, arguments=read_arguments(config, str(path)))
+
+
+def _read_table(folder: Path) -> ModelSpec:
+    if not (folder / TABLE).is_file():
+        raise MissingFileError(f"{folder}: lacks {TABLE}, of which its {CONFIG} tells; save the model again")
+    return load_spec(folder / TABLE)
 
 
 def _is_transformers(config: dict[str, Any]) -> bool:

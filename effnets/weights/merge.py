@@ -10,14 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from effnets.errors import ArgumentError, WeightsError
 from effnets.nn.classifier import Classifier, require_values
 from effnets.nn.features import FeaturePyramid
 from effnets.nn.utils import LoadReport, hash_values, initialize
 from effnets.spec.plan import make_plan
-from effnets.spec.specs import ModelSpec
 from effnets.weights.remap import NativeWeights
 
 _PRECISIONS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
@@ -122,14 +121,10 @@ def merge_weights(model: Classifier | FeaturePyramid, weights: NativeWeights, *,
     path = weights.checkpoint.path
     _require_precision(path, wanted, offered)
     notes += _adapt_input_channels(targets, offered)
-    _require_match(model.spec, weights, wanted, offered)
+    _copy_checked(path, f"{path} ({weights.dialect} names) does not fit {model.spec.name}", wanted, offered)
     kinds = {(_kind(offered[name]), _kind(target)) for name, target in wanted.items()}
     notes += [f"tensors of {theirs} were cast to {ours}" for theirs, ours in sorted(kinds) if theirs != ours]
-    cast = {name: offered[name].to(target.dtype) for name, target in wanted.items()}
-    _require_finite(path, cast, offered)
 
-    for name, target in wanted.items():
-        _copy(target, cast[name])
     if reinitialised and isinstance(model, Classifier):
         initialize(model.classifier)
         had = weights.num_classes
@@ -156,6 +151,26 @@ def merge_weights(model: Classifier | FeaturePyramid, weights: NativeWeights, *,
         values=hash_values(model),
     )
     return model.load_report
+
+
+def copy_strictly(path: Path, tensors: Mapping[str, Tensor], module: nn.Module, name: str) -> None:
+    """Copy the tensors of a file into a module that has all of them, and no others; messages call the module `name`.
+
+    Raises:
+        WeightsError: if names or shapes differ, or values are not numbers that a network can have.
+    """
+    targets = module.state_dict()
+    _require_precision(path, targets, tensors)
+    _copy_checked(path, f"{path} does not fit {name}", targets, tensors)
+
+
+def _copy_checked(path: Path, misfit: str, wanted: Mapping[str, Tensor], offered: Mapping[str, Tensor]) -> None:
+    """Copy `offered` into `wanted`; if names or shapes differ, `misfit` begins the message."""
+    _require_match(misfit, wanted, offered)
+    cast = {name: offered[name].to(target.dtype) for name, target in wanted.items()}
+    _require_finite(path, cast, offered)
+    for name, target in wanted.items():
+        _copy(target, cast[name])
 
 
 def _copy(target: Tensor, source: Tensor) -> None:
@@ -203,9 +218,7 @@ def _adapt_input_channels(targets: Mapping[str, Tensor], offered: dict[str, Tens
     return [f"the stem's {had} input channels were repeated to {wanted} and scaled by {had}/{wanted}"]
 
 
-def _require_match(
-    spec: ModelSpec, weights: NativeWeights, wanted: Mapping[str, Tensor], offered: Mapping[str, Tensor]
-) -> None:
+def _require_match(misfit: str, wanted: Mapping[str, Tensor], offered: Mapping[str, Tensor]) -> None:
     """Raise a readable diff unless names and shapes are the same."""
     lines = []
     both = wanted.keys() & offered.keys()
@@ -219,7 +232,5 @@ def _require_match(
                 lines.append(f"  {sign} {name} {list(tensor.shape)}")
     if lines:
         more = [f"  … and {len(lines) - _DIFF_LINES} more"] if len(lines) > _DIFF_LINES else []
-        raise WeightsError(
-            f"{weights.checkpoint.path} ({weights.dialect} names) does not fit {spec.name}; "
-            "the network's own (-) beside the file's (+):\n" + "\n".join([*lines[:_DIFF_LINES], *more])
-        )
+        shown = "\n".join([*lines[:_DIFF_LINES], *more])
+        raise WeightsError(f"{misfit}; the network's own (-) beside the file's (+):\n{shown}")

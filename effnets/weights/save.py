@@ -6,6 +6,7 @@ import json
 import os
 import tempfile
 import uuid
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from effnets.nn.classifier import Classifier, network_of, require_values, unwrap
 from effnets.spec.entries import encode_entry, is_model_name
 from effnets.spec.models import load_spec
 from effnets.spec.plan import make_plan
-from effnets.spec.specs import HUB_SCHEME, split_repository
+from effnets.spec.specs import HUB_SCHEME, ModelSpec, split_repository
 from effnets.utils.atomic_file import write_whole
 from effnets.weights.dialects import get_dialect
 from effnets.weights.files import write_checkpoint
@@ -62,7 +63,7 @@ def save_weights(model: nn.Module, path: str | os.PathLike[str], *, dialect: str
 
 
 _CARD = "README.md"
-_SIGNATURE = "saved by effnets"
+SIGNATURE = "saved by effnets"
 
 
 def save_pretrained(model: nn.Module, folder: str | os.PathLike[str], *, dialect: str = "effnets") -> None:
@@ -129,33 +130,55 @@ def _save(model: nn.Module, folder: Path, dialect: str, name: str) -> None:
     network = unwrap(model)
     if not isinstance(network, Classifier):
         raise ArgumentError(f"model is a {type(network).__name__}; give a classifier that create_model built")
-    # What could be written, and not be read again.
-    if not is_model_name(network.spec.name):
-        raise ArgumentError(
-            f"model.spec.name is {network.spec.name!r}; a name that is to be saved has letters, digits, '_' and '-', "
-            "and no '_' in front"
-        )
     names, outputs = network.class_names, network.num_classes
     if names is not None and len(names) != outputs:
         raise ArgumentError(f"model.class_names has {len(names)} names for {outputs} outputs; give one for each")
-    texts = {
-        TABLE: yaml.safe_dump({network.spec.name: encode_entry(network.spec)}, sort_keys=False, width=120),
-        CONFIG: json.dumps(_timm_config(network), indent=1, ensure_ascii=False) + "\n",
-    }
-    card = folder / _CARD
-    if not card.exists() or _SIGNATURE in card.read_text(encoding="utf-8", errors="replace"):
-        texts[_CARD] = _model_card(network, name)  # not over what somebody wrote by hand
+    config = json.dumps(_timm_config(network), indent=1, ensure_ascii=False) + "\n"
+    save_folder(
+        folder,
+        network.spec,
+        config,
+        card=_model_card(network, name),
+        write_weights=lambda path: save_weights(network, path, dialect=dialect),
+    )
+
+
+def save_folder(
+    folder: Path, spec: ModelSpec, config: str, *, card: str, write_weights: Callable[[Path], None]
+) -> None:
+    """Write a network's folder: its table, ``config.json``, weights and card, all of them or none.
+
+    Args:
+        folder: made if it is not there; files of the same names in it are replaced, but a card written by hand.
+        spec: what the table describes.
+        config: the text of ``config.json``.
+        card: the text of ``README.md``, which says that effnets saved it.
+        write_weights: writes the safetensors file of that name.
+
+    Raises:
+        ArgumentError: if the spec has a name that could be written, and not be read again.
+        WeightsError: if the folder cannot be written.
+    """
+    if not is_model_name(spec.name):
+        raise ArgumentError(
+            f"model.spec.name is {spec.name!r}; a name that is to be saved has letters, digits, '_' and '-', "
+            "and no '_' in front"
+        )
+    texts = {TABLE: yaml.safe_dump({spec.name: encode_entry(spec)}, sort_keys=False, width=120), CONFIG: config}
+    before = folder / _CARD
+    if not before.exists() or SIGNATURE in before.read_text(encoding="utf-8", errors="replace"):
+        texts[_CARD] = card  # not over what somebody wrote by hand
     is_new = not folder.exists()
     # All under other names first, then quickly to their own: a full disk or a killed process leaves what was there.
     mark = uuid.uuid4().hex
     written = {file: folder / f".{mark}.{file}" for file in (WEIGHTS[0], *texts)}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        save_weights(network, written[WEIGHTS[0]], dialect=dialect)
+        write_weights(written[WEIGHTS[0]])
         for file, text in texts.items():
             write_whole(written[file], text.encode())
-        if load_spec(written[TABLE]) != network.spec:
-            raise WeightsError(f"{folder}: the table of {network.spec.name} does not give its network again; not saved")
+        if load_spec(written[TABLE]) != spec:
+            raise WeightsError(f"{folder}: the table of {spec.name} does not give its network again; not saved")
         # While there is no config there is no network: never the config of one with the weights of another.
         (folder / CONFIG).unlink(missing_ok=True)
         (folder / TABLE).unlink(missing_ok=True)
@@ -228,7 +251,7 @@ def _model_card(model: Classifier, name: str) -> str:
 
 # {spec.name}
 
-An image classifier of {model.num_classes} classes, {_SIGNATURE}.
+An image classifier of {model.num_classes} classes, {SIGNATURE}.
 
 | input | crop share | interpolation | mean | std |
 |---|---|---|---|---|

@@ -32,7 +32,8 @@ class ExportReport:
     Attributes:
         path, sha256, size: of the file; size in bytes, of a folder that of all its files.
         description: the file's metadata.
-        errors: for each engine it was verified on, the largest difference of logits as a share of the largest logit.
+        errors: for each engine it was verified on, the largest difference of logits as a share of the largest logit; of
+            a detector, that of scores.
         seconds: duration of the export.
         notes: what else is to be known, such as a verification that could not execute the file.
     """
@@ -48,7 +49,8 @@ class ExportReport:
     def __str__(self) -> str:
         checked = ", ".join(f"{engine} {error:.0e}" for engine, error in self.errors.items())
         notes = "".join(f"; {note}" for note in self.notes)
-        return f"{self.path}: {self.size / 1e6:.1f} MB, logits within {checked} of the network's{notes}"
+        compared = "scores" if self.description.detector else "logits"
+        return f"{self.path}: {self.size / 1e6:.1f} MB, {compared} within {checked} of the network's{notes}"
 
 
 @dataclass(slots=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ast
 import copy
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,7 @@ import onnx_ir.passes.common as passes
 import onnxscript.optimizer
 import torch
 from onnx import TensorProto, helper, numpy_helper
-from torch import nn
+from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from effnets.engines.base import first_line
@@ -60,23 +60,7 @@ def export_graph(
     height, width = metadata.size or _TRACED_SIZE
     example = torch.zeros(_TRACED_BATCH, metadata.channels, height, width)
     dims = {0: Dim.DYNAMIC, 2: Dim.DYNAMIC, 3: Dim.DYNAMIC} if dynamic else {0: Dim.DYNAMIC}
-    try:
-        with quiet_exporters():
-            # torch.export excludes sizes whose final maps have one pixel, because broadcasting could depend on them;
-            # they are right in the ONNX graph, and the verification tries them.
-            exported = torch.export.export(network, (example,), dynamic_shapes=(dims,), strict=False)
-            program = torch.onnx.export(
-                exported, (), dynamo=True, input_names=[INPUT], output_names=[LOGITS], optimize=False, verbose=False
-            )
-            assert program is not None
-            _tidy(program)
-    except Exception as error:  # torch and onnxscript raise all kinds
-        reason = f"{type(error).__name__}: {first_line(error)}"
-        raise ExportError(f"{metadata.model}: torch cannot export it: {reason}") from error
-    model = onnx_ir.to_proto(program.model)
-    _rename_nodes(model.graph)
-    _drop_traces(model)
-    model.producer_name, model.graph.name = "effnets", metadata.model
+    model, program = translate(network, example, dims, [LOGITS], metadata.model)
     for index, name in ((0, "N"), (2, "H"), (3, "W")) if dynamic else ((0, "N"),):
         model.graph.input[0].type.tensor_type.shape.dim[index].dim_param = name
     model.graph.output[0].type.tensor_type.shape.dim[0].dim_param = "N"
@@ -88,8 +72,58 @@ def export_graph(
     if metadata.input_kind == "uint8":
         network_input = NORMALIZED
         prepend_preprocessing(model.graph, INPUT, NORMALIZED, metadata)
+    return NetworkGraph(model, program, network_input)
+
+
+def translate(
+    network: nn.Module,
+    example: Tensor,
+    dims: Mapping[int, Any],
+    outputs: Sequence[str],
+    name: str,
+    *,
+    flattens: bool = True,
+    translations: Mapping[Any, Callable[..., Any]] | None = None,
+) -> tuple[onnx.ModelProto, ExportedProgram]:
+    """Return a module of one input as an ONNX model, and the program in torch's own operators that it was made from.
+
+    Args:
+        example: an input.
+        dims: its dynamic dimensions.
+        outputs: names of the module's outputs.
+        name: of the graph, and in messages.
+        flattens: whether what is reshaped to two dimensions is flattened to [N, C], as in classifiers.
+        translations: operators of our own, and what writes them in ONNX's.
+
+    Raises:
+        ExportError: if torch's exporter fails.
+    """
+    try:
+        with quiet_exporters():
+            # torch.export excludes sizes whose final maps have one pixel, because broadcasting could depend on them;
+            # they are right in the ONNX graph, and the verification tries them.
+            exported = torch.export.export(network, (example,), dynamic_shapes=(dims,), strict=False)
+            program = torch.onnx.export(
+                exported,
+                (),
+                dynamo=True,
+                input_names=[INPUT],
+                output_names=list(outputs),
+                optimize=False,
+                verbose=False,
+                custom_translation_table=dict(translations or {}),
+            )
+            assert program is not None
+            _tidy(program, flattens)
+    except Exception as error:  # torch and onnxscript raise all kinds
+        reason = f"{type(error).__name__}: {first_line(error)}"
+        raise ExportError(f"{name}: torch cannot export it: {reason}") from error
+    model = onnx_ir.to_proto(program.model)
+    _rename_nodes(model.graph)
+    _drop_traces(model)
+    model.producer_name, model.graph.name = "effnets", name
     assert program.exported_program is not None
-    return NetworkGraph(model, program.exported_program, network_input)
+    return model, program.exported_program
 
 
 def with_outputs(model: onnx.ModelProto, names: Iterable[str]) -> onnx.ModelProto:
@@ -101,7 +135,7 @@ def with_outputs(model: onnx.ModelProto, names: Iterable[str]) -> onnx.ModelProt
     return model
 
 
-def _tidy(program: torch.onnx.ONNXProgram) -> None:
+def _tidy(program: torch.onnx.ONNXProgram, flattens: bool) -> None:
     """Fold constants and drop unused nodes.
 
     The exporter's own optimization does more, but `effnets.optimize` has fused those patterns already, and the search
@@ -112,7 +146,7 @@ def _tidy(program: torch.onnx.ONNXProgram) -> None:
     onnxscript.optimizer.fold_constants(model)
     for node in model.graph:
         # Flattening to [N, C], which a dynamic N turned into arithmetic on shapes.
-        if node.op_type == "Reshape" and len(node.outputs[0].shape or ()) == 2:
+        if flattens and node.op_type == "Reshape" and len(node.outputs[0].shape or ()) == 2:
             node.op_type = "Flatten"
         elif node.op_type == "ReduceMean" and _is_pooling(node):
             # ONNX Runtime computes this operator in the blocked layout of convolutions.
