@@ -54,6 +54,7 @@ class Detector(nn.Module):
         class_names: of the labels from 1, None if unknown; set them as a tuple. Saved with the weights.
     """
 
+    in_chans = 3
     settings: DetectorSettings
     spec: ModelSpec
     class_names: tuple[str, ...] | None

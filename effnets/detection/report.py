@@ -17,34 +17,10 @@ from effnets.detection.draw import draw_boxes
 from effnets.detection.evaluate import DetectionEvaluation
 from effnets.report.charts import Chart, drawing, line_chart
 from effnets.report.page import duration, facts_of, flattened, render_template
-from effnets.report.write import Summary, write_page
+from effnets.report.write import EpochRow, Summary, write_page
 
 _SHOWN = 12
 _SIDE = 640  # pixels: twice what the page shows, for dense screens
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DetectionEpoch:
-    """The figures of one epoch of training; None for what was not measured.
-
-    Attributes:
-        epoch: from 1; 0 for the state before training.
-        phase: ``head`` (without the backbone) or ``all``.
-        learning_rate: at the end of the epoch.
-        train_loss: mean over the epoch's batches.
-        val_map, val_map50: mAP@[.5:.95] and mAP@.5 on validation, in per cent.
-        seconds: of training. val_seconds: of validation. images: trained on.
-    """
-
-    epoch: int
-    phase: str = "all"
-    learning_rate: float = 0.0
-    train_loss: float | None = None
-    val_map: float | None = None
-    val_map50: float | None = None
-    seconds: float = 0.0
-    val_seconds: float = 0.0
-    images: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +38,7 @@ class DetectionSummary(Summary):
     model: str
     evaluation: DetectionEvaluation
     split: str = "test"
-    history: Sequence[DetectionEpoch] = ()
+    history: Sequence[EpochRow] = ()
     selected_map: float | None = None
     score_threshold: float = 0.5
 
@@ -120,8 +96,8 @@ def _charts(run: DetectionSummary) -> dict[str, Chart]:
         charts["map"] = line_chart(
             run.history,
             "map",
-            "mAP on validation, %",
-            {"mAP@.5": "val_map50", "mAP@[.5:.95]": "val_map"},
+            "mAP@[.5:.95] on validation, %",
+            {"weights": "val_mean_ap", "moving average": "average_mean_ap"},
             mark_best=True,
         )
         charts["learning-rate"] = line_chart(

@@ -13,8 +13,8 @@ from torchvision.transforms import v2
 from torchvision.tv_tensors import BoundingBoxes, BoundingBoxFormat
 from torchvision.tv_tensors import Image as ImageTensor
 
+from effnets.data.detection_augmentation import DetectionAugmentation
 from effnets.data.sampling import seeded
-from effnets.detection.augmentation import DetectionAugmentation
 from effnets.errors import ArgumentError
 from effnets.inference.arrays import Pixels
 from effnets.utils.arguments import check_integer, check_size

@@ -199,6 +199,11 @@ class Recipe:
     embedding: Annotated[EmbeddingSettings, "Of ``task: embed`` alone."] = field(default_factory=EmbeddingSettings)
     detection: Annotated[DetectionSettings, "Of ``task: detect`` alone."] = field(default_factory=DetectionSettings)
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values, without the settings of other tasks."""
+        others = [name for task, name in _SETTINGS.items() if task != self.task]
+        return {name: value for name, value in asdict(self).items() if name not in others}
+
     def __post_init__(self) -> None:
         require(bool(self.model), "model is empty; give a model's name or a YAML file")
         require(bool(self.weights), "weights is empty; give pretrained, random, a tag, a file or a folder")
@@ -315,11 +320,7 @@ def _given(value: Any) -> Node:
 
 def encode_recipe(recipe: Recipe) -> str:
     """Return a recipe as YAML with every setting of its task, the inverse of `read_recipe`."""
-    plain = _plain(asdict(recipe))
-    for task, name in _SETTINGS.items():
-        if task != recipe.task:
-            del plain[name]
-    return yaml.dump(plain, Dumper=_Dumper, sort_keys=False, width=120, allow_unicode=True)
+    return yaml.dump(_plain(recipe.to_dict()), Dumper=_Dumper, sort_keys=False, width=120, allow_unicode=True)
 
 
 class _Dumper(yaml.SafeDumper):

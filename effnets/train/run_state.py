@@ -231,7 +231,7 @@ class RunState:
             "written": datetime.now(UTC).isoformat(timespec="seconds"),
             "versions": {"effnets": __version__, **machine.versions},
             "machine": str(machine),
-            "recipe": asdict(self.recipe),
+            "recipe": self.recipe.to_dict(),
         }
 
     def record_calibration(self, evaluation: Evaluation) -> None:
@@ -248,24 +248,30 @@ class RunState:
     def summary(self, model: Classifier, evaluation: Evaluation, progress: Progress) -> RunSummary:
         """Return what the report shows."""
         best = progress.best
-        metrics = self.metrics(progress)
         return RunSummary(
-            title=Path(self.data).name or self.data,
-            command=self.command or "effnets.finetune(…)",
+            **self.told(progress),
             evaluation=evaluation,
             network=model,
             history=[row for row in progress.rows if row.epoch > 0],
             selected_top1=best.score.top1 if best is not None and best.score is not None else None,
-            recipe=asdict(self.recipe),
-            notes=self.notes,
-            images={name: count for name, count in self.images.items() if count},
-            training_seconds=self.seconds,
-            training_speed=metrics["images_per_second"],
-            seed=self.recipe.seed,
-            machine=metrics["machine"],
-            versions=metrics["versions"],
-            finished=datetime.now(UTC),
         )
+
+    def told(self, progress: Progress) -> dict[str, Any]:
+        """Return what the report of any task tells, the arguments of `effnets.report.write.Summary`."""
+        metrics = self.metrics(progress)
+        return {
+            "title": Path(self.data).name or self.data,
+            "command": self.command or "effnets.finetune(…)",
+            "recipe": self.recipe.to_dict(),
+            "notes": self.notes,
+            "images": {name: count for name, count in self.images.items() if count},
+            "training_seconds": self.seconds,
+            "training_speed": metrics["images_per_second"],
+            "seed": self.recipe.seed,
+            "machine": metrics["machine"],
+            "versions": metrics["versions"],
+            "finished": datetime.now(UTC),
+        }
 
 
 def _short(value: Any) -> str:

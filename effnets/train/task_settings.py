@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
-from effnets.data.box_augmentation import BoxAugmentation
+from effnets.data.detection_augmentation import DetectionAugmentation
 from effnets.utils.arguments import Range, check_fields, require
 
 
@@ -67,8 +67,8 @@ class DetectionSettings:
     """
 
     detector: Annotated[Literal["ssdlite", "faster_rcnn", "retinanet"], "As of `effnets.create_detector`."] = "ssdlite"
-    augmentation: Annotated[BoxAugmentation, "Of the training images and their boxes."] = field(
-        default_factory=BoxAugmentation
+    augmentation: Annotated[DetectionAugmentation, "Of the training images and their boxes."] = field(
+        default_factory=DetectionAugmentation
     )
 
     def __post_init__(self) -> None:

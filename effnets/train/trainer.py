@@ -67,7 +67,7 @@ class TrainLoader(Protocol):
 
     def __len__(self) -> int: ...
 
-    def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+    def batches(self, epoch: int, start: int = 0) -> Iterator[Any]:
         """Yield this process's batches of an epoch, from a global position on."""
 
     def close(self) -> None:

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
+from effnets.data.detection_augmentation import DetectionAugmentation
 from effnets.detection.annotations import open_boxes
-from effnets.detection.augmentation import DetectionAugmentation
 from effnets.detection.loader import BoxLoader
 from effnets.detection.transforms import DetectionTransform
 from effnets.errors import ArgumentError

@@ -10,13 +10,14 @@ from PIL import Image
 
 from effnets.detection.annotations import open_boxes
 from effnets.detection.evaluate import evaluate_detector
-from effnets.detection.report import DetectionEpoch, DetectionSummary, worst_places, write_detection_report
+from effnets.detection.report import DetectionSummary, worst_places, write_detection_report
 from effnets.errors import ReportError
+from effnets.report.write import EpochRow
 from tests.support.boxed_sets import ColorDetector, scenes, voc_files
 from tests.support.data_sets import write
 
 HISTORY = tuple(
-    DetectionEpoch(epoch=epoch, train_loss=4 / epoch, val_map=40 - 30 / epoch, val_map50=70 - 40 / epoch)
+    EpochRow(epoch=epoch, train_loss=4 / epoch, val_mean_ap=40 - 30 / epoch, average_mean_ap=70 - 40 / epoch)
     for epoch in range(1, 7)
 )
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from effnets.detection.augmentation import DetectionAugmentation
+from effnets.data.detection_augmentation import DetectionAugmentation
 from effnets.detection.transforms import DetectionTransform
 from effnets.errors import ArgumentError
 from tests.support.boxed_sets import CLASSES, colored_box, draw_scene
