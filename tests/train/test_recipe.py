@@ -45,16 +45,20 @@ def test_recipes_come_back_as_they_were(tmp_path_factory, recipe):
     assert read_recipe(path) == recipe
 
 
-def test_every_setting_is_written_out():
-    text = encode_recipe(Recipe(model="mixnet_s"))
-    assert all(f"\n{field.name}:" in f"\n{text}" for field in fields(Recipe))
+def test_every_setting_of_the_task_is_written_out():
+    others = {"classify": set(), "multilabel": {"multilabel"}, "embed": {"embedding"}, "detect": {"detection"}}
+    for task, own in others.items():
+        text = encode_recipe(Recipe(model="mixnet_s", task=task))
+        expected = {field.name for field in fields(Recipe)} - set().union(*others.values()) | own
+        assert {name for name in expected if f"\n{name}:" not in f"\n{text}"} == set()
+        assert set(yaml.safe_load(text)) == expected
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("model: x\nepoch: 3\n", r"r.yaml:2:\d+: unknown key 'epoch'; did you mean 'epochs'\?"),
-        ("model: x\nfrobnicate: 3\n", r"r.yaml:2:\d+: unknown key 'frobnicate'; keys are model, weights, "),
+        ("model: x\nfrobnicate: 3\n", r"r.yaml:2:\d+: unknown key 'frobnicate'; keys are model, task, weights, "),
         ("model: x\n\nepochs: 0\n", r"r.yaml:3: epochs is 0; it must lie in 1\.\.100000"),
         ("model: x\nepochs: 2.5\n", r"r.yaml:2:\d+: epochs is 2.5; it must be a whole number"),
         ("model: x\nepochs: true\n", r"r.yaml:2:\d+: epochs is True; it must be a whole number"),
