@@ -1,1 +1,1 @@
-"""Detectors on the zoo's backbones, and the labeled boxes that they learn from and are measured on."""
+"""Object detectors on the networks of the zoo: SSDLite, Faster R-CNN and RetinaNet, with torchvision's interface."""
