@@ -272,13 +272,13 @@ class _BoxChecker:
         """
         self.total += len(boxes)
         limits = np.tile(np.array(size, np.float64), 2)
-        finite: NDArray[np.bool_] = np.isfinite(boxes).all(axis=1)
+        finite = np.asarray(np.isfinite(boxes).all(axis=1), np.bool_)
         with np.errstate(invalid="ignore"):
-            area = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
+            area = np.asarray((boxes[:, 2:] > boxes[:, :2]).all(axis=1), np.bool_)
             whole = np.clip(boxes, 0, limits)
             inside = (whole[:, 2:] > whole[:, :2]).all(axis=1)
             over = ((boxes < -_EDGE) | (boxes > limits + _EDGE)).any(axis=1)
-        good: NDArray[np.bool_] = finite & area & inside
+        good = np.asarray(finite & area & inside, np.bool_)
         for index in np.flatnonzero(~good):
             kind = "with NaN or infinity" if not finite[index] else "without area" if not area[index] else "outside"
             self._note(self.bad, record, int(index), boxes[index], kind, size)

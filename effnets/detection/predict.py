@@ -116,7 +116,7 @@ class DetectorInput:
             answers: list[dict[str, Tensor]] = self.model([one.to(device) for one in inputs])
         found = []
         for answer, one, size in zip(answers, inputs, sizes, strict=True):
-            scale = np.tile(np.array(size, np.float32) / np.array(one.shape[:0:-1], np.float32), 2)
+            scale: NDArray[np.float32] = np.tile(np.array(size, np.float32) / np.array(one.shape[:0:-1], np.float32), 2)
             boxes: NDArray[np.float32] = answer["boxes"].float().cpu().numpy()
             scores: NDArray[np.float32] = answer["scores"].float().cpu().numpy()
             order = np.argsort(-scores, kind="stable")
