@@ -46,7 +46,8 @@ class Detector(nn.Module):
 
     Takes a list of images, float32 ``[3, H, W]`` in 0..1, of any sizes. In evaluation mode it returns for each a dict
     of ``boxes`` ``[n, 4]`` (x1, y1, x2, y2 in pixels of the image), ``labels`` ``[n]`` from 1 and ``scores`` ``[n]``,
-    best first. In training mode it takes as many targets, dicts of ``boxes`` and ``labels``, and returns a dict of losses.
+    best first. In training mode it takes as many targets, dicts of ``boxes`` and ``labels``, and returns a dict of
+    losses.
 
     Attributes:
         settings: what it is.

@@ -30,11 +30,14 @@ Found = Mapping[str, NDArray[Any]]
 
 MIN_IOU = 0.999
 MAX_SCORE_ERROR = 1e-4
-_SAME_PLACE = 1e-2  # pixels: boxes without an area have no IoU
+_SAME_PLACE = 0.1  # pixels, of boxes without an area, which have no IoU
 _IMAGES = 3
 _WANTED = 20  # boxes that an image is to have, to be compared
-_STRAY = 0.01  # of the boxes may differ where one overlap is at the threshold
-_BOX_TOLERANCE = 1e-3  # of the image's longer side, of all boxes of a graph without suppression
+_STRAY = 0.02  # of the boxes may differ, as one overlap at the threshold turns several
+# Of all boxes of a graph without suppression.
+_BOX_TOLERANCE = 1e-3  # of the image's longer side
+_ROUNDING_ALLOWANCE = 4  # times the error of float32 in torch
+_MOST_SCORE_ERROR = 1e-2
 _OTHER_SIZES = ((240, 320), (333, 250))  # of images that the graph resizes
 
 
@@ -50,8 +53,8 @@ def verify_detector(
     detector, changed = static.detector, metadata.model
     try:
         if not static.suppresses:
-            expected = [(images, _raw(static, images)) for images in _probes(static)]
-            return {name: _compare_raw(model, metadata, name, expected, max(static.size)) for name in engines}
+            expected = [_expect_raw(static, images) for images in _probes(static)]
+            return {name: _compare_raw(model, metadata, name, expected) for name in engines}
         threshold = _probe_threshold(detector, static)
         lowered = with_threshold(model, detector.settings.score_threshold, threshold)
         answers = [_answer(detector, images, threshold) for images in _probes(static)]
@@ -103,10 +106,34 @@ def _detect(detector: Detector, images: NDArray[np.float32], threshold: float) -
     return {name: value.numpy() for name, value in found.items()}
 
 
+@dataclass(frozen=True, slots=True)
+class RawAnswer:
+    """All boxes and scores of an image in float64, and how far off an engine may be."""
+
+    images: NDArray[np.float32]
+    boxes: NDArray[np.float64]
+    scores: NDArray[np.float64]
+    box_tolerance: float
+    score_tolerance: float
+
+
 @torch.inference_mode()
-def _raw(static: Static, images: NDArray[np.float32]) -> tuple[NDArray[Any], ...]:
+def _expect_raw(static: Static, images: NDArray[np.float32]) -> RawAnswer:
+    """Compute the boxes in float64; where float32 in torch is itself off by more than usual, so may engines be."""
+    single = [value.numpy() for value in static(torch.from_numpy(images))]
     double = copy.deepcopy(static).double()
-    return tuple(value.numpy() for value in double(torch.from_numpy(images).double()))
+    boxes, scores = (value.numpy() for value in double(torch.from_numpy(images).double()))
+    off = [
+        _ROUNDING_ALLOWANCE * float(np.abs(value - exact).max())
+        for value, exact in zip(single, (boxes, scores), strict=True)
+    ]
+    return RawAnswer(
+        images,
+        boxes,
+        scores,
+        max(_BOX_TOLERANCE * max(images.shape[2:]), off[0]),
+        max(MAX_SCORE_ERROR, min(off[1], _MOST_SCORE_ERROR)),
+    )
 
 
 def _compare(model: onnx.ModelProto, metadata: ModelMetadata, name: str, answers: Sequence[Answer]) -> float:
@@ -120,25 +147,20 @@ def _compare(model: onnx.ModelProto, metadata: ModelMetadata, name: str, answers
     return max(errors)
 
 
-def _compare_raw(
-    model: onnx.ModelProto,
-    metadata: ModelMetadata,
-    name: str,
-    expected: Sequence[tuple[NDArray[np.float32], tuple[NDArray[Any], ...]]],
-    side: int,
-) -> float:
+def _compare_raw(model: onnx.ModelProto, metadata: ModelMetadata, name: str, answers: Sequence[RawAnswer]) -> float:
     engine = load_onnx(model.SerializeToString(), metadata, name)
     errors = []
-    for images, (boxes, scores) in expected:
+    for answer in answers:
         for batch in (1, 2):
-            found = engine.run(np.repeat(images, batch, axis=0))
-            if found[BOXES].shape != (batch, *boxes.shape[1:]) or found[SCORES].shape != (batch, *scores.shape[1:]):
-                raise VerificationError(f"{name}: the outputs of {batch} images have another shape than torch's")
-            box_error = float(np.abs(found[BOXES] - boxes).max()) / side
-            score_error = float(np.abs(found[SCORES] - scores).max())
-            if not (box_error <= _BOX_TOLERANCE and score_error <= MAX_SCORE_ERROR):
+            found = engine.run(np.repeat(answer.images, batch, axis=0))
+            for output, exact in ((BOXES, answer.boxes), (SCORES, answer.scores)):
+                if found[output].shape != (batch, *exact.shape[1:]):
+                    raise VerificationError(f"{name}: {output} of {batch} images have the shape {found[output].shape}")
+            box_error = float(np.abs(found[BOXES] - answer.boxes).max())
+            score_error = float(np.abs(found[SCORES] - answer.scores).max())
+            if not (box_error <= answer.box_tolerance and score_error <= answer.score_tolerance):
                 raise VerificationError(
-                    f"{name}: boxes differ from torch's by {box_error:.1e} of the image, scores by {score_error:.1e}"
+                    f"{name}: boxes differ from torch's by up to {box_error:.1e} pixels, scores by {score_error:.1e}"
                 )
             errors.append(score_error)
     return max(errors)
@@ -153,7 +175,7 @@ def find_difference(found: Found, single: Found, double: Found) -> str | None:
     stable, in_engine = matched(single, double), matched(single, found)
     missing = stable & ~in_engine & ~_last(single, single)
     extra = ~(matched(found, single) | matched(found, double)) & ~_last(found, single)
-    allowed = max(int((~stable).sum()), int(_STRAY * len(stable)))
+    allowed = max(2 * int((~stable).sum()), int(_STRAY * len(stable)))
     if missing.sum() > allowed or extra.sum() > allowed:
         place = int(np.argmax(missing if missing.sum() > allowed else extra))
         which = single if missing.sum() > allowed else found
@@ -180,7 +202,7 @@ def _pairs(boxes: Found, others: Found) -> NDArray[np.bool_]:
     overlap = shared.clip(0).prod(-1)
     areas = (first[..., 2:] - first[..., :2]).prod(-1) + (second[..., 2:] - second[..., :2]).prod(-1)
     same_place = (overlap >= MIN_IOU * (areas - overlap)) & (overlap > 0)
-    same_place |= np.abs(first - second).max(-1) <= _SAME_PLACE
+    same_place |= (np.abs(first - second).max(-1) <= _SAME_PLACE) & (overlap <= _SAME_PLACE**2)
     same_label = boxes[LABELS][:, None] == others[LABELS][None]
     same_score = np.abs(boxes[SCORES][:, None].astype(np.float64) - others[SCORES][None]) <= MAX_SCORE_ERROR
     pairs: NDArray[np.bool_] = same_place & same_label & same_score

@@ -279,7 +279,8 @@ def read_detector_config(folder: str | os.PathLike[str]) -> tuple[ModelSpec, dic
         ConfigError: if a file is invalid. MissingFileError: if the backbone's table is missing.
     """
     path = Path(folder) / CONFIG
-    if not path.is_file() or DETECTOR_KEY not in (config := _read_json(path)):
+    # os.path answers for any name, where Path raises.
+    if not os.path.isfile(path) or DETECTOR_KEY not in (config := _read_json(path)):  # noqa: PTH113
         return None
     if not isinstance(config[DETECTOR_KEY], dict):
         raise ConfigError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import onnx
 import pytest
 from click.testing import CliRunner
 
@@ -21,14 +22,27 @@ def export(*arguments):
     return CliRunner().invoke(main, ["export", *map(str, arguments)])
 
 
-@pytest.mark.parametrize(("options", "outputs"), [((), 3), (("--no-nms",), 2), (("--dynamic-size",), 3)])
-def test_a_detector_is_exported(folder, tmp_path, options, outputs):
-    done = export(folder, tmp_path / "detector.onnx", *options)
+def test_a_detector_is_exported(folder, tmp_path):
+    done = export(folder, tmp_path / "detector.onnx", "--no-nms", "--image-size", "64")
     assert done.exit_code == 0, done.output
     assert "scores within" in done.output
-    import onnx
+    graph = onnx.load(tmp_path / "detector.onnx").graph
+    assert [output.name for output in graph.output] == ["boxes", "scores"]
+    assert [side.dim_value for side in graph.input[0].type.tensor_type.shape.dim][1:] == [3, 64, 64]
 
-    assert len(onnx.load(tmp_path / "detector.onnx").graph.output) == outputs
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ((), {"nms": True, "image_size": None, "dynamic_size": False}),
+        (("--nms", "--dynamic-size"), {"nms": True, "image_size": None, "dynamic_size": True}),
+    ],
+)
+def test_options_reach_the_export(folder, tmp_path, monkeypatch, options, expected):
+    given = {}
+    monkeypatch.setattr("effnets.detection.export.export_detector", lambda *_, **options: given.update(options))
+    assert export(folder, tmp_path / "detector.onnx", *options).exit_code == 0
+    assert given == expected
 
 
 def test_options_of_classifiers_are_refused(folder, tmp_path):

@@ -34,13 +34,18 @@ def shaken_detector(kind: str = "ssdlite", backbone: Any = "mobilenetv1_025", **
     for name, part in detector.named_modules():
         predicts = isinstance(part, nn.Conv2d | nn.Linear) and part.bias is not None
         if predicts and not name.startswith("backbone"):
-            fan_in = part.weight[0].numel()
-            nn.init.normal_(part.weight, 0.0, 1.5 * fan_in**-0.5, generator=generator)
+            places = "bbox" in name or "regression_head.module_list" in name
+            scale = (0.3 if places else 1.5) * part.weight[0].numel() ** -0.5
+            nn.init.normal_(part.weight, 0.0, scale, generator=generator)
             nn.init.zeros_(part.bias)
         elif isinstance(part, nn.BatchNorm2d):
             part.momentum = 1.0
     with torch.no_grad():
-        detector.train()(pictures(4, height=SIZE, width=SIZE), targets(4))  # for batch statistics of its own
+        detector.train()(pictures(8, height=SIZE, width=SIZE), targets(8))  # for batch statistics of its own
+    for part in detector.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            # Of maps of one pixel some channels hardly vary, and would blow rounding up.
+            part.running_var.clamp_(min=0.3 * part.running_var.mean().item())
     return detector.eval()
 
 
