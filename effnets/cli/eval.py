@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from effnets.cli.eval_labels import as_json, gives_labels, measure, print_labels, refuse_for_labels
 from effnets.cli.format import (
     class_names_option,
     class_table,
@@ -35,6 +36,7 @@ from effnets.cli.format import (
 if TYPE_CHECKING:
     from effnets.engines.base import Engine
     from effnets.evaluation import Comparison, Evaluation
+    from effnets.evaluation.multilabel import LabelEvaluation
     from effnets.nn.classifier import Classifier
 
 
@@ -99,6 +101,9 @@ def command(
 
     The images of test/ are used, else those of val/, else all. Several --weights or --engine answer for the same
     images and are compared with the first: a network and what was exported of it, in float and in int8.
+
+    Of a model of labels, DATA is a table with the labels of each image, and the figures are each label's average
+    precision, and precision, recall and F1 at its threshold.
     """
     if json_file not in (None, "-"):
         _check_json(Path(str(json_file)))
@@ -111,9 +116,18 @@ def command(
     subjects = subjects_of(model, weights, engines, ema)
     first: Classifier | Engine | None = None
     evaluations: list[Evaluation] = []
+    of_labels: list[LabelEvaluation] = []
     for subject in subjects:
         with ExitStack() as stack, progress_bar() as progress:
             source, loaded = subject.load(stack, image_size)
+            if gives_labels(loaded):
+                refuse_for_labels(
+                    per_image=per_image, ray=ray_address, report=report, first=not evaluations, options=options
+                )
+                of_labels.append(measure(loaded, data, image_size, workers, options, partial(progress, subject.name)))
+                continue
+            if of_labels:
+                raise click.UsageError(f"{subject.name} has classes, and {subjects[0].name} labels; measure them apart")
             distribute = None
             if ray_address is not None:
                 from effnets.bulk.distributed import evaluate_on_ray
@@ -137,6 +151,13 @@ def command(
             evaluations.append(found)
             if len(evaluations) == 1:
                 first = loaded
+    if of_labels:
+        names = [subject.name for subject in subjects]
+        if json_file != "-":
+            print_labels(names, of_labels)
+        if json_file is not None:
+            _write_json(json_file, as_json(names, of_labels))
+        return
     comparisons = [compare(evaluations[0], other) for other in evaluations[1:]]
     names = [subject.name for subject in subjects]
     if json_file != "-":

@@ -16,7 +16,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.util import Finalize
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Required, TypedDict
 
 import numpy as np
 import torch
@@ -27,7 +27,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 from effnets.data.checks import CorruptImages, allowed_corrupt, reasons
 from effnets.data.dataset import EncodedImage, ImageDataset, LazyImage
 from effnets.data.remote import stream_folder, stream_images
-from effnets.data.sampling import Stream, balanced_order, occurrences, seeded, shuffled_order
+from effnets.data.sampling import Stream, balanced_order, batches_by_class, occurrences, seeded, shuffled_order
 from effnets.data.transforms import TrainTransform
 from effnets.errors import ArgumentError, DataError, ImageError
 from effnets.inference.transform import Transform
@@ -192,7 +192,15 @@ def _exit_when_readable(receiver: Connection) -> None:
     os._exit(0)
 
 
-Order = Literal["shuffled", "balanced", "sequential"]
+Order = Literal["shuffled", "balanced", "by_class", "sequential"]
+
+
+class BatchSettings(TypedDict, total=False):
+    """Arguments of `EpochLoader` that say which images are in a batch."""
+
+    batch_size: Required[int]
+    order: Order
+    images_per_class: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -204,7 +212,8 @@ class Batch:
         images: float32 [N, C, H, W], normalized.
         labels: int64 [N]; true classes.
         indices: int64 [N], on the CPU; into the data set.
-        targets: float32 [N, classes], each row summing to 1, if images were mixed; else None.
+        targets: float32 [N, classes], each row summing to 1, if images were mixed; where an image has any number of
+            labels, [N, labels] of 1, 0, or NaN where it is unknown; else None.
     """
 
     number: int
@@ -230,7 +239,8 @@ class EpochLoader:
         transform: a `TrainTransform`, or the evaluation transform of `effnets.create_transform`.
         batch_size: images in a micro-batch.
         order: "shuffled"; "balanced": equally many images of every class, to within one, repeating those of small
-            classes; or "sequential".
+            classes; "by_class": in each micro-batch `images_per_class` images of each class that is in it; or
+            "sequential".
         seed: of order, augmentation and mixing.
         drop_last: leave out the last micro-batch if it is not full.
         passes: over the images in an epoch.
@@ -242,6 +252,7 @@ class EpochLoader:
         rank, world_size: this process's number and how many there are.
         device: of images and labels.
         channels_last: memory format of the images.
+        images_per_class: for the order "by_class"; `batch_size` is a multiple of it.
 
     Attributes:
         corrupt: the images that turned out corrupt.
@@ -267,7 +278,9 @@ class EpochLoader:
         world_size: int = 1,
         device: torch.device | str = "cpu",
         channels_last: bool = False,
+        images_per_class: int = 1,
     ) -> None:
+        self.images_per_class = images_per_class
         self.dataset, self.transform, self.order = dataset, transform, order
         self.batch_size = check_integer("batch_size", batch_size, 1, "give the images in a batch, from 1")
         self.seed = check_integer("seed", seed, 0, "give an integer from 0")
@@ -289,11 +302,12 @@ class EpochLoader:
                 f"batch_size is {batch_size}, but {len(dataset)} images are too few for {multiple} "
                 f"{'full ' if drop_last else ''}batches; choose a smaller batch size"
             )
-        if order == "balanced" and dataset.shards is not None:
-            raise ArgumentError(
-                "a streamed data set comes file by file, so a sampler cannot balance its classes; "
-                "set balance to weights"
-            )
+        if order in ("balanced", "by_class") and dataset.shards is not None:
+            what, fix = ("balance its classes", "set balance to weights") if order == "balanced" else (
+                "choose the classes of a batch",
+                "copy it to this machine, as files",
+            )  # fmt: skip
+            raise ArgumentError(f"a streamed data set comes file by file, so a sampler cannot {what}; {fix}")
         self._shutdown = WorkerShutdown()
         self._batches = BatchDataset(dataset, transform, self.seed)
         self._requests: list[BatchRequest] = []  # the sampler of the DataLoader
@@ -398,6 +412,10 @@ class EpochLoader:
                 order = np.concatenate([shuffled_order(length, self.seed, number) for number in passes])
             case "balanced":
                 order = np.concatenate([balanced_order(self.dataset.labels, self.seed, number) for number in passes])
+            case "by_class":
+                images = self.images_per_class
+                classes = self.batch_size // images
+                order = batches_by_class(self.dataset.labels, self._length, classes, images, (self.seed, epoch))
         return order, occurrences(order)
 
     def _finish(self, result: BatchResult, epoch: int, number: int) -> Batch:
@@ -407,7 +425,9 @@ class EpochLoader:
         images = images.contiguous(memory_format=self.memory_format)
         labels = torch.from_numpy(self.dataset.labels[result.indices]).to(self.device, non_blocking=True)
         targets = None
-        if self._mixing is not None:
+        if self.dataset.targets is not None:
+            targets = torch.from_numpy(self.dataset.targets[result.indices]).to(self.device, non_blocking=True)
+        elif self._mixing is not None:
             with seeded(Stream.BATCH, self.seed, epoch, number):
                 images, targets = self._mixing(images, labels)
         return Batch(

@@ -70,7 +70,8 @@ def evaluate(
     Raises:
         MissingFileError, DataError: if the data does not exist, or has no readable image.
         ImageError: if an image cannot be read, with `strict`; the message names it.
-        ArgumentError: if the classes are not the model's, or a number is out of range.
+        ArgumentError: if the classes are not the model's, the model has no classes but labels or embeddings, or a number
+            is out of range.
         WeightsError: if logits are NaN or infinite.
     """
     for name, value in (("batch_size", batch_size), ("workers", workers)):
@@ -101,6 +102,11 @@ def evaluate(
     if len(dataset) == 0:
         raise DataError(f"{origin}: there is no image to evaluate on")
     predictor = create_predictor(model, image_size, "image_size", decode)
+    if predictor.activation == "sigmoid":
+        raise ArgumentError(
+            f"{predictor.model} gives an image any number of labels; measure it with "
+            "effnets.evaluation.multilabel.evaluate_labels"
+        )
     dataset = dataset.with_channels(predictor.channels)
     classes, note = match_classes(
         dataset.class_names, predictor.class_names, named=predictor.named, class_order=class_order
