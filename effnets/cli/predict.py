@@ -53,7 +53,13 @@ DEMONSTRATION = "mixnet_xs_32px.cifar10"  # with its weights in the package
     help="A weights file, a tag, an exported model, or a folder of a training [default: the published weights].",
 )
 @ema_option
-@click.option("--topk", type=click.IntRange(1), default=5, show_default=True, help="Predictions for each photo; of a model of labels, all that reach their thresholds.")
+@click.option(
+    "--topk",
+    type=click.IntRange(1),
+    default=5,
+    show_default=True,
+    help="Predictions for each photo; of a model of labels, all that reach their thresholds.",
+)
 @image_size_option
 @batch_size_option
 @workers_option

@@ -1,4 +1,4 @@
-"""Images with any number of labels each: tables with a column for every label, or with lists of labels. Free of torch."""
+"""Images with any number of labels each: tables with a column for every label, or with lists. Free of torch."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def open_label_table(
     found = find_images(path, columns, records, images[0], split, labels)
     if lists is None:
         class_names = tuple(names[place] for place in labels)
-        targets = {word: _flags(path, found, word, labels, names) for word in found.cells}
+        targets = {word: _flags(found, word, labels) for word in found.cells}
     else:
         written = {
             word: [
@@ -147,7 +147,9 @@ def _list_column(
                 "of the lists of labels"
             )
         return chosen[0]
-    usual = rest if len(rest) == 1 else [place for place in rest if names[place].lower() in _LIST_COLUMNS]
+    usual = [place for place in rest if names[place].lower() in _LIST_COLUMNS]
+    if not usual and len(rest) == 1 and not any(_value(cells, rest[0]) in (0.0, 1.0) for _, cells in records):
+        usual = rest
     lists = [place for place in usual if any(_value(cells, place) is None for _, cells in records)]
     return lists[0] if len(lists) == 1 else None
 
@@ -174,8 +176,8 @@ def _flag_columns(
     labels = [names[place] for place in chosen]
     if not labels:
         raise DataError(
-            f"{path}, line 1: has the columns {', '.join(names)}, and no label among them: no column has 0 and 1 alone; "
-            "add one for each label, or name a column of lists (red|round) with label_column"
+            f"{path}, line 1: has the columns {', '.join(names)}, and no label among them: no column has 0 and 1 "
+            "alone; add one for each label, or name a column of lists (red|round) with label_column"
         )
     if twice := sorted({label for label in labels if labels.count(label) > 1}):
         raise DataError(f"{path}, line 1: {named('label', twice)} twice; give every column a name of its own")
@@ -186,9 +188,7 @@ def _value(cells: Sequence[str], place: int) -> float | None:
     return _VALUES.get(cells[place].lower()) if len(cells) > place else None
 
 
-def _flags(
-    path: Path, found: TableImages, word: str, labels: Sequence[int], names: Sequence[str]
-) -> NDArray[np.float32]:
+def _flags(found: TableImages, word: str, labels: Sequence[int]) -> NDArray[np.float32]:
     rows = [[_VALUES[cells[place].lower()] for place in labels] for cells in found.cells[word]]
     return np.array(rows, np.float32).reshape(-1, len(labels))
 
@@ -201,7 +201,7 @@ def _split_list(cell: str, where: str, column: str) -> Labels:
         try:
             values = json.loads(cell)
         except (ValueError, RecursionError):
-            raise DataError(f"{where}: {column} is {cell!r}, no list in JSON; write red|round, or [\"red\"]") from None
+            raise DataError(f'{where}: {column} is {cell!r}, no list in JSON; write red|round, or ["red"]') from None
         return [str(value).strip() for value in values]
     return [label.strip() for label in _SEPARATOR.split(cell) if label.strip()]
 

@@ -75,8 +75,8 @@ def batches_by_class(
 ) -> NDArray[np.int64]:
     """Return [batches · classes · images] indices: in each batch so many `images` of so many different `classes`.
 
-    No class comes again before all others came, and no image of a class before all others of it did, so that a class with
-    fewer than `images` has some of them twice in a batch.
+    No class comes again before all others came, and no image of a class before all others of it did: a class with fewer
+    than `images` has some of them twice in a batch.
 
     Args:
         labels: of all training images, of as many classes at least.

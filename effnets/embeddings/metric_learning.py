@@ -101,7 +101,7 @@ class MetricLoss(Loss):
 
 
 class MetricLearning(Task):
-    """Embeddings that are near each other for images of one class. Validation and test images may be of other classes."""
+    """Embeddings that are near each other for images of one class. Images to validate and test may be of others."""
 
     learns_classes: ClassVar[bool] = False
 
@@ -122,8 +122,8 @@ class MetricLearning(Task):
         counts = np.bincount(train.labels, minlength=len(train.class_names))
         if single := [train.class_names[label] for label in np.flatnonzero(counts == 1)]:
             raise TrainingError(
-                f"{named('class', single)} with a single image to train on, which has no other to be near to; add images, "
-                "or remove it"
+                f"{named('class', single)} with a single image to train on, which has no other to be near to; add "
+                "images, or remove it"
             )
         classes = int((counts > 0).sum())
         wanted, images = self.batches(recipe, train)["batch_size"], recipe.embedding.images_per_class
@@ -165,7 +165,12 @@ class MetricLearning(Task):
         return validate
 
     def measure(
-        self, model: Any, splits: Splits, state: RunState, progress: Progress, context: TrainContext
+        self,
+        model: Any,
+        splits: Splits,
+        state: RunState,
+        progress: Progress,  # noqa: ARG002
+        context: TrainContext,
     ) -> Measured:
         report = context.progress("the result was measured")
         results: dict[str, tuple[Retrieval, Verification | None]] = {}
@@ -193,7 +198,9 @@ class MetricLearning(Task):
             results[split] = retrieve(outputs.values, source.labels), verified
             shown = source, outputs.values
         if shown is None:
-            state.messages.append("without images for validation or in test/, nothing was measured, and there is no report")
+            state.messages.append(
+                "without images for validation or in test/, nothing was measured, and there is no report"
+            )
             return {}, None
         metrics: dict[str, Any] = {
             "retrieval": {split: found.to_dict() for split, (found, _) in results.items()},
@@ -208,9 +215,12 @@ class MetricLearning(Task):
             metrics |= {"test_top1": 100 * found.recall[1], "test_loss": 1 - found.map_at_r}
         source, vectors = shown
         title, network = Path(state.data).name, model.spec.name
-        return metrics, lambda folder: write_embedding_report(
-            folder / "report.html", results, source, vectors, title=title, model=network
-        )
+
+        def write(folder: Path) -> Path:
+            page = folder / "report.html"
+            return write_embedding_report(page, results, source, vectors, title=title, model=network)
+
+        return metrics, write
 
 
 def _only_distills(recipe: Recipe) -> bool:

@@ -52,7 +52,12 @@ def write_embedding_report(
 def _tables(results: Mapping[str, tuple[Retrieval, Verification | None]]) -> list[Table]:
     ranks = [f"recall@{k} in %" for k in next(iter(results.values()))[0].recall]
     retrieved = [
-        [split, f"{found.images:,}", *(f"{100 * share:.1f}" for share in found.recall.values()), f"{100 * found.map_at_r:.1f}"]
+        [
+            split,
+            f"{found.images:,}",
+            *(f"{100 * share:.1f}" for share in found.recall.values()),
+            f"{100 * found.map_at_r:.1f}",
+        ]
         for split, (found, _) in results.items()
     ]
     tables = [Table("Nearest neighbors", ("split", "images", *ranks, "MAP@R in %"), retrieved)]
@@ -69,7 +74,11 @@ def _tables(results: Mapping[str, tuple[Retrieval, Verification | None]]) -> lis
         if pairs is not None
     ]
     columns = ("split", "pairs of one class + of two", "least cosine", "accuracy in %", "accepted in %", "falsely in %")
-    return [*tables, Table("Is it the same? Threshold fitted on the first split", columns, verified)] if verified else tables
+    return (
+        [*tables, Table("Is it the same? Threshold fitted on the first split", columns, verified)]
+        if verified
+        else tables
+    )
 
 
 def _sections(source: ImageDataset, vectors: NDArray[np.float32]) -> list[Section]:
@@ -85,7 +94,9 @@ def _sections(source: ImageDataset, vectors: NDArray[np.float32]) -> list[Sectio
         tiles = [_tile(source, query, "", "searched for")]
         for other in near[query].tolist():
             label = source.class_names[source.labels[other]]
-            cosine = float(vectors[query] @ vectors[other] / np.linalg.norm(vectors[query]) / np.linalg.norm(vectors[other]))
+            cosine = float(
+                vectors[query] @ vectors[other] / np.linalg.norm(vectors[query]) / np.linalg.norm(vectors[other])
+            )
             tiles.append(_tile(source, other, f"{label}, {cosine:.3f}", "" if label == name else "another class:"))
         sections.append(Section(name, tiles))
     return sections

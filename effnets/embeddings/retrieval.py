@@ -25,8 +25,8 @@ class Retrieval:
         images: that were searched for: those of a class with another image.
         right: [images], whether the nearest one is of the same class.
         recall: by k, the share of images with one of their class among the k nearest, 0..1.
-        map_at_r: mean average precision among the R nearest, R being the other images of the class, 0..1 (Musgrave et al.
-            2020, arXiv:2003.08505, section 3.2).
+        map_at_r: mean average precision among the R nearest, R being the other images of the class, 0..1 (Musgrave et
+            al. 2020, arXiv:2003.08505, section 3.2).
     """
 
     images: int
@@ -66,7 +66,7 @@ def retrieve(vectors: NDArray[np.float32], labels: NDArray[np.int64], ranks: Seq
 
 
 def nearest_others(vectors: NDArray[np.float32], rows: NDArray[np.int64], k: int) -> NDArray[np.int64]:
-    """Return for each of `rows` of the vectors ``[N, D]`` the rows of the nearest others, at most `k`, ``[rows, k]``."""
+    """Return for each of `rows` of vectors ``[N, D]`` the rows of the nearest others, at most `k`, ``[rows, k]``."""
     found = nearest(vectors, vectors[rows], k + 1)[1]
     # Of equal vectors it need not be itself that comes first, or comes at all.
     last = np.argsort(found == rows[:, None], axis=1, kind="stable")

@@ -6,7 +6,6 @@ Free of torch, but for average precision, which torchmetrics computes.
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -88,7 +87,8 @@ class LabelEvaluation:
         columns = ("known", "positives", "average_precision", "threshold", "precision", "recall", "f1")
         arrays = [getattr(self, {"threshold": "thresholds"}.get(name, name)).tolist() for name in columns]
         rows = [
-            {"label": label} | {name: None if value != value else value for name, value in zip(columns, row, strict=True)}
+            {"label": label}
+            | {name: None if value != value else value for name, value in zip(columns, row, strict=True)}
             for label, *row in zip(self.label_names, *arrays, strict=True)
         ]
         return {
@@ -171,7 +171,9 @@ def _match(dataset: ImageDataset, names: Sequence[str], origin: str) -> NDArray[
     assert dataset.targets is not None, "the caller checks this"
     if missing := [name for name in dataset.class_names if name not in names]:
         shown = ", ".join(missing[:5]) + (", …" if len(missing) > 5 else "")
-        raise ArgumentError(f"{origin}: has {len(missing)} labels that the model lacks ({shown}); rename or remove them")
+        raise ArgumentError(
+            f"{origin}: has {len(missing)} labels that the model lacks ({shown}); rename or remove them"
+        )
     targets = np.full((len(dataset), len(names)), np.nan, np.float32)
     targets[:, [names.index(name) for name in dataset.class_names]] = dataset.targets
     return targets
@@ -212,20 +214,16 @@ def average_precision(logits: NDArray[np.float32], targets: NDArray[np.float32])
         EffnetsError: if torchmetrics is not installed.
     """
     try:
-        from torchmetrics.functional.classification import multilabel_average_precision
+        from torchmetrics.functional.classification import binary_average_precision
     except ImportError:
         raise EffnetsError("average precision needs torchmetrics; pip install 'effnets[multilabel]'") from None
     import torch
 
-    measurable = np.flatnonzero((targets == 1).any(axis=0))
-    found = np.full(targets.shape[1], np.nan)
-    if len(measurable):
-        truth = torch.from_numpy(np.nan_to_num(targets[:, measurable], nan=-1.0)).long()
-        likely = torch.from_numpy(probabilities(logits[:, measurable], "sigmoid"))
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            values = multilabel_average_precision(likely, truth, len(measurable), average="none", ignore_index=-1)
-        found[measurable] = values.numpy()
+    likely, found = probabilities(logits, "sigmoid"), np.full(targets.shape[1], np.nan)
+    for label in np.flatnonzero((targets == 1).any(axis=0)):
+        known = ~np.isnan(targets[:, label])
+        truth = torch.from_numpy(targets[known, label]).long()
+        found[label] = binary_average_precision(torch.from_numpy(likely[known, label]), truth).item()
     return found
 
 
@@ -239,8 +237,8 @@ def binary_cross_entropy(logits: NDArray[np.float32], targets: NDArray[np.float3
 def fit_thresholds(logits: NDArray[np.float32], targets: NDArray[np.float32]) -> NDArray[np.float64]:
     """Return for each label the threshold of its probability with the best F1 on these images, ``[C]``.
 
-    It lies in the middle between the least probability that counts and the next lower one; a half where no image has the
-    label, or is known not to have it.
+    It lies in the middle between the least probability that counts and the next lower one; a half where no image has
+    the label, or is known not to have it.
     """
     likely = probabilities(logits, "sigmoid")
     return np.array([_fit(likely[:, label], targets[:, label]) for label in range(targets.shape[1])], np.float64)

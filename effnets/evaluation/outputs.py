@@ -1,4 +1,4 @@
-"""What a model puts out for the images of a data set, all at once. Free of torch, unless the model is a torch module."""
+"""What a model puts out for all images of a data set. Free of torch, unless the model is a torch module."""
 
 from __future__ import annotations
 
@@ -70,8 +70,8 @@ def compute_outputs(
     rows = [output.values for output in found if output.values is not None]
     if len(broken) > allowed or not rows:
         raise DataError(
-            f"{origin}: {len(broken)} of the {len(dataset)} images cannot be read, and {allowed} may be left out; fix or "
-            "remove them" + reasons(one.reason for one in broken)
+            f"{origin}: {len(broken)} of the {len(dataset)} images cannot be read, and {allowed} may be left out; fix "
+            "or remove them" + reasons(one.reason for one in broken)
         )
     indices = np.array([output.item for output in found if output.error is None], np.int64)
     return Outputs(values=np.stack(rows), indices=indices, broken=tuple(broken))

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from effnets.errors import ArgumentError, WeightsError
 from effnets.utils.arguments import check_integer
 
-
 HALF = 0.5  # the threshold of labels that have none
 
 

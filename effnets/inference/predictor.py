@@ -418,8 +418,8 @@ def predict(
         workers: threads that decode and infer; None takes one for each core, up to 16.
 
     Returns:
-        For each image its predictions, the most likely first; an empty list for a skipped image, or one that has none of
-        a model's labels.
+        For each image its predictions, the most likely first; an empty list for a skipped image, or one that has none
+        of a model's labels.
 
     Raises:
         ImageError, MissingFileError: if an image cannot be read and on_error is "raise"; the message names it.

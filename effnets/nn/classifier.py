@@ -111,7 +111,7 @@ class Classifier(nn.Module):
         return self.forward_head(self.forward_features(x))
 
     def forward_embedding(self, x: Tensor) -> Tensor:
-        """Map images to embeddings ``[N, D]``: outputs of length 1 if they are one, else the input of the classifier."""
+        """Map images to embeddings ``[N, D]``: outputs of length 1 if they are such, else the classifier's input."""
         if self.classifier_activation == "l2":
             return F.normalize(self(x))
         return self.forward_head(self.forward_features(x), pre_logits=True)

@@ -36,7 +36,6 @@ from effnets.weights.save import save_pretrained
 if TYPE_CHECKING:
     from effnets.data.dataset import ImageDataset
     from effnets.data.splits import Splits
-    from effnets.nn.classifier import Classifier
     from effnets.train.recipe import Recipe
     from effnets.train.run_state import Progress, RunState
     from effnets.train.teacher import Teacher
@@ -45,8 +44,8 @@ if TYPE_CHECKING:
 class LabelCriterion(nn.Module):
     """The loss of logits ``[N, C]`` and targets ``[N, C]``, 1, 0, or NaN for what is unknown, which has no part in it.
 
-    Binary cross entropy, its mean over what is known, or the asymmetric loss (arXiv:2009.14119), whose sum over the labels
-    is averaged over the images.
+    Binary cross entropy, its mean over what is known, or the asymmetric loss (arXiv:2009.14119), whose sum over the
+    labels is averaged over the images.
 
     Args:
         kind: ``bce`` or ``asymmetric``.
@@ -117,7 +116,12 @@ class Multilabel(Task):
         return validate
 
     def measure(
-        self, model: Any, splits: Splits, state: RunState, progress: Progress, context: TrainContext
+        self,
+        model: Any,
+        splits: Splits,
+        state: RunState,
+        progress: Progress,  # noqa: ARG002
+        context: TrainContext,
     ) -> Measured:
         report = context.progress("the result was measured")
 
@@ -154,8 +158,13 @@ class Multilabel(Task):
         }
         judged = found.get("test", found[fitted_on])
         if judged.split == fitted_on:
-            state.messages.append("the thresholds were fitted on the same images that precision and recall are measured on")
-        metrics = {"labels": {split: one.to_dict() for split, one in found.items()}, "thresholds_fitted_on": fitted_on}
+            state.messages.append(
+                "the thresholds were fitted on the same images that precision and recall are measured on"
+            )
+        metrics: dict[str, Any] = {
+            "labels": {split: one.to_dict() for split, one in found.items()},
+            "thresholds_fitted_on": fitted_on,
+        }
         if "test" in found:
             metrics |= {"test_mean_ap": judged.mean_ap, "test_loss": judged.loss}
 

@@ -192,9 +192,7 @@ class RunState:
                     f"then, but their names or labels differ; {fix}"
                 )
 
-    def metrics(
-        self, progress: Progress, *, finished: bool = False
-    ) -> dict[str, Any]:
+    def metrics(self, progress: Progress, *, finished: bool = False) -> dict[str, Any]:
         """Return the content of ``metrics.json``."""
         best = progress.best
         score = None if best is None else best.score

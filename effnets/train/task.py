@@ -75,7 +75,7 @@ class Task:
         return build_model(recipe, class_names)
 
     def check(self, model: Any, recipe: Recipe, train: ImageDataset) -> Sequence[str]:
-        """Return notes for the user; raise a TrainingError if the model cannot train on the images as the recipe says."""
+        """Return notes for the user; raise a TrainingError if the model cannot train on the images like that."""
         if min(recipe.batch_size, len(train) // recipe.accumulate) == 1:
             require_batch_of_one(model, recipe)
         return ()
@@ -88,7 +88,7 @@ class Task:
         """Return the training images, kept in memory if they fit, or as a resumed run had them `cached`."""
         return cache_decoded(train, recipe.augmentation, model.spec.input_size, mode=recipe.cache, cached=cached)
 
-    def make_loss(self, model: Any, recipe: Recipe, train: ImageDataset, teacher: Teacher | None) -> Loss:
+    def make_loss(self, model: Any, recipe: Recipe, train: ImageDataset, teacher: Teacher | None) -> Loss:  # noqa: ARG002
         """Return the loss of a batch; what of it learns may draw from torch's global generator."""
         return make_loss(recipe, train, teacher)
 
@@ -147,8 +147,8 @@ class Task:
         """Measure the best model.
 
         Returns:
-            What is added to the metrics, and a function that writes the report, and what else was measured of the model,
-            into a folder; None for nothing to write.
+            What is added to the metrics, and a function that writes the report, and what else was found out about the
+            model, into a folder; None for nothing to write.
 
         Args:
             model: on the device that computes.

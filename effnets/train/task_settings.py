@@ -8,7 +8,6 @@ from typing import Annotated, Literal
 from effnets.data.box_augmentation import BoxAugmentation
 from effnets.utils.arguments import Range, check_fields, require
 
-
 _SCALE = 64.0
 
 
@@ -47,7 +46,9 @@ class EmbeddingSettings:
         "arXiv:1801.07698), or ``multi_similarity`` (Wang et al. 2019, arXiv:1904.06627).",
     ] = "multi_similarity"
     margin: Annotated[
-        float | None, Range(0, 10), "Of triplets, as a squared distance, or of ArcFace, in radians; None takes 0.2 or 0.5."
+        float | None,
+        Range(0, 10),
+        "Of triplets, as a squared distance, or of ArcFace, in radians; None takes 0.2 or 0.5.",
     ] = None
     scale: Annotated[float, Range(1, 1000), "Of ArcFace's cosines, before their softmax."] = _SCALE
     images_per_class: Annotated[int, Range(2, 1024), "In a batch, of each class that is in it."] = 4
@@ -72,9 +73,7 @@ class DetectionSettings:
         ConfigError: if a setting has a value it cannot take.
     """
 
-    detector: Annotated[
-        Literal["ssdlite", "faster_rcnn", "retinanet"], "As of `effnets.create_detector`."
-    ] = "ssdlite"
+    detector: Annotated[Literal["ssdlite", "faster_rcnn", "retinanet"], "As of `effnets.create_detector`."] = "ssdlite"
     augmentation: Annotated[BoxAugmentation, "Of the training images and their boxes."] = field(
         default_factory=BoxAugmentation
     )

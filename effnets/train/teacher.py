@@ -309,8 +309,8 @@ def _fit(teacher: Teacher, recipe: Recipe, student: Classifier) -> None:
     if recipe.task == "embed":  # the student's output is the embedding that it learns
         if answer.shape[1] != student.num_outputs:
             raise TrainingError(
-                f"teacher {name} has embeddings of {answer.shape[1]} numbers, and the student of {student.num_outputs}; "
-                f"set embedding.size to {answer.shape[1]}"
+                f"teacher {name} has embeddings of {answer.shape[1]} numbers, and the student of "
+                f"{student.num_outputs}; set embedding.size to {answer.shape[1]}"
             )
         return
     learning: list[nn.Module] = [student.stem, *student.stages]

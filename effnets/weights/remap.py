@@ -85,9 +85,7 @@ def read_class_names(header: Mapping[str, str], source: str) -> tuple[str, ...] 
     return tuple(names)
 
 
-def _read_outputs(
-    header: Mapping[str, str], source: str
-) -> tuple[ClassifierActivation, tuple[float, ...] | None]:
+def _read_outputs(header: Mapping[str, str], source: str) -> tuple[ClassifierActivation, tuple[float, ...] | None]:
     """Return what the outputs are for, and the thresholds of labels, if there are any.
 
     Raises:

@@ -208,9 +208,7 @@ def compare_probabilities(outputs: Mapping[str, NDArray[Any]], name: str, metada
         return
     expected = probabilities(outputs["logits"], metadata.classifier_activation)
     if not np.abs(outputs["probabilities"] - expected).max() <= _PROBABILITY_TOLERANCE:
-        raise VerificationError(
-            f"{name}: probabilities are not the {metadata.classifier_activation} of the logits"
-        )
+        raise VerificationError(f"{name}: probabilities are not the {metadata.classifier_activation} of the logits")
     if "top_indices" in outputs:
         indices, top = outputs["top_indices"], outputs["top_probabilities"]
         ranked = -np.sort(-outputs["probabilities"], axis=1)[:, : top.shape[1]]
