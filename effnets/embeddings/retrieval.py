@@ -26,7 +26,7 @@ class Retrieval:
         right: [images], whether the nearest one is of the same class.
         recall: by k, the share of images with one of their class among the k nearest, 0..1.
         map_at_r: mean average precision among the R nearest, R being the other images of the class, 0..1 (Musgrave et
-            al. 2020, arXiv:2003.08505, section 3.2).
+            al. 2020, arXiv:2003.08505).
     """
 
     images: int

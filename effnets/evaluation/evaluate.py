@@ -85,8 +85,7 @@ def evaluate(
     predictor = create_predictor(model, image_size, "image_size", decode)
     if predictor.activation == "sigmoid":
         raise ArgumentError(
-            f"{predictor.model} gives an image any number of labels; measure it with "
-            "effnets.evaluation.multilabel.evaluate_labels"
+            f"{predictor.model} gives an image any number of labels; measure it with effnets.evaluate_labels"
         )
     split, notes, origin = "given", tuple[str, ...](), "images in memory"
     if isinstance(data, ImageDataset):

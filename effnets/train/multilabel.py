@@ -77,7 +77,7 @@ class LabelCriterion(nn.Module):
 class LabelLoss(Loss):
     """The loss of labels. A teacher's probabilities, both outputs softened by the temperature τ, are targets as well.
 
-    So MobileNet learned from a network of attributes of faces (arXiv:1704.04861, section 4.6).
+    So MobileNet learned from a network of attributes of faces (arXiv:1704.04861, section 4.5).
     """
 
     def _distance(self, logits: Tensor, answer: Tensor) -> Tensor:
