@@ -97,7 +97,7 @@ def train_and_measure(
     left_out: Sequence[str],
 ) -> dict[str, float]:
     """Train on the classes that are left, and measure on those that are not."""
-    settings: dict[str, Any] = {"val_share": 0.15, "batch_size": 40} | arguments.changes
+    settings: dict[str, Any] = {"val_share": 0.15, "batch_size": 40, "workers": 1} | arguments.changes
     recipe = effnets.Recipe(
         model=MODEL,
         task="embed",

@@ -95,8 +95,8 @@ def test_the_top_level_has_few_entries():
 
 def test_files_are_few_and_short():
     lines = {path.relative_to(ROOT): len(path.read_text(encoding="utf-8").splitlines()) for path in MODULES.values()}
-    assert len(lines) <= 250
-    assert sum(lines.values()) <= 42_000
+    assert len(lines) <= 260
+    assert sum(lines.values()) <= 44_000
     assert {path: count for path, count in lines.items() if count > 500} == {}
 
 

@@ -71,7 +71,7 @@ class ImageDataset(ABC):
         class_names: of all classes, in the order of the network's outputs.
         labels: [len]; each image's index into `class_names`.
         targets: [len, C] float32, where an image has any number of labels, which `class_names` are then: 1, 0, or NaN
-            where it is unknown. `labels` are then the rarest that each image has, for draws that heed them.
+            where it is unknown. `labels` are then the rarest that each image has, for samplers and draws.
         shards: [len]; the number of the file that holds each image, if the data set is streamed: random access fetches
             that whole file. None if random access is cheap.
         channels: in which images are decoded, as of `effnets.inference.image.load_image`.

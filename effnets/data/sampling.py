@@ -103,7 +103,7 @@ def batches_by_class(
 
 
 class _Turns:
-    """Indices in a random order, and anew in another one when all have come."""
+    """Indices in a random order, and in another one when all have come."""
 
     def __init__(self, generator: np.random.Generator, indices: NDArray[np.int64]) -> None:
         self._generator, self._indices = generator, indices

@@ -98,7 +98,7 @@ def find_images(
     Args:
         path: of the table.
         columns, records: as of `read_table`.
-        image, split, labels: places of columns; split -1 if there is none.
+        image, split, labels: places of columns; split -1 without one.
 
     Raises:
         DataError: if rows are incomplete, or files are missing; gives the lines.

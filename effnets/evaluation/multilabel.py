@@ -64,7 +64,7 @@ class LabelEvaluation:
 
     @property
     def mean_ap(self) -> float | None:
-        """Mean average precision in per cent, of the labels that some image has; None if there is none."""
+        """Mean average precision in per cent, of the labels that some image has; None without any."""
         return mean_share(self.average_precision)
 
     @property
@@ -237,7 +237,7 @@ def binary_cross_entropy(logits: NDArray[np.float32], targets: NDArray[np.float3
 def fit_thresholds(logits: NDArray[np.float32], targets: NDArray[np.float32]) -> NDArray[np.float64]:
     """Return for each label the threshold of its probability with the best F1 on these images, ``[C]``.
 
-    It lies in the middle between the least probability that counts and the next lower one; a half where no image has
+    It is in the middle between the least probability that counts and the next lower one; a half where no image has
     the label, or is known not to have it.
     """
     likely = probabilities(logits, "sigmoid")
