@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from effnets.nn.classifier import Classifier
     from effnets.serving.replica import ServedModel
 
+# Each has an interpreter, a model and memory of its own.
+_MOST_REPLICAS = 8
 _PACKAGES = ("httpx", "prometheus_client", "python_multipart", "starlette", "uvicorn")
 
 
@@ -25,7 +27,11 @@ _PACKAGES = ("httpx", "prometheus_client", "python_multipart", "starlette", "uvi
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0 is all.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0 takes a free one.")
 @click.option("--engine", default="auto", show_default=True, help="onnxruntime, openvino, torch (rewritten), ….")
-@click.option("--replicas", type=click.IntRange(1, 256), default=1, show_default=True, help="Processes with the model.")
+@click.option(
+    "--replicas",
+    type=click.IntRange(1, 256),
+    help=f"Processes with the model [default: one for each core, at most {_MOST_REPLICAS}].",
+)
 @click.option("--threads", type=click.IntRange(1), help="Of each replica [default: its share of the cores].")
 @click.option("--max-batch", type=click.IntRange(1, 1024), default=8, show_default=True, help="Images in a batch.")
 @click.option(
@@ -53,7 +59,7 @@ def command(
     host: str,
     port: int,
     engine: str,
-    replicas: int,
+    replicas: int | None,
     threads: int | None,
     max_batch: int,
     batch_wait_ms: float,
@@ -86,6 +92,7 @@ def command(
     from effnets.serving.server import ServerOptions, bind, serve
     from effnets.utils.machine import cpu_count
 
+    replicas = replicas or min(max(1, cpu_count() // (threads or 1)), _MOST_REPLICAS)
     threads = threads or max(1, cpu_count() // replicas)
     limits = Limits(
         body=int(max_body_mb * 1e6), images=max_images, pixels=max_pixels, queue=max_queue, timeout=timeout_s

@@ -158,7 +158,9 @@ class Supernet:
         Raises:
             ConfigError: if these options together make no network.
         """
-        return validate(self.create_network(picks), self.validation, self.accelerator, GracefulShutdown()).top1
+        score = validate(self.create_network(picks), self.validation, self.accelerator, GracefulShutdown())
+        assert score.top1 is not None, "classification has it"
+        return score.top1
 
     def state_dict(self, picks: Picks) -> dict[str, Tensor]:
         """Return the weights and statistics of a candidate, for ``create_model(space.spec(picks))``."""
@@ -273,7 +275,7 @@ class _SupernetTask(Task):
     def __init__(self, space: SearchSpace, sampler: PathSampler) -> None:
         self.space, self.sampler = space, sampler
 
-    def build_model(self, recipe: Recipe, class_names: Sequence[str]) -> tuple[nn.Module, bool]:
+    def build_model(self, recipe: Recipe, class_names: Sequence[str]) -> tuple[Any, bool]:
         return SharedNetwork(self.space, recipe, class_names, self.sampler), False
 
 

@@ -202,7 +202,7 @@ class Checkpointer:
     def attach(
         self, run_state: RunState, assemble: Callable[[dict[str, Tensor]], Any], save: Callable[[Any, Path], None]
     ) -> None:
-        """Set what is saved beside the trainer's state, how the trainer's weights become a model, and how that is saved."""
+        """Set what is saved beside the trainer's state, how its weights become a model, and how that is saved."""
         self.run_state, self.assemble, self._save_model = run_state, assemble, save
 
     def load(self) -> dict[str, Any] | None:

@@ -212,7 +212,7 @@ class Run:
         command: str | None = None,
         task: Task | None = None,
     ) -> Run:
-        """Open the data and build the model: everything that can fail early; writes nothing. `task` replaces the recipe's.
+        """Open the data and build the model: everything that can fail early; writes nothing. `task`: not the recipe's.
 
         Raises:
             TrainingError: if the folder is refused, there are too few training images, the model cannot train on one

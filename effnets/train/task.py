@@ -70,7 +70,7 @@ class Task:
         """Open the data; raises as `effnets.data.open_data`."""
         return open_data(config, seed=recipe.seed, progress=progress)
 
-    def build_model(self, recipe: Recipe, class_names: Sequence[str]) -> tuple[nn.Module, bool]:
+    def build_model(self, recipe: Recipe, class_names: Sequence[str]) -> tuple[Any, bool]:
         """Return the network with its first weights, and whether these know the data's classes already."""
         return build_model(recipe, class_names)
 

@@ -82,7 +82,7 @@ class BestModelTracker:
 
     Args:
         network: that is trained. average: of its weights, or None.
-        validator: of the network, together with all processes; None without images for it, and the last weights are kept.
+        validator: measures the network, together with all processes; None without images: the last weights are kept.
         context: processes and signals.
 
     Attributes:
@@ -98,9 +98,9 @@ class BestModelTracker:
     def update(self, row: EpochRow, progress: Progress) -> bool:
         """Validate, and keep the better of this epoch's weights and their average, unless earlier ones were better.
 
-        They are compared as of `Score.better_than`. Of the two of one epoch the lower loss decides between equals. Earlier ones
-        stay only if their top-1 is better beyond chance: with falling rates later ones are better, and on a hundred
-        images a lower loss says little. Without validation the last are kept.
+        They are compared as of `Score.better_than`. Of the two of one epoch the lower loss decides between equals.
+        Earlier ones stay only if they are better beyond chance: with falling rates later ones are better, and on a
+        hundred images a lower loss says little. Without validation the last are kept.
 
         Returns:
             Whether there is a new best model.
@@ -184,7 +184,7 @@ class Trainer:
         network: to train; already on the device.
         loss: of a batch. optimizer: of the network's parameters; its rates now are the highest.
         train_loader: the training batches.
-        validator: of the network, together with all processes; None without images for it, and the last weights are kept.
+        validator: measures the network, together with all processes; None without images: the last weights are kept.
         recipe: settings of the training.
         phase: of the rows.
         context: devices, signals, callbacks.

@@ -15,8 +15,8 @@ from effnets.data.augmentation import Augmentation
 from effnets.inference.transform import create_transform
 from effnets.train.model import build_model
 from effnets.train.recipe import read_recipe
-from effnets.train.run import evaluate_best
 from effnets.train.run_state import RunState
+from effnets.train.task import evaluate_best
 from tests.support.drawn_classes import CLASSES
 from tests.support.interrupting import Interrupting
 

@@ -68,7 +68,7 @@ def test_a_stop_request_takes_effect_between_two_files(tmp_path, monkeypatch):
             stop.received = signal.SIGTERM if number == 1 else None
             progress(f"looking into shard {number + 1} of 3", number / 3)
 
-    monkeypatch.setattr("effnets.train.run.open_data", looking_into)
+    monkeypatch.setattr("effnets.train.task.open_data", looking_into)
     recipe = Recipe(model="mixnet_s")
     context = TrainContext(accelerator=Accelerator(), shutdown=stop)
     with pytest.raises(TrainingInterruptedError, match="interrupted while the data were opened; continue with"):

@@ -20,6 +20,7 @@ from torch import nn
 
 from effnets.deploy.export.base import ExportReport, check_writable
 from effnets.deploy.export.onnx import export_onnx
+from effnets.deploy.optimize.rewrites import preset
 from effnets.engines.metadata import ModelMetadata
 from effnets.errors import ArgumentError, EffnetsError, EngineError, ExportError, MissingFileError
 from effnets.inference.arrays import COLOR_MODES
@@ -101,7 +102,8 @@ def export_web(
     runtime = find_ort(ort)
     try:
         with new_folder(target) as temporary:
-            report = export_onnx(model, temporary / "model.onnx", image_size=image_size, optimize=optimize)
+            rewrites = preset("onnxruntime-web") if optimize else False
+            report = export_onnx(model, temporary / "model.onnx", image_size=image_size, optimize=rewrites)
             version = _fill(temporary, report.description, runtime)
             sizes = {name: (temporary / name).stat().st_size for name in _relative_files(temporary)}
     except EffnetsError:  # some are OSErrors too, and say what they mean

@@ -141,6 +141,8 @@ PRESETS: dict[str, Rewrites] = {
     # XNNPACK has fast code for depthwise kernels of 9 and of 25 values alone: larger ones are split, none is merged.
     "litert": Rewrites(depthwise="keep", depthwise_taps=(9, 25)),
     "executorch": Rewrites(depthwise="keep", depthwise_taps=(9, 25)),
+    # In WebAssembly the zeros that larger kernels add cost more than fewer calls save (docs/web.md).
+    "onnxruntime-web": Rewrites(depthwise="keep"),
     # Not measured: Core ML is on Apple's systems alone. The depthwise convolutions stay as small as they are.
     "coreml": Rewrites(depthwise="keep"),
     "none": Rewrites(
