@@ -35,6 +35,8 @@ from effnets.errors import VerificationError as VerificationError
 from effnets.errors import WeightsError as WeightsError
 from effnets.evaluation import Evaluation as Evaluation
 from effnets.evaluation import evaluate as evaluate
+from effnets.evaluation.multilabel import LabelEvaluation as LabelEvaluation
+from effnets.evaluation.multilabel import evaluate_labels as evaluate_labels
 from effnets.factory import create_model as create_model
 from effnets.inference.labels import Prediction as Prediction
 from effnets.inference.predictor import predict as predict

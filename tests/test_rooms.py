@@ -95,8 +95,8 @@ def test_the_top_level_has_few_entries():
 
 def test_files_are_few_and_short():
     lines = {path.relative_to(ROOT): len(path.read_text(encoding="utf-8").splitlines()) for path in MODULES.values()}
-    assert len(lines) <= 290
-    assert sum(lines.values()) <= 48_500
+    assert len(lines) <= 300
+    assert sum(lines.values()) <= 50_000
     assert {path: count for path, count in lines.items() if count > 500} == {}
 
 

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from effnets.errors import ArgumentError, ImageError
 from effnets.inference.image import PhotoResult, decode_image
-from effnets.inference.labels import rank
 from effnets.inference.pipeline import Pipeline
 from effnets.inference.predictor import Predictor
 
@@ -83,5 +82,5 @@ def classify_photos(pipeline: Pipeline, photos: Iterable[PhotoResult], topk: int
     """
     for photo, logits in run_photos(pipeline, photos):
         if logits is not None:
-            photo.predictions = rank(logits[None], pipeline.predictor.class_names, topk)[0]
+            photo.predictions = pipeline.predictor.predictions(logits[None], topk)[0]
         yield photo

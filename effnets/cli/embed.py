@@ -183,7 +183,10 @@ def _load_backbone(model: str, weights: str | None, ema: bool) -> Classifier:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what the loader warns of is the classifier, which has no say here
-        return create_model(model, pretrained=weights is None, weights=weights, ema=ema, num_classes=0)
+        network = create_model(model, pretrained=weights is None, weights=weights, ema=ema)
+    if network.classifier_activation != "l2":
+        network.reset_classifier(0)
+    return network
 
 
 def _absolute(name: str | None) -> str | None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from effnets.cli.detect import evaluate_boxes, is_detector
+from effnets.cli.eval_labels import as_json, gives_labels, measure, print_labels, refuse_for_labels
 from effnets.cli.format import (
     class_names_option,
     class_table,
@@ -37,6 +38,7 @@ from effnets.cli.format import (
 if TYPE_CHECKING:
     from effnets.engines.base import Engine
     from effnets.evaluation import Comparison, Evaluation
+    from effnets.evaluation.multilabel import LabelEvaluation
     from effnets.nn.classifier import Classifier
 
 
@@ -106,6 +108,9 @@ def command(
 
     RUN, the folder of a training, is short for --weights RUN. Of a detector the average precision is measured, on DATA
     with boxes: COCO's, Pascal VOC's or YOLO's.
+
+    Of a model of labels, DATA is a table with the labels of each image, and the figures are each label's average
+    precision, and precision, recall and F1 at its threshold.
     """
     if data_of_run is not None:
         weights, data = (data, *weights), data_of_run
@@ -133,9 +138,18 @@ def command(
     subjects = subjects_of(model, weights, engines, ema)
     first: Classifier | Engine | None = None
     evaluations: list[Evaluation] = []
+    of_labels: list[LabelEvaluation] = []
     for subject in subjects:
         with ExitStack() as stack, progress_bar() as progress:
             source, loaded = subject.load(stack, image_size)
+            if gives_labels(loaded):
+                refuse_for_labels(
+                    per_image=per_image, ray=ray_address, report=report, first=not evaluations, options=options
+                )
+                of_labels.append(measure(loaded, data, image_size, workers, options, partial(progress, subject.name)))
+                continue
+            if of_labels:
+                raise click.UsageError(f"{subject.name} has classes, and {subjects[0].name} labels; measure them apart")
             distribute = None
             if ray_address is not None:
                 from effnets.bulk.distributed import evaluate_on_ray
@@ -159,6 +173,13 @@ def command(
             evaluations.append(found)
             if len(evaluations) == 1:
                 first = loaded
+    if of_labels:
+        names = [subject.name for subject in subjects]
+        if json_file != "-":
+            print_labels(names, of_labels)
+        if json_file is not None:
+            _write_json(json_file, as_json(names, of_labels))
+        return
     comparisons = [compare(evaluations[0], other) for other in evaluations[1:]]
     names = [subject.name for subject in subjects]
     if json_file != "-":

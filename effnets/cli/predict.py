@@ -57,7 +57,13 @@ DEMONSTRATION = "mixnet_xs_32px.cifar10"  # with its weights in the package
     "--task", type=click.Choice(["classify", "detect"]), help="What the model was trained for [default: as it says]."
 )
 @ema_option
-@click.option("--topk", type=click.IntRange(1), default=5, show_default=True, help="Predictions for each photo.")
+@click.option(
+    "--topk",
+    type=click.IntRange(1),
+    default=5,
+    show_default=True,
+    help="Predictions for each photo; of a model of labels, all that reach their thresholds.",
+)
 @image_size_option
 @batch_size_option
 @workers_option
@@ -223,7 +229,9 @@ def _predict_on_ray(
         load_model(settings["model"], settings["weights"], settings["ema"], _load_network) or _load_demonstration()
     )
     size, decode, topk = settings["image_size"], settings["decode"], settings["topk"]
-    classes = len(create_predictor(network, size, decode=decode).class_names)
+    predictor = create_predictor(network, size, decode=decode)
+    classes = len(predictor.class_names)
+    most = classes if predictor.activation == "sigmoid" else min(topk, classes)
     weights = Path(settings["weights"]) if is_exported(settings["weights"]) else None
     model = pack_model(weights or cast("Classifier", network), image_size=size, decode=decode)
     images = find_images(data, lambda text: click.echo(printable(text), err=True), settings["image_column"])
@@ -247,7 +255,7 @@ def _predict_on_ray(
                 images.chunks(),
                 folder,
                 compute=partial(classify_photos, topk=topk),
-                columns=prediction_columns(min(topk, classes)),
+                columns=prediction_columns(most),
                 settings={**settings, "sha256": hash_model(network, settings["weights"])},
                 resume=resume,
                 workers=workers,
@@ -330,6 +338,8 @@ def _print_table(results: Sequence[PhotoResult]) -> None:
         return
     table = make_table(["photo", "class", "probability"], right=["probability"])
     for result in results:
+        if not result.predictions:  # of a model of labels, none of which it has
+            table.add_row(printable(result.path), "–", "")
         for rank, prediction in enumerate(result.predictions):
             photo = printable(result.path) if rank == 0 else ""
             table.add_row(photo, printable(prediction.label), f"{100 * prediction.probability:.1f} %")

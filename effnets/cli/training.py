@@ -155,9 +155,10 @@ def _show_warning(message: Warning | str, *_where: object, **_how: object) -> No
 
 
 def _print_result(metrics: dict[str, Any], output: Path) -> None:
+    top1 = "recall@1" if metrics["recipe"].get("task") == "embed" else "top-1"
     figures = [
         f"{split} {name} {metrics[f'{key}_{metric}']:.2f} %"
-        for metric, name in (("top1", "top-1"), ("mean_ap", "mAP"))
+        for metric, name in (("top1", top1), ("mean_ap", "mAP"))
         for key, split in (("best", "validation"), ("test", "test"))
         if metrics.get(f"{key}_{metric}") is not None
     ]

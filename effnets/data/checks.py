@@ -125,6 +125,31 @@ def check_classes(datasets: Mapping[str, ImageDataset], trained: str | None, ori
     return tuple(notes)
 
 
+def check_labels(datasets: Mapping[str, ImageDataset], trained: str | None, origin: str) -> tuple[str, ...]:
+    """Return notes about labels that all images of a split have, or none; arguments as of `check_classes`.
+
+    Raises:
+        DataError: if a label could not be learned, as no image to train on has it.
+    """
+    notes = []
+    for split, dataset in datasets.items():
+        assert dataset.targets is not None, "these images have labels"
+        absent, everywhere = (
+            [dataset.class_names[label] for label in np.flatnonzero(~(dataset.targets == value).any(axis=0))]
+            for value in (1, 0)
+        )
+        if absent and split == trained:
+            raise DataError(
+                f"{origin}: no image to train on has {named('label', absent)}; remove what nobody has, or add images "
+                "that have it"
+            )
+        if absent:
+            notes.append(f"{split} has no image with {named('label', absent)}, which is not measured there")
+        if everywhere:
+            notes.append(f"of {split}, every image has {named('label', everywhere)}")
+    return tuple(notes)
+
+
 def check_filled(empty: Sequence[str], purpose: str, origin: str) -> None:
     """Raise a DataError if there are classes without an image, which `purpose` needs."""
     if empty:

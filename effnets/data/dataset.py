@@ -70,6 +70,8 @@ class ImageDataset(ABC):
         kind: how the images are stored, in words.
         class_names: of all classes, in the order of the network's outputs.
         labels: [len]; each image's index into `class_names`.
+        targets: [len, C] float32, where an image has any number of labels, which `class_names` are then: 1, 0, or NaN
+            where it is unknown. `labels` are then the rarest that each image has, for samplers and draws.
         shards: [len]; the number of the file that holds each image, if the data set is streamed: random access fetches
             that whole file. None if random access is cheap.
         channels: in which images are decoded, as of `effnets.inference.image.load_image`.
@@ -79,6 +81,7 @@ class ImageDataset(ABC):
     kind: ClassVar[str] = "images"
     class_names: tuple[str, ...]
     labels: NDArray[np.int64]
+    targets: NDArray[np.float32] | None = None
     shards: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
@@ -138,6 +141,8 @@ class ImageDataset(ABC):
     def digest(self) -> str:
         """Return a hash of the images' file names and labels, which identifies the data set after it has moved."""
         digest = hashlib.sha256(np.ascontiguousarray(self.labels).tobytes())
+        if self.targets is not None:
+            digest.update(np.nan_to_num(self.targets, nan=-1.0).astype(np.int8).tobytes())
         for index in range(len(self)):
             name = self.name(index).replace("\\", "/").rpartition("/")[2]  # Path would be slow for millions
             digest.update(f"\n{name}".encode(errors="surrogateescape"))
@@ -153,6 +158,7 @@ class Subset(ImageDataset):
     def __init__(self, origin: ImageDataset, indices: NDArray[np.int64]) -> None:
         self.origin, self.indices = origin, indices
         self.class_names, self.labels, self.channels = origin.class_names, origin.labels[indices], origin.channels
+        self.targets = None if origin.targets is None else origin.targets[indices]
         self.shards = None if origin.shards is None else origin.shards[indices]
 
     def name(self, index: int) -> str:

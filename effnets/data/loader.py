@@ -17,7 +17,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.util import Finalize
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Generic, Literal, NamedTuple, TypeVar
+from typing import Any, Generic, Literal, NamedTuple, Required, TypedDict, TypeVar
 
 import numpy as np
 import torch
@@ -28,7 +28,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 from effnets.data.checks import CorruptImages, allowed_corrupt, reasons
 from effnets.data.dataset import EncodedImage, ImageDataset, LazyImage
 from effnets.data.remote import stream_folder, stream_images
-from effnets.data.sampling import Stream, balanced_order, occurrences, seeded, shuffled_order
+from effnets.data.sampling import Stream, balanced_order, batches_by_class, occurrences, seeded, shuffled_order
 from effnets.data.transforms import TrainTransform
 from effnets.errors import ArgumentError, DataError, ImageError
 from effnets.inference.transform import Transform
@@ -218,7 +218,15 @@ def _exit_when_readable(receiver: Connection) -> None:
     os._exit(0)
 
 
-Order = Literal["shuffled", "balanced", "sequential"]
+Order = Literal["shuffled", "balanced", "by_class", "sequential"]
+
+
+class BatchSettings(TypedDict, total=False):
+    """Arguments of `EpochLoader` that say which images are in a batch."""
+
+    batch_size: Required[int]
+    order: Order
+    images_per_class: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -230,7 +238,8 @@ class Batch:
         images: float32 [N, C, H, W], normalized.
         labels: int64 [N]; true classes.
         indices: int64 [N], on the CPU; into the data set.
-        targets: float32 [N, classes], each row summing to 1, if images were mixed; else None.
+        targets: float32 [N, classes], each row summing to 1, if images were mixed; where an image has any number of
+            labels, [N, labels] of 1, 0, or NaN where it is unknown; else None.
     """
 
     number: int
@@ -258,7 +267,8 @@ class BatchLoader(ABC, Generic[_Batch]):
         batches: prepares the batches.
         batch_size: images in a micro-batch.
         order: "shuffled"; "balanced": equally many images of every class, to within one, repeating those of small
-            classes; or "sequential".
+            classes; "by_class": in each micro-batch `images_per_class` images of each class that is in it; or
+            "sequential".
         drop_last: leave out the last micro-batch if it is not full.
         passes: over the images in an epoch.
         multiple: leave out as many of the last micro-batches as needed for their number to be a multiple of this: the
@@ -268,6 +278,7 @@ class BatchLoader(ABC, Generic[_Batch]):
             warning, and listed in `corrupt`; by default 5 % of all or 3, as in `open_data`.
         rank, world_size: this process's number and how many there are.
         device: of the batches.
+        images_per_class: for the order "by_class"; `batch_size` is a multiple of it.
 
     Attributes:
         corrupt: the images that turned out corrupt.
@@ -290,9 +301,10 @@ class BatchLoader(ABC, Generic[_Batch]):
         rank: int = 0,
         world_size: int = 1,
         device: torch.device | str = "cpu",
+        images_per_class: int = 1,
     ) -> None:
         self._batches, self.dataset, self.seed, self.order = batches, batches.dataset, batches.seed, order
-        dataset = self.dataset
+        dataset, self.images_per_class = self.dataset, images_per_class
         self.batch_size = check_integer("batch_size", batch_size, 1, "give the images in a batch, from 1")
         check_integer("multiple", multiple, 1, "give an integer from 1")
         self.passes = check_integer("passes", passes, 1, "give an integer from 1")
@@ -311,11 +323,12 @@ class BatchLoader(ABC, Generic[_Batch]):
                 f"batch_size is {batch_size}, but {len(dataset)} images are too few for {multiple} "
                 f"{'full ' if drop_last else ''}batches; choose a smaller batch size"
             )
-        if order == "balanced" and dataset.shards is not None:
-            raise ArgumentError(
-                "a streamed data set comes file by file, so a sampler cannot balance its classes; "
-                "set balance to weights"
-            )
+        if order in ("balanced", "by_class") and dataset.shards is not None:
+            what, fix = ("balance its classes", "set balance to weights") if order == "balanced" else (
+                "choose the classes of a batch",
+                "copy it to this machine, as files",
+            )  # fmt: skip
+            raise ArgumentError(f"a streamed data set comes file by file, so a sampler cannot {what}; {fix}")
         self._shutdown = WorkerShutdown()
         self._requests: list[BatchRequest] = []  # the sampler of the DataLoader
         self._stream: Any = None
@@ -412,6 +425,10 @@ class BatchLoader(ABC, Generic[_Batch]):
                 order = np.concatenate([shuffled_order(length, self.seed, number) for number in passes])
             case "balanced":
                 order = np.concatenate([balanced_order(self.dataset.labels, self.seed, number) for number in passes])
+            case "by_class":
+                images = self.images_per_class
+                classes = self.batch_size // images
+                order = batches_by_class(self.dataset.labels, self._length, classes, images, (self.seed, epoch))
         return order, occurrences(order)
 
     @abstractmethod
@@ -447,6 +464,7 @@ class EpochLoader(BatchLoader[Batch]):
         world_size: int = 1,
         device: torch.device | str = "cpu",
         channels_last: bool = False,
+        images_per_class: int = 1,
     ) -> None:
         super().__init__(
             ImageBatches(dataset, transform, seed),
@@ -460,6 +478,7 @@ class EpochLoader(BatchLoader[Batch]):
             rank=rank,
             world_size=world_size,
             device=device,
+            images_per_class=images_per_class,
         )
         self.transform = transform
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
@@ -478,7 +497,9 @@ class EpochLoader(BatchLoader[Batch]):
         images = images.contiguous(memory_format=self.memory_format)
         labels = torch.from_numpy(self.dataset.labels[result.indices]).to(self.device, non_blocking=True)
         targets = None
-        if self._mixing is not None:
+        if self.dataset.targets is not None:
+            targets = torch.from_numpy(self.dataset.targets[result.indices]).to(self.device, non_blocking=True)
+        elif self._mixing is not None:
             with seeded(Stream.BATCH, self.seed, epoch, number):
                 images, targets = self._mixing(images, labels)
         return Batch(

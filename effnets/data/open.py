@@ -11,13 +11,29 @@ from typing import TypedDict, get_args
 
 import numpy as np
 
-from effnets.data.checks import Check, affordable_check, check_classes, check_filled, duplicate_notes, without_corrupt
+from effnets.data.checks import (
+    Check,
+    affordable_check,
+    check_classes,
+    check_filled,
+    check_labels,
+    duplicate_notes,
+    without_corrupt,
+)
 from effnets.data.dataset import ImageDataset
 from effnets.data.folder import open_folder
 from effnets.data.hub import open_hub_dataset, open_hub_stream
+from effnets.data.multilabel import open_label_parquet, open_label_table
 from effnets.data.parquet import open_parquet
 from effnets.data.remote import is_url, open_remote_shards
-from effnets.data.splits import ALL, RawSplits, Splits, default_val_share, split_validation
+from effnets.data.splits import (
+    ALL,
+    RawSplits,
+    Splits,
+    allowing_unseen_classes,
+    default_val_share,
+    split_validation,
+)
 from effnets.data.table import open_table
 from effnets.data.tar import expand_braces, index_archive, is_webdataset, open_shards, open_tree
 from effnets.errors import ArgumentError, DataError, EffnetsError, MissingFileError
@@ -52,6 +68,9 @@ class DataConfig:
             "none". Of more than 200,000 images, "quick" checks none.
         strict: raise an error for a corrupt image, or one without a label among others, instead of leaving it out.
         corrupt_limit: part of the images of a split that may be corrupt and are left out, with a note; 3 always may.
+        multilabel: an image has any number of labels: of a CSV or TSV file, a column of 0 and 1 for each (empty or -1:
+            unknown), or `label_column` with lists (``red|round``, JSON); of parquet, a column of lists.
+        unseen_classes: let val and test have classes that train lacks, as images that are compared may have.
 
     Raises:
         ArgumentError: if a value is out of its range.
@@ -66,6 +85,8 @@ class DataConfig:
     check: Check = "quick"
     strict: bool = False
     corrupt_limit: float = 0.05
+    multilabel: bool = False
+    unseen_classes: bool = False
 
     def __post_init__(self) -> None:
         if self.check not in get_args(Check):
@@ -124,7 +145,8 @@ def open_data(
             split, datasets[split], check=check, limit=config.corrupt_limit, strict=config.strict, progress=progress
         )
         notes += more
-    notes += check_classes(datasets, "train" if "train" in datasets else None, origin)
+    check_all = check_labels if config.multilabel else check_classes
+    notes += check_all(datasets, "train" if "train" in datasets else None, origin)
     if "train" in datasets and "val" not in datasets:
         share = config.val_share
         if share is None:
@@ -162,13 +184,14 @@ def open_evaluation_data(
     dataset = raw.datasets[split]
     if split == ALL:
         check_filled(raw.empty, "evaluation", origin)
-    else:
+    elif raw.empty:
         _leave_out_classes(dataset, raw.empty)
     check, _ = affordable_check(config.check, {split: dataset})
     dataset, notes = without_corrupt(
         split, dataset, check=check, limit=config.corrupt_limit, strict=config.strict, progress=progress
     )
-    notes = (*raw.notes, *notes, *check_classes({split: dataset}, None, origin))
+    check_all = check_labels if config.multilabel else check_classes
+    notes = (*raw.notes, *notes, *check_all({split: dataset}, None, origin))
     return EvaluationData(split=split, source=dataset, notes=notes)
 
 
@@ -184,7 +207,11 @@ def open_raw(
         config = DataConfig(config)
     data = os.fspath(config.path)
     try:
-        raw = _open_dataset(data, config.image_column, config.label_column, progress, strict=config.strict)
+        with allowing_unseen_classes(config.unseen_classes):
+            if config.multilabel:
+                raw = _open_multilabel(config)
+            else:
+                raw = _open_dataset(data, config.image_column, config.label_column, progress, strict=config.strict)
     except EffnetsError:
         raise
     except OSError as error:
@@ -227,6 +254,26 @@ def _open_dataset(
         case ".zip" | ".tgz" | ".gz" | ".bz2" | ".xz" | ".zst" | ".7z" | ".rar":
             raise DataError(f"{data}: is compressed, so single images cannot be read; unpack it, and give its folder")
     raise DataError(f"{data}: is not a known kind of data set; give {_KINDS}")
+
+
+def _open_multilabel(config: DataConfig) -> RawSplits:
+    """Open images with any number of labels each, unchecked."""
+    data, path = os.fspath(config.path), Path(config.path)
+    if config.class_names is not None:
+        raise ArgumentError(f"class_names is given, but the labels of {data} have names; leave it out")
+    columns = _Columns(image_column=config.image_column, label_column=config.label_column, strict=config.strict)
+    if not path.exists() and not data.startswith("hf-") and not is_url(data):
+        raise MissingFileError(f"{data} does not exist; check its spelling and the current folder")
+    if path.suffix.lower() in (".csv", ".tsv"):
+        return open_label_table(path, **columns)
+    if path.suffix.lower() == ".parquet":
+        return open_label_parquet([path], single=True, **columns)
+    if path.is_dir() and (tables := _below(path, "*.parquet")):
+        return open_label_parquet(tables, single=False, **columns)
+    raise DataError(
+        f"{data}: images with several labels are read from a .csv or .tsv table, or from .parquet files, and this is "
+        "neither; list the images in a table with a column of 0 and 1 for each label"
+    )
 
 
 class _Columns(TypedDict):

@@ -134,19 +134,8 @@ def open_parquet(
         DataError: if a file is damaged, has another layout, or belongs to no split.
     """
     origin = str(files[0] if len(files) == 1 else files[0].parent)
-    splits: dict[str, list[Path]] = {}
-    for file in files:
-        splits.setdefault(ALL if single else split_of_file(file.name) or ALL, []).append(file)
-    if ALL in splits and len(splits) > 1:
-        raise DataError(
-            f"{splits[ALL][0]}: its name belongs to no split, unlike those of other files; "
-            "start its name with train, validation or test, or move it away"
-        )
-    tables = {split: _Table(paths, image_column, label_column) for split, paths in splits.items()}
+    tables = read_tables(files, image_column, label_column, single=single)
     first = next(iter(tables.values()))
-    for table in tables.values():
-        if table.names != first.names:
-            raise DataError(f"{table.files[0]}: declares other class names than {first.files[0]}; make them the same")
     declared = first.names or read_class_names(first.files[0].parent)
     class_names, labels, notes = index_labels(
         {split: table.labels for split, table in tables.items()}, origin, declared, strict=strict
@@ -159,10 +148,47 @@ def open_parquet(
     return RawSplits(datasets=datasets, notes=notes)
 
 
-class _Table:
-    """The files of one split: their columns, row groups and labels as stored."""
+def read_tables(
+    files: Sequence[Path],
+    image_column: str | None,
+    label_column: str | None,
+    usual: tuple[str, ...] = _LABEL_COLUMNS,
+    *,
+    single: bool,
+) -> dict[str, ParquetTable]:
+    """Return the files by their splits, or by "all"; arguments and errors as of `open_parquet`.
 
-    def __init__(self, files: Sequence[Path], image_column: str | None, label_column: str | None) -> None:
+    The labels' column has one of the `usual` names unless it is named.
+    """
+    splits: dict[str, list[Path]] = {}
+    for file in files:
+        splits.setdefault(ALL if single else split_of_file(file.name) or ALL, []).append(file)
+    if ALL in splits and len(splits) > 1:
+        raise DataError(
+            f"{splits[ALL][0]}: its name belongs to no split, unlike those of other files; "
+            "start its name with train, validation or test, or move it away"
+        )
+    tables = {split: ParquetTable(paths, image_column, label_column, usual) for split, paths in splits.items()}
+    first = next(iter(tables.values()))
+    for table in tables.values():
+        if table.names != first.names:
+            raise DataError(f"{table.files[0]}: declares other class names than {first.files[0]}; make them the same")
+    return tables
+
+
+class ParquetTable:
+    """The files of one split.
+
+    Attributes:
+        files, image_column, label_column: their paths, and names of columns.
+        groups: as of `ParquetDataset`.
+        labels: of every row, as stored.
+        names: of the labels, where the files declare them.
+    """
+
+    def __init__(
+        self, files: Sequence[Path], image_column: str | None, label_column: str | None, usual: tuple[str, ...]
+    ) -> None:
         try:
             import pyarrow as pa
             import pyarrow.parquet as pq
@@ -176,7 +202,7 @@ class _Table:
                 file = pq.ParquetFile(path)
                 schema = file.schema_arrow
                 self.image_column = find_column(path, schema, image_column, IMAGE_COLUMNS, "image_column")
-                self.label_column = find_column(path, schema, label_column, _LABEL_COLUMNS, "label_column")
+                self.label_column = find_column(path, schema, label_column, usual, "label_column")
                 labels.append(file.read(columns=[self.label_column]).column(0))
             except (pa.ArrowException, OSError) as error:
                 raise DataError(
@@ -207,9 +233,11 @@ def find_column(path: Path | str, schema: pa.Schema, wanted: str | None, usual: 
 def _declared_names(schema: pa.Schema, column: str) -> tuple[str, ...] | None:
     """Return class names as the `datasets` library writes them into a file."""
     try:
-        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
-        return tuple(features[column]["names"])
-    except (KeyError, TypeError, ValueError):
+        feature = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"][column]
+        if isinstance(feature, list):  # of lists, as earlier versions of the library wrote them
+            feature = feature[0]
+        return tuple(feature.get("feature", feature)["names"])
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError):
         return None
 
 

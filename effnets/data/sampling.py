@@ -70,6 +70,52 @@ def balanced_order(labels: NDArray[np.int64], seed: int, epoch: int) -> NDArray[
     return generator.permutation(np.concatenate(turns))
 
 
+def batches_by_class(
+    labels: NDArray[np.int64], batches: int, classes: int, images: int, key: tuple[int, int]
+) -> NDArray[np.int64]:
+    """Return [batches · classes · images] indices: in each batch so many `images` of so many different `classes`.
+
+    No class comes again before all others came, and no image of a class before all others of it did: a class with fewer
+    than `images` has some of them twice in a batch.
+
+    Args:
+        labels: of all training images, of as many classes at least.
+        batches: how many.
+        classes, images: in a batch, and of each of its classes.
+        key: seed and epoch, of which the draw is a function.
+    """
+    generator = np.random.default_rng(key)
+    present = np.unique(labels)
+    turns = (_Turns(generator, np.flatnonzero(labels == label)) for label in present)
+    members = dict(zip(present.tolist(), turns, strict=True))
+    queue: list[int] = []
+    order = []
+    for _ in range(batches):
+        chosen: list[int] = []
+        while len(chosen) < classes:
+            if not queue:
+                # Those that this batch has already come last, when the batch is full.
+                drawn = generator.permutation(present).tolist()
+                queue = sorted(drawn, key=lambda label: label in chosen)
+            chosen.append(queue.pop(0))
+        order += [members[label].take(images) for label in chosen]
+    return np.concatenate(order)
+
+
+class _Turns:
+    """Indices in a random order, and in another one when all have come."""
+
+    def __init__(self, generator: np.random.Generator, indices: NDArray[np.int64]) -> None:
+        self._generator, self._indices = generator, indices
+        self._left = np.array([], np.int64)
+
+    def take(self, count: int) -> NDArray[np.int64]:
+        while len(self._left) < count:
+            self._left = np.concatenate([self._left, self._generator.permutation(self._indices)])
+        taken, self._left = self._left[:count], self._left[count:]
+        return taken
+
+
 def occurrences(order: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return [len(order)]: how often each index occurs before its position."""
     by_index = np.argsort(order, kind="stable")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -176,15 +178,33 @@ def ordered(names: Iterable[str]) -> tuple[str, ...]:
     return class_orders(names)["numeric"]
 
 
+_UNSEEN_ALLOWED = ContextVar("unseen classes allowed", default=False)
+
+
+@contextmanager
+def allowing_unseen_classes(allowed: bool) -> Iterator[None]:
+    """Let other splits have classes that the training split lacks, for images that are compared and not classified."""
+    token = _UNSEEN_ALLOWED.set(allowed)
+    try:
+        yield
+    finally:
+        _UNSEEN_ALLOWED.reset(token)
+
+
 def class_names_of(splits: Mapping[str, Iterable[str]], origin: str) -> tuple[str, ...]:
     """Return the names of all classes: those of the training split, or of all splits if there is no training split.
+
+    Within `allowing_unseen_classes`, those that other splits have beside these come last.
 
     Raises:
         DataError: if a split has classes that the training split lacks.
     """
     if "train" not in splits:
         return ordered(name for names in splits.values() for name in names)
+    splits = {split: set(names) for split, names in splits.items()}
     known = set(splits["train"])
+    if _UNSEEN_ALLOWED.get():
+        return *ordered(known), *ordered({name for names in splits.values() for name in names} - known)
     for split, names in splits.items():
         unknown = ordered(set(names) - known)
         if unknown:

@@ -7,7 +7,8 @@ import csv
 import io
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -47,20 +48,69 @@ def open_table(
     Raises:
         DataError: if the file is not such a table, rows are incomplete, or files are missing; gives the lines.
     """
-    columns, records = _read(path)
+    names, records = read_table(path)
+    columns = [name.lower() for name in names]
     image, label, notes = _columns(path, columns, image_column, label_column)
     if not records:
         raise DataError(f"{path}: lists no images; write one row for each, with {columns[image]}, {columns[label]}")
-    split = _split_column(columns, records)
+    split = split_column(columns, records)
+    found = find_images(path, columns, records, image, split, [label])
+    class_names, indices, unlabeled = index_labels(
+        {word: [cells[label] for cells in rows] for word, rows in found.cells.items()},
+        str(path),
+        strict=strict,
+        place=lambda word, index: f"line {found.lines[word][index]}",
+    )
+    datasets: dict[str, ImageDataset] = {
+        word: labeled(FileDataset(path.parent, found.files[word], indices[word], class_names)) for word in indices
+    }
+    others = [name or "without a name" for i, name in enumerate(columns) if i not in (image, label, split)]
+    if others:
+        notes.append(f"passed over {named('column', others)} of {path.name}")
+    return RawSplits(datasets=datasets, notes=(*notes, *found.notes, *unlabeled))
+
+
+@dataclass(slots=True)
+class TableImages:
+    """The images that a table lists.
+
+    Attributes:
+        files: by split, or by "all": paths relative to the table's folder. cells, lines: of their rows, likewise.
+        notes: how paths were understood, and what was passed over.
+    """
+
+    files: dict[str, list[str]] = field(default_factory=dict)
+    cells: dict[str, list[list[str]]] = field(default_factory=dict)
+    lines: dict[str, list[int]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+def find_images(
+    path: Path,
+    columns: Sequence[str],
+    records: Sequence[tuple[int, list[str]]],
+    image: int,
+    split: int,
+    labels: Sequence[int],
+) -> TableImages:
+    """Find the files of a table's rows.
+
+    Args:
+        path: of the table.
+        columns, records: as of `read_table`.
+        image, split, labels: places of columns; split -1 without one.
+
+    Raises:
+        DataError: if rows are incomplete, or files are missing; gives the lines.
+    """
     needed = sorted({image, split} - {-1})
     _refuse(
         path,
         [f"line {line}" for line, cells in records if len(cells) != len(columns) or not all(cells[i] for i in needed)],
         "rows are empty or incomplete",
-        f"every row needs {', '.join(columns[i] for i in sorted({image, label, split} - {-1}))}",
+        f"every row needs {', '.join(columns[i] for i in sorted({image, *labels, split} - {-1}))}",
     )
-    finder = _Finder(path)
-    files, labels, lines = dict[str, list[str]](), dict[str, list[str]](), dict[str, list[int]]()
+    finder, images = _Finder(path), TableImages()
     unknown, missing, ambiguous, junk = list[str](), list[str](), list[str](), list[str]()
     for line, cells in records:
         word = ALL if split < 0 else split_of(cells[split])
@@ -74,31 +124,27 @@ def open_table(
             shown = f"line {line}: {cells[image]}"
             (ambiguous if found else missing).append(shown + (f" is {' or '.join(found)}" if found else ""))
         else:
-            files.setdefault(word, []).append(found[0])
-            labels.setdefault(word, []).append(cells[label])
-            lines.setdefault(word, []).append(line)
+            images.files.setdefault(word, []).append(found[0])
+            images.cells.setdefault(word, []).append(cells)
+            images.lines.setdefault(word, []).append(line)
     _refuse(path, unknown, "splits are unknown", "write train, val or test")
     _refuse(path, missing, "files do not exist", "paths are relative to the folder of the CSV file")
     _refuse(path, ambiguous, "paths are of several files", "write the folder and the extension of each image")
     _refuse(path, finder.shared, "paths are of a file that another line has", "correct them, or copy the right images")
-    if not files:
+    if not images.files:
         raise DataError(f"{path}: lists only files that systems leave behind ({junk[0]} first); list the images")
-    class_names, indices, unlabeled = index_labels(
-        labels, str(path), strict=strict, place=lambda word, index: f"line {lines[word][index]}"
-    )
-    datasets: dict[str, ImageDataset] = {
-        word: labeled(FileDataset(path.parent, files[word], indices[word], class_names)) for word in indices
-    }
-    others = [name or "without a name" for i, name in enumerate(columns) if i not in (image, label, split)]
-    if others:
-        notes.append(f"passed over {named('column', others)} of {path.name}")
     if junk:
-        notes.append(f"passed over {named('row', junk)} of files that systems leave behind")
-    return RawSplits(datasets=datasets, notes=(*notes, *finder.notes(), *unlabeled))
+        images.notes.append(f"passed over {named('row', junk)} of files that systems leave behind")
+    images.notes += finder.notes()
+    return images
 
 
-def _read(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
-    """Return the columns, and the line and cells of every row that is not blank."""
+def read_table(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
+    """Return the columns' names as written, and the line and cells of every row that is not blank.
+
+    Raises:
+        DataError: if the file is not text, or no CSV.
+    """
     try:
         content = path.read_bytes()
         utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
@@ -114,11 +160,16 @@ def _read(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from error
     filled = [(line, cells) for line, cells in records if any(cells)]
-    columns = [name.lower() for name in filled[0][1]] if filled else []
+    columns = list(filled[0][1]) if filled else []
     while columns and not columns[-1]:  # a separator at the end of the line
         columns.pop()
     width = len(columns)
     return columns, [(line, cells if any(cells[width:]) else cells[:width]) for line, cells in filled[1:]]
+
+
+def image_places(columns: Sequence[str], wanted: str | None) -> list[int]:
+    """Return the places of columns that may be of the images' paths; columns in lower case."""
+    return _named(columns, wanted, "path", _PATHS) or _named(columns, wanted, "path", _IDS)
 
 
 def _columns(path: Path, columns: list[str], image: str | None, label: str | None) -> tuple[int, int, list[str]]:
@@ -127,7 +178,7 @@ def _columns(path: Path, columns: list[str], image: str | None, label: str | Non
     Raises:
         DataError: if there are none, or several.
     """
-    images = _named(columns, image, "path", _PATHS) or _named(columns, image, "path", _IDS)
+    images = image_places(columns, image)
     labels = _named(columns, label, "label", _LABELS)
     rest = [i for i, name in enumerate(columns) if i not in images and name not in _SPLITS]
     if len(images) == 1 and not labels and label is None and len(rest) == 1 and columns[rest[0]]:
@@ -145,12 +196,12 @@ def _columns(path: Path, columns: list[str], image: str | None, label: str | Non
     raise DataError(f"{path}, line 1: has the columns {', '.join(columns) or 'nothing'}; needed are {needed}{hint}")
 
 
-def _named(columns: list[str], wanted: str | None, usual: str, others: Iterable[str]) -> list[int]:
+def _named(columns: Sequence[str], wanted: str | None, usual: str, others: Iterable[str]) -> list[int]:
     names = {wanted.strip().lower()} if wanted else {usual} if usual in columns else others
     return [i for i, name in enumerate(columns) if name in names]
 
 
-def _split_column(columns: list[str], records: list[tuple[int, list[str]]]) -> int:
+def split_column(columns: list[str], records: Sequence[tuple[int, list[str]]]) -> int:
     """Return the place of the column of splits: "split", or one of a similar name with nothing but splits; else -1."""
     for name in _SPLITS:
         if name in columns:

@@ -105,12 +105,13 @@ class Detection(Task):
             )
         return model
 
-    def check(self, model: Detector, recipe: Recipe, images: int) -> None:  # noqa: ARG002
-        if min(recipe.batch_size, images // recipe.accumulate) == 1 and recipe.detection.detector == "ssdlite":
+    def check(self, model: Detector, recipe: Recipe, train: ImageDataset) -> Sequence[str]:
+        if min(recipe.batch_size, len(train) // recipe.accumulate) == 1 and model.settings.kind == "ssdlite":
             raise TrainingError(
                 "forward passes are of 1 image, and SSDLite's last maps are of one place, where a batch normalization "
                 "cannot normalize by one value: raise batch_size, or lower accumulate"
             )
+        return ()
 
     def restore_statistics(
         self, model: Detector, recipe: Recipe, train: ImageDataset, context: TrainContext
@@ -127,7 +128,7 @@ class Detection(Task):
     def cache(self, train: ImageDataset, model: Any, recipe: Recipe, cached: bool | None) -> ImageDataset:  # noqa: ARG002
         return train  # the loader keeps what fits
 
-    def make_loss(self, recipe: Recipe, train: ImageDataset, teacher: Teacher | None = None) -> Loss:  # noqa: ARG002
+    def make_loss(self, model: Any, recipe: Recipe, train: ImageDataset, teacher: Teacher | None) -> Loss:  # noqa: ARG002
         return DetectionLoss()
 
     def make_train_loader(
@@ -158,7 +159,12 @@ class Detection(Task):
         return loader
 
     def make_validator(
-        self, val: ImageDataset, model: Detector, recipe: Recipe, context: TrainContext, state: RunState  # noqa: ARG002
+        self,
+        val: ImageDataset,
+        model: Detector,  # noqa: ARG002
+        recipe: Recipe,
+        context: TrainContext,
+        state: RunState,  # noqa: ARG002
     ) -> Validator:
         """Return what measures a network. Every process measures all images, and finds the same."""
         images = _with_boxes(val)

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from effnets.errors import MissingFileError, WeightsError
-from effnets.spec.specs import PreprocessSpec
+from effnets.spec.specs import ClassifierActivation, PreprocessSpec
 from effnets.utils.arguments import MAX_SIDE
 
 _PREFIX = "effnets."
-_FORMAT = 1  # raised when new programs need what earlier files do not say
+_FORMATS = (1, 2)  # the second where programs must know the activation, so that earlier ones refuse the file
 
 InputKind = Literal["normalised", "uint8", "pixels"]  # as files spell it
 
@@ -45,6 +45,9 @@ class ModelMetadata:
         embedding: length of the output ``embedding``, 0 without it.
         detector: the kind of an object detector, ``ssdlite``, whose outputs are boxes, labels and scores and whose
             first label is the background; empty for a classifier.
+        classifier_activation: of the output ``logits``, which is not in it: ``softmax`` for one class an image,
+            ``sigmoid`` for any number of labels, ``l2`` for an embedding, divided by its length.
+        thresholds: of labels, the least probability of each that counts as yes; empty: a half.
     """
 
     model: str
@@ -64,6 +67,8 @@ class ModelMetadata:
     quantisation: Mapping[str, Any] = field(default_factory=dict)
     embedding: int = 0
     detector: str = ""
+    classifier_activation: ClassifierActivation = "softmax"
+    thresholds: tuple[float, ...] = ()
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -72,7 +77,7 @@ class ModelMetadata:
 
     def to_properties(self) -> dict[str, str]:
         """Return the properties of a file: keys with the prefix ``effnets.``, values in JSON."""
-        values = {**asdict(self), "format": _FORMAT}
+        values = {**asdict(self), "format": _FORMATS[self.classifier_activation != "softmax"]}
         return {_PREFIX + key: json.dumps(value, ensure_ascii=False) for key, value in values.items()}
 
     @classmethod
@@ -89,11 +94,12 @@ class ModelMetadata:
             raise WeightsError(
                 f"{source}: was not exported by effnets, or is cut short: it has no labels and no preprocessing"
             )
-        if own.pop("format") != str(_FORMAT):
+        if own.pop("format") not in map(str, _FORMATS):
             raise WeightsError(f"{source}: was exported by another version of effnets; export the model again")
         values = _decode(own, source)
         known = {name: values[name] for name in cls.__dataclass_fields__ if name in values}
         known |= {name: tuple(known[name]) for name in ("labels", "size", "usual_size") if known.get(name)}
+        known["thresholds"] = tuple(known.get("thresholds", ()))
         metadata = cls(**{**known, "preprocess": _decode_preprocess(values["preprocess"], source)})
         if outputs is not None and not metadata.detector:
             metadata.check_outputs(outputs, source)
@@ -103,6 +109,8 @@ class ModelMetadata:
         """Raise WeightsError unless there is a label for each of so many outputs of the file `source`."""
         if len(self.labels) != outputs:
             raise _damaged(source, "labels", f"has {len(self.labels)} names for {outputs} classes")
+        if self.thresholds and len(self.thresholds) != outputs:
+            raise _damaged(source, "thresholds", f"has {len(self.thresholds)} numbers for {outputs} labels")
 
     def to_json(self) -> str:
         """Return `to_properties` as one text."""
@@ -151,6 +159,10 @@ def _is_names(value: object) -> bool:
     return isinstance(value, list) and bool(value) and all(isinstance(name, str) for name in value)
 
 
+def _is_shares(value: object) -> bool:
+    return isinstance(value, list) and all(type(one) in (int, float) and 0 <= one <= 1 for one in value)
+
+
 _TEXT = (lambda value: isinstance(value, str), "text")
 _MAPPING = (lambda value: isinstance(value, dict), "a mapping")
 _SIZE = (_is_size, "a height and a width in pixels, or null")
@@ -162,6 +174,8 @@ _EXPECTED: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "input_kind": (lambda value: value in get_args(InputKind), "normalised, uint8 or pixels"),
     "channels": (_is_count, "a number of channels"),
     "embedding": (_is_length, "a length"),
+    "classifier_activation": (lambda value: value in get_args(ClassifierActivation), "softmax, sigmoid or l2"),
+    "thresholds": (_is_shares, "a list of numbers from 0 to 1"),
 }
 _REQUIRED = ("model", "family", "labels", "preprocess", "size")
 

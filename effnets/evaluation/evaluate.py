@@ -70,7 +70,8 @@ def evaluate(
     Raises:
         MissingFileError, DataError: if the data does not exist, or has no readable image.
         ImageError: if an image cannot be read, with `strict`; the message names it.
-        ArgumentError: if the classes are not the model's, or a number is out of range.
+        ArgumentError: if the classes are not the model's, it has no classes but labels or embeddings, or a number is
+            out of range.
         WeightsError: if logits are NaN or infinite.
     """
     for name, value in (("batch_size", batch_size), ("workers", workers)):
@@ -81,6 +82,11 @@ def evaluate(
         raise ArgumentError(f"class_order is {class_order!r}; choose 'numeric' or 'lexicographic'")
     if temperature is not None and not 0.01 <= temperature <= 100:
         raise ArgumentError(f"temperature is {temperature!r}; give a number from 0.01 to 100")
+    predictor = create_predictor(model, image_size, "image_size", decode)
+    if predictor.activation == "sigmoid":
+        raise ArgumentError(
+            f"{predictor.model} gives an image any number of labels; measure it with effnets.evaluate_labels"
+        )
     split, notes, origin = "given", tuple[str, ...](), "images in memory"
     if isinstance(data, ImageDataset):
         dataset = data
@@ -100,7 +106,6 @@ def evaluate(
         split, dataset, notes, origin = opened.split, opened.source, opened.notes, os.fspath(data)
     if len(dataset) == 0:
         raise DataError(f"{origin}: there is no image to evaluate on")
-    predictor = create_predictor(model, image_size, "image_size", decode)
     dataset = dataset.with_channels(predictor.channels)
     classes, note = match_classes(
         dataset.class_names, predictor.class_names, named=predictor.named, class_order=class_order

@@ -87,7 +87,7 @@ class Measurement:
         outputs = pipeline.run(indices, load)
         done = 0
         while batch := list(islice(outputs, _COUNTED)):
-            tally.broken += _broken(self.dataset, batch, strict=self.strict)
+            tally.broken += broken_of(self.dataset, batch, strict=self.strict)
             chosen = np.array([output.item for output in batch if output.error is None], np.int64)
             if len(chosen):
                 logits = np.stack([output.values for output in batch if output.values is not None])
@@ -126,7 +126,7 @@ def _answers(
     return indices, labels, logits.argmax(axis=1), confidences, rank < topk
 
 
-def _broken(dataset: ImageDataset, outputs: Sequence[Output[int]], *, strict: bool) -> list[Broken]:
+def broken_of(dataset: ImageDataset, outputs: Sequence[Output[int]], *, strict: bool) -> list[Broken]:
     """Return the images of a batch that could not be read, with reasons that name them.
 
     Raises:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from effnets.data.checks import CorruptImages, allowed_corrupt
@@ -30,6 +31,8 @@ _KEPT_BYTES = 512 << 20
 
 class ValidationLoader:
     """Batches of images [N, C, H, W] and labels [N], the same in every pass; a small dataset stays in memory.
+
+    Where an image has any number of labels, its targets [N, labels] are yielded instead.
 
     Images that turn out corrupt are left out of their batches, with a warning.
 
@@ -74,7 +77,8 @@ class ValidationLoader:
             self.corrupt.note(batch.corrupt)
             if batch.inputs:
                 images = torch.stack(batch.inputs)
-                labels = torch.from_numpy(self.dataset.labels[batch.indices]).long()
+                targets = self.dataset.targets
+                labels = torch.from_numpy((self.dataset.labels if targets is None else targets)[batch.indices])
                 room -= images.nbytes
                 if room >= 0:
                     kept.append((images, labels))
@@ -152,42 +156,83 @@ def validate(
     Raises:
         TrainingInterruptedError: if this or another process received a signal; all of them raise.
     """
-    device, sums = accelerator.device, torch.zeros(3, dtype=torch.float64)
+    sums = torch.zeros(3, dtype=torch.float64)
     right = [torch.empty(0, dtype=torch.bool)]
     with evaluating(network):
         for images, labels in shutdown.take_until_stop(batches):
-            placed = images.to(device, memory_format=torch.channels_last) if images.ndim == 4 else images.to(device)
-            logits = network(placed).float()
-            targets = labels.to(device)
+            logits = network(_placed(images, accelerator.device)).float()
+            targets = labels.to(accelerator.device)
             correct = logits.argmax(1) == targets
             right.append(correct.cpu())
             loss = F.cross_entropy(logits, targets, reduction="sum")
             # Summed on the CPU, since not every device has double precision.
             sums += torch.stack([correct.sum().to(loss.dtype), loss, torch.full_like(loss, len(labels))]).cpu()
+    hits, losses, count = _add_up(sums, accelerator, shutdown)
+    bits = _in_order(torch.cat(right).to(torch.uint8), accelerator).bool()
+    return Score(
+        top1=100.0 * hits / max(count, 1),
+        loss=losses / max(count, 1),
+        count=round(count),
+        correct=pack_bits(bits.numpy()),
+    )
+
+
+@torch.no_grad()
+def collect_outputs(
+    network: nn.Module,
+    forward: Callable[[Tensor], Tensor],
+    batches: ValidationBatches,
+    accelerator: Accelerator,
+    shutdown: GracefulShutdown,
+) -> tuple[NDArray[np.float32], NDArray[Any]]:
+    """Return the outputs [images, D] of all processes together, and the labels or targets of the same images.
+
+    Args:
+        network: put into evaluation mode meanwhile. forward: from images to outputs.
+        batches: of this process.
+        accelerator, shutdown: as of `validate`, which see for precision and errors.
+    """
+    outputs, truths = list[Tensor](), list[Tensor]()
+    with evaluating(network):
+        for images, truth in shutdown.take_until_stop(batches):
+            outputs.append(forward(_placed(images, accelerator.device)).float().cpu())
+            truths.append(truth)
+    _add_up(torch.zeros(1, dtype=torch.float64), accelerator, shutdown)
+    found = [_in_order(torch.cat(own), accelerator).numpy() for own in (outputs, truths)]
+    return found[0], found[1]
+
+
+def pack_bits(right: NDArray[np.bool_]) -> str:
+    """Return booleans, one for each image, as `Score.correct` has them."""
+    return np.packbits(right).tobytes().hex()
+
+
+def _placed(images: Tensor, device: torch.device) -> Tensor:
+    return images.to(device, memory_format=torch.channels_last) if images.ndim == 4 else images.to(device)
+
+
+def _add_up(sums: Tensor, accelerator: Accelerator, shutdown: GracefulShutdown) -> list[float]:
+    """Return the sums over all processes; raises a TrainingInterruptedError if one of them received a signal."""
     # Together with the sums, so that no process waits for one that has stopped.
     stopping = torch.tensor([shutdown.received is not None], dtype=torch.float64)
     sums = torch.cat([sums, stopping])
     if accelerator.num_processes > 1:
         reduce: Callable[..., Tensor] = accelerator.reduce
-        sums = reduce(sums.to(device), reduction="sum")
-    hits, losses, count, interrupted = (float(value) for value in sums.tolist())
+        sums = reduce(sums.to(accelerator.device), reduction="sum")
+    *totals, interrupted = (float(value) for value in sums.tolist())
     if interrupted:
         raise shutdown.interruption("training was interrupted during validation")
-    bits = _in_order(torch.cat(right), accelerator)
-    return Score(
-        top1=100.0 * hits / max(count, 1),
-        loss=losses / max(count, 1),
-        count=round(count),
-        correct=np.packbits(bits.numpy()).tobytes().hex(),
-    )
+    return totals
 
 
 def _in_order(own: Tensor, accelerator: Accelerator) -> Tensor:
-    """Return booleans [images] of all processes, each of which has every n-th image."""
-    if accelerator.num_processes == 1:
+    """Return rows [images, …] of all processes, each of which has every n-th image."""
+    processes = accelerator.num_processes
+    if processes == 1:
         return own
-    absent = 2
-    padded = accelerator.pad_across_processes(own.to(accelerator.device, torch.uint8), pad_index=absent)
-    gathered: Tensor = accelerator.gather(padded)
-    values = gathered.cpu().view(accelerator.num_processes, -1).T.flatten()
-    return values[values != absent].bool()
+    own = own.to(accelerator.device)
+    gather: Callable[[Tensor], Tensor] = accelerator.gather
+    counts = gather(torch.tensor([len(own)], device=own.device))
+    rows = gather(accelerator.pad_across_processes(own)).view(processes, int(counts.max()), *own.shape[1:])
+    present = torch.arange(rows.shape[1], device=own.device)[:, None] < counts
+    return rows.transpose(0, 1)[present].cpu()

@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from effnets.errors import ArgumentError, WeightsError
 from effnets.utils.arguments import check_integer
 
+HALF = 0.5  # the threshold of labels that have none
+
 
 @cache
 def imagenet1k() -> tuple[str, ...]:
@@ -141,7 +143,7 @@ def _first_lemma(line: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """A class predicted for an image, with its softmax probability (0..1)."""
+    """A class predicted for an image, with its softmax probability (0..1), or a label, with its sigmoid probability."""
 
     index: int
     label: str
@@ -158,12 +160,41 @@ def rank(logits: NDArray[np.float32], names: Sequence[str], topk: int) -> list[l
     topk = check_integer("topk", topk, 1, "ask for at least 1 prediction")
     if len(names) != logits.shape[1]:
         raise ArgumentError(f"class_names has {len(names)} names for {logits.shape[1]} classes; give one for each")
-    if not np.isfinite(logits).all():
-        raise WeightsError("the logits are not finite: the weights hold NaN or infinity, or the precision overflows")
-    shifted = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
-    probabilities = shifted / shifted.sum(axis=1, keepdims=True)
-    best = np.argsort(-probabilities, axis=1, kind="stable")[:, :topk]
+    likely = probabilities(logits, "softmax")
+    best = np.argsort(-likely, axis=1, kind="stable")[:, :topk]
     return [
         [Prediction(int(index), names[index], float(row[index])) for index in order]
-        for row, order in zip(probabilities, best, strict=True)
+        for row, order in zip(likely, best, strict=True)
     ]
+
+
+def choose_labels(
+    logits: NDArray[np.float32], names: Sequence[str], thresholds: Sequence[float] = ()
+) -> list[list[Prediction]]:
+    """Return the labels of each row of logits ``[N, C]`` whose probability reaches its threshold, the likeliest first.
+
+    Raises:
+        WeightsError: if the logits are not all finite.
+    """
+    likely = probabilities(logits, "sigmoid")
+    least = np.asarray(thresholds) if len(thresholds) else np.full(len(names), HALF)
+    found = []
+    for row in likely:
+        order = np.argsort(-row, kind="stable")
+        found.append([Prediction(int(one), names[one], float(row[one])) for one in order if row[one] >= least[one]])
+    return found
+
+
+def probabilities(logits: NDArray[np.floating], activation: str) -> NDArray[np.float64]:
+    """Return the probabilities of logits ``[N, C]``: of classes (``softmax``) or of labels (``sigmoid``).
+
+    Raises:
+        WeightsError: if the logits are not all finite.
+    """
+    if not np.isfinite(logits).all():
+        raise WeightsError("the logits are not finite: the weights hold NaN or infinity, or the precision overflows")
+    wide = logits.astype(np.float64)
+    if activation == "sigmoid":
+        return np.exp(-np.logaddexp(0, -wide))
+    shifted = np.exp(wide - wide.max(axis=1, keepdims=True))
+    return shifted / shifted.sum(axis=1, keepdims=True)

@@ -21,8 +21,9 @@ from effnets.engines.base import Engine
 from effnets.errors import ArgumentError, ImageError, MissingFileError
 from effnets.inference.arrays import is_array, size_of
 from effnets.inference.image import ImageSource, crop_pixels, fast_side, image_to_array, load_image
-from effnets.inference.labels import Prediction, are_named, class_names, rank
+from effnets.inference.labels import Prediction, are_named, choose_labels, class_names, rank
 from effnets.inference.pipeline import Pipeline
+from effnets.spec.specs import ClassifierActivation
 from effnets.utils.arguments import check_integer, check_size
 from effnets.utils.threads import shared_context
 
@@ -46,6 +47,7 @@ class Predictor:
         concurrent: whether several threads may call `logits` at a time and gain by it.
         in_order: whether somebody watches what goes in, by hooks, and is to see it in the order of the images.
         class_names: of the outputs. named: whether they belong to the weights; else they are numbers.
+        activation, thresholds: as of `Classifier.classifier_activation`.
     """
 
     channels: int
@@ -57,6 +59,8 @@ class Predictor:
     engine: str
     class_names: tuple[str, ...]
     named: bool
+    activation: ClassifierActivation = "softmax"
+    thresholds: tuple[float, ...] = ()
 
     def prepare(self, image: ImageSource) -> Any:
         """Return the model's input for an image, without N."""
@@ -69,10 +73,18 @@ class Predictor:
     def embed(self, batch: Sequence[Any], stage: int | None = None) -> NDArray[np.float32]:
         """Return embeddings ``[N, D]`` of prepared images: the classifier's input, or the means of a stage's map.
 
+        Of networks trained to embed they are the output, of length 1.
+
         Raises:
             ArgumentError: if the model has no such stage, or was exported without an embedding.
         """
         raise NotImplementedError
+
+    def predictions(self, logits: NDArray[np.float32], topk: int) -> list[list[Prediction]]:
+        """Return for each row of `logits` the `topk` likeliest classes, or all labels that reach their thresholds."""
+        if self.activation == "sigmoid":
+            return choose_labels(logits, self.class_names, self.thresholds)
+        return rank(logits, self.class_names, topk)
 
     def embedding_size(self, stage: int | None = None) -> int:
         """Return D, by embedding an image; raises as `embed`."""
@@ -96,7 +108,7 @@ class Predictor:
             if isinstance(logits, str):
                 yield logits
             else:
-                yield from rank(logits[None], self.class_names, topk)
+                yield from self.predictions(logits[None], topk)
 
     def outputs(
         self,
@@ -156,6 +168,14 @@ def _batch_size(size: int | tuple[int, int], *, on_gpu: bool) -> int:
     return max(1, min(images, pixels // prod(check_size(size))))
 
 
+def _require_predictions(activation: ClassifierActivation, model: str) -> None:
+    if activation == "l2":
+        raise ArgumentError(
+            f"{model} was trained to embed and predicts no classes; compare its vectors: effnets.embed, or effnets "
+            "similar on the command line"
+        )
+
+
 class TorchPredictor(Predictor):
     """A classifier, also inside of torch.compile or DataParallel, on the device and in the precision it is in.
 
@@ -180,6 +200,8 @@ class TorchPredictor(Predictor):
         if isinstance(network, FeaturePyramid) or (classify and not network.num_classes):
             classes = " and with num_classes above 0" if classify else ""
             raise ArgumentError(f"this model has no classifier; build it without features_only{classes}")
+        if classify:
+            _require_predictions(network.classifier_activation, network.spec.name)
         if network.pool.kind == "none":
             raise ArgumentError(
                 "this model has global_pool='none' and classifies every place; pool to classify an image"
@@ -188,6 +210,7 @@ class TorchPredictor(Predictor):
         self._transform = create_transform(network, input_size=input_size)
         self.channels = network.in_chans
         self.model, self.engine = network.spec.name, "torch"
+        self.activation, self.thresholds = network.classifier_activation, network.thresholds or ()
         self.class_names = network.class_names or (class_names(network.num_classes) if network.num_classes else ())
         self.named = network.class_names is not None or are_named(self.class_names)
         if len(self.class_names) != network.num_classes:
@@ -220,7 +243,7 @@ class TorchPredictor(Predictor):
     def embed(self, batch: Sequence[Any], stage: int | None = None) -> NDArray[np.float32]:
         network = self._network
         if stage is None:
-            return self._infer(lambda x: network.forward_head(network.forward_features(x), pre_logits=True), batch)
+            return self._infer(network.forward_embedding, batch)
         count = len(network.stages)
         if isinstance(stage, bool) or not isinstance(stage, int) or not -count <= stage < count:
             raise ArgumentError(
@@ -259,7 +282,8 @@ class EnginePredictor(Predictor):
     """An engine of `effnets.load_engine`, with the preprocessing in its file's metadata.
 
     Raises:
-        ArgumentError: if the exported model takes images of another size, or no images.
+        ArgumentError: if the exported model takes images of another size, or no images, or is to `classify` and makes
+            embeddings.
     """
 
     def __init__(
@@ -268,8 +292,12 @@ class EnginePredictor(Predictor):
         input_size: int | tuple[int, int] | None,
         argument: str = "input_size",
         decode: Decode = "exact",
+        *,
+        classify: bool = True,
     ) -> None:
         metadata = engine.description
+        if classify:
+            _require_predictions(metadata.classifier_activation, metadata.model)
         if metadata.input_kind == "normalised":
             metadata.preprocess.for_channels(metadata.channels)  # to refuse other numbers at once
         self.channels = metadata.channels
@@ -288,6 +316,7 @@ class EnginePredictor(Predictor):
         self.model = metadata.model
         self.engine = engine.name + (", rewritten" if any(metadata.rewrites.values()) else "")
         self.engine += f", {precision}" if precision != "float32" else ""
+        self.activation, self.thresholds = metadata.classifier_activation, metadata.thresholds
         self.class_names = engine.labels
         self.named = are_named(engine.labels)
 
@@ -314,6 +343,9 @@ class EnginePredictor(Predictor):
                 f"stage is {stage!r}, but {self.model} is exported, without its stages; leave stage out, or embed with "
                 "the network that it was made from"
             )
+        if self.activation == "l2":
+            outputs = self._infer("logits", batch)
+            return outputs / np.maximum(np.linalg.norm(outputs, axis=1, keepdims=True), np.finfo(np.float32).tiny)
         if not self._engine.description.embedding:
             raise ArgumentError(
                 f"{self.model} was exported without an embedding; export it with embedding=True (effnets export MODEL "
@@ -345,7 +377,7 @@ def create_predictor(
     if decode not in get_args(Decode):
         raise ArgumentError(f"decode is {decode!r}; choose 'exact' or 'fast'")
     if isinstance(model, Engine):
-        return EnginePredictor(model, input_size, argument, decode)
+        return EnginePredictor(model, input_size, argument, decode, classify=classify)
     return TorchPredictor(model, input_size, decode, classify=classify)
 
 
@@ -377,7 +409,7 @@ def predict(
 
             Networks of 2 or more than 4 channels take arrays and tensors of so many (floats as the weights' mean and
             std have them), ``.npy`` files of them, and TIFF files with a page for each channel.
-        topk: predictions for each image.
+        topk: predictions for each image; of a model of labels all that reach their thresholds, however many.
         input_size: side of the input in pixels, or (height, width); None takes the model's own.
         batch_size: images at a time in each thread; None takes what is fast on the model's device.
         on_error: "raise" at the first image that cannot be read, or "skip" it with a warning.
@@ -386,12 +418,13 @@ def predict(
         workers: threads that decode and infer; None takes one for each core, up to 16.
 
     Returns:
-        For each image its predictions, the most likely first; an empty list for a skipped image.
+        For each image its predictions, the most likely first; an empty list for a skipped image, or one that has none
+        of a model's labels.
 
     Raises:
         ImageError, MissingFileError: if an image cannot be read and on_error is "raise"; the message names it.
-        ArgumentError: if the model has no classifier, a number is out of range, or an image has another type, shape or
-            range; among several, the message has its number.
+        ArgumentError: if the model has no classifier or was trained to embed, a number is out of range, or an image has
+            another type, shape or range; among several, the message has its number.
     """
     predictor = create_predictor(model, input_size, decode=decode)
     found: list[list[Prediction]] = []

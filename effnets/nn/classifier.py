@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from effnets.errors import ArgumentError
@@ -12,7 +13,7 @@ from effnets.nn.features import FeatureInfo, FeaturePyramid
 from effnets.nn.layers import ConvBNAct, GlobalPool, Linear
 from effnets.nn.utils import LoadReport, initialize
 from effnets.spec.plan import NetworkPlan
-from effnets.spec.specs import ModelSpec
+from effnets.spec.specs import ClassifierActivation, ModelSpec
 from effnets.utils.arguments import check_integer
 
 
@@ -43,6 +44,10 @@ class Classifier(nn.Module):
         load_report: report on the weights loaded last, None before any.
         class_names: of the outputs, from a file's header or set by you; saved with the weights.
         background: whether the first output is a background class, as in TensorFlow's 1001.
+        classifier_activation: what users of the outputs apply to them, which `forward` does not: ``softmax`` where an
+            image has one class, ``sigmoid`` where it has any number of labels, ``l2``, the division by their length,
+            where they are an embedding. Saved with the weights.
+        thresholds: of labels, the least probability of each that counts as yes; None: a half. Saved with the weights.
     """
 
     if TYPE_CHECKING:
@@ -73,6 +78,8 @@ class Classifier(nn.Module):
         self.load_report: LoadReport | None = None
         self.class_names: tuple[str, ...] | None = None
         self.background = False
+        self.classifier_activation: ClassifierActivation = "softmax"
+        self.thresholds: tuple[float, ...] | None = None
         self.stem = stem
         self.stages = stages
         self.head = head or nn.Identity()
@@ -103,6 +110,17 @@ class Classifier(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return self.forward_head(self.forward_features(x))
 
+    def forward_embedding(self, x: Tensor) -> Tensor:
+        """Map images to embeddings ``[N, D]``: outputs of length 1 if they are such, else the classifier's input."""
+        if self.classifier_activation == "l2":
+            return F.normalize(self(x))
+        return self.forward_head(self.forward_features(x), pre_logits=True)
+
+    @property
+    def num_outputs(self) -> int:
+        """Numbers in the output: `num_classes`, or those of the classifier's input if there is no classifier."""
+        return self.num_classes or self.head_hidden_size
+
     def get_classifier(self) -> nn.Module:
         """Return the classifier: a `Linear`, or an identity without classes."""
         return self.classifier
@@ -122,6 +140,7 @@ class Classifier(nn.Module):
         self.num_classes = num_classes
         self.class_names = None
         self.background = False
+        self.classifier_activation, self.thresholds = "softmax", None
         self.classifier = nn.Identity()
         if num_classes:
             self.classifier = Linear(
@@ -157,14 +176,31 @@ def require_classifier(model: nn.Module) -> Classifier:
     """Return the classifier within `model`, where one vector of logits for each image is needed.
 
     Raises:
-        ArgumentError: if `model` is not a classifier, or has no classes, no pooling, or no values.
+        ArgumentError: if `model` is not a classifier, or has no classes, no pooling, or no values. An embedding needs
+            no classes.
     """
     network = unwrap(model)
     if not isinstance(network, Classifier):
         raise ArgumentError(f"model is a {type(network).__name__}; give a classifier that create_model built")
-    if not network.num_classes or network.pool.kind == "none":
+    has_outputs = network.num_classes or network.classifier_activation == "l2"
+    if not has_outputs or network.pool.kind == "none":
         raise ArgumentError("this model gives no logits for an image; build it with classes and with pooling")
     require_values(network)
+    return network
+
+
+def require_single_class(model: nn.Module, purpose: str) -> Classifier:
+    """Return the classifier within `model`, where an image must have one class, which `purpose` names.
+
+    Raises:
+        ArgumentError: as `require_classifier`, or if the outputs are labels or an embedding.
+    """
+    network = require_classifier(model)
+    if network.classifier_activation != "softmax":
+        kind = "any number of labels" if network.classifier_activation == "sigmoid" else "an embedding"
+        raise ArgumentError(
+            f"{purpose} is for networks that give an image one class, and this one gives it {kind}; export it to .onnx"
+        )
     return network
 
 

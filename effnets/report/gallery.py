@@ -1,4 +1,4 @@
-"""A page of photographs, with a thumbnail of each inside."""
+"""A page of photographs, with a thumbnail of each inside, and of tables."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ class Tile:
     """A photograph of a gallery.
 
     Attributes:
-        path: of the photo, as it is shown. file: where it lies.
+        path: of the photo, as it is shown. file: where it lies, or its content.
         caption: below it. mark: what stands out before that.
     """
 
     path: str
-    file: Path
+    file: Path | bytes
     caption: str
     mark: str = ""
 
@@ -44,7 +44,18 @@ class Section:
     tiles: Sequence[Tile]
 
 
-def write_gallery(path: Path, *, kind: str, title: str, lead: str, sections: Sequence[Section]) -> None:
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Figures as texts: the first of `columns` and of each row is to the left, the others are to the right."""
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+def write_gallery(
+    path: Path, *, kind: str, title: str, lead: str, sections: Sequence[Section], tables: Sequence[Table] = ()
+) -> None:
     """Write a page that shows photographs in sections; of more than `LARGEST_GALLERY` it shows the first, and says so.
 
     It holds everything, and is read by day and by night, on a desk and on a telephone. A photo that cannot be read is
@@ -52,6 +63,7 @@ def write_gallery(path: Path, *, kind: str, title: str, lead: str, sections: Seq
 
     Args:
         path: of the page. kind: the command that found them. title, lead: the head of the page.
+        tables: to show before the photographs.
 
     Raises:
         ReportError: if the page cannot be written.
@@ -64,7 +76,7 @@ def write_gallery(path: Path, *, kind: str, title: str, lead: str, sections: Seq
             break
         count += len(section.tiles)
         shown.append({"title": section.title, "tiles": [_tile(tile) for tile in section.tiles]})
-    page = render_template("gallery.html.jinja", kind=kind, title=title, lead=lead, sections=shown)
+    page = render_template("gallery.html.jinja", kind=kind, title=title, lead=lead, sections=shown, tables=tables)
     try:
         write_whole(path, page.encode("utf-8", "backslashreplace"))
     except OSError as error:

@@ -161,8 +161,6 @@ def _send(connection: Connection, answer: Any) -> None:
 def _classify(
     predictor: Predictor, decoders: ThreadPoolExecutor, images: Sequence[EncodedImage], topk: int
 ) -> list[PhotoResult]:
-    from effnets.inference.labels import rank
-
     results = [PhotoResult(image.name) for image in images]
     prepared = list(decoders.map(lambda image: _prepare(predictor, image), images))
     inputs = []
@@ -172,7 +170,7 @@ def _classify(
         else:
             inputs.append(value)
     if inputs:
-        ranked = iter(rank(predictor.logits(inputs), predictor.class_names, topk))
+        ranked = iter(predictor.predictions(predictor.logits(inputs), topk))
         for result in results:
             result.predictions = () if result.error else next(ranked)
     return results

@@ -21,6 +21,7 @@ from effnets.utils.arguments import MAX_SIDE, Pattern, Range, check_fields, requ
 
 BlockType = Literal["cn", "ds", "dsa", "ir", "lb"]
 Activation = Literal["relu", "relu6", "silu", "hard_swish"]
+ClassifierActivation = Literal["softmax", "sigmoid", "l2"]
 Padding = Literal["symmetric", "same"]
 Scaling = Literal["fixed", "width", "up"]
 DepthRounding = Literal["up", "nearest"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -102,7 +101,7 @@ class ExperimentLogger(Callback):
     def __init__(self, accelerator: Accelerator, recipe: Recipe, folder: Path) -> None:
         self.accelerator = accelerator
         self.phase = "head" if recipe.freeze == "backbone" else "all"
-        settings = asdict(recipe)
+        settings = recipe.to_dict()
         settings |= {f"augmentation.{name}": value for name, value in settings.pop("augmentation").items()}
         plain = {key: value if isinstance(value, bool | int | float) else str(value) for key, value in settings.items()}
         wandb = {"dir": str(folder), "mode": os.environ.get("WANDB_MODE", "offline")}

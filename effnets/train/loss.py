@@ -27,7 +27,7 @@ class Loss(nn.Module):
     Args:
         criterion: of the network's output and the targets; None is the cross entropy.
         teacher: to learn from as well.
-        teacher_share: s. temperature: τ.
+        teacher_share: s, up to 1, when the criterion is left out. temperature: τ.
         normalize: embeddings, and the vectors of every place of maps, to length 1; then it is the squared distance.
     """
 
@@ -57,6 +57,14 @@ class Loss(nn.Module):
             temperature=recipe.temperature,
             normalize=recipe.distillation_normalize,
         )
+
+    @property
+    def learned(self) -> dict[str, nn.Module]:
+        """Modules that learn with the network, and are no part of it: a teacher's projection, a criterion's weights."""
+        parts = {"projection": None if self.teacher is None else self.teacher.projection, "criterion": self.criterion}
+        return {
+            name: part for name, part in parts.items() if part is not None and (name != "criterion" or _learns(part))
+        }
 
     def compute(self, model: nn.Module, batch: Batch) -> Tensor:
         """Run the model on a batch, and return the loss."""
@@ -88,6 +96,10 @@ class Loss(nn.Module):
         if self.normalize:
             return (F.normalize(features) - F.normalize(answer)).square().sum(1).mean()
         return F.mse_loss(features, answer)
+
+
+def _learns(module: nn.Module) -> bool:
+    return any(parameter.requires_grad for parameter in module.parameters())
 
 
 def make_loss(recipe: Recipe, train: ImageDataset, teacher: Teacher | None = None) -> Loss:

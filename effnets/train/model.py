@@ -14,22 +14,25 @@ from effnets.errors import ArgumentError, TrainingError
 from effnets.factory import create_model
 from effnets.nn.classifier import Classifier
 from effnets.nn.freeze import freeze, freeze_statistics, parse_until
-from effnets.spec.specs import ModelSpec
+from effnets.spec.specs import ClassifierActivation, ModelSpec
 from effnets.train.recipe import Recipe
 from effnets.utils.machine import describe_machine
 
 
 def build_model(
     recipe: Recipe,
-    class_names: Sequence[str],
+    class_names: Sequence[str] | None,
     *,
+    num_outputs: int | None = None,
+    activation: ClassifierActivation = "softmax",
     spec: ModelSpec | None = None,
     device: str | torch.device | None = None,
 ) -> tuple[Classifier, bool]:
     """Build a recipe's model with a classifier for these classes, load its weights, and freeze what the recipe says.
 
     Draws from torch's global generator. The recipe's image size, mean and std become the model's own. `spec` is built
-    in place of the recipe's model, with random weights, on `device`.
+    in place of the recipe's model, with random weights, on `device`. Without class names there are `num_outputs`. The
+    `activation` is as of `Classifier.classifier_activation`; a classifier that was trained for another one is not kept.
 
     Returns:
         The model, and whether its weights have a classifier for these classes, as those of an earlier training do.
@@ -39,6 +42,8 @@ def build_model(
         as `effnets.create_model`.
     """
     pretrained, random = recipe.weights == "pretrained", recipe.weights == "random"
+    names = None if class_names is None else tuple(class_names)
+    num_outputs = len(names) if names is not None else num_outputs
     # Without the argument, a saved network keeps its own.
     saved_or_given: dict[str, Any] = {} if recipe.in_chans is None else {"in_chans": recipe.in_chans}
     with warnings.catch_warnings():
@@ -47,7 +52,7 @@ def build_model(
             recipe.model if spec is None else spec,
             pretrained=pretrained,
             weights=None if pretrained or random else recipe.weights,
-            num_classes=len(class_names),
+            num_classes=num_outputs,
             drop_rate=recipe.drop_rate,
             drop_path_rate=recipe.drop_path_rate,
             mean=recipe.mean,
@@ -56,11 +61,11 @@ def build_model(
             **saved_or_given,
         )
     model.spec.preprocess.for_channels(model.in_chans)  # to refuse other numbers of means before all else
-    has_class_head = not random and model.class_names == tuple(class_names)
-    if not pretrained and not random and not has_class_head:
+    has_class_head = not random and (model.class_names, model.classifier_activation) == (names, activation)
+    if not random and not has_class_head and (not pretrained or activation != "softmax"):
         # As many classes, but others: what the classifier knows is not about these.
-        model.reset_classifier(len(class_names))
-    model.class_names = tuple(class_names)
+        model.reset_classifier(model.num_classes)
+    model.class_names, model.classifier_activation, model.thresholds = names, activation, None
     if recipe.image_size is not None:
         preprocess = replace(
             model.spec.preprocess, input_size=recipe.image_size, test_input_size=None, test_crop_pct=None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TypedDict
 
 from torch import nn
@@ -130,8 +130,10 @@ def ema_decay(recipe: Recipe, steps: int) -> float:
     return min(recipe.ema_decay, max(0.0, 1 - 20 / steps))
 
 
-def make_optimizer(network: nn.Module, recipe: Recipe, projection: nn.Module | None = None) -> Optimizer:
-    """Return the optimizer of all trainable parameters, in the groups of `parameter_groups`; a projection's are last.
+def make_optimizer(network: nn.Module, recipe: Recipe, learned: Iterable[nn.Module] = ()) -> Optimizer:
+    """Return the optimizer of all trainable parameters, in the groups of `parameter_groups`.
+
+    Those of what is `learned` with the network, and is no part of it, are last.
 
     Raises:
         ArgumentError: if timm has no such optimizer, it does not take the recipe's settings, or everything is frozen.
@@ -147,8 +149,8 @@ def make_optimizer(network: nn.Module, recipe: Recipe, projection: nn.Module | N
     groups = parameter_groups(network, learning_rate=rate, weight_decay=decay, layer_decay=recipe.layer_decay)
     if not groups:
         raise ArgumentError("every layer is frozen; freeze less")
-    if projection is not None:
-        groups += parameter_groups(projection, learning_rate=rate, weight_decay=decay)
+    for part in learned:
+        groups += parameter_groups(part, learning_rate=rate, weight_decay=decay)
     stated = {name: getattr(recipe, name) for name in ("eps", "alpha") if getattr(recipe, name) is not None}
     try:
         optimizer: Optimizer = create_optimizer_v2(

@@ -225,7 +225,7 @@ class Recipe:
             "teacher is missing, which teacher_weights and distillation_type are about; name one",
         )
         require(
-            not unlike or self.teacher_share < 1,
+            not unlike or self.teacher_share < 1 or self.task == "embed",
             f"teacher_share is 1, and with distillation_type: {self.distillation_type} the classifier then learns "
             "nothing; lower it, to 0.99 for example",
         )
@@ -242,6 +242,29 @@ class Recipe:
         require(
             self.task == "classify" or self.freeze != "backbone",
             f"freeze is backbone, which is for task: classify; with task: {self.task} freeze stages",
+        )
+        require(
+            self.task != "embed" or self.teacher is None or self.distillation_type == "embedding",
+            f"distillation_type is {self.distillation_type}, and with task: embed the teacher's embedding is learned; "
+            "set it to embedding",
+        )
+        require(
+            self.task != "embed" or self.balance == "none",
+            f"balance is {self.balance}, and with task: embed batches have as many images of each class; omit it",
+        )
+        require(
+            self.task == "classify" or not (self.augmentation.mixup or self.augmentation.cutmix),
+            f"augmentation.mixup and cutmix are for task: classify, and this is task: {self.task}; omit them",
+        )
+        require(
+            self.task != "embed" or self.batch_size % self.embedding.images_per_class == 0,
+            f"batch_size is {self.batch_size}, no multiple of embedding.images_per_class, "
+            f"{self.embedding.images_per_class}; raise or lower one of them",
+        )
+        require(
+            self.task != "embed" or self.batch_size >= 2 * self.embedding.images_per_class,
+            f"batch_size is {self.batch_size}, less than 2 classes of {self.embedding.images_per_class} images "
+            f"(embedding.images_per_class); raise it to {2 * self.embedding.images_per_class}",
         )
         require(
             self.task != "detect" or self.teacher is None,

@@ -21,12 +21,13 @@ from effnets.errors import TrainingError
 from effnets.train.bn_calibration import adapts_backbone
 from effnets.train.callbacks import Callback, CallbackList, ExperimentLogger, check_loggers
 from effnets.train.checkpoint import RUN_STATE, Checkpointer, finished_metrics
+from effnets.train.loss import Loss
 from effnets.train.model import choose_precision, to_device
 from effnets.train.optim import epoch_repeats, learning_rate, make_optimizer
 from effnets.train.recipe import Recipe, find_recipe, read_recipe
 from effnets.train.run_state import RunState
 from effnets.train.task import Task, task_of, validation_loader
-from effnets.train.teacher import Teacher, load_teacher
+from effnets.train.teacher import load_teacher
 from effnets.train.trainer import TrainContext, Trainer
 from effnets.utils.shutdown import GracefulShutdown
 
@@ -181,7 +182,7 @@ class Run:
         splits: the data. train: of these the training images.
         model: with its initial weights, frozen as far as it will be.
         has_class_head: whether these weights have a classifier for the classes of the data.
-        optimizer: of the model. teacher: to learn from as well.
+        optimizer: of the model, and of what the loss learns. loss: of a batch.
         state: what is recorded of the run.
         checkpointer: of the run's folder.
         context: devices, signals, callbacks.
@@ -194,7 +195,7 @@ class Run:
     model: Classifier
     has_class_head: bool
     optimizer: Optimizer
-    teacher: Teacher | None
+    loss: Loss
     state: RunState
     checkpointer: Checkpointer
     context: TrainContext
@@ -237,9 +238,9 @@ class Run:
         model, has_class_head = task.build_model(recipe, train.class_names)
         splits, train = splits.with_channels(model.in_chans), train.with_channels(model.in_chans)
         notes = [*splits.notes, *recipe.augmentation.notes(model.in_chans)]
-        task.check(model, recipe, len(train))
-        teacher = load_teacher(recipe, model)
-        optimizer = make_optimizer(model, recipe, None if teacher is None else teacher.projection)
+        notes += task.check(model, recipe, train)
+        loss = task.make_loss(model, recipe, train, load_teacher(recipe, model))
+        optimizer = make_optimizer(model, recipe, loss.learned.values())
         recipe = replace(recipe, learning_rate=learning_rate(recipe, model))
         parts = {"train": train, "val": splits.val, "test": splits.test}
         state = RunState(
@@ -262,7 +263,7 @@ class Run:
             model=model,
             has_class_head=has_class_head,
             optimizer=optimizer,
-            teacher=teacher,
+            loss=loss,
             state=state,
             checkpointer=checkpointer,
             context=context,
@@ -339,7 +340,7 @@ class Run:
 
     def _trainer(self, train: ImageDataset) -> Trainer:
         recipe, model, state, context = self.recipe, self.model, self.state, self.context
-        loss, val = self.task.make_loss(recipe, train, self.teacher), self.splits.val
+        loss, val = self.loss, self.splits.val
         if recipe.freeze == "backbone":
             from effnets.train.linear_probe import fold_probe, probe_features, probe_trainer
 

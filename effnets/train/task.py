@@ -29,6 +29,7 @@ from effnets.weights.save import save_pretrained, save_weights
 
 if TYPE_CHECKING:
     from effnets.data.dataset import ImageDataset
+    from effnets.data.loader import BatchSettings
     from effnets.data.splits import Splits
     from effnets.nn.classifier import Classifier
     from effnets.train.recipe import Recipe
@@ -73,10 +74,11 @@ class Task:
         """Return the network with its first weights, and whether these know the data's classes already."""
         return build_model(recipe, class_names)
 
-    def check(self, model: Any, recipe: Recipe, images: int) -> None:
-        """Raise a TrainingError if the model cannot train on so many images as the recipe says."""
-        if min(recipe.batch_size, images // recipe.accumulate) == 1:
+    def check(self, model: Any, recipe: Recipe, train: ImageDataset) -> Sequence[str]:
+        """Return notes for the user; raise a TrainingError if the model cannot train on the images like that."""
+        if min(recipe.batch_size, len(train) // recipe.accumulate) == 1:
             require_batch_of_one(model, recipe)
+        return ()
 
     def restore_statistics(self, model: Any, recipe: Recipe, train: ImageDataset, context: TrainContext) -> str | None:
         """Measure batch statistics if the weights lack them; return a message for the user if so."""
@@ -86,8 +88,8 @@ class Task:
         """Return the training images, kept in memory if they fit, or as a resumed run had them `cached`."""
         return cache_decoded(train, recipe.augmentation, model.spec.input_size, mode=recipe.cache, cached=cached)
 
-    def make_loss(self, recipe: Recipe, train: ImageDataset, teacher: Teacher | None = None) -> Loss:
-        """Return the loss of a batch."""
+    def make_loss(self, model: Any, recipe: Recipe, train: ImageDataset, teacher: Teacher | None) -> Loss:  # noqa: ARG002
+        """Return the loss of a batch; what of it learns may draw from torch's global generator."""
         return make_loss(recipe, train, teacher)
 
     def make_train_loader(
@@ -100,8 +102,7 @@ class Task:
         loader = EpochLoader(
             train,
             TrainTransform(model.spec.preprocess, None, recipe.augmentation, model.in_chans),
-            batch_size=max(min(recipe.batch_size, len(train) // recipe.accumulate), 1),
-            order="balanced" if recipe.balance == "sampler" else "shuffled",
+            **self.batches(recipe, train),
             seed=recipe.seed,
             passes=state.epoch_repeats,
             multiple=recipe.accumulate,
@@ -114,6 +115,13 @@ class Task:
         )
         state.track_corrupt("train", loader.corrupt.messages)
         return loader
+
+    def batches(self, recipe: Recipe, train: ImageDataset) -> BatchSettings:
+        """Return which images are in a batch."""
+        return {
+            "batch_size": max(min(recipe.batch_size, len(train) // recipe.accumulate), 1),
+            "order": "balanced" if recipe.balance == "sampler" else "shuffled",
+        }
 
     def make_validator(
         self, val: ImageDataset, model: Any, recipe: Recipe, context: TrainContext, state: RunState
@@ -136,7 +144,11 @@ class Task:
     def measure(
         self, model: Any, splits: Splits, state: RunState, progress: Progress, context: TrainContext
     ) -> Measured:
-        """Measure the best model; return what is added to the metrics, and what writes the report into a folder.
+        """Measure the best model.
+
+        Returns:
+            What is added to the metrics, and a function that writes the report, and what else was found out about the
+            model, into a folder; None for nothing to write.
 
         Args:
             model: on the device that computes.

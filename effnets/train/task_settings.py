@@ -8,6 +8,8 @@ from typing import Annotated, Literal
 from effnets.data.detection_augmentation import DetectionAugmentation
 from effnets.utils.arguments import Range, check_fields, require
 
+_SCALE = 64.0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MultilabelSettings:
@@ -48,6 +50,7 @@ class EmbeddingSettings:
         Range(0, 10),
         "Of triplets, as a squared distance, or of ArcFace, in radians; None takes 0.2 or 0.5.",
     ] = None
+    scale: Annotated[float, Range(1, 1000), "Of ArcFace's cosines, before their softmax."] = _SCALE
     images_per_class: Annotated[int, Range(2, 1024), "In a batch, of each class that is in it."] = 4
 
     def __post_init__(self) -> None:
@@ -55,6 +58,10 @@ class EmbeddingSettings:
         require(
             self.margin is None or self.loss != "multi_similarity",
             "margin is for loss: triplet or arcface; omit it",
+        )
+        require(
+            self.loss == "arcface" or self.scale == _SCALE,
+            f"scale is for loss: arcface, and this is loss: {self.loss}; omit it",
         )
 
 

@@ -28,7 +28,10 @@ def _logits(network: nn.Module, images: Tensor) -> Tensor:
 
 
 def _embedding(network: Any, images: Tensor) -> Tensor:
-    embedding: Tensor = network.forward_head(network.forward_features(images), pre_logits=True)
+    embedding: Tensor
+    if isinstance(network, Classifier):
+        return network.forward_embedding(images)
+    embedding = network.forward_head(network.forward_features(images), pre_logits=True)
     return embedding
 
 
@@ -173,6 +176,7 @@ def _load_zoo(recipe: Recipe, student: Classifier) -> Teacher:
     network = create_model(name, pretrained=weights is None, weights=weights)
     _require_channels(name, network.in_chans, student)
     if kind == "logits":
+        _require_activation(name, network.classifier_activation, student)
         return Teacher(network, student, _outputs(name, network.num_classes, network.class_names, student))
     if kind == "embedding":
         return Teacher(network, student, answer=_embedding)
@@ -222,6 +226,8 @@ def _load_exported(recipe: Recipe, student: Classifier) -> Teacher:
     if metadata.input_kind != "normalised":
         raise TrainingError(f"teacher {name} contains its preprocessing; export it without")
     _require_channels(name, metadata.channels, student)
+    if kind == "logits":
+        _require_activation(name, metadata.classifier_activation, student)
     labels = metadata.labels if are_named(metadata.labels) else None
     outputs = _outputs(name, len(metadata.labels), labels, student) if kind == "logits" else None
     return Teacher(
@@ -233,6 +239,15 @@ def _require_channels(name: str, channels: int, student: Classifier) -> None:
     if (student.in_chans, channels) != (1, 3) and channels != student.in_chans:
         raise TrainingError(
             f"teacher {name} takes images of {channels} channels, and the student of {student.in_chans}; name another"
+        )
+
+
+def _require_activation(name: str, theirs: str, student: Classifier) -> None:
+    if theirs != student.classifier_activation:
+        meanings = {"softmax": "one class", "sigmoid": "any number of labels", "l2": "an embedding"}
+        raise TrainingError(
+            f"teacher {name} gives an image {meanings[theirs]}, and the student learns to give it "
+            f"{meanings[student.classifier_activation]}; name another teacher, or set distillation_type to embedding"
         )
 
 
@@ -290,6 +305,13 @@ def _fit(teacher: Teacher, recipe: Recipe, student: Classifier) -> None:
     if answer.ndim != wanted:
         raise TrainingError(f"teacher {name} answers with {kind} of shape {list(answer.shape)}; name another teacher")
     if kind == "logits":
+        return
+    if recipe.task == "embed":  # the student's output is the embedding that it learns
+        if answer.shape[1] != student.num_outputs:
+            raise TrainingError(
+                f"teacher {name} has embeddings of {answer.shape[1]} numbers, and the student of "
+                f"{student.num_outputs}; set embedding.size to {answer.shape[1]}"
+            )
         return
     learning: list[nn.Module] = [student.stem, *student.stages]
     if kind == "embedding":

@@ -219,9 +219,9 @@ class Trainer:
         self.average = ModelEmaV3(network, decay=decay, use_warmup=True) if recipe.ema_decay else None
         average = None if self.average is None else self.average.module
         self.best = BestModelTracker(network, average, validator, context)
-        self.projection, trained = None, network
-        if loss.teacher is not None and loss.teacher.projection is not None:
-            self.projection, trained = loss.teacher.projection, ProjectedStudent(network, loss.teacher)
+        self.learned, trained = loss.learned, network
+        if loss.teacher is not None and "projection" in self.learned:
+            trained = ProjectedStudent(network, loss.teacher)
         # Only now: the copy must not be wrapped.
         self.model: nn.Module = self.accelerator.prepare_model(trained)
         self.progress = Progress()
@@ -254,7 +254,7 @@ class Trainer:
             "network": self.network.state_dict(),
             "average": None if self.average is None else self.average.module.state_dict(),
             "ema_decay": None if self.average is None else self.average.decay,
-            "projection": None if self.projection is None else self.projection.state_dict(),
+            **{name: part.state_dict() for name, part in self.learned.items()},
             "optimizer": self.optimizer.state_dict(),
             "progress": asdict(self.progress),
             "best": self.best.weights,
@@ -266,8 +266,8 @@ class Trainer:
         if self.average is not None:
             self.average.module.load_state_dict(state["average"])
             self.average.decay = state.get("ema_decay", self.recipe.ema_decay)  # runs of earlier versions have no limit
-        if self.projection is not None:
-            self.projection.load_state_dict(state["projection"])
+        for name, part in self.learned.items():
+            part.load_state_dict(state[name])
         self.optimizer.load_state_dict(state["optimizer"])
         self.progress = Progress.from_dict(state["progress"])
         self.best.weights = state["best"]
@@ -306,8 +306,13 @@ class Trainer:
                 loss = self._loss(batch)
                 self.accelerator.backward(loss / share)
             total += loss.detach()
+        criterion = self.learned["criterion"].parameters() if "criterion" in self.learned else ()
+        beside = [parameter for parameter in criterion if parameter.grad is not None]  # of the wrapped model
+        if self.processes > 1:
+            for parameter in beside:
+                parameter.grad = self.accelerator.reduce(parameter.grad, reduction="mean")
         if self.recipe.clip_grad:
-            self.accelerator.clip_grad_norm_(self.model.parameters(), self.recipe.clip_grad)
+            self.accelerator.clip_grad_norm_([*self.model.parameters(), *beside], self.recipe.clip_grad)
         self.optimizer.step()
         if self.average is not None:
             self.average.update(self.network, step=self.progress.step + 1)

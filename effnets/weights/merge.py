@@ -139,6 +139,9 @@ def merge_weights(model: Classifier | FeaturePyramid, weights: NativeWeights, *,
         fit = not reinitialised and names is not None and len(names) == model.num_classes
         model.class_names = names if fit else None
         model.background = weights.background and not reinitialised
+        kept = not reinitialised and model.num_classes == (weights.num_classes or 0)
+        model.classifier_activation = weights.classifier_activation if kept else "softmax"
+        model.thresholds = weights.thresholds if kept else None
     model.spec = replace(weights.spec, num_classes=model.spec.num_classes)
     model.load_report = LoadReport(
         source=weights.source,

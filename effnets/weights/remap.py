@@ -6,13 +6,13 @@ import json
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, get_args
 
 from torch import Tensor
 
 from effnets.errors import ConfigError, WeightsError
 from effnets.spec.plan import make_plan
-from effnets.spec.specs import ModelSpec
+from effnets.spec.specs import ClassifierActivation, ModelSpec
 from effnets.weights.dialects import DIALECTS, detect_dialect, get_dialect
 from effnets.weights.files import Checkpoint, read_checkpoint
 
@@ -85,6 +85,27 @@ def read_class_names(header: Mapping[str, str], source: str) -> tuple[str, ...] 
     return tuple(names)
 
 
+def _read_outputs(header: Mapping[str, str], source: str) -> tuple[ClassifierActivation, tuple[float, ...] | None]:
+    """Return what the outputs are for, and the thresholds of labels, if there are any.
+
+    Raises:
+        WeightsError: if the header states something else.
+    """
+    stated = header.get("classifier_activation", '"softmax"')
+    activation = next((one for one in get_args(ClassifierActivation) if stated == json.dumps(one)), None)
+    if activation is None:
+        raise WeightsError(
+            f"{source}: its header says classifier_activation = {stated[:40]!r}; it must be softmax, sigmoid or l2"
+        )
+    try:
+        numbers = json.loads(header.get("thresholds", "[]"))
+    except (ValueError, RecursionError):
+        numbers = None
+    if not isinstance(numbers, list) or not all(type(one) in (int, float) and 0 <= one <= 1 for one in numbers):
+        raise WeightsError(f"{source}: thresholds in its header are no JSON list of numbers from 0 to 1")
+    return activation, tuple(map(float, numbers)) or None
+
+
 def _stated_background(header: Mapping[str, str], source: str) -> bool | None:
     """Return whether the first output is the background; None if the header does not state it."""
     if "background" not in header:
@@ -119,7 +140,8 @@ _CLASSIFIER = ("classifier.weight", "classifier.bias")
 class NativeWeights:
     """A checkpoint's tensors under native names, and the network they were trained for.
 
-    `source` names their origin; `background` is whether the first output is the background.
+    `source` names their origin; `background` is whether the first output is the background; `classifier_activation` and
+    `thresholds` are as of `Classifier`.
     """
 
     checkpoint: Checkpoint
@@ -130,6 +152,8 @@ class NativeWeights:
     class_names: tuple[str, ...] | None
     background: bool
     notes: tuple[str, ...]
+    classifier_activation: ClassifierActivation = "softmax"
+    thresholds: tuple[float, ...] | None = None
 
     @property
     def num_classes(self) -> int | None:
@@ -180,6 +204,7 @@ def prepare_weights(
         background = False
         if class_names is not None and len(class_names) == outputs:
             class_names = class_names[1:]
+    activation, thresholds = _read_outputs(checkpoint.header, source)
     return NativeWeights(
         checkpoint=checkpoint,
         source=source,
@@ -189,6 +214,8 @@ def prepare_weights(
         class_names=class_names,
         background=background,
         notes=(*checkpoint.notes, *notes),
+        classifier_activation=activation,
+        thresholds=thresholds,
     )
 
 

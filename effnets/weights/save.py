@@ -59,7 +59,16 @@ def save_weights(model: nn.Module, path: str | os.PathLike[str], *, dialect: str
         header["background"] = "true" if network.background else "false"
         if network.class_names:
             header["class_names"] = json.dumps(network.class_names, ensure_ascii=False)
+        header |= {key: json.dumps(value) for key, value in _meaning_of_outputs(network).items()}
     write_checkpoint(path, tensors, header | make_header(network.spec))
+
+
+def _meaning_of_outputs(network: Classifier) -> dict[str, Any]:
+    """What is not usual of the outputs: they are labels or an embedding, not classes."""
+    if network.classifier_activation == "softmax":
+        return {}
+    thresholds = {} if network.thresholds is None else {"thresholds": list(network.thresholds)}
+    return {"classifier_activation": network.classifier_activation, **thresholds}
 
 
 _CARD = "README.md"
@@ -131,8 +140,9 @@ def _save(model: nn.Module, folder: Path, dialect: str, name: str) -> None:
     if not isinstance(network, Classifier):
         raise ArgumentError(f"model is a {type(network).__name__}; give a classifier that create_model built")
     names, outputs = network.class_names, network.num_classes
-    if names is not None and len(names) != outputs:
-        raise ArgumentError(f"model.class_names has {len(names)} names for {outputs} outputs; give one for each")
+    for argument, values, noun in (("class_names", names, "names"), ("thresholds", network.thresholds, "numbers")):
+        if values is not None and len(values) != outputs:
+            raise ArgumentError(f"model.{argument} has {len(values)} {noun} for {outputs} outputs; give one for each")
     config = json.dumps(_timm_config(network), indent=1, ensure_ascii=False) + "\n"
     save_folder(
         folder,
@@ -234,24 +244,21 @@ def _timm_config(model: Classifier) -> dict[str, Any]:
     config |= {"num_features": model.num_features, "pretrained_cfg": pretrained}
     if model.class_names:
         config["label_names"] = list(model.class_names)
-    return config
+    return config | _meaning_of_outputs(model)
 
 
 def _model_card(model: Classifier, name: str) -> str:
     spec, preprocess = model.spec, model.spec.preprocess
     size, names = preprocess.input_size, model.class_names or ()
-    classes = f"\nClasses: {', '.join(names[:20])}{', …' if len(names) > 20 else ''}\n" if names else ""
-    facts = {
-        "library_name": "effnets",
-        "pipeline_tag": "image-classification",
-        "tags": ["image-classification", spec.family],
-    }
+    kind, task, call, noun = _CARDS[model.classifier_activation]
+    classes = f"\n{noun}: {', '.join(names[:20])}{', …' if len(names) > 20 else ''}\n" if names else ""
+    facts = {"library_name": "effnets", "pipeline_tag": task, "tags": [task, spec.family]}
     return f"""---
 {yaml.safe_dump(facts, sort_keys=False)}---
 
 # {spec.name}
 
-An image classifier of {model.num_classes} classes, {SIGNATURE}.
+{kind.format(model.num_outputs)}, {SIGNATURE}.
 
 | input | crop share | interpolation | mean | std |
 |---|---|---|---|---|
@@ -261,6 +268,13 @@ An image classifier of {model.num_classes} classes, {SIGNATURE}.
 import effnets
 
 model = effnets.create_model("{name}", pretrained=True)
-effnets.predict(model, "photo.jpg")
+effnets.{call}(model, "photo.jpg")
 ```
 """
+
+
+_CARDS = {  # by the activation: what it is, the Hub's name for that, how it is called, and what class_names are
+    "softmax": ("An image classifier of {} classes", "image-classification", "predict", "Classes"),
+    "sigmoid": ("A classifier that gives images any of {} labels", "image-classification", "predict", "Labels"),
+    "l2": ("Embeddings of images, {} numbers each", "image-feature-extraction", "embed", "Classes"),
+}

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from effnets.data.sampling import balanced_order, class_weights, occurrences, shuffled_order
+from effnets.data.sampling import balanced_order, batches_by_class, class_weights, occurrences, shuffled_order
 from effnets.errors import ArgumentError
 
 
@@ -42,3 +42,18 @@ def test_weights_make_classes_count_alike():
     assert class_weights(labels, 2, power=0.5)[1] / class_weights(labels, 2, power=0.5)[0] == pytest.approx(2)
     with pytest.raises(ArgumentError, match="labels are empty"):
         class_weights(np.array([], np.int64), 2)
+
+
+def test_batches_have_some_images_of_some_classes():
+    labels = np.repeat([0, 2, 3, 5, 7], [3, 8, 8, 2, 9])
+    order = batches_by_class(labels, 10, 3, 4, (0, 1))
+    assert np.array_equal(order, batches_by_class(labels, 10, 3, 4, (0, 1)))
+    assert not np.array_equal(order, batches_by_class(labels, 10, 3, 4, (0, 2)))
+    batches = labels[order].reshape(10, 3, 4)
+    assert (batches == batches[..., :1]).all()
+    assert all(len(set(batch[:, 0])) == 3 for batch in batches)
+    counts = np.unique(batches[..., 0], return_counts=True)[1]
+    assert counts.tolist() == [6] * 5
+    for label in np.unique(labels):
+        uses = np.bincount(order[labels[order] == label], minlength=len(labels))[labels == label]
+        assert uses.max() - uses.min() <= 1

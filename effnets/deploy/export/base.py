@@ -104,11 +104,12 @@ def prepare(
     preferred: str = "",
     is_folder: bool = False,
     embedding: bool = False,
+    probabilities: bool = False,
 ) -> Export:
     """Check the arguments of an export and rewrite a copy of the network for `engine`, by its preset or `optimize`.
 
     The file's metadata name `preferred` as the engine that it was made for. With `is_folder` a folder is to be written,
-    with `embedding` the file gets that output, of the length that its metadata state.
+    with `embedding` the file gets that output, of the length that its metadata state, with `probabilities` that one.
 
     Raises:
         ArgumentError: if `model` is not a classifier with outputs, the path has another suffix, or an argument is out
@@ -124,6 +125,9 @@ def prepare(
             f"preprocess=True is for images of 3, 1 or 4 channels, and this model takes {network.in_chans}; leave it "
             "out: the file then takes float32, which effnets.predict prepares"
         )
+    is_embedding = network.classifier_activation == "l2"
+    if probabilities and is_embedding:
+        raise ArgumentError("this network makes embeddings, which have no probabilities; leave softmax and topk out")
     names = network.class_names
     if names is not None and len(names) != network.num_classes:
         raise ArgumentError(
@@ -141,7 +145,7 @@ def prepare(
         input_kind=input_kind,
         rewrites=rewrites,
         engine=preferred,
-        embedding=network.head_hidden_size if embedding else 0,
+        embedding=(network.num_outputs if is_embedding else network.head_hidden_size) if embedding else 0,
     )
     # In float64, so that folding rounds once; the original is what the file is compared with.
     original = copy.deepcopy(network).cpu().double().eval().requires_grad_(False)

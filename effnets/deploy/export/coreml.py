@@ -26,7 +26,7 @@ from effnets.engines.base import first_line
 from effnets.engines.metadata import ModelMetadata
 from effnets.errors import ArgumentError, EffnetsError, ExportError, VerificationError
 from effnets.inference.arrays import image_from_array
-from effnets.nn.classifier import require_classifier
+from effnets.nn.classifier import require_single_class
 from effnets.utils.atomic_file import write_whole
 from effnets.utils.atomic_folder import new_folder
 from effnets.utils.quiet import quiet_exporters, quiet_native
@@ -75,7 +75,7 @@ def export_coreml(
         EngineError: if a package that exporting needs is missing.
     """
     require_packages(("coremltools",), "coreml")
-    channels = require_classifier(model).in_chans
+    channels = require_single_class(model, "a Core ML package").in_chans
     if channels not in _COLORS:
         raise ArgumentError(
             f"Core ML's images have 3 channels or 1, and this model takes {channels}; export it to another format"

@@ -57,6 +57,7 @@ def export_executorch(
         engine="executorch",
         preferred="executorch",
         embedding=embedding,
+        probabilities=softmax,
     )
     from effnets.deploy.export.verify import Reference, verify_file
     from effnets.engines.executorch import ExecuTorchEngine

@@ -37,6 +37,7 @@ _SCOPES = "pkg.torch.onnx.name_scopes"
 # Any size that torch.export does not treat specially, unlike 0, 1 and equal sides.
 _TRACED_BATCH, _TRACED_SIZE = 2, (224, 256)
 _BICUBIC_A = -0.5  # Pillow's
+_LEAST_LENGTH = 1e-12  # that a vector is divided by, as in torch
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +66,9 @@ def export_graph(
         model.graph.input[0].type.tensor_type.shape.dim[index].dim_param = name
     model.graph.output[0].type.tensor_type.shape.dim[0].dim_param = "N"
     if softmax or topk:
-        _append_probabilities(model.graph, topk)
+        _append_probabilities(model.graph, topk, metadata)
     if metadata.embedding:
-        _append_embedding(model.graph, metadata.embedding)
+        _append_embedding(model.graph, metadata)
     network_input = INPUT
     if metadata.input_kind == "uint8":
         network_input = NORMALIZED
@@ -191,16 +192,31 @@ def _drop_traces(model: onnx.ModelProto) -> None:
     del graph.value_info[:]
 
 
-def _append_embedding(graph: onnx.GraphProto, length: int) -> None:
-    """Return the classifier's input as well; under a name of its own, as the program's names stay for verification."""
-    classifier = next(node for node in graph.node if LOGITS in node.output)
-    graph.node.append(helper.make_node("Identity", classifier.input[:1], [EMBEDDING], "embedding/Identity"))
-    graph.output.append(helper.make_tensor_value_info(EMBEDDING, TensorProto.FLOAT, ["N", length]))
+def _append_embedding(graph: onnx.GraphProto, metadata: ModelMetadata) -> None:
+    """Return the classifier's input as well, or, where the outputs are an embedding, these divided by their length.
+
+    It has a name of its own, as the program's names stay for verification.
+    """
+    if metadata.classifier_activation == "l2":
+        graph.initializer.append(helper.make_tensor("embedding_axes", TensorProto.INT64, [1], [1]))
+        graph.initializer.append(helper.make_tensor("embedding_least", TensorProto.FLOAT, [], [_LEAST_LENGTH]))
+        graph.node.extend([
+            helper.make_node("ReduceL2", [LOGITS, "embedding_axes"], ["embedding_length"], "embedding/ReduceL2"),
+            helper.make_node("Max", ["embedding_length", "embedding_least"], ["embedding_divisor"], "embedding/Max"),
+            helper.make_node("Div", [LOGITS, "embedding_divisor"], [EMBEDDING], "embedding/Div"),
+        ])  # fmt: skip
+    else:
+        classifier = next(node for node in graph.node if LOGITS in node.output)
+        graph.node.append(helper.make_node("Identity", classifier.input[:1], [EMBEDDING], "embedding/Identity"))
+    graph.output.append(helper.make_tensor_value_info(EMBEDDING, TensorProto.FLOAT, ["N", metadata.embedding]))
 
 
-def _append_probabilities(graph: onnx.GraphProto, topk: int | None) -> None:
+def _append_probabilities(graph: onnx.GraphProto, topk: int | None, metadata: ModelMetadata) -> None:
     classes = graph.output[0].type.tensor_type.shape.dim[1].dim_value
-    graph.node.append(helper.make_node("Softmax", [LOGITS], [PROBABILITIES], "probabilities/Softmax", axis=1))
+    if metadata.classifier_activation == "sigmoid":
+        graph.node.append(helper.make_node("Sigmoid", [LOGITS], [PROBABILITIES], "probabilities/Sigmoid"))
+    else:
+        graph.node.append(helper.make_node("Softmax", [LOGITS], [PROBABILITIES], "probabilities/Softmax", axis=1))
     graph.output.append(helper.make_tensor_value_info(PROBABILITIES, TensorProto.FLOAT, ["N", classes]))
     if topk:
         graph.initializer.append(helper.make_tensor("topk", TensorProto.INT64, [1], [topk]))

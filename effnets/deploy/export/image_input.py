@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
@@ -18,7 +19,7 @@ class ImageInput(nn.Module):
         network: takes float32 ``[N, channels, H, W]``, normalized, and returns logits ``[N, C]``.
         metadata: of the file. With `input_kind` ``pixels`` images are uint8 ``[N, H, W, channels]``, to be normalized.
         channels_last: take normalized images as ``[N, H, W, channels]`` too.
-        softmax: return the probabilities as well.
+        softmax: return the probabilities as well, of labels their sigmoid.
     """
 
     scale: Tensor
@@ -28,6 +29,7 @@ class ImageInput(nn.Module):
         super().__init__()
         self.network: Any = network
         self.softmax, self.embedding = softmax, metadata.embedding > 0
+        self.activation = metadata.classifier_activation
         self.pixels = metadata.input_kind == "pixels"
         self.channels_last = channels_last or self.pixels
         if self.pixels:
@@ -44,13 +46,16 @@ class ImageInput(nn.Module):
         if self.pixels:
             images = images.to(torch.float32) * self.scale + self.shift
         outputs: tuple[Tensor, ...]
-        if self.embedding:
+        if self.embedding and self.activation == "l2":
+            outputs = (self.network(images),)
+            outputs = *outputs, F.normalize(outputs[0])
+        elif self.embedding:
             embedding = self.network.forward_head(self.network.forward_features(images), pre_logits=True)
             outputs = self.network.classifier(embedding), embedding
         else:
             outputs = (self.network(images),)
         if self.softmax:
-            outputs = *outputs, outputs[0].softmax(1)
+            outputs = *outputs, outputs[0].sigmoid() if self.activation == "sigmoid" else outputs[0].softmax(1)
         return outputs if len(outputs) > 1 else outputs[0]
 
     def example(self, metadata: ModelMetadata) -> Tensor:

@@ -66,6 +66,7 @@ def export_litert(
         engine="litert",
         preferred="litert",
         embedding=embedding,
+        probabilities=softmax,
     )
     from effnets.deploy.export.verify import Reference, verify_file
     from effnets.engines.litert import LiteRTEngine

@@ -45,7 +45,7 @@ def describe(
     return ModelMetadata(
         model=network.spec.name,
         family=network.spec.family,
-        labels=network.class_names or class_names(network.num_classes),
+        labels=_labels(network),
         preprocess=network.spec.preprocess,
         input_kind=input_kind,
         channels=network.in_chans,
@@ -57,7 +57,15 @@ def describe(
         engine=engine,
         versions={"effnets": __version__, **packages},
         embedding=embedding,
+        classifier_activation=network.classifier_activation,
+        thresholds=network.thresholds or (),
     )
+
+
+def _labels(network: Classifier) -> tuple[str, ...]:
+    if network.classifier_activation == "l2":
+        return tuple(f"dimension {number}" for number in range(network.num_outputs))
+    return network.class_names or class_names(network.num_classes)
 
 
 def _published(network: Classifier) -> WeightsSpec | None:

@@ -46,9 +46,10 @@ def export_onnx(
             wide differ in more places from Pillow 13 or later, which resizes these down before across; the graph goes
             across first, as all earlier versions did, with which published weights were measured.
         optimize: rewrite the network first (`effnets.optimize`), by the preset of `engine`, or by a `Rewrites`.
-        softmax: add the output ``probabilities`` ``[N, num_classes]``.
+        softmax: add the output ``probabilities`` ``[N, num_classes]``; of labels their sigmoid.
         topk: add the outputs ``top_probabilities`` and ``top_indices`` ``[N, topk]``; includes `softmax`.
-        embedding: add the output ``embedding`` ``[N, D]``, the classifier's input, for `effnets.embed`.
+        embedding: add the output ``embedding`` ``[N, D]``, for `effnets.embed`: the classifier's input, or of networks
+            trained to embed (``classifier_activation`` l2) their output, of length 1.
         engine: ``onnxruntime`` or ``openvino``, for which the network is rewritten and which `effnets.load_engine`
             then prefers; either executes the file correctly. Empty: rewritten for ONNX Runtime, no preference stated.
         engines: on which the file is verified; None: on ONNX Runtime, and on OpenVINO if that is installed.
@@ -64,7 +65,7 @@ def export_onnx(
     engines = check_engines(engines)
     check_engine(engine)
     if topk is not None:
-        classes = require_classifier(model).num_classes
+        classes = require_classifier(model).num_outputs
         if check_integer("topk", topk, 1, "it must be at least 1") > classes:
             raise ArgumentError(f"topk is {topk}, but the model has {classes} classes")
     made = prepare(
@@ -78,6 +79,7 @@ def export_onnx(
         engine=engine or "onnxruntime",
         preferred=engine,
         embedding=embedding,
+        probabilities=softmax or topk is not None,
     )
 
     from onnx.helper import set_model_props

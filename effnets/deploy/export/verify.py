@@ -24,6 +24,7 @@ from effnets.engines.base import Engine
 from effnets.engines.metadata import ModelMetadata
 from effnets.errors import ArgumentError, EffnetsError, VerificationError
 from effnets.inference.image import normalize_pixels
+from effnets.inference.labels import probabilities
 from effnets.spec.specs import PreprocessSpec
 
 # Called with the name and value of each tensor operator; later operators receive its result.
@@ -96,7 +97,7 @@ def _compare(
         raise VerificationError(f"{engine.name}: {describe_error(error, images)}")
     if softmax and "probabilities" not in outputs:
         raise VerificationError(f"{engine.name}: there is no output named probabilities")
-    compare_probabilities(outputs, engine.name)
+    compare_probabilities(outputs, engine.name, metadata)
     compare_embedding(outputs, engine.name, images, expected)
     return error
 
@@ -183,7 +184,7 @@ class Reference:
 
 
 def _embed(network: Any, images: Tensor) -> NDArray[Any]:
-    embedding: NDArray[Any] = network.forward_head(network.forward_features(images), pre_logits=True).numpy()
+    embedding: NDArray[Any] = network.forward_embedding(images).numpy()
     return embedding
 
 
@@ -198,15 +199,16 @@ def compare_embedding(outputs: Mapping[str, NDArray[Any]], name: str, images: ND
         raise VerificationError(f"{name}: {describe_error(error, images, 'embeddings')}")
 
 
-def compare_probabilities(outputs: Mapping[str, NDArray[Any]], name: str) -> None:
-    """Raise VerificationError unless ``probabilities`` are the softmax of the logits, and the top ones the largest."""
+def compare_probabilities(outputs: Mapping[str, NDArray[Any]], name: str, metadata: ModelMetadata) -> None:
+    """Raise VerificationError unless ``probabilities`` are the softmax of the logits, and the top ones the largest.
+
+    Of labels they are the sigmoid.
+    """
     if "probabilities" not in outputs:
         return
-    logits = outputs["logits"].astype(np.float64)
-    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-    expected = powers / powers.sum(axis=1, keepdims=True)
+    expected = probabilities(outputs["logits"], metadata.classifier_activation)
     if not np.abs(outputs["probabilities"] - expected).max() <= _PROBABILITY_TOLERANCE:
-        raise VerificationError(f"{name}: probabilities are not the softmax of the logits")
+        raise VerificationError(f"{name}: probabilities are not the {metadata.classifier_activation} of the logits")
     if "top_indices" in outputs:
         indices, top = outputs["top_indices"], outputs["top_probabilities"]
         ranked = -np.sort(-outputs["probabilities"], axis=1)[:, : top.shape[1]]

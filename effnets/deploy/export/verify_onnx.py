@@ -113,7 +113,7 @@ class _Checks:
         if not error <= expected.tolerance:
             place = find_divergence(self._graph, engine.name, images, expected.inputs, self._metadata)
             raise VerificationError(f"{engine.name}: {describe_error(error, images)}; {place}")
-        compare_probabilities(outputs, engine.name)
+        compare_probabilities(outputs, engine.name, self._metadata)
         compare_embedding(outputs, engine.name, images, expected)
         return error
 

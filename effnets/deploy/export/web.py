@@ -25,7 +25,7 @@ from effnets.engines.metadata import ModelMetadata
 from effnets.errors import ArgumentError, EffnetsError, EngineError, ExportError, MissingFileError
 from effnets.inference.arrays import COLOR_MODES
 from effnets.inference.image import cover_size
-from effnets.nn.classifier import require_classifier
+from effnets.nn.classifier import require_single_class
 from effnets.utils.atomic_folder import new_folder
 from effnets.utils.paths import home_dir
 
@@ -92,7 +92,7 @@ def export_web(
         EngineError: if onnxruntime-web is not installed, and cannot be fetched.
         VerificationError, ExportError: as `effnets.export_onnx`; or if the folder cannot be written.
     """
-    channels = require_classifier(model).in_chans
+    channels = require_single_class(model, "the web page").in_chans
     if channels not in COLOR_MODES:
         raise ArgumentError(
             f"a browser reads photos of 1, 3 or 4 channels, and this model takes {channels}; use export_onnx"

@@ -32,7 +32,7 @@ from effnets.deploy.quantize.rounding import logits_by_torch
 from effnets.engines.base import EXPORTED, Engine, load_exported, load_onnx
 from effnets.engines.metadata import ModelMetadata
 from effnets.errors import ArgumentError, ExportError, QuantizationError, VerificationError
-from effnets.nn.classifier import require_classifier
+from effnets.nn.classifier import require_single_class
 from effnets.utils.arguments import check_integer
 from effnets.utils.machine import version_of
 from effnets.utils.timing import interleave
@@ -410,7 +410,7 @@ def _network_source(model: nn.Module | str | os.PathLike[str], target: Path, opt
     (engine,) = EXPORTED[suffix][1]
     kind = LiteRTInt8 if suffix == ".tflite" else ExecuTorchInt8
     made = prepare_export(model, target, suffix, engine=engine, preferred=engine, **options)
-    network, metadata = require_classifier(made.module), made.metadata
+    network, metadata = require_single_class(made.module, "int8"), made.metadata
 
     def start(images: CalibrationImages, progress: Progress) -> tuple[NetworkSearch, Build]:
         search = NetworkSearch(network, images, progress)
