@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
-import atexit
-import multiprocessing
-import os
-import signal
-import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
-from multiprocessing import resource_tracker
-from multiprocessing.connection import Connection, wait
-from multiprocessing.util import Finalize
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Generic, Literal, NamedTuple, Required, TypedDict, TypeVar
@@ -30,6 +22,7 @@ from effnets.data.dataset import EncodedImage, ImageDataset, LazyImage
 from effnets.data.remote import stream_folder, stream_images
 from effnets.data.sampling import Stream, balanced_order, batches_by_class, occurrences, seeded, shuffled_order
 from effnets.data.transforms import TrainTransform
+from effnets.data.workers import WorkerShutdown, start_method, start_workers
 from effnets.errors import ArgumentError, DataError, ImageError
 from effnets.inference.transform import Transform
 from effnets.utils.arguments import check_integer
@@ -159,63 +152,6 @@ class StreamedBatches(IterableDataset[BatchResult]):
 
 def _fault(error: DataError) -> BatchResult:
     return BatchResult(torch.empty(0), np.array([], np.int64), {}, str(error))
-
-
-class WorkerShutdown:
-    """Ends the worker processes of a DataLoader when their parent says so, or ends in whatever way.
-
-    Workers ignore SIGTERM and SIGINT: a signal to the whole process group asks the training to save, which needs the
-    batches on their way. But SIGTERM is also what multiprocessing sends to workers at exit before it joins them, so
-    they wait for a message on a pipe instead, or for its end: when the parent was killed, nobody can write to it any
-    more. (Not an Event: setting one hangs once a waiting process was killed.)
-    """
-
-    def __init__(self) -> None:
-        receiver, sender = multiprocessing.Pipe(duplex=False)
-        self.worker_init_fn = partial(_initialize_worker, receiver, sender)
-        # Called at exit before multiprocessing terminates and joins its children, or when this object is collected.
-        self.end_workers = Finalize(self, sender.send_bytes, args=(b"end",), exitpriority=10)
-
-
-@atexit.register
-def _forget_workers() -> None:
-    """Let workers that are still starting be terminated at exit without an error of torch's handler for SIGCHLD."""
-    if hasattr(signal, "SIGCHLD"):
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-
-
-def _start(loader: DataLoader[BatchResult]) -> Iterator[BatchResult]:
-    """Start the workers with the signals blocked that they ignore later: one might come while they are starting."""
-    if not hasattr(signal, "pthread_sigmask"):
-        return iter(loader)
-    if loader.num_workers and _start_method() == "spawn":
-        resource_tracker.ensure_running()  # or it would be started below, and unblock the signals
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
-    try:
-        return iter(loader)
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-
-
-def _start_method() -> str:
-    """Return how workers are started: as Python does on this system, but by no fork server.
-
-    A signal to the whole process group ends the fork server, and workers exit when their parent is gone.
-    """
-    method = multiprocessing.get_start_method()
-    return "spawn" if method == "forkserver" else method
-
-
-def _initialize_worker(receiver: Connection, sender: Connection, _worker: int) -> None:
-    sender.close()  # the worker's copy, or the pipe would not end with the parent
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.SIG_IGN)
-    threading.Thread(target=_exit_when_readable, args=(receiver,), daemon=True).start()
-
-
-def _exit_when_readable(receiver: Connection) -> None:
-    wait([receiver])  # a message, which nobody reads, so that every worker sees it, or the end of the pipe
-    os._exit(0)
 
 
 Order = Literal["shuffled", "balanced", "by_class", "sequential"]
@@ -388,7 +324,7 @@ class BatchLoader(ABC, Generic[_Batch]):
             collate_fn=_as_is,  # type: ignore[arg-type] # it gets no list without a batch size
             persistent_workers=sampler is not None and workers > 0,
             worker_init_fn=self._shutdown.worker_init_fn,
-            multiprocessing_context=_start_method() if workers else None,
+            multiprocessing_context=start_method() if workers else None,
             pin_memory=self.device.type == "cuda",
             generator=torch.Generator(),  # by default it would draw from the global one
         )
@@ -401,7 +337,7 @@ class BatchLoader(ABC, Generic[_Batch]):
             for number in numbers
         ]
         assert self._loader is not None
-        return _start(self._loader)
+        return start_workers(self._loader)
 
     def _streamed(self, epoch: int, numbers: range) -> Iterator[BatchResult]:
         if not numbers:
@@ -412,7 +348,7 @@ class BatchLoader(ABC, Generic[_Batch]):
         # Workers deliver in turn, so each skips the same number of batches, and the rest of a turn is dropped here.
         skip, rest = divmod(numbers[0] // self.world_size, max(workers, 1))
         batches = StreamedBatches(self._batches, self._stream, batch_size=self.batch_size, epoch=epoch, skip=skip)
-        return islice(_start(self._data_loader(batches, workers)), rest, None)
+        return islice(start_workers(self._data_loader(batches, workers)), rest, None)
 
     def _order(self, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return indices, and how often each came before in this epoch."""
