@@ -174,7 +174,7 @@ class MetricLearning(Task):
     ) -> Measured:
         results: dict[str, tuple[Retrieval, Verification | None]] = {}
         shown: tuple[ImageDataset, NDArray[np.float32]] | None = None
-        threshold = None
+        fitted: tuple[str, float] | None = None  # the split, and its threshold
         for split, part in (("val", splits.val), ("test", splits.test)):
             if part is None:
                 continue
@@ -184,8 +184,9 @@ class MetricLearning(Task):
                     f"left out of {split}: {len(outputs.broken)} that cannot be read, first {outputs.broken[0].reason}"
                 )
             source = part.subset(outputs.indices)
-            verified = verify_pairs(outputs.values, source.labels, threshold)
-            threshold = verified.threshold if verified is not None else threshold
+            verified = verify_pairs(outputs.values, source.labels, None if fitted is None else fitted[1])
+            if fitted is None and verified is not None:
+                fitted = split, verified.threshold
             results[split] = retrieve(outputs.values, source.labels), verified
             shown = source, outputs.values
         if shown is None:
@@ -196,9 +197,9 @@ class MetricLearning(Task):
         metrics: dict[str, Any] = {
             "retrieval": {split: found.to_dict() for split, (found, _) in results.items()},
             "verification": {
-                split: verified.to_dict() | {"threshold_fitted_on": next(iter(results))}
+                split: verified.to_dict() | {"threshold_fitted_on": fitted[0]}
                 for split, (_, verified) in results.items()
-                if verified is not None
+                if verified is not None and fitted is not None
             },
         }
         if "test" in results:
