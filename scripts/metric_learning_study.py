@@ -3,9 +3,9 @@
     uv run scripts/metric_learning_study.py ../shared --runs FOLDER [--seeds 0,1,2] [--write docs/embeddings.md]
 
 Of grocery20's 20 classes a seed leaves 5 out of training. Their test photos are then searched for, each among the
-others of the five (leave-one-out), and, which is harder, among all test photos of the 20 classes; recall@1 is the
-share whose nearest one is of its class. The features are the pooled ones of the same weights before training. With
---distill a student learns the embedding of MobileNetV2 without labels. Finished runs are kept in FOLDER.
+others of the five (leave-one-out), and, which is harder, among all test photos of the 20 classes; recall@1 is the share
+whose nearest one is of its class. The features are the pooled ones of the same weights before training. With --distill
+a student learns the embedding of MobileNetV2 without labels. Finished runs are kept in FOLDER.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from effnets.data.splits import named
 from effnets.embeddings.report import write_embedding_report
 from effnets.embeddings.retrieval import Retrieval, Verification, retrieve, verify_pairs
 from effnets.errors import ArgumentError, TrainingError
-from effnets.evaluation.outputs import compute_outputs
+from effnets.evaluation.outputs import Outputs, compute_outputs
 from effnets.evaluation.validate import Score, collect_outputs, pack_bits
 from effnets.inference.pipeline import Pipeline
 from effnets.inference.predictor import create_predictor
@@ -172,33 +172,21 @@ class MetricLearning(Task):
         progress: Progress,  # noqa: ARG002
         context: TrainContext,
     ) -> Measured:
-        report = context.progress("the result was measured")
-
-        def progress_of(split: str) -> Callable[[float], None]:
-            return lambda share: report(f"measuring on {split}", share)
-
         results: dict[str, tuple[Retrieval, Verification | None]] = {}
         shown: tuple[ImageDataset, NDArray[np.float32]] | None = None
-        threshold = None
+        fitted: tuple[str, float] | None = None  # the split, and its threshold
         for split, part in (("val", splits.val), ("test", splits.test)):
             if part is None:
                 continue
-            predictor = create_predictor(model, classify=False)
-            outputs = compute_outputs(
-                Pipeline(predictor, batch_size=state.recipe.batch_size),
-                part,
-                predictor.embed,
-                origin=f"{state.data}, {split}",
-                strict=context.strict,
-                progress=progress_of(split),
-            )
+            outputs = _embed(model, part, split, state, context)
             if outputs.broken:
                 state.messages.append(
                     f"left out of {split}: {len(outputs.broken)} that cannot be read, first {outputs.broken[0].reason}"
                 )
             source = part.subset(outputs.indices)
-            verified = verify_pairs(outputs.values, source.labels, threshold)
-            threshold = verified.threshold if verified is not None else threshold
+            verified = verify_pairs(outputs.values, source.labels, None if fitted is None else fitted[1])
+            if fitted is None and verified is not None:
+                fitted = split, verified.threshold
             results[split] = retrieve(outputs.values, source.labels), verified
             shown = source, outputs.values
         if shown is None:
@@ -209,9 +197,9 @@ class MetricLearning(Task):
         metrics: dict[str, Any] = {
             "retrieval": {split: found.to_dict() for split, (found, _) in results.items()},
             "verification": {
-                split: verified.to_dict() | {"threshold_fitted_on": next(iter(results))}
+                split: verified.to_dict() | {"threshold_fitted_on": fitted[0]}
                 for split, (_, verified) in results.items()
-                if verified is not None
+                if verified is not None and fitted is not None
             },
         }
         if "test" in results:
@@ -225,6 +213,19 @@ class MetricLearning(Task):
             return write_embedding_report(page, results, source, vectors, title=title, model=network)
 
         return metrics, write
+
+
+def _embed(model: Any, part: ImageDataset, split: str, state: RunState, context: TrainContext) -> Outputs:
+    """Embed the images of a split."""
+    report, predictor = context.progress("the result was measured"), create_predictor(model, classify=False)
+    return compute_outputs(
+        Pipeline(predictor, batch_size=state.recipe.batch_size),
+        part,
+        predictor.embed,
+        origin=f"{state.data}, {split}",
+        strict=context.strict,
+        progress=lambda share: report(f"measuring on {split}", share),
+    )
 
 
 def _only_distills(recipe: Recipe) -> bool:
