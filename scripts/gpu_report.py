@@ -2,13 +2,14 @@
 
 uv run scripts/gpu_report.py [--output gpu_report] [--seconds 480] [--models mixnet_m,…] [--dry-run]
 
-First what must be right: the Triton kernels at every layer shape of MixNet-S, M and L, and whole networks, against float64.
-Then what is measured, beside timm's networks with the same weights: inference, training steps, single layers, engines, and
-at last, since it takes longest, what torch.compile makes of them. What the time does not suffice for is listed as left out;
-so is what needs a package that is not installed. The exit status is 1 if anything was wrong or failed.
+First what must be right: the Triton kernels at every layer shape of MixNet-S, M and L, and whole networks, against
+float64. Then what is measured, beside timm's networks with the same weights: inference, training steps, single layers,
+engines, and at last, since it takes longest, what torch.compile makes of them. What the time does not suffice for is
+listed as left out; so is what needs a package that is not installed. The exit status is 1 if anything was wrong or
+failed.
 
---dry-run rehearses all of it on a CPU, with small networks and images, and the kernels in Triton's interpreter: its times
-say nothing.
+--dry-run rehearses all of it on a CPU, with small networks and images, and the kernels in Triton's interpreter: its
+times say nothing.
 """
 
 from __future__ import annotations

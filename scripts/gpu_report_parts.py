@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.util import find_spec
@@ -20,9 +21,9 @@ from effnets.bench.roofline import Ceiling, bound, layers_of
 from effnets.bench.variants import shake
 from effnets.deploy.optimize.rewrites import PRESETS
 from effnets.engines.cuda_graph import CudaGraphs
+from effnets.nn import mixed_depthwise_plain as plain
 from effnets.nn.classifier import Classifier
 from effnets.nn.layers import MixedConv
-from effnets.nn import mixed_depthwise_plain as plain
 from effnets.nn.mixed_depthwise import use_mixed_kernel
 from effnets.nn.mixed_depthwise_plain import Geometry
 from effnets.utils.machine import describe_machine, version_of
@@ -253,10 +254,8 @@ def check_networks(report: Report, bench: Bench, models: list[str]) -> None:
                 "effnets": ours_on(bench, network, torch.float32)(x),
                 "optimized": optimized_on(bench, network, torch.float32)(x),
             }
-            try:
+            with suppress(MissingError):
                 found["timm"] = timm_of(network).to(bench.device)(x)
-            except MissingError:
-                pass
         row: Row = {key: relative_error(exact, logits) for key, logits in found.items()}
         if not all(row[key] <= NETWORK_TOLERANCE for key in ("effnets", "optimized")):
             row["state"] = "wrong"
@@ -269,7 +268,7 @@ def check_networks(report: Report, bench: Bench, models: list[str]) -> None:
 def inference_variants(
     bench: Bench, network: Classifier, dtype: torch.dtype
 ) -> Iterator[tuple[str, Callable[[], Callable[[Tensor], Any]]]]:
-    """Each variant's name and what makes it; weights and images are in channels_last but where timm's are by default."""
+    """Each variant's name and what makes it."""
     yield "timm", lambda: timm_of(network).to(bench.device, dtype)
     yield "timm channels_last", lambda: timm_of(network).to(bench.device, dtype, memory_format=torch.channels_last)
     yield "effnets", lambda: ours_on(bench, network, dtype)
@@ -455,7 +454,7 @@ def measure_engines(report: Report, bench: Bench, models: list[str]) -> None:
                 report.attempt(
                     "engines",
                     {"model": name, "engine": engine, "batch": batch},
-                    lambda e=engine, n=network_of(name), b=batch, made=loaded: measure(e, n, b, made),
+                    lambda e=engine, n=name, b=batch, made=loaded: measure(e, network_of(n), b, made),
                     least=45 if "tensorrt" in engine else 10,
                 )
         bench.free()

@@ -1,4 +1,4 @@
-"""The rows of the report on a GPU (`gpu_report.py`): collected within a limit of time, and written as JSON and Markdown."""
+"""The rows of the report on a GPU (`gpu_report.py`): collected within a limit of time, as JSON and Markdown."""
 
 from __future__ import annotations
 
@@ -115,9 +115,9 @@ def shown(value: object) -> str:
 SECTIONS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "ceiling": (
         "Ceilings",
-        "Measured in this run: the largest matrix product's speed, and a copy's, bytes read and written. The roofline of "
-        "a network is the time in which every layer, one after another, does its arithmetic at the one or its traffic at "
-        "the other, whichever takes longer.",
+        "Measured in this run, GFLOP/s of a large matrix product and GB/s of a copy, read and written. The roofline of "
+        "a network is the time in which every layer, one after another, does its arithmetic at the one or its traffic "
+        "at the other, whichever takes longer.",
         ("precision", "gflops", "bandwidth"),
     ),
     "kernels": (
@@ -133,8 +133,8 @@ SECTIONS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     ),
     "inference": (
         "Inference",
-        "Images are on the GPU. Each call is waited for, hence one image is latency. *roofline*: the share of the speed "
-        "that the roofline allows.",
+        "Images are on the GPU. Each call is waited for, hence one image is latency. *roofline*: the share of the "
+        "speed that the roofline allows.",
         ("model", "precision", "batch", "variant", "ms", "images_per_s", "roofline"),
     ),
     "training": (
@@ -145,8 +145,8 @@ SECTIONS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     ),
     "layers": (
         "Single mixed layers",
-        "The Triton kernel and PyTorch's convolutions, ms for a batch in bfloat16: forward with bias and activation, and "
-        "both gradients.",
+        "The Triton kernel and PyTorch's convolutions, ms for a batch in bfloat16: forward with bias and activation, "
+        "and both gradients.",
         ("layer", "size", "batch", "kernel", "plain", "kernel_gradients", "plain_gradients"),
     ),
     "engines": (

@@ -108,7 +108,7 @@ def engine_errors(name: str) -> Iterator[None]:
 @shared_context
 @contextmanager
 def _without_tf32() -> Iterator[None]:
-    """Leave the inputs of convolutions as they are, which cuDNN rounds to TF32 by default; it is a process's setting."""
+    """Keep cuDNN from rounding the inputs of convolutions to TF32, as it does by default; of the whole process."""
     cudnn = torch.backends.cudnn
     with cudnn.flags(
         enabled=cudnn.enabled, benchmark=cudnn.benchmark, deterministic=cudnn.deterministic, allow_tf32=False

@@ -1,8 +1,8 @@
-"""Mixed depthwise convolution (MixConv, arXiv:1907.09595, section 3) as one operator, and the layer that calls it on GPUs.
+"""Mixed depthwise convolution (MixConv, arXiv:1907.09595, section 3) as one operator, and the layer that calls it.
 
-``torch.ops.effnets.mixed_depthwise`` is known to autograd, torch.compile and torch.export. On CUDA it runs the kernels of
-`effnets.nn.mixed_depthwise_triton`, all groups in one launch, for inputs of shapes at which they are measured to be faster
-than PyTorch's convolutions. The environment variable ``EFFNETS_MIXED_KERNEL`` decides otherwise: ``on`` or ``off``.
+``torch.ops.effnets.mixed_depthwise`` is known to autograd, torch.compile and torch.export. On CUDA it runs the kernels
+of `effnets.nn.mixed_depthwise_triton`, all groups in one launch, for inputs of shapes at which they are measured to be
+faster than PyTorch's convolutions. The environment variable ``EFFNETS_MIXED_KERNEL``, on or off, overrules that.
 """
 
 from __future__ import annotations
@@ -84,9 +84,6 @@ class MixedDepthwiseConv(MixedConv):
         if self._packed is None or self._packed_from != source:
             self._packed, self._packed_from = self._pack(), source
         return self._packed
-
-    def extra_repr(self) -> str:
-        return "" if self.activation == "none" else f"activation={self.activation}"
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_packed": None}
@@ -185,7 +182,7 @@ def _fastest(function: str, x: Tensor, *arguments: Any) -> Tensor:
         return _call(mixed_depthwise_plain, function, x, *arguments)
     settings = [argument for argument in arguments if not isinstance(argument, Tensor)]
     key = (function, tuple(x.shape), x.dtype, x.device, *settings)
-    fixed = torch.are_deterministic_algorithms_enabled() or torch.cuda.is_current_stream_capturing()
+    fixed = torch.are_deterministic_algorithms_enabled() or (x.is_cuda and torch.cuda.is_current_stream_capturing())
     if mode == "auto" and not fixed and key not in _FASTER:
         with torch.no_grad():
             _FASTER[key] = _is_faster(

@@ -1,8 +1,8 @@
 """Triton kernels of mixed depthwise convolution: forward, input gradient, weight gradient. Imported on GPUs alone.
 
-Maps lie in memory as ``[N, H, W, C]``. One launch computes all groups of a layer: a program takes a block of positions and
-a block of channels of one group, whose kernel size, padding and weights it reads from a row of a small table. Borders are
-masked, hence nothing is padded or copied. Sums are in float32, and in the same order in every run.
+Maps lie in memory as ``[N, H, W, C]``. One launch computes all groups of a layer: a program takes a block of positions
+and a block of channels of one group, whose kernel size, padding and weights it finds in a row of a small table. Borders
+are masked, hence nothing is padded or copied. Sums are in float32, and in the same order in every run.
 """
 
 import functools
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from effnets.nn.mixed_depthwise_plain import Geometry, empty_channels_last
 
-# A program computes so many values at a time, of so many channels: as many of these as waste least, the more the better.
+# A program computes so many values at a time, of as many channels as waste few, the more the better.
 _VALUES = 2048
 _CHANNELS = (64, 32, 16)
 _WASTE = 1.15
@@ -29,8 +29,9 @@ _COLUMNS = 8  # of the table
 
 
 @triton.jit
-def _correlate(total, source, weight, image, line, column, live, channel, inside, tap, height, width, channels, group,
-               dilation, SIZE: tl.constexpr, STRIDE: tl.constexpr, ALIGN: tl.constexpr, TRANSPOSED: tl.constexpr):  # fmt: skip
+def _correlate(total, source, tap, image, line, column, live, channel, inside, height, width, channels, group,
+               dilation, SIZE: tl.constexpr, STRIDE: tl.constexpr, ALIGN: tl.constexpr,
+               TRANSPOSED: tl.constexpr):  # fmt: skip
     """Add the products of all taps of one kernel size to `total` [positions, channels].
 
     The first tap meets the source at `line` and `column`, the others follow; transposed they precede, and meet those
@@ -44,6 +45,8 @@ def _correlate(total, source, weight, image, line, column, live, channel, inside
         else:
             y = line + dy * dilation
             within = live & (y >= 0) & (y < height)
+        start = tl.multiple_of(((image * height + y) * width).to(tl.int64) * channels, ALIGN)
+        row = source + start[:, None] + channel[None, :]
         for dx in tl.static_range(SIZE):
             if TRANSPOSED:
                 distance = column - dx * dilation
@@ -52,10 +55,10 @@ def _correlate(total, source, weight, image, line, column, live, channel, inside
             else:
                 x = column + dx * dilation
                 seen = within & (x >= 0) & (x < width)
-            pixel = tl.multiple_of(((image * height + y) * width + x).to(tl.int64) * channels, ALIGN)
+            offset = tl.multiple_of(x * channels, ALIGN)
             mask = seen[:, None] & inside[None, :]
-            values = tl.load(source + pixel[:, None] + channel[None, :], mask=mask, other=0.0)
-            scale = tl.load(weight + (dy * SIZE + dx) * group + tap, mask=inside, other=0.0)
+            values = tl.load(row + offset[:, None], mask=mask, other=0.0)
+            scale = tl.load(tap + (dy * SIZE + dx) * group, mask=inside, other=0.0)
             total += values.to(tl.float32) * scale.to(tl.float32)[None, :]
     return total
 
@@ -67,7 +70,7 @@ def _convolve_kernel(source, weight, bias, target, table, positions, height, wid
                      POSITIONS: tl.constexpr, CHANNELS: tl.constexpr, COLUMNS: tl.constexpr):  # fmt: skip
     """Convolve `source` [N, height, width, C] into `target` [N, out_height, out_width, C]; or transposed, back."""
     row = table + tl.program_id(1) * COLUMNS
-    begin = tl.load(row + 1)
+    begin = tl.multiple_of(tl.load(row + 1), ALIGN)
     end = tl.multiple_of(tl.load(row + 2), ALIGN)
     size = tl.load(row + 3)
     dilation = tl.load(row + 4)
@@ -86,11 +89,14 @@ def _convolve_kernel(source, weight, bias, target, table, positions, height, wid
         line = line * STRIDE - tl.load(row + 6)
         column = column * STRIDE - tl.load(row + 7)
     total = tl.zeros((POSITIONS, CHANNELS), tl.float32)
-    weight += tl.load(row + 5)
+    tap = (
+        weight + tl.multiple_of(tl.load(row + 5), ALIGN) + channel - begin
+    )  # the kernel's first; the next ones are as many values on as channels
     for known in tl.static_range(1, LARGEST + 1, 2):
         if size == known:
-            total = _correlate(total, source, weight, image, line, column, live, channel, inside, channel - begin,
-                               height, width, channels, end - begin, dilation, known, STRIDE, ALIGN, TRANSPOSED)  # fmt: skip
+            total = _correlate(total, source, tap, image, line, column, live, channel, inside,
+                               height, width, channels, end - begin, dilation, known, STRIDE, ALIGN,
+                               TRANSPOSED)  # fmt: skip
     if BIAS:
         total += tl.load(bias + channel, mask=inside, other=0.0).to(tl.float32)[None, :]
     if ACTIVATION == "relu" or ACTIVATION == "relu6":
@@ -138,13 +144,14 @@ def _sum_row(source, gradient, part, start, stop, top, left, dy, channel, inside
 
 
 @triton.jit
-def _weight_gradient_kernel(source, gradient, parts, table, positions, positions_each, weights, height, width, out_height,
-                            out_width, channels, STRIDE: tl.constexpr, LARGEST: tl.constexpr, ALIGN: tl.constexpr,
-                            CHANNELS: tl.constexpr, SUMMED: tl.constexpr, COLUMNS: tl.constexpr):  # fmt: skip
-    """Sum the products of a part of the positions, for every tap of a row of the kernel, into `parts` [parts, weights]."""
+def _weight_gradient_kernel(source, gradient, parts, table, positions, positions_each, weights, height, width,
+                            out_height, out_width, channels, STRIDE: tl.constexpr, LARGEST: tl.constexpr,
+                            ALIGN: tl.constexpr, CHANNELS: tl.constexpr, SUMMED: tl.constexpr,
+                            COLUMNS: tl.constexpr):  # fmt: skip
+    """Sum the products over a part of the positions, for all taps of a kernel's row, into `parts` [parts, weights]."""
     row = table + tl.program_id(0) * COLUMNS
     dy = tl.program_id(1)
-    begin = tl.load(row + 1)
+    begin = tl.multiple_of(tl.load(row + 1), ALIGN)
     end = tl.multiple_of(tl.load(row + 2), ALIGN)
     size = tl.load(row + 3)
     dilation = tl.load(row + 4)
@@ -152,13 +159,14 @@ def _weight_gradient_kernel(source, gradient, parts, table, positions, positions
     inside = channel < end
     start = tl.program_id(2) * positions_each
     stop = tl.minimum(start + positions_each, positions)
-    part = parts + tl.program_id(2) * weights + tl.load(row + 5)
+    part = parts + tl.program_id(2) * weights + tl.multiple_of(tl.load(row + 5), ALIGN)
     top = tl.load(row + 6)
     left = tl.load(row + 7)
     for known in tl.static_range(1, LARGEST + 1, 2):
         if (size == known) & (dy < known):
-            _sum_row(source, gradient, part, start, stop, top, left, dy, channel, inside, channel - begin, height, width,
-                     out_height, out_width, channels, end - begin, dilation, known, STRIDE, ALIGN, CHANNELS, SUMMED)  # fmt: skip
+            _sum_row(source, gradient, part, start, stop, top, left, dy, channel, inside, channel - begin, height,
+                     width, out_height, out_width, channels, end - begin, dilation, known, STRIDE, ALIGN, CHANNELS,
+                     SUMMED)  # fmt: skip
 
 
 def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, activation: str) -> Tensor:
@@ -208,8 +216,8 @@ def _launch(source: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor,
         at_a_time //= 2
     with torch.cuda.device_of(source):
         _convolve_kernel[(triton.cdiv(positions, at_a_time), len(table))](
-            source, weight.contiguous(), weight if bias is None else bias.contiguous(), target, table, positions, height,
-            width, out_height, out_width, channels, STRIDE=geometry.stride, LARGEST=max(geometry.kernel_sizes),
+            source, weight.contiguous(), weight if bias is None else bias.contiguous(), target, table, positions,
+            height, width, out_height, out_width, channels, STRIDE=geometry.stride, LARGEST=max(geometry.kernel_sizes),
             ALIGN=_alignment(geometry), TRANSPOSED=transposed, BIAS=bias is not None, ACTIVATION=activation,
             POSITIONS=at_a_time, CHANNELS=block, COLUMNS=_COLUMNS,
         )  # fmt: skip

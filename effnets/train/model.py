@@ -92,7 +92,7 @@ def require_batch_of_one(model: Classifier, recipe: Recipe) -> None:
 
 
 def to_device(model: Classifier, device: torch.device) -> None:
-    """Move a model to a device, in the channels_last memory format, with one operator for a mixed convolution on CUDA."""
+    """Move a model to a device, in the channels_last memory format; on CUDA, mixed convolutions become one operator."""
     model.to(device)
     model.to(memory_format=torch.channels_last)
     if device.type == "cuda":

@@ -85,6 +85,6 @@ def test_what_cannot_be_recorded_is_executed():
 def test_the_engine_needs_a_gpu():
     model = effnets.create_model("mobilenetv1_025", num_classes=3)
     with pytest.raises(
-        EngineError, match="torch-cuda: torch .* finds no GPU; install its build for CUDA, or use torch"
+        EngineError, match=r"torch-cuda: torch .* finds no GPU; install its build for CUDA, or use torch"
     ):
         effnets.load_engine(model, "torch-cuda")

@@ -1,4 +1,4 @@
-"""The operator of mixed depthwise convolution: its gradients, what compilers see, and when the Triton kernels are taken."""
+"""The operator of mixed depthwise convolution: gradients, what compilers see, and when Triton kernels are taken."""
 
 from __future__ import annotations
 
@@ -85,7 +85,9 @@ def test_plain_convolutions_are_those_of_the_layer(geometry):
 def test_gradients_are_those_of_finite_differences(geometry, size):
     case = Case(geometry, size=size)
     inputs = [tensor.double().requires_grad_() for tensor in (case.x, case.weight, case.bias)]
-    assert torch.autograd.gradcheck(lambda *tensors: OPERATOR(*tensors, *geometry.arguments, "none"), inputs)
+    assert torch.autograd.gradcheck(
+        lambda *tensors: OPERATOR(*tensors, *geometry.arguments, "none"), inputs, fast_mode=True
+    )
 
 
 def test_compilers_see_the_operator():
@@ -173,7 +175,8 @@ def test_a_step_of_training_is_the_same_on_a_gpu(gpu, times):
     assert set(gpu.calls) == set(FUNCTIONS)
 
 
-def test_the_layer_packs_anew_when_weights_change(gpu, times, monkeypatch):
+@pytest.mark.usefixtures("gpu")
+def test_the_layer_packs_anew_when_weights_change(monkeypatch):
     monkeypatch.setenv(MODE_VARIABLE, "on")
     layer = MixedDepthwiseConv(make_convs(UNEVEN, bias=True), "relu6").eval().requires_grad_(False)
     plain = MixedConv(make_convs(UNEVEN, bias=True)).eval()
@@ -189,10 +192,10 @@ def test_the_layer_packs_anew_when_weights_change(gpu, times, monkeypatch):
     restored = copy.deepcopy(layer)
     assert restored._packed is None
     assert torch.equal(restored(x), layer(x))
-    assert repr(layer).startswith("MixedDepthwiseConv(\n  activation=relu6")
 
 
-def test_an_activation_is_fused_where_no_gradient_is_asked_for(gpu, monkeypatch):
+@pytest.mark.usefixtures("gpu")
+def test_an_activation_is_fused_where_no_gradient_is_asked_for(monkeypatch):
     monkeypatch.setenv(MODE_VARIABLE, "on")
     layer = MixedDepthwiseConv(make_convs(UNEVEN), "silu").requires_grad_(False)
     x = images(2, 12, 6, 7)
@@ -204,13 +207,26 @@ def test_an_activation_is_fused_where_no_gradient_is_asked_for(gpu, monkeypatch)
 
 def test_shapes_and_memory_format_on_a_gpu():
     """Without one, by tensors without values."""
-    layer = MixedDepthwiseConv(make_convs(STRIDED)).requires_grad_(False)
-    with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
+    with FakeTensorMode():
+        sizes = {"groups": 9, "in_channels": 9, "out_channels": 9, "stride": 2, "device": torch.device("cuda")}
+        layer = MixedDepthwiseConv([Conv2d(kernel_size=kernel_size, **sizes) for kernel_size in (3, 7)])
         for dtype in (torch.float32, torch.bfloat16):
-            with torch.autocast("cuda", dtype, enabled=dtype != torch.float32):
-                y = layer.to("cuda")(torch.empty(3, 9, 13, 8, device="cuda"))
-            assert (y.shape, y.dtype, y.device.type) == ((3, 9, 7, 4), dtype, "cuda")
+            x = torch.empty(3, 18, 13, 8, device="cuda", dtype=dtype, requires_grad=True)
+            y = layer(x)
+            assert (y.shape, y.dtype, y.device.type) == ((3, 18, 7, 4), dtype, "cuda")
             assert y.is_contiguous(memory_format=torch.channels_last)
+            assert y.requires_grad
+
+
+@pytest.mark.usefixtures("gpu")
+def test_autocast_rounds_the_input_and_leaves_the_weights(monkeypatch):
+    seen = []
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda device: device == "cuda")
+    monkeypatch.setattr(torch, "get_autocast_dtype", lambda _: torch.bfloat16)
+    monkeypatch.setattr(mixed_depthwise, "_fastest", lambda *inputs: seen.extend(inputs) or inputs[1].clone())
+    layer = MixedDepthwiseConv(make_convs(UNEVEN))
+    layer(images(2, 12, 6, 7))
+    assert [tensor.dtype for tensor in seen if isinstance(tensor, torch.Tensor)] == [torch.bfloat16, torch.float32]
 
 
 def test_the_faster_is_chosen_once_for_each_shape(gpu, times):
@@ -249,7 +265,8 @@ def test_nothing_is_measured_where_torch_is_to_be_deterministic(gpu):
     assert gpu.calls == ["convolve"]
 
 
-def test_a_kernel_that_fails_leaves_plain_convolutions(gpu, times, monkeypatch):
+@pytest.mark.usefixtures("gpu", "times")
+def test_a_kernel_that_fails_leaves_plain_convolutions(monkeypatch):
     broken = Kernels(RuntimeError("Failed to find C compiler.\nPlease specify one"))
     monkeypatch.setattr(mixed_depthwise, "_load_kernels", lambda: broken)
     case = Case(UNEVEN)

@@ -9,15 +9,14 @@ import sys
 import pytest
 import torch
 
+from effnets.nn import mixed_depthwise_plain as plain
 from effnets.nn.mixed_depthwise_plain import Geometry
 from tests.support import error_between
 from tests.support.mixed_layers import FUNCTIONS, Case, geometries, label
 
-pytest.importorskip("triton", reason="triton is on Linux alone")
+kernels = pytest.importorskip("effnets.nn.mixed_depthwise_triton", reason="triton is on Linux alone")
 if os.environ.get("TRITON_INTERPRET") != "1":
     pytest.skip("TRITON_INTERPRET is not 1: these run in the interpreter", allow_module_level=True)
-
-from effnets.nn import mixed_depthwise_triton as kernels  # noqa: E402 (only with triton)
 
 ODD = {
     "a kernel of one tap": Geometry((8, 4), (1, 3), (1, 1)),
@@ -37,8 +36,38 @@ def check(case: Case, tolerance: float = 1e-4) -> None:
         assert error_between(expected[name], actual[name].double()) <= tolerance, name
 
 
+@pytest.fixture
+def blocks_of_a_gpu():
+    """Not those of `large_blocks`."""
+
+
+@pytest.fixture(autouse=True)
+def large_blocks(request, monkeypatch):
+    """Blocks for few programs: the interpreter's time goes by operations, not by values."""
+    if "blocks_of_a_gpu" in request.fixturenames:
+        return
+    monkeypatch.setattr(kernels, "_block_channels", lambda geometry: 1 << (max(geometry.channels) - 1).bit_length())
+    monkeypatch.setattr(kernels, "_PROGRAMS", 1)
+    monkeypatch.setattr(kernels, "_VALUES", 64 * 512)
+    monkeypatch.setattr(kernels, "_SUMMED", 16 * 16 * 512)
+
+
 @pytest.mark.parametrize("geometry", geometries(), ids=label)
 def test_every_layer_of_mixnet(geometry):
+    check(Case(geometry, count=1, act="silu"))
+
+
+@pytest.mark.usefixtures("blocks_of_a_gpu")
+def test_many_blocks_of_positions_and_channels():
+    geometry = Geometry((33, 17), (3, 5), (1, 1), 2)
+    assert kernels._block_channels(geometry) == 16
+    check(Case(geometry, size=(7, 8), act="relu"))
+
+
+@pytest.mark.usefixtures("blocks_of_a_gpu")
+@pytest.mark.full
+@pytest.mark.parametrize("geometry", geometries(), ids=label)
+def test_every_layer_of_mixnet_in_the_blocks_of_a_gpu(geometry):
     check(Case(geometry, act="silu"))
 
 
@@ -47,17 +76,24 @@ def test_other_layers(name):
     check(Case(ODD[name], size=(9, 6)))
 
 
-@pytest.mark.parametrize("size", [(1, 1), (1, 5), (2, 2), (3, 8)], ids=str)
+@pytest.mark.parametrize("size", [(1, 1), (2, 5)], ids=str)
 @pytest.mark.parametrize("same", [False, True], ids=["symmetric", "same"])
 @pytest.mark.parametrize("stride", [1, 2])
 def test_small_maps(stride, same, size):
     check(Case(Geometry((5, 4), (3, 5), (1, 1), stride, same and stride > 1), size=size, count=3))
 
 
-@pytest.mark.parametrize("act", ["none", "relu", "relu6", "silu", "hard_swish"])
+@pytest.mark.parametrize("act", ["relu", "relu6", "hard_swish"])
+def test_activations(act):
+    case = Case(Geometry((10, 8), (1, 3), (1, 1)), act=act)
+    case.bias *= 5  # beyond 6, and below -3
+    (actual,) = case.compute(kernels, ["convolve"]).values()
+    assert error_between(plain.convolve(case.x, case.weight, case.bias, case.geometry, act), actual) <= 1e-5
+
+
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float16, 1e-2), (torch.bfloat16, 3e-2)], ids=str)
-def test_half_precision_is_summed_in_float32(dtype, tolerance, act):
-    case = Case(Geometry((10, 8), (3, 7), (1, 1), 2), act=act).round_to(dtype)
+def test_half_precision_is_summed_in_float32(dtype, tolerance):
+    case = Case(Geometry((10, 8), (3, 7), (1, 1), 2), act="silu").round_to(dtype)
     expected, actual = case.expected(), case.compute(kernels)
     assert [actual[name].dtype for name in FUNCTIONS] == [dtype, dtype, torch.float32]
     for name in FUNCTIONS:
@@ -77,8 +113,9 @@ def test_inputs_in_any_memory_format():
         assert torch.equal(value, expected[name]), name
 
 
-def test_a_weight_gradient_of_many_parts_is_the_same_every_time():
-    case = Case(Geometry((6, 5), (3, 5), (1, 1)), size=(20, 21), count=3)  # 1260 positions, in 19 parts
+def test_a_weight_gradient_of_many_parts_is_the_same_every_time(monkeypatch):
+    monkeypatch.setattr(kernels, "_PROGRAMS", 100)
+    case = Case(Geometry((6, 5), (3, 5), (1, 1)), size=(9, 25))  # 450 positions, in 7 parts
     first, second = (case.compute(kernels, ["weight_gradient"])["weight_gradient"] for _ in range(2))
     assert torch.equal(first, second)
     assert error_between(case.expected()["weight_gradient"], first.double()) <= 1e-4
@@ -97,11 +134,13 @@ def test_every_output_is_written(monkeypatch):
         return torch.full(tuple(shape), torch.nan).to(like.dtype).contiguous(memory_format=torch.channels_last)
 
     monkeypatch.setattr(kernels, "empty_channels_last", poisoned)
+    monkeypatch.setattr(kernels, "_VALUES", 16 * 64)
     case = Case(Geometry((50, 33), (3, 5), (1, 1), 2), size=(7, 8))
     for name, value in case.compute(kernels).items():
         assert value.isfinite().all(), name
 
 
+@pytest.mark.usefixtures("blocks_of_a_gpu")
 def test_blocks_waste_little_and_fit_groups():
     assert kernels._block_channels(Geometry((120, 120), (3, 5), (1, 1))) == 64  # 128 of 120
     assert kernels._block_channels(Geometry((90, 90, 90, 90), (3, 5, 7, 9), (1,) * 4)) == 32

@@ -44,9 +44,9 @@ class Rewrites:
         channels_last: weights and activations in NHWC order; the input may have any.
         fuse: convolutions and their activations as single calls of oneDNN, with weights packed ahead. Applies to
             networks in float32 on a CPU, if PyTorch has it; compiled or exported, the network is the plain one.
-        mixed_kernel: mixed depthwise convolutions with their activations as one operator (`effnets.nn.mixed_depthwise`).
-            Applies on CUDA, at shapes where its Triton kernel is measured to be faster; elsewhere the layers are the
-            plain ones.
+        mixed_kernel: mixed depthwise convolutions with their activations as one operator, as of
+            `effnets.nn.mixed_depthwise`. Applies on CUDA, at shapes where its Triton kernel is measured to be faster;
+            elsewhere the layers are the plain ones.
     """
 
     fold_bn: bool = True

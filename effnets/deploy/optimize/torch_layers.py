@@ -1,7 +1,7 @@
 """Layers that PyTorch executes faster: fused convolutions, squeeze-and-excite on vectors, NHWC memory.
 
-Plain PyTorch unpacks and packs weights at every call on a CPU, and takes a pass over memory for each activation; one call
-of oneDNN, its library for CPUs, convolves, activates and adds with weights packed ahead.
+On a CPU, plain PyTorch unpacks and packs weights at every call, and takes a pass over memory for each activation; one
+call of oneDNN, its library for CPUs, convolves, activates and adds with weights packed ahead.
 """
 
 from __future__ import annotations
