@@ -23,7 +23,7 @@ from pathlib import Path
 from gpu_report_rows import SECTIONS, Report
 
 MODELS = "mixnet_m,mobilenetv2_100,mobilenetv1_100,rexnet_100,mixnet_s,mixnet_l,rexnet_150"
-DRY_MODELS = "mixnet_xs_32px,mobilenetv2_035"
+DRY_MODELS = "mixnet_s,mobilenetv2_035"
 
 
 def main(arguments: list[str] | None = None) -> int:

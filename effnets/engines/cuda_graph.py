@@ -58,7 +58,7 @@ class CudaGraphs:
 def _record(forward: Forward, images: Tensor) -> Forward:
     """Return a replay of `forward` for images of this shape; raises RuntimeError where CUDA cannot record it."""
     kept = images.clone()
-    aside = torch.cuda.Stream()
+    aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     aside.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(aside):
         for _ in range(3):  # kernels are compiled, chosen and given their memory before anything is recorded

@@ -256,7 +256,7 @@ def _measure(call: Callable[[], Tensor], rounds: int = 5, calls: int = 4) -> flo
     call()
     best = float("inf")
     for _ in range(rounds):
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
         start.record()
         for _ in range(calls):
             call()

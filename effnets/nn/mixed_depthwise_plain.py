@@ -131,7 +131,7 @@ def input_gradient(gradient: Tensor, weight: Tensor, size: tuple[int, int], geom
     for part, kernel, conv in zip(_split(gradient, geometry), unpack(weight, geometry), convs, strict=True):
         left, right, top, bottom = conv.margins
         padded = (*part.shape[:2], size[0] + top + bottom, size[1] + left + right)
-        whole = conv2d_input(padded, kernel.to(part.dtype), part, *conv.arguments)
+        whole = conv2d_input(padded, kernel.to(part.dtype), part, *conv.arguments)  # type: ignore[no-untyped-call]
         found.append(whole[:, :, top : top + size[0], left : left + size[1]])
     return torch.cat(found, dim=1).contiguous(memory_format=torch.channels_last)
 
@@ -141,7 +141,8 @@ def weight_gradient(x: Tensor, gradient: Tensor, geometry: Geometry) -> Tensor:
     found = []
     parts = zip(_split(x, geometry), _split(gradient, geometry), _convolutions(x, geometry), strict=True)
     for (part, slopes, conv), k in zip(parts, geometry.kernel_sizes, strict=True):
-        found.append(conv2d_weight(conv.pad(part), (part.shape[1], 1, k, k), slopes, *conv.arguments))
+        shape = (part.shape[1], 1, k, k)
+        found.append(conv2d_weight(conv.pad(part), shape, slopes, *conv.arguments))  # type: ignore[no-untyped-call]
     return pack(found).to(torch.promote_types(x.dtype, torch.float32))
 
 

@@ -155,6 +155,36 @@ def test_blocks_waste_little_and_fit_groups():
     ]
 
 
+COMPILE = """
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from effnets.nn import mixed_depthwise_triton as kernels
+
+COMMON = {"STRIDE": 2, "LARGEST": 5, "ALIGN": 8, "CHANNELS": 32, "COLUMNS": 8}
+CONVOLVE = COMMON | {"POSITIONS": 32, "ACTIVATION": "silu", "BIAS": True}
+for kernel, constants in (
+    (kernels._convolve_kernel, CONVOLVE | {"TRANSPOSED": False}),
+    (kernels._convolve_kernel, CONVOLVE | {"TRANSPOSED": True}),
+    (kernels._weight_gradient_kernel, COMMON | {"SUMMED": 4096}),
+):
+    types = {"table": "*i32", "parts": "*fp32", "weight": "*fp32", "bias": "*fp32"}
+    types |= dict.fromkeys(("source", "target", "gradient"), "*bf16") | dict.fromkeys(constants, "constexpr")
+    signature = {name: types.get(name, "i32") for name in kernel.arg_names}
+    places = {(kernel.arg_names.index(name),): value for name, value in constants.items()}
+    compiled = triton.compile(ASTSource(kernel, signature, places), target=GPUTarget("cuda", 80, 32))
+    print(len(compiled.asm["cubin"]))
+"""
+
+
+@pytest.mark.full
+def test_the_kernels_compile_for_a_gpu_without_one():
+    environment = os.environ | {"TRITON_INTERPRET": "0"}
+    run = subprocess.run([sys.executable, "-c", COMPILE], capture_output=True, text=True, check=False, env=environment)
+    assert run.returncode == 0, run.stderr
+    assert all(int(size) > 1000 for size in run.stdout.split())
+
+
 LIGHT = """
 import sys
 import effnets, torch

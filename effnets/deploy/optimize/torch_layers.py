@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from effnets.deploy.optimize.sequential_block import Network, blocks_of, convs_of
 from effnets.nn.layers import ACTIVATIONS, Conv2d, MixedConv, SqueezeExcite, same_padding
-from effnets.nn.mixed_depthwise import Geometry, MixedDepthwiseConv
+from effnets.nn.mixed_depthwise import MixedDepthwiseConv
+from effnets.nn.mixed_depthwise_plain import Geometry
 from effnets.spec.specs import Activation
 
 # oneDNN's name, scalars and algorithm of each activation.
