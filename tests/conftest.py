@@ -15,6 +15,8 @@ import pytest
 # Before torch is imported: test processes share the machine's cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# Before triton is imported: without a GPU its kernels run in an interpreter.
+os.environ.setdefault("TRITON_INTERPRET", "1")
 
 
 # A busy machine is no failure.

@@ -111,7 +111,7 @@ def _nearest(
 _TO_EXPORT = ("onnx", "onnxscript")
 # Packages take minutes to compile; and of GPUs the description of the machine says nothing yet, by which measurements
 # are told apart.
-_NO_CHOICE = ("aotinductor", "onnxruntime-cuda", "onnxruntime-tensorrt")
+_NO_CHOICE = ("aotinductor", "onnxruntime-cuda", "onnxruntime-tensorrt", "torch-cuda")
 
 
 @dataclass(frozen=True, slots=True)

@@ -82,7 +82,7 @@ def command(
         raise click.ClickException(f"serving needs {', '.join(missing)}; install with: pip install 'effnets[serve]'")
     if is_exported(model) and weights is not None:
         raise click.UsageError(f"{model} is a whole model; leave --weights out")
-    possible = possible_engines(model) if is_exported(model) else ("auto", "torch", "torch-compile")
+    possible = possible_engines(model) if is_exported(model) else ("auto", "torch", "torch-compile", "torch-cuda")
     if engine not in possible:
         hint = "" if is_exported(model) else f"; for others export it first: effnets export {model} model.onnx"
         raise click.UsageError(f"{model} is executed by {', '.join(possible)}, not by {engine}{hint}")

@@ -26,7 +26,7 @@ def load_engine(
 
     Args:
         path: a file that `effnets.export` wrote, but for Core ML's; or a model from `effnets.create_model`, which is
-            copied and rewritten for the engines torch and torch-compile.
+            copied and rewritten for the engines torch, torch-compile and torch-cuda.
         engine: one of `effnets.engines.base.ENGINES`. ``auto``: for ONNX files the engine that the file was made for,
             if it is installed; else ONNX Runtime, on a GPU if its build has CUDA (on the CPU with a warning, if CUDA
             fails), else OpenVINO. OpenVINO first for bfloat16, which ONNX Runtime does not support on CPUs.
@@ -37,26 +37,26 @@ def load_engine(
         MissingFileError: if the file does not exist.
         WeightsError: if the file was not exported by effnets, or is damaged.
         ArgumentError: if the engine is unknown or cannot execute this file or model, or lacks the precision.
-        EngineError: if the engine is not installed, or fails to load the file.
+        EngineError: if the engine is not installed, fails to load the file, or finds no GPU.
     """
     if isinstance(path, str | os.PathLike):
         return load_file(path, engine, threads=threads, precision=precision)
-    possible = ("torch", "torch-compile")
+    possible = ("torch", "torch-compile", "torch-cuda")
     threads = check_options(engine, possible, "a model in memory", threads=threads, precision=precision)
-    return torch_engine(path, compiled=engine == "torch-compile", precision=precision, threads=threads)
+    return torch_engine(path, "torch" if engine == "auto" else engine, precision=precision, threads=threads)
 
 
 def torch_engine(
     model: nn.Module,
+    engine: str = "torch",
     *,
-    compiled: bool = False,
     precision: Precision = "float32",
     threads: int | None = None,
     rewrites: Rewrites | None = None,
 ) -> TorchEngine:
     """Return an engine of a rewritten copy of a classifier; `rewrites` None takes the preset of the engine.
 
-    Raises ArgumentError if `model` is not a classifier with outputs.
+    Raises ArgumentError if `model` is not a classifier with outputs, and EngineError as `TorchEngine`.
     """
     from effnets.deploy.export.metadata import describe
     from effnets.deploy.optimize.optimize import optimize
@@ -65,7 +65,7 @@ def torch_engine(
     from effnets.nn.classifier import require_classifier
 
     network = require_classifier(model)
-    rewrites = preset("torch-compile" if compiled else "torch") if rewrites is None else rewrites
+    rewrites = preset(engine) if rewrites is None else rewrites
     metadata = describe(network, size=None, input_kind="normalised", rewrites=rewrites)
     rewritten = optimize(copy.deepcopy(network).cpu().float().eval(), rewrites)
-    return TorchEngine(rewritten, metadata, compiled=compiled, precision=precision, threads=threads)
+    return TorchEngine(rewritten, metadata, name=engine, precision=precision, threads=threads)

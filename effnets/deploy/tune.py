@@ -293,7 +293,7 @@ class TuneSearch:
         if candidate.engine.startswith("torch"):
             return torch_engine(
                 self.network,
-                compiled=candidate.engine == "torch-compile",
+                candidate.engine,
                 precision=candidate.precision,
                 threads=self.threads,
                 rewrites=candidate.rewrites,

@@ -32,6 +32,7 @@ ENGINES = {
     "aotinductor": "torch",
     "torch": "torch",
     "torch-compile": "torch",
+    "torch-cuda": "torch",
 }
 FOR_ONNX = ("onnxruntime", "onnxruntime-cuda", "onnxruntime-tensorrt", "openvino")
 # The suffix of an exported file → what it is, and the engines that execute it. A model in memory is torch's.

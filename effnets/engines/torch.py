@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,10 @@ from numpy.typing import NDArray
 from torch import nn
 
 from effnets.engines.base import Engine, Precision, first_line
+from effnets.engines.cuda_graph import CudaGraphs
 from effnets.engines.metadata import ModelMetadata
 from effnets.errors import ArgumentError, EngineError, MissingFileError, WeightsError
+from effnets.utils.threads import shared_context
 
 PACKAGE_METADATA = "effnets"  # the key of a package under which its properties are stored, as JSON
 
@@ -22,11 +24,15 @@ PACKAGE_METADATA = "effnets"  # the key of a package under which its properties 
 class TorchEngine(Engine):
     """A network in memory. `effnets.load_engine` copies and rewrites a model first.
 
-    `threads` is torch's, for the whole process. With bfloat16 the network computes under autocast.
+    `threads` is torch's, for the whole process. With bfloat16 the network computes under autocast. On a GPU, float32 is
+    not rounded to TF32, and single images are answered by CUDA graphs.
 
     Args:
-        network: in float32 on the CPU, in evaluation mode; takes normalized images, returns logits.
-        compiled: use torch.compile, which takes minutes at the first call.
+        network: in float32, in evaluation mode; takes normalized images, returns logits.
+        name: ``torch``, on the CPU; ``torch-compile``, which takes minutes at the first call; ``torch-cuda``.
+
+    Raises:
+        EngineError: for ``torch-cuda``, if torch finds no GPU.
     """
 
     def __init__(
@@ -34,19 +40,30 @@ class TorchEngine(Engine):
         network: nn.Module,
         metadata: ModelMetadata,
         *,
-        compiled: bool = False,
+        name: str = "torch",
         precision: Precision = "float32",
         threads: int | None = None,
     ) -> None:
-        super().__init__("torch-compile" if compiled else "torch", metadata, precision, threads)
+        super().__init__(name, metadata, precision, threads)
+        self.on_gpu = name == "torch-cuda"
+        if self.on_gpu and not torch.cuda.is_available():
+            raise EngineError(
+                f"{name}: torch {torch.__version__} finds no GPU; install its build for CUDA, or use torch"
+            )
+        self._device = "cuda" if self.on_gpu else "cpu"
         # Weights are constants of an engine.
-        self._forward: Callable[..., Any] = torch.compile(network, options={"freezing": True}) if compiled else network
+        self._forward: Callable[..., Any] = network.to(self._device)
+        if name == "torch-compile":
+            self._forward = torch.compile(network, options={"freezing": True})
+        elif self.on_gpu:
+            self._forward = CudaGraphs(network)
 
     def _run(self, images: NDArray[Any]) -> dict[str, NDArray[Any]]:
         _use_threads(self.threads)
-        bfloat16 = self.precision == "bfloat16"
-        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=bfloat16), engine_errors(self.name):
-            return {"logits": self._forward(torch.from_numpy(images)).float().numpy()}
+        exact = _without_tf32() if self.on_gpu else nullcontext()
+        autocast = torch.autocast(self._device, torch.bfloat16, enabled=self.precision == "bfloat16")
+        with torch.inference_mode(), autocast, exact, engine_errors(self.name):
+            return {"logits": self._forward(torch.from_numpy(images).to(self._device)).float().cpu().numpy()}
 
 
 class PackageEngine(Engine):
@@ -86,6 +103,17 @@ def engine_errors(name: str) -> Iterator[None]:
         yield
     except Exception as error:
         raise EngineError(f"{name} failed: {first_line(error)}") from None
+
+
+@shared_context
+@contextmanager
+def _without_tf32() -> Iterator[None]:
+    """Keep cuDNN from rounding the inputs of convolutions to TF32, as it does by default; of the whole process."""
+    cudnn = torch.backends.cudnn
+    with cudnn.flags(
+        enabled=cudnn.enabled, benchmark=cudnn.benchmark, deterministic=cudnn.deterministic, allow_tf32=False
+    ):
+        yield
 
 
 def _use_threads(threads: int | None) -> None:

@@ -172,7 +172,7 @@ class GlobalPool(nn.Module):
         return self.kind
 
 
-_ACTIVATIONS: dict[Activation, type[nn.Module]] = {
+ACTIVATIONS: dict[Activation, type[nn.Module]] = {
     "relu": nn.ReLU,
     "relu6": nn.ReLU6,
     "silu": nn.SiLU,
@@ -182,4 +182,4 @@ _ACTIVATIONS: dict[Activation, type[nn.Module]] = {
 
 def activation(name: Activation) -> nn.Module:
     """Make an activation's module; in place, since nothing else reads the output of the layer before it."""
-    return _ACTIVATIONS[name](inplace=True)
+    return ACTIVATIONS[name](inplace=True)

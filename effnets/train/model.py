@@ -14,6 +14,7 @@ from effnets.errors import ArgumentError, TrainingError
 from effnets.factory import create_model
 from effnets.nn.classifier import Classifier
 from effnets.nn.freeze import freeze, freeze_statistics, parse_until
+from effnets.nn.mixed_depthwise import use_mixed_kernel
 from effnets.spec.specs import ClassifierActivation, ModelSpec
 from effnets.train.recipe import Recipe
 from effnets.utils.machine import describe_machine
@@ -96,9 +97,11 @@ def require_batch_of_one(model: Classifier, recipe: Recipe) -> None:
 
 
 def to_device(model: Classifier, device: torch.device) -> None:
-    """Move a model to a device, in the channels_last memory format."""
+    """Move a model to a device, in the channels_last memory format; on CUDA, mixed convolutions become one operator."""
     model.to(device)
     model.to(memory_format=torch.channels_last)
+    if device.type == "cuda":
+        use_mixed_kernel(model)
 
 
 def choose_precision(device: torch.device) -> str:

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -252,6 +253,45 @@ def test_a_gpu_that_fails_leaves_the_cpu(path, monkeypatch):
     assert engine(np.zeros((1, 3, 32, 32), np.float32)).shape == (1, 4)
     with pytest.raises(EngineError, match="this onnxruntime has no CUDAExecutionProvider"):
         effnets.load_engine(path, "onnxruntime-cuda")
+
+
+class Session:
+    """A session of ONNX Runtime on a GPU, which starts the providers that it is given, or drops the first."""
+
+    starts = True
+
+    def __init__(self, _model, _options, providers):
+        self.asked = providers
+
+    def get_providers(self):
+        return [name for name, _ in self.asked][0 if self.starts else 1 :]
+
+    def get_inputs(self):
+        return [SimpleNamespace(name="images")]
+
+    get_outputs = get_inputs
+
+
+@pytest.mark.parametrize(
+    ("name", "providers"),
+    [
+        ("onnxruntime-cuda", ["CUDAExecutionProvider", "CPUExecutionProvider"]),
+        ("onnxruntime-tensorrt", ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]),
+    ],
+)
+def test_engines_of_a_gpu_ask_for_its_providers(path, monkeypatch, name, providers):
+    monkeypatch.setattr(onnxruntime_engine.onnxruntime, "get_available_providers", lambda: providers)
+    monkeypatch.setattr(onnxruntime_engine.onnxruntime, "InferenceSession", Session)
+    engine = effnets.load_engine(path, name)
+    assert (engine.name, engine.on_gpu, engine.concurrent) == (name, True, False)
+    assert [provider for provider, _ in engine._session.asked] == providers
+    assert dict(engine._session.asked)["CUDAExecutionProvider"] == {"use_tf32": "0"}
+    monkeypatch.setattr(Session, "starts", False)
+    with pytest.raises(EngineError, match=f"{name}: onnxruntime could not start {providers[0]}; check that CUDA"):
+        effnets.load_engine(path, name)
+    monkeypatch.setattr(onnxruntime_engine.onnxruntime, "get_available_providers", lambda: providers[1:])
+    with pytest.raises(EngineError, match=f"{name}: this onnxruntime has no {providers[0]}; install onnxruntime-gpu"):
+        effnets.load_engine(path, name)
 
 
 def test_predict_with_an_engine(path, tmp_path):

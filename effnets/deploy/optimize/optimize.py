@@ -21,7 +21,12 @@ from effnets.deploy.optimize.sequential_block import (
     with_weights,
 )
 from effnets.deploy.optimize.split import split_depthwise
-from effnets.deploy.optimize.torch_layers import fuse_convolutions, use_channels_last, use_linear_squeeze_excite
+from effnets.deploy.optimize.torch_layers import (
+    fuse_convolutions,
+    fuse_mixed_convolutions,
+    use_channels_last,
+    use_linear_squeeze_excite,
+)
 from effnets.errors import ArgumentError
 from effnets.nn.classifier import Classifier, network_of, require_values
 from effnets.nn.features import FeaturePyramid
@@ -38,7 +43,8 @@ def optimize(model: nn.Module, rewrites: Rewrites | None = None) -> Classifier |
 
     Args:
         model: from `effnets.create_model`, also wrapped by torch.compile or DataParallel, in any mode and dtype.
-        rewrites: which are applied; None takes those for PyTorch on a CPU, ``PRESETS["torch"]``.
+        rewrites: which are applied; None takes those for PyTorch where `model` is: ``PRESETS["torch-cuda"]`` on a GPU,
+            ``PRESETS["torch"]`` elsewhere.
 
     Raises:
         ArgumentError: if `model` is not a network of this library, was rewritten before, or has no values (meta
@@ -46,7 +52,7 @@ def optimize(model: nn.Module, rewrites: Rewrites | None = None) -> Classifier |
     """
     network = network_of(model)
     require_values(network)
-    rewrites = PRESETS["torch"] if rewrites is None else rewrites
+    rewrites = default_rewrites(next(network.parameters()).device) if rewrites is None else rewrites
     if not isinstance(rewrites, Rewrites):
         raise ArgumentError(f"rewrites is a {type(rewrites).__name__}; give a Rewrites, or None")
     if any(isinstance(module, SequentialBlock) for module in network.modules()):
@@ -54,6 +60,11 @@ def optimize(model: nn.Module, rewrites: Rewrites | None = None) -> Classifier |
     # Weights made in inference mode could not be exported, nor their changes detected.
     with torch.inference_mode(False):
         return _apply(flatten(network), rewrites)
+
+
+def default_rewrites(device: torch.device) -> Rewrites:
+    """Return the preset for PyTorch on `device`."""
+    return PRESETS["torch-cuda" if device.type == "cuda" else "torch"]
 
 
 def _apply(network: Network, rewrites: Rewrites) -> Network:
@@ -72,6 +83,8 @@ def _apply(network: Network, rewrites: Rewrites) -> Network:
             block.shortcut = rewrites.shortcut
     if rewrites.squeeze_excite == "vector":
         use_linear_squeeze_excite(network)
+    if rewrites.mixed_kernel:
+        fuse_mixed_convolutions(network)
     if rewrites.fuse:
         fuse_convolutions(network)
     if rewrites.channels_last:

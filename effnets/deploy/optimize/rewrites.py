@@ -44,6 +44,9 @@ class Rewrites:
         channels_last: weights and activations in NHWC order; the input may have any.
         fuse: convolutions and their activations as single calls of oneDNN, with weights packed ahead. Applies to
             networks in float32 on a CPU, if PyTorch has it; compiled or exported, the network is the plain one.
+        mixed_kernel: mixed depthwise convolutions with their activations as one operator, as of
+            `effnets.nn.mixed_depthwise`. Applies on CUDA, at shapes where its Triton kernel is measured to be faster;
+            elsewhere the layers are the plain ones.
     """
 
     fold_bn: bool = True
@@ -59,6 +62,7 @@ class Rewrites:
     squeeze_excite: SqueezeForm = "conv"
     channels_last: bool = False
     fuse: bool = False
+    mixed_kernel: bool = False
 
     def __post_init__(self) -> None:
         hints = get_type_hints(type(self))
@@ -136,6 +140,15 @@ def _check_layers(layers: object) -> None:
 PRESETS: dict[str, Rewrites] = {
     "torch": Rewrites(shortcut="inplace", squeeze_excite="vector", channels_last=True, fuse=True),
     "torch-compile": Rewrites(channels_last=True),
+    # Not measured yet: `scripts/gpu_report.py` does.
+    "torch-cuda": Rewrites(
+        depthwise="keep",
+        equal_pointwise="dense",
+        shortcut="inplace",
+        squeeze_excite="vector",
+        channels_last=True,
+        mixed_kernel=True,
+    ),
     "onnxruntime": Rewrites(depthwise="cost", copy_taps=20, group_multiple=4, equal_pointwise="dense", align=8),
     "openvino": Rewrites(depthwise="cost", copy_taps=20),
     # XNNPACK has fast code for depthwise kernels of 9 and of 25 values alone: larger ones are split, none is merged.

@@ -1,7 +1,7 @@
-"""Layers that PyTorch executes faster on CPUs: fused convolutions, squeeze-and-excite on vectors, NHWC memory.
+"""Layers that PyTorch executes faster: fused convolutions, squeeze-and-excite on vectors, NHWC memory.
 
-Plain PyTorch unpacks and packs weights at every call, and takes a pass over memory for each activation; one call of
-oneDNN, its library for CPUs, convolves, activates and adds with weights packed ahead.
+On a CPU, plain PyTorch unpacks and packs weights at every call, and takes a pass over memory for each activation; one
+call of oneDNN, its library for CPUs, convolves, activates and adds with weights packed ahead.
 """
 
 from __future__ import annotations
@@ -14,8 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from effnets.deploy.optimize.sequential_block import Network, blocks_of
-from effnets.nn.layers import Conv2d, SqueezeExcite, same_padding
+from effnets.deploy.optimize.sequential_block import Network, blocks_of, convs_of
+from effnets.nn.layers import ACTIVATIONS, Conv2d, MixedConv, SqueezeExcite, same_padding
+from effnets.nn.mixed_depthwise import MixedDepthwiseConv
+from effnets.nn.mixed_depthwise_plain import Geometry
+from effnets.spec.specs import Activation
 
 # oneDNN's name, scalars and algorithm of each activation.
 _ACTIVATIONS: dict[type[nn.Module], tuple[str, list[float], str]] = {
@@ -107,6 +110,21 @@ def fuse_convolutions(network: Network) -> None:
             if type(layer) is Conv2d:
                 act = following if type(following) in _ACTIVATIONS else None
                 block.add_module(name, OneDNNConv(layer, act))
+                if act:
+                    delattr(block, next_name)
+
+
+_NAMES: dict[type, Activation] = {kind: name for name, kind in ACTIVATIONS.items()}
+
+
+def fuse_mixed_convolutions(network: Network) -> None:
+    """Put `MixedDepthwiseConv` in place of mixed depthwise convolutions and activations of a flattened network."""
+    for _, block in blocks_of(network):
+        for (name, layer), (next_name, following) in pairwise([*block.named_children(), ("", None)]):
+            # A kernel that was split into bands is none of ours.
+            if isinstance(layer, MixedConv) and len(convs := convs_of(layer)) == len(layer) and Geometry.of(convs):
+                act = _NAMES.get(type(following))
+                block.add_module(name, MixedDepthwiseConv(convs, act).eval())
                 if act:
                     delattr(block, next_name)
 

@@ -10,10 +10,12 @@ from torch import nn
 
 import effnets
 from effnets.deploy.export.verify import normalized, probe_images
+from effnets.deploy.optimize.optimize import default_rewrites
 from effnets.deploy.optimize.rewrites import PRESETS, Rewrites
 from effnets.deploy.optimize.sequential_block import SequentialBlock, blocks_of
 from effnets.deploy.optimize.split import SplitConv
 from effnets.nn.layers import Conv2d, MixedConv
+from effnets.nn.mixed_depthwise import MixedDepthwiseConv
 from tests.support import error_between, images, shake, shake_gently
 from tests.support.rewriting import EXACT, FAMILIES, SHAPES, outputs, shaken, worst_error
 
@@ -30,6 +32,7 @@ CHOICES = {
     "squeeze_excite": ("conv", "vector"),
     "channels_last": (False, True),
     "fuse": (False, True),
+    "mixed_kernel": (False, True),
 }
 ALONE = [{name: choice} for name, choices in CHOICES.items() for choice in choices[1:]]
 ALONE += [{"align": 16}, {"depthwise": "1+2"}, {"depthwise": "2+2"}]
@@ -46,12 +49,13 @@ def combinations(name: str) -> list[dict]:
         choices["shortcut"] = ("concat", "inplace")
     # Those that meet in no layer go together.
     del choices["unequal_pointwise"], choices["squeeze_excite"], choices["fuse"], choices["depthwise_taps"]
+    del choices["mixed_kernel"]
     found = []
     for values in itertools.product(*choices.values()):
         one = dict(zip(choices, values, strict=True))
         one["unequal_pointwise"] = "keep" if one["equal_pointwise"] == "keep" else "dense"
         one["squeeze_excite"] = "vector" if one["shortcut"] == "inplace" else "conv"
-        one["fuse"] = one["channels_last"]
+        one["fuse"] = one["mixed_kernel"] = one["channels_last"]
         one["depthwise_taps"] = (9, 25) if one["align"] > 1 else ()
         found.append(one)
     return found
@@ -207,6 +211,16 @@ def test_the_cost_model_merges_more_the_dearer_copies_are():
         counts.append(sum(len(mixed) for mixed in optimized.modules() if isinstance(mixed, MixedConv)))
         assert worst_error(optimized, "mixnet_s") <= EXACT
     assert counts[0] > counts[1] > counts[2] == 0
+
+
+def test_a_gpu_has_rewrites_of_its_own():
+    assert default_rewrites(torch.device("cuda", 1)) is PRESETS["torch-cuda"]
+    assert default_rewrites(torch.device("cpu")) is default_rewrites(torch.device("mps")) is PRESETS["torch"]
+    optimized = effnets.optimize(shaken("mixnet_s"), PRESETS["torch-cuda"])
+    mixed = [module for module in optimized.modules() if isinstance(module, MixedConv)]
+    assert {type(module) for module in mixed} == {MixedDepthwiseConv}
+    assert {module.activation for module in mixed} == {"silu"}
+    assert all(conv.bias is not None for module in mixed for conv in module)
 
 
 def test_all_blocks_are_chains():
