@@ -162,8 +162,10 @@ def break_suppression(model: onnx.ModelProto) -> None:
 
 @pytest.mark.parametrize("fault", [break_anchors, break_suppression])
 def test_a_wrong_graph_is_refused(fault, tmp_path, monkeypatch):
+    whole, _ = export_once("ssdlite")
+
     def broken(*_):
-        model = onnx.load(export_once("ssdlite")[0])
+        model = onnx.load(whole)
         fault(model)
         return model
 
@@ -179,8 +181,10 @@ def test_a_wrong_graph_is_refused(fault, tmp_path, monkeypatch):
 
 
 def test_wrong_boxes_without_suppression_are_refused(tmp_path, monkeypatch):
+    whole, _ = export_once("ssdlite", nms=False)
+
     def broken(*_):
-        model = onnx.load(export_once("ssdlite", nms=False)[0])
+        model = onnx.load(whole)
         break_anchors(model)
         return model
 
