@@ -75,14 +75,17 @@ def study(arguments: argparse.Namespace, groceries: Path) -> str:
             )
             print(seed, loss, rows[loss][-1], "untrained", rows["untrained"][-1], flush=True)
     lines = [
-        "| | recall@1 among the five in % | MAP@R in % | recall@1 among all twenty in % | gain in points |",
-        "|---|---:|---:|---:|---:|",
+        "| | recall@1 among the five in % | gain | MAP@R in % | recall@1 among all twenty in % | gain |",
+        "|---|---:|---:|---:|---:|---:|",
     ]
-    base = [row["among_all"] for row in rows["untrained"]]
     for name, found in rows.items():
-        gains = [row["among_all"] - before for row, before in zip(found, base, strict=True)]
-        figures = [spread([row[key] for row in found]) for key in ("recall_at_1", "map_at_r", "among_all")]
-        figures.append("" if name == "untrained" else ", ".join(f"{gain:+.1f}" for gain in gains))
+        figures = []
+        for key in ("recall_at_1", "map_at_r", "among_all"):
+            figures.append(spread([row[key] for row in found]))
+            pairs = zip(found, rows["untrained"], strict=True)
+            if key != "map_at_r":
+                gains = ", ".join(f"{row[key] - before[key]:+.1f}" for row, before in pairs)
+                figures.append("" if name == "untrained" else gains)
         lines.append(f"| {name.replace('_', '-')} | {' | '.join(figures)} |")
     return "\n".join(lines)
 

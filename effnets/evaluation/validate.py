@@ -117,7 +117,10 @@ class Score:
             return False, "the loss is not finite"
         if self.mean_ap is not None and other.mean_ap is not None:
             high, low = max(self.mean_ap, other.mean_ap), min(self.mean_ap, other.mean_ap)
-            return self.mean_ap > other.mean_ap, f"mean average precision {high:.2f} against {low:.2f} %"
+            if high > low:
+                return self.mean_ap > other.mean_ap, f"mean average precision {high:.2f} against {low:.2f} %"
+            losses = f"loss {min(self.loss, other.loss):.3f} against {max(self.loss, other.loss):.3f}"
+            return self.loss < other.loss, f"{losses}; mean average precision is equal"
         gained, lost = self._differences(other)
         counts = f"{max(gained, lost)} images that only it has right, against {min(gained, lost)}"
         if self.clearly_better_than(other) or other.clearly_better_than(self):

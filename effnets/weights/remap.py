@@ -85,7 +85,7 @@ def read_class_names(header: Mapping[str, str], source: str) -> tuple[str, ...] 
     return tuple(names)
 
 
-def _read_outputs(header: Mapping[str, str], source: str) -> tuple[ClassifierActivation, tuple[float, ...] | None]:
+def read_outputs(header: Mapping[str, str], source: str) -> tuple[ClassifierActivation, tuple[float, ...] | None]:
     """Return what the outputs are for, and the thresholds of labels, if there are any.
 
     Raises:
@@ -204,7 +204,7 @@ def prepare_weights(
         background = False
         if class_names is not None and len(class_names) == outputs:
             class_names = class_names[1:]
-    activation, thresholds = _read_outputs(checkpoint.header, source)
+    activation, thresholds = read_outputs(checkpoint.header, source)
     return NativeWeights(
         checkpoint=checkpoint,
         source=source,

@@ -8,7 +8,7 @@ import pytest
 
 from effnets import load_spec
 from effnets.errors import WeightsError
-from effnets.weights.remap import apply_header, make_header, read_class_names
+from effnets.weights.remap import apply_header, make_header, read_class_names, read_outputs
 
 
 def test_statements_override_the_model_and_are_noted():
@@ -71,3 +71,27 @@ def test_a_header_restores_what_belongs_to_the_weights(name):
 def test_names_that_are_none(text):
     with pytest.raises(WeightsError, match=r"w: class_names in its header are no JSON list of names"):
         read_class_names({"class_names": text}, "w")
+
+
+def test_what_outputs_are_for():
+    assert read_outputs({}, "w") == ("softmax", None)
+    header = {"classifier_activation": '"sigmoid"', "thresholds": "[0.25, 1]"}
+    assert read_outputs(header, "w") == ("sigmoid", (0.25, 1.0))
+
+
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        (
+            {"classifier_activation": '"tanh"'},
+            r"w: its header says classifier_activation = '\"tanh\"'; it must be softmax",
+        ),
+        ({"classifier_activation": "sigmoid"}, r"classifier_activation = 'sigmoid'; it must be softmax, sigmoid or l2"),
+        ({"thresholds": "[2]"}, r"w: thresholds in its header are no JSON list of numbers from 0 to 1"),
+        ({"thresholds": "[true]"}, r"thresholds in its header are no JSON list"),
+        ({"thresholds": "{"}, r"thresholds in its header are no JSON list"),
+    ],
+)
+def test_outputs_for_something_else(header, message):
+    with pytest.raises(WeightsError, match=message):
+        read_outputs(header, "w")
