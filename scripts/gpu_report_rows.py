@@ -54,6 +54,8 @@ class Report:
             except Exception as error:  # of any library: the rows after it are worth as much without this one
                 message = (str(error).strip() or type(error).__name__).splitlines()[0]
                 row |= {"state": "failed", "note": f"{type(error).__name__}: {message[:200]}"}
+                if self.left <= 0:  # a compiler's own error about the limit
+                    row["state"] = "left out"
         row.setdefault("state", "ok")
         self.rows.append(row)
         print(f"{time.perf_counter() - self.begin:5.0f} s  {describe(row)}", flush=True)

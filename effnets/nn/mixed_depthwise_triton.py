@@ -26,6 +26,8 @@ _SUMMED = 4096
 _PARTS = 64
 
 _COLUMNS = 8  # of the table
+# Arguments that are compiled for once, whatever their value: a new shape costs no compilation.
+_SIZES = ("positions", "height", "width", "out_height", "out_width", "channels", "positions_each", "weights")
 
 
 @triton.jit
@@ -63,7 +65,7 @@ def _correlate(total, source, tap, image, line, column, live, channel, inside, h
     return total
 
 
-@triton.jit
+@triton.jit(do_not_specialize=_SIZES)
 def _convolve_kernel(source, weight, bias, target, table, positions, height, width, out_height, out_width, channels,
                      STRIDE: tl.constexpr, LARGEST: tl.constexpr, ALIGN: tl.constexpr, TRANSPOSED: tl.constexpr,
                      BIAS: tl.constexpr, ACTIVATION: tl.constexpr,
@@ -143,7 +145,7 @@ def _sum_row(source, gradient, part, start, stop, top, left, dy, channel, inside
     tl.store(part + place, tl.sum(total, axis=0), mask=(dx < SIZE)[:, None] & inside[None, :])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=_SIZES)
 def _weight_gradient_kernel(source, gradient, parts, table, positions, positions_each, weights, height, width,
                             out_height, out_width, channels, STRIDE: tl.constexpr, LARGEST: tl.constexpr,
                             ALIGN: tl.constexpr, CHANNELS: tl.constexpr, SUMMED: tl.constexpr,
