@@ -71,7 +71,8 @@ def create_detector(
         kind: ``ssdlite``, MobileNetV2's (arXiv:1801.04381, section 6.2); ``faster_rcnn`` or ``retinanet``,
             torchvision's on a feature pyramid network over the three coarsest maps, or those of the given pyramid.
         num_classes: as torchvision counts: with the background, which is label 0; COCO has 91.
-        pretrained, weights: of the backbone, as of `effnets.create_model`.
+        pretrained: load the published weights of the backbone.
+        weights: of the backbone, as of `effnets.create_model`.
         image_size: pixels; SSDLite resizes images to a square of that side (None: 320), the others the shorter side to
             it, and the longer to at most 1333/800 of it (None: 800).
         class_names: of the labels from 1, saved with the detector.
@@ -80,8 +81,11 @@ def create_detector(
             statistics, for batches of few images. None: ``eval`` where the weights come without statistics, else
             ``train``.
         fpn_channels: channels of the feature pyramid network.
-        score_threshold, nms_threshold, max_detections: which boxes are returned; None: as torchvision's own.
-        device, dtype: of the parameters.
+        score_threshold: boxes of lower scores are left out; None, here and below: as torchvision's own.
+        nms_threshold: of boxes of one class that overlap more (IoU), the best is kept.
+        max_detections: the most boxes of an image.
+        device: of the parameters.
+        dtype: likewise.
 
     Raises:
         ArgumentError: if an argument is out of range, or the backbone lacks the maps that the detector needs.

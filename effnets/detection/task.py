@@ -85,6 +85,7 @@ class Detection(Task):
                     weights=recipe.weights if given else None,
                     image_size=recipe.image_size,
                     class_names=class_names,
+                    bn=recipe.bn,
                 ),
                 False,
             )
