@@ -57,4 +57,6 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    status = main()
+    sys.stdout.flush()
+    os._exit(status)  # a compilation that was cut off may go on in threads, which an ordinary exit waits for
