@@ -93,7 +93,7 @@ def test_log_handlers_of_the_process_stay_open():
             "onnxruntime",
             "not by onnxruntime; for others export it first: effnets export mixnet_m model.onnx",
         ),
-        ("mixnet_m", "tensorflow", "mixnet_m is executed by auto, torch, torch-compile, not by tensorflow"),
+        ("mixnet_m", "tensorflow", "mixnet_m is executed by auto, torch, torch-compile, torch-cuda, not by tensorflow"),
         ("model.onnx", "torch", "model.onnx is executed by auto, onnxruntime, "),
         ("model.pt2", "onnxruntime", "model.pt2 is executed by auto, aotinductor, not by onnxruntime"),
     ],
