@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,6 +14,8 @@ from effnets.inference.image import PhotoResult
 from effnets.serving.metrics import Metrics
 from effnets.serving.replica import EncodedImage, Replica, ServedModel
 
+# Batches that a replica has at a time: it works on one while the other comes, or its answers go.
+_IN_FLIGHT = 2
 _LONGEST_PAUSE = 30.0  # seconds between two attempts to start a replica
 
 log = logging.getLogger(__name__)
@@ -69,7 +71,10 @@ class ReplicaPool:
         self._waiting: deque[_Waiting] = deque()
         self._wake = asyncio.Event()
         self._alive: set[Replica] = set()
-        self._threads = ThreadPoolExecutor(len(replicas))
+        self._threads = ThreadPoolExecutor(_IN_FLIGHT * len(replicas))
+        self._idle = 0  # how many would take a batch
+        self._timers: dict[Replica, asyncio.TimerHandle] = {}
+        self._batches: Counter[Replica] = Counter()  # that each replica has
         self._tasks: list[asyncio.Task[None]] = []
         self.queued = 0
         metrics.queue.set_function(lambda: self.queued)
@@ -144,20 +149,33 @@ class ReplicaPool:
     async def _serve(self, replica: Replica) -> None:
         """Give batches to a replica, and start it again when it has ended."""
         while True:
-            while replica in self._alive:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(_IN_FLIGHT):
+                    group.create_task(self._feed(replica))
+            await self._restart(replica)
+
+    async def _feed(self, replica: Replica) -> None:
+        """Give batches to a replica, one after the other, until it has ended."""
+        while replica in self._alive:
+            self._idle += 1
+            try:
                 if not self._waiting:
                     self._wake.clear()
                     await self._wake.wait()
                     continue
                 if len(self._waiting) < self._max_batch:
                     await asyncio.sleep(self._batch_wait)
-                if replica in self._alive and (batch := self._next_batch()):
-                    await self._classify(replica, batch)
-            await self._restart(replica)
+                batch = self._next_batch() if replica in self._alive else []
+            finally:
+                self._idle -= 1
+            if batch:
+                await self._classify(replica, batch)
 
     def _next_batch(self) -> list[_Waiting]:
+        """Take a fair share of what waits, so that no replica rests while another has two batches."""
+        size = min(self._max_batch, -(-len(self._waiting) // self._idle))
         batch: list[_Waiting] = []
-        while self._waiting and len(batch) < self._max_batch:
+        while self._waiting and len(batch) < size:
             entry = self._waiting.popleft()
             if not entry.result.done():  # its client was told to come back later
                 batch.append(entry)
@@ -165,8 +183,9 @@ class ReplicaPool:
 
     async def _classify(self, replica: Replica, batch: list[_Waiting]) -> None:
         loop = asyncio.get_running_loop()
-        # Its clients have given up by then; an honest batch of very large images has not been interrupted.
-        timer = loop.call_later(2 * self._timeout, replica.kill)
+        self._batches[replica] += 1
+        if self._batches[replica] == 1:
+            self._watch(replica)
         images, topk = [entry.image for entry in batch], max(entry.topk for entry in batch)
         try:
             results = await loop.run_in_executor(self._threads, replica.classify, images, topk)
@@ -186,7 +205,17 @@ class ReplicaPool:
                 if not entry.result.done():
                     entry.result.set_result(result)
         finally:
+            self._batches[replica] -= 1
+            self._watch(replica)  # the next has the same time from now on
+
+    def _watch(self, replica: Replica) -> None:
+        """Kill a replica that needs too long for its batch; without one, do not."""
+        if (timer := self._timers.pop(replica, None)) is not None:
             timer.cancel()
+        if self._batches[replica]:
+            # Its clients have given up by then; an honest batch of very large images has not been interrupted.
+            loop = asyncio.get_running_loop()
+            self._timers[replica] = loop.call_later(2 * self._timeout, replica.kill)
 
     def _fail(self, batch: list[_Waiting], error: Exception) -> None:
         for entry in batch:

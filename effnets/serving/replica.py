@@ -5,11 +5,13 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from io import BytesIO
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
+from threading import Lock
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from PIL import Image
@@ -55,6 +57,7 @@ class Replica:
     def __init__(self, load: Load, threads: int, max_pixels: int) -> None:
         self._arguments = (load, threads, max_pixels)
         self._closed = False
+        self._sending, self._receiving = Lock(), Lock()
         self.process: SpawnProcess | None = None
 
     def start(self) -> ServedModel:
@@ -93,16 +96,21 @@ class Replica:
         return self.process.exitcode
 
     def classify(self, images: Sequence[EncodedImage], topk: int) -> list[PhotoResult]:
-        """Return predictions or an error for each image.
+        """Return predictions or an error for each image; several threads may call it.
 
         Raises:
             EOFError, OSError: if the process has ended.
             Exception: if the model fails.
         """
-        self._connection.send(([image.name for image in images], topk))
-        for image in images:
-            self._connection.send_bytes(image.data)  # pickled, all of them would be in memory once more
-        results = self._connection.recv()
+        # Another batch may be sent while the answer to this one is waited for; answers come in the same order.
+        connection = self._connection
+        with ExitStack() as receiving:
+            with self._sending:
+                connection.send(([image.name for image in images], topk))
+                for image in images:
+                    connection.send_bytes(image.data)  # pickled, all of them would be in memory once more
+                receiving.enter_context(self._receiving)
+            results = connection.recv()
         if isinstance(results, Exception):
             raise results
         return results

@@ -58,7 +58,19 @@ class ServerProcess:
 @contextmanager
 def serving(model: Path | str, *options: object) -> Iterator[ServerProcess]:
     """Start the server on a free port; end it as `kill` does, unless it has ended."""
-    arguments = ["-m", "effnets", "serve", str(model), "--port", "0", "--threads", "1", "--replicas", "1", *map(str, options)]
+    arguments = [
+        "-m",
+        "effnets",
+        "serve",
+        str(model),
+        "--port",
+        "0",
+        "--threads",
+        "1",
+        "--replicas",
+        "1",
+        *map(str, options),
+    ]
     process = subprocess.Popen([sys.executable, *arguments], stderr=subprocess.PIPE, text=True)
     try:
         assert process.stderr is not None

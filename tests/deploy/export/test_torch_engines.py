@@ -88,7 +88,9 @@ def test_a_package(model, tmp_path):
 
 
 def test_mistakes(model, tmp_path):
-    with pytest.raises(ArgumentError, match="a model in memory is executed by torch or torch-compile or torch-cuda, not by openvino"):
+    with pytest.raises(
+        ArgumentError, match="a model in memory is executed by torch or torch-compile or torch-cuda, not by openvino"
+    ):
         effnets.load_engine(model, "openvino")
     with pytest.raises(ExportError, match="gone is not a folder; make it first"):  # before it is compiled
         export_package(model, tmp_path / "gone" / "tiny.pt2")
