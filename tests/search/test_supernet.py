@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import replace
 from pathlib import Path
+from random import Random
 
 import pytest
 import torch
@@ -20,6 +22,7 @@ from effnets.search.supernet import SharedNetwork, Supernet, train_supernet
 from effnets.spec.scaling import ScaleLimits
 from effnets.train.checkpoint import load_state
 from tests.support.drawn_classes import draw_data
+from tests.support.training_process import CONTEXT
 
 # Kernels, expansion, repeats, channels, squeeze-and-excite, dilation, grouped pointwise convolutions, a hidden layer.
 SPACE = """
@@ -310,6 +313,44 @@ def test_an_interrupted_training_ends_with_the_same_weights(
     assert state.keys() == reference.keys()
     assert all(torch.equal(state[name], reference[name]) for name in reference)
     assert load_state(tmp_path / "killed" / "last")["progress"]["done"]
+
+
+@pytest.mark.parametrize("kills", [2, pytest.param(10, marks=pytest.mark.full)])
+def test_a_killed_training_ends_with_the_same_weights(
+    space: SearchSpace, data: Path, tmp_path: Path, kills: int
+) -> None:
+    """In processes that are killed at random moments, with a checkpoint after every step."""
+    recipe, moments = small_recipe(epochs=6 * kills, checkpoint_minutes=0.0, batch_size=6), Random(kills)
+    _train(space, data, recipe, tmp_path / "undisturbed")
+    state = tmp_path / "killed" / "last" / "state.pt"
+    before, killed = None, 0
+    process = CONTEXT.Process(target=_train, args=(space, data, recipe, tmp_path / "killed"))
+    process.start()
+    while process.is_alive() and killed < kills:
+        now = state.stat().st_mtime_ns if state.exists() else None
+        if now == before:
+            time.sleep(0.02)
+            continue
+        time.sleep(moments.uniform(0, 0.3))
+        process.kill()
+        process.join()
+        killed += 1
+        load_state(state.parent)  # whatever is there is whole
+        before = state.stat().st_mtime_ns
+        process = CONTEXT.Process(target=_train, args=(space, data, recipe, tmp_path / "killed"))
+        process.start()
+    process.join(240)
+    assert process.exitcode == 0
+    assert killed == kills
+    found, expected = load_state(state.parent), load_state(tmp_path / "undisturbed" / "last")
+    assert found is not None
+    assert expected is not None
+    assert all(torch.equal(found["network"][name], value) for name, value in expected["network"].items())
+
+
+def _train(space: SearchSpace, data: Path, recipe: effnets.Recipe, folder: Path) -> None:
+    torch.set_num_threads(1)
+    train_supernet(space, data, recipe, folder, seed=3)
 
 
 def test_a_finished_training_is_loaded(
