@@ -200,6 +200,7 @@ class Detection(Task):
             batch_size=state.recipe.batch_size,
             progress=lambda share: report(f"measuring on {split}", share),
         )
+        state.note_broken(split, found.broken)
         metrics: dict[str, Any] = {"detection": {"split": split, **found.to_dict()}}
         if split == "test":
             metrics["test_mean_ap"] = found.result.mean_ap

@@ -18,13 +18,11 @@ from effnets.data.splits import named
 from effnets.embeddings.report import write_embedding_report
 from effnets.embeddings.retrieval import Retrieval, Verification, retrieve, verify_pairs
 from effnets.errors import ArgumentError, TrainingError
-from effnets.evaluation.outputs import Outputs, compute_outputs
 from effnets.evaluation.validate import Score, collect_outputs, pack_bits
-from effnets.inference.pipeline import Pipeline
 from effnets.inference.predictor import create_predictor
 from effnets.train.loss import Loss
 from effnets.train.model import build_model
-from effnets.train.task import Measured, Task, validation_loader
+from effnets.train.task import Measured, Task, measure_outputs, validation_loader
 from effnets.train.task_settings import EmbeddingSettings
 from effnets.train.trainer import TrainContext, Validator
 
@@ -172,17 +170,14 @@ class MetricLearning(Task):
         progress: Progress,  # noqa: ARG002
         context: TrainContext,
     ) -> Measured:
+        predictor = create_predictor(model, classify=False)
         results: dict[str, tuple[Retrieval, Verification | None]] = {}
         shown: tuple[ImageDataset, NDArray[np.float32]] | None = None
         fitted: tuple[str, float] | None = None  # the split, and its threshold
         for split, part in (("val", splits.val), ("test", splits.test)):
             if part is None:
                 continue
-            outputs = _embed(model, part, split, state, context)
-            if outputs.broken:
-                state.messages.append(
-                    f"left out of {split}: {len(outputs.broken)} that cannot be read, first {outputs.broken[0].reason}"
-                )
+            outputs = measure_outputs(predictor, predictor.embed, part, split, state, context)
             source = part.subset(outputs.indices)
             verified = verify_pairs(outputs.values, source.labels, None if fitted is None else fitted[1])
             if fitted is None and verified is not None:
@@ -213,19 +208,6 @@ class MetricLearning(Task):
             return write_embedding_report(page, results, source, vectors, title=title, model=network)
 
         return metrics, write
-
-
-def _embed(model: Any, part: ImageDataset, split: str, state: RunState, context: TrainContext) -> Outputs:
-    """Embed the images of a split."""
-    report, predictor = context.progress("the result was measured"), create_predictor(model, classify=False)
-    return compute_outputs(
-        Pipeline(predictor, batch_size=state.recipe.batch_size),
-        part,
-        predictor.embed,
-        origin=f"{state.data}, {split}",
-        strict=context.strict,
-        progress=lambda share: report(f"measuring on {split}", share),
-    )
 
 
 def _only_distills(recipe: Recipe) -> bool:

@@ -22,14 +22,12 @@ from effnets.evaluation.multilabel import (
     mean_share,
     measure_labels,
 )
-from effnets.evaluation.outputs import Outputs, compute_outputs
 from effnets.evaluation.validate import Score, collect_outputs
-from effnets.inference.pipeline import Pipeline
 from effnets.inference.predictor import create_predictor
 from effnets.report.gallery import Table, write_gallery
 from effnets.train.loss import Loss
 from effnets.train.model import build_model
-from effnets.train.task import Measured, Task, validation_loader
+from effnets.train.task import Measured, Task, measure_outputs, validation_loader
 from effnets.train.trainer import TrainContext, Validator
 from effnets.weights.save import save_pretrained
 
@@ -123,23 +121,15 @@ class Multilabel(Task):
         progress: Progress,  # noqa: ARG002
         context: TrainContext,
     ) -> Measured:
-        report = context.progress("the result was measured")
-
-        def compute(source: ImageDataset, split: str) -> Outputs:
-            return compute_outputs(
-                Pipeline(create_predictor(model), batch_size=state.recipe.batch_size),
-                source,
-                origin=f"{state.data}, {split}",
-                strict=context.strict,
-                progress=lambda share: report(f"measuring on {split}", share),
-            )
-
         parts = {split: part for split, part in (("val", splits.val), ("test", splits.test)) if part is not None}
         if not parts:
             state.messages.append("without images for validation or in test/, the thresholds are a half")
             return {}, None
         fitted_on = next(iter(parts))
-        outputs = {split: compute(part, split) for split, part in parts.items()}
+        predictor = create_predictor(model)
+        outputs = {
+            split: measure_outputs(predictor, None, part, split, state, context) for split, part in parts.items()
+        }
         targets = {split: _targets(part)[outputs[split].indices] for split, part in parts.items()}
         model.thresholds = tuple(fit_thresholds(outputs[fitted_on].values, targets[fitted_on]).tolist())
         found = {

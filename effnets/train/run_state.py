@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -134,6 +135,11 @@ class RunState:
             if corrupt
         ]
         return [*self.messages, *left_out]
+
+    def note_broken(self, split: str, reasons: Sequence[str]) -> None:
+        """Add a message about the images of a split that could not be measured, if there are any."""
+        if reasons:
+            self.messages.append(f"left out of {split}: {len(reasons)} that cannot be read, first {reasons[0]}")
 
     def track_corrupt(self, split: str, corrupt: dict[int, str]) -> None:
         """Record a loader's corrupt images of a split, now and later, beside those that an earlier process found."""

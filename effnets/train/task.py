@@ -8,6 +8,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import nn
 
 from effnets.data.checks import allowed_corrupt, reasons
@@ -16,8 +18,11 @@ from effnets.data.eval_loader import default_workers
 from effnets.data.open import DataConfig, open_data
 from effnets.errors import DataError
 from effnets.evaluation import Evaluation, evaluate
+from effnets.evaluation.outputs import Outputs, compute_outputs
 from effnets.evaluation.validate import ValidationLoader, validate
 from effnets.factory import create_model
+from effnets.inference.pipeline import Pipeline
+from effnets.inference.predictor import Predictor
 from effnets.inference.transform import create_transform
 from effnets.report import write_report
 from effnets.train.bn_calibration import restore_if_identity
@@ -181,6 +186,31 @@ def validation_loader(
     return loader
 
 
+def measure_outputs(
+    predictor: Predictor,
+    infer: Callable[[Sequence[Any]], NDArray[np.float32]] | None,
+    images: ImageDataset,
+    split: str,
+    state: RunState,
+    context: TrainContext,
+) -> Outputs:
+    """Return what the best model puts out for a split; images that cannot be read are left out, with a message.
+
+    `predictor` and `infer` are as of `effnets.evaluation.outputs.compute_outputs`; raises as that.
+    """
+    report = context.progress("the result was measured")
+    outputs = compute_outputs(
+        Pipeline(predictor, batch_size=state.recipe.batch_size),
+        images,
+        infer,
+        origin=f"{state.data}, {split}",
+        strict=context.strict,
+        progress=lambda share: report(f"measuring on {split}", share),
+    )
+    state.note_broken(split, [broken.reason for broken in outputs.broken])
+    return outputs
+
+
 def evaluate_best(
     model: Classifier, splits: Splits, state: RunState, progress: Callable[[str, float], object], *, strict: bool
 ) -> Evaluation | None:
@@ -218,9 +248,7 @@ def evaluate_best(
                     "may be left out; fix or remove them, and resume: the training itself is over"
                     + reasons(broken.reason for broken in evaluation.broken)
                 )
-            state.messages.append(
-                f"left out of {split}: {count} that cannot be read, first {evaluation.broken[0].reason}"
-            )
+            state.note_broken(split, [broken.reason for broken in evaluation.broken])
         return replace(evaluation, data=state.data, split=split)
 
     validated = None if splits.val is None else measure(splits.val, "val")

@@ -16,21 +16,9 @@ from effnets.errors import ArgumentError
 from effnets.spec.cost import Cost
 from effnets.spec.models import load_spec
 from effnets.spec.plan import make_plan
+from scripts.cost_table import DETECTOR_STUDY
 from tests.support.networks import ONE_A_FAMILY
 
-# Table 1 of the MixConv paper (arXiv:1907.09595): parameters (M) and multiply-adds (G) of SSDLite at 320×320.
-PAPER = {
-    "mobilenetv1_100": (5.12, 1.31),
-    "mobilenetv1_100_k5": (5.20, 1.38),
-    "mobilenetv1_100_k3_5": (5.16, 1.35),
-    "mobilenetv1_100_k7": (5.32, 1.47),
-    "mobilenetv1_100_k3_5_7": (5.22, 1.39),
-    "mobilenetv2_100": (4.35, 0.79),
-    "mobilenetv2_100_k5": (4.47, 0.87),
-    "mobilenetv2_100_k3_5": (4.41, 0.83),
-    "mobilenetv2_100_k7": (4.64, 0.98),
-    "mobilenetv2_100_k3_5_7": (4.49, 0.88),
-}
 KERNEL_STUDIES = effnets.list_models("mobilenetv?_100*_k*")
 
 
@@ -52,7 +40,7 @@ def measure(name: str, num_classes: int, size: int) -> Cost:
     return Cost(sum(parameter.numel() for parameter in detector.parameters()), madds)
 
 
-@pytest.mark.parametrize(("name", "stated"), PAPER.items())
+@pytest.mark.parametrize(("name", "stated"), DETECTOR_STUDY.items())
 def test_the_mixconv_papers_table(name, stated):
     """With 82 outputs a box; docs/costs.md says why not 91."""
     cost = count_ssdlite(name, num_classes=82)

@@ -10,12 +10,14 @@ import sys
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 import effnets
+from effnets.serving.replica import EncodedImage, Replica
 from tests.support import SHARED, needs_shared
 from tests.support.exported import describe, write
 from tests.support.serving import photo, serving
@@ -51,6 +53,23 @@ def check(responses, bodies, expected):
             assert response.status_code == 503
             assert response.headers["retry-after"] == "1"
     return Counter(response.status_code for response in responses)
+
+
+def test_batches_that_overlap_get_their_own_answers(model):
+    images = [EncodedImage(f"{seed}.png", photo(seed)) for seed in range(60)]
+    answered = effnets.predict(effnets.load_engine(model), [image.data for image in images], 1)
+    expected = [found[0].probability for found in answered]
+    assert len(set(expected)) == len(images)
+    batches = [images[start : start + 3] for start in range(0, 60, 3)]
+    replica = Replica(partial(effnets.load_engine, model, threads=1), 1, 1_000_000)
+    replica.start()
+    try:
+        with ThreadPoolExecutor(2) as threads:
+            answers = [one for batch in threads.map(lambda batch: replica.classify(batch, 1), batches) for one in batch]
+    finally:
+        replica.close()
+    assert [answer.path for answer in answers] == [image.name for image in images]
+    assert [answer.predictions[0].probability for answer in answers] == pytest.approx(expected, abs=1e-5)
 
 
 def test_many_clients_get_their_own_answers_also_when_a_replica_is_killed(model):
