@@ -10,6 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from effnets.deploy.optimize.align import align_channels
 from effnets.deploy.optimize.merge import merge_depthwise, merge_pointwise
+from effnets.deploy.optimize.micro_batches import use_micro_batches
 from effnets.deploy.optimize.rewrites import PRESETS, Rewrites
 from effnets.deploy.optimize.sequential_block import (
     Network,
@@ -89,6 +90,8 @@ def _apply(network: Network, rewrites: Rewrites) -> Network:
         fuse_convolutions(network)
     if rewrites.channels_last:
         use_channels_last(network)
+    if rewrites.micro_batch_mb and isinstance(network, Classifier):
+        use_micro_batches(network, rewrites.micro_batch_mb)
     # torch makes new layers in training mode.
     network.eval()
     return network

@@ -47,6 +47,8 @@ class Rewrites:
         mixed_kernel: mixed depthwise convolutions with their activations as one operator, as of
             `effnets.nn.mixed_depthwise`. Applies on CUDA, at shapes where its Triton kernel is measured to be faster;
             elsewhere the layers are the plain ones.
+        micro_batch_mb: on a CPU, the layers of a classifier take as many images of a batch at a time as keep each
+            feature map within so many megabytes; 0: all of them.
     """
 
     fold_bn: bool = True
@@ -63,6 +65,7 @@ class Rewrites:
     channels_last: bool = False
     fuse: bool = False
     mixed_kernel: bool = False
+    micro_batch_mb: int = 0
 
     def __post_init__(self) -> None:
         hints = get_type_hints(type(self))
@@ -84,11 +87,9 @@ class Rewrites:
         _check_depthwise("depthwise", self.depthwise)
         if self.unequal_pointwise == "group":
             raise ArgumentError("unequal_pointwise is 'group', but unequal groups make no grouped convolution")
-        if self.align < 1 or self.group_multiple < 1 or self.copy_taps < 0:
-            raise ArgumentError(
-                f"align is {self.align}, group_multiple {self.group_multiple} and copy_taps {self.copy_taps}; "
-                "they must be at least 1, 1 and 0"
-            )
+        for name, least in (("align", 1), ("group_multiple", 1), ("copy_taps", 0), ("micro_batch_mb", 0)):
+            if getattr(self, name) < least:
+                raise ArgumentError(f"{name} is {getattr(self, name)}; it must be at least {least}")
 
     def rule_of(self, layer: str, default: str) -> str:
         """Return the rule for the layer of that name, or `default`."""
@@ -138,7 +139,7 @@ def _check_layers(layers: object) -> None:
 
 # Where each engine starts; `effnets.deploy.tune` may improve on it. docs/performance.md has the measurements.
 PRESETS: dict[str, Rewrites] = {
-    "torch": Rewrites(shortcut="inplace", squeeze_excite="vector", channels_last=True, fuse=True),
+    "torch": Rewrites(shortcut="inplace", squeeze_excite="vector", channels_last=True, fuse=True, micro_batch_mb=8),
     "torch-compile": Rewrites(channels_last=True),
     # Not measured yet: `scripts/gpu_report.py` does.
     "torch-cuda": Rewrites(

@@ -29,6 +29,9 @@ _ACTIVATIONS: dict[type[nn.Module], tuple[str, list[float], str]] = {
     nn.Hardswish: ("hardswish", [], ""),
 }
 
+# Of how many shapes a layer keeps its weights packed: one image, a batch, and what is left of a data set.
+_MAX_PACKED = 3
+
 
 class OneDNNConv(nn.Module):
     """A convolution and its activation as one step; ``[N, C, H, W]`` in and out.
@@ -41,7 +44,7 @@ class OneDNNConv(nn.Module):
         super().__init__()
         self.conv = conv
         self.act = act or nn.Identity()
-        self._packed: Tensor | None = None
+        self._packed: dict[torch.Size, Tensor] = {}
         self._packed_from: tuple[int, int] = (0, 0)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -70,18 +73,27 @@ class OneDNNConv(nn.Module):
             else:
                 x = F.pad(x, (left, right, top, bottom))
         fixed = (padding, conv.stride, conv.dilation, conv.groups)
-        # Weights may have been changed, in place or not, since they were packed.
-        source = (conv.weight.data_ptr(), conv.weight._version)
-        if self._packed is None or self._packed_from != source:
-            self._packed = torch.ops.mkldnn._reorder_convolution_weight(conv.weight, *fixed, x.shape)
-            self._packed_from = source
         name, scalars, algorithm = _ACTIVATIONS[type(self.act)]
         convolution = torch.ops.mkldnn._convolution_pointwise.default
-        return convolution(x, self._packed, conv.bias, *fixed, name, scalars, algorithm)
+        return convolution(x, self._packed_for(x.shape, fixed), conv.bias, *fixed, name, scalars, algorithm)
+
+    def _packed_for(self, shape: torch.Size, fixed: tuple[Any, ...]) -> Tensor:
+        """Return the weights as oneDNN wants them for an input of that shape.
+
+        Packed for another number of images, they may be packed anew at every call: up to ten times as long.
+        """
+        weight = self.conv.weight
+        # Weights may have been changed, in place or not, since they were packed.
+        source = (weight.data_ptr(), weight._version)
+        if self._packed_from != source or (len(self._packed) == _MAX_PACKED and shape not in self._packed):
+            self._packed, self._packed_from = {}, source
+        if shape not in self._packed:
+            self._packed[shape] = torch.ops.mkldnn._reorder_convolution_weight(weight, *fixed, shape)
+        return self._packed[shape]
 
     def __getstate__(self) -> dict[str, Any]:
         # Packed weights can be neither copied nor saved; they are packed again.
-        return {**self.__dict__, "_packed": None}
+        return {**self.__dict__, "_packed": {}}
 
 
 @cache

@@ -101,7 +101,7 @@ def test_fused_convolutions_are_used_and_follow_their_weights(name, monkeypatch)
     x = images(2, 3, 65, 97)
     assert error_between(*outputs(model, x), *outputs(optimized, x)) <= 1e-4
     assert len(fused) > 30
-    assert all(conv._packed is not None for conv in fused)
+    assert all(len(conv._packed) == 1 for conv in fused)
     before = outputs(optimized, x)[0]
     with torch.no_grad():
         fused[3].conv.weight.mul_(2)
@@ -160,7 +160,8 @@ def test_choices_survive_json():
         ({"depthwise": "some"}, "depthwise is 'some'; give all, keep, cost, or how many groups"),
         ({"equal_pointwise": "split"}, "equal_pointwise is 'split'; choose one of keep, group, dense"),
         ({"unequal_pointwise": "group"}, "unequal groups make no grouped convolution"),
-        ({"align": 0}, "align is 0"),
+        ({"align": 0}, "align is 0; it must be at least 1"),
+        ({"micro_batch_mb": -1}, "micro_batch_mb is -1; it must be at least 0"),
         ({"align": True}, "align is True; it must be int"),
         ({"fold_bn": 1}, "fold_bn is 1; it must be bool"),
         ({"depthwise_taps": 25}, r"depthwise_taps is 25; give a tuple of positive numbers, such as \(9, 25\)"),

@@ -1,0 +1,75 @@
+"""`MicroBatchClassifier`: a large batch goes through the first layers in parts that stay in the processor's caches."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from effnets.deploy.optimize.sequential_block import blocks_of, convs_of
+from effnets.nn.classifier import Classifier
+from effnets.nn.layers import SqueezeExcite
+
+
+class MicroBatchClassifier(Classifier):
+    """A flattened classifier each of whose layers takes as many images at a time as fit; made by `use_micro_batches`.
+
+    The maps of a few images fit into a cache, and into memory that malloc keeps. Those of a large batch do neither:
+    glibc maps every block above 32 MiB anew, and clearing its pages takes longer than many a convolution. The first
+    layers, whose maps are large, so run on parts of a batch, and the last, with small maps, on all of it.
+
+    On other devices, with gradients, and wherever the network is traced, compiled or exported, batches stay whole.
+    Hooks of blocks are called with parts, and those of whole stages are not called.
+    """
+
+    max_map_bytes: int
+    _peaks: list[float]
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        if (
+            type(x) is not Tensor  # a tracer's
+            or not x.is_cpu
+            or x.requires_grad
+            or torch.compiler.is_compiling()
+            or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+        ):
+            return super().forward_features(x)
+        image_bytes = x.shape[2] * x.shape[3] * x.element_size()
+        sizes = [max(1, int(self.max_map_bytes / (image_bytes * peak))) for peak in self._peaks]
+        layers: list[nn.Module] = [self.stem, *(block for stage in self.stages for block in stage.children())]
+        features: Tensor = self.head(_run(layers, sizes, x))
+        return features
+
+
+def _run(layers: list[nn.Module], sizes: list[int], x: Tensor) -> Tensor:
+    """Run `layers` on `x`, the last of them on at most so many images at a time as its size, each before it as well."""
+    if not layers:
+        return x
+    if len(x) > sizes[-1]:
+        parts = x.chunk(-(-len(x) // sizes[-1]))
+        return torch.cat([_run(layers, sizes, part) for part in parts])
+    y: Tensor = layers[-1](_run(layers[:-1], sizes[:-1], x))
+    return y
+
+
+def use_micro_batches(network: Classifier, megabytes: int) -> None:
+    """Let a flattened classifier compute on parts of a batch whose maps take at most so many megabytes each."""
+    network.__class__ = MicroBatchClassifier
+    made = cast(MicroBatchClassifier, network)
+    made.max_map_bytes = megabytes * 10**6
+    made._peaks = _largest_maps(network)
+
+
+def _largest_maps(network: Classifier) -> list[float]:
+    """Return how many values the largest map within the stem and each block has, for each pixel of the image."""
+    stride, peaks = 1, []
+    for name, block in blocks_of(network):
+        if name in ("head", "hidden"):
+            break
+        peak = 0.0
+        for convs in (convs_of(layer) for layer in block if not isinstance(layer, SqueezeExcite)):
+            stride *= convs[0].stride[0] if convs else 1
+            peak = max(peak, sum(conv.out_channels for conv in convs) / stride**2)
+        peaks.append(peak)
+    return peaks
