@@ -32,7 +32,8 @@ def model(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
-    return write(tmp_path_factory.mktemp("photos"), {**by_class(320), "cat/bad.jpg": b"no image"})
+    """Enough that a run is still going when its first parts are seen."""
+    return write(tmp_path_factory.mktemp("photos"), {**by_class(1000), "cat/bad.jpg": b"no image"})
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +91,7 @@ def test_a_killed_worker_leaves_every_row_once(tmp_path, model, photos, expected
     out, err = process.communicate(timeout=TIMEOUT)
     assert process.returncode == 1, err
     assert out == ""
-    assert "1 of 641 could not be classified" in err
+    assert "1 of 2001 could not be classified" in err
     assert rows(target).equals(expected)
     assert not Path(f"{target}.part").exists()
 
