@@ -16,7 +16,7 @@ class MicroBatchClassifier(Classifier):
     """A flattened classifier each of whose layers takes as many images at a time as fit; made by `use_micro_batches`.
 
     The maps of a few images fit into a cache, and into memory that malloc keeps. Those of a large batch do neither:
-    glibc maps every block above 32 MiB anew, and clearing its pages takes longer than many a convolution. The first
+    glibc maps every block above 32 MiB again, and clearing its pages takes longer than many a convolution. The first
     layers, whose maps are large, so run on parts of a batch, and the last, with small maps, on all of it.
 
     On other devices, with gradients, and wherever the network is traced, compiled or exported, batches stay whole.

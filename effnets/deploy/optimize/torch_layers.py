@@ -80,7 +80,7 @@ class OneDNNConv(nn.Module):
     def _packed_for(self, shape: torch.Size, fixed: tuple[Any, ...]) -> Tensor:
         """Return the weights as oneDNN wants them for an input of that shape.
 
-        Packed for another number of images, they may be packed anew at every call: up to ten times as long.
+        Packed for another number of images, they may be packed again at every call: up to ten times as long.
         """
         weight = self.conv.weight
         # Weights may have been changed, in place or not, since they were packed.
