@@ -239,7 +239,7 @@ class _Search:
         shutil.rmtree(folder / _CANDIDATES, ignore_errors=True)
         cost = asked.minimize or "madds"
         front = pareto_front(evaluated, cost)
-        best, latencies = _choose_best(front, self.limits, predictor)
+        best, latencies = _choose_best([*front, *evaluated], self.limits, predictor)
         record = SearchRecord(
             space=self.space,
             limits=self.limits,
@@ -333,10 +333,10 @@ def _final_recipe(recipe: Recipe | str | os.PathLike[str], epochs: int | None) -
 
 
 def _choose_best(
-    front: Iterable[Evaluation], limits: ScaleLimits, predictor: LatencyPredictor | None
+    evaluations: Iterable[Evaluation], limits: ScaleLimits, predictor: LatencyPredictor | None
 ) -> tuple[Evaluation, dict[Picks, float]]:
-    """Return the most accurate of the front, and measured latencies by picks; with a limit one that keeps it."""
-    ordered = sorted(front, key=lambda one: -one.accuracy)
+    """Return the first of the most accurate, and measured latencies by picks; with a limit one that keeps it."""
+    ordered = sorted((one for one in evaluations if not one.pruned), key=lambda one: -one.accuracy)
     if not ordered:
         raise ArgumentError("every training was pruned; leave out prune, or raise evaluations")
     latencies: dict[Picks, float] = {}
@@ -348,6 +348,6 @@ def _choose_best(
         if latency <= limits.max_latency:
             return one, latencies
     raise ArgumentError(
-        f"no network of the front keeps max_latency {limits.max_latency:g} ms when measured whole (the nearest takes "
+        f"no evaluated network keeps max_latency {limits.max_latency:g} ms when measured whole (the nearest takes "
         f"{min(latencies.values()):.3g} ms), though their blocks said so; is the machine busy? Lower max_latency"
     )

@@ -336,7 +336,7 @@ def test_a_limit_of_latency_is_kept_also_when_measured(material, recipe, tmp_pat
         effnets.search(*material, tmp_path / "fast", max_latency=1e-3, **options)
     assert not (tmp_path / "fast").exists()
     monkeypatch.setattr(MadeUpTable, "factor", 9.0)
-    with pytest.raises(ArgumentError, match=r"no network of the front keeps max_latency 0\.5 ms when measured whole"):
+    with pytest.raises(ArgumentError, match=r"no evaluated network keeps max_latency 0\.5 ms when measured whole"):
         effnets.search(*material, tmp_path / "search", max_latency=0.5, resume=True, **options)
 
 
