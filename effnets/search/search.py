@@ -24,6 +24,7 @@ from effnets.search.space import Picks, SearchSpace, read_space
 from effnets.search.study_folder import check_study_folder
 from effnets.search.trainings import TrainingResult, train_candidate
 from effnets.spec.scaling import ScaleLimits
+from effnets.train.checkpoint import require_outside
 from effnets.train.recipe import Recipe, find_recipe, read_recipe
 from effnets.utils.run_journal import RunJournal
 
@@ -121,7 +122,8 @@ def search(
             message says what the smallest needs; Optuna is missing; or the folder holds another search, and the message
             names what differs. All before any work.
         ConfigError, MissingFileError, DataError, …: as `read_space`, `read_recipe`, `open_data`.
-        ExportError: `output` cannot be written. TrainingInterruptedError: a signal was received; `resume` goes on.
+        ExportError: `output` cannot be written. TrainingError: it is inside of `data`.
+        TrainingInterruptedError: a signal was received; `resume` goes on.
     """
     limits = ScaleLimits(max_params=max_params, max_madds=max_madds, max_memory=max_memory, max_latency=max_latency)
     asked = AskSettings(
@@ -172,6 +174,7 @@ class _Search:
             pick_engine(self.engine)
 
     def __call__(self, folder: Path) -> SearchResult:
+        require_outside(folder, self.data)
         images = _check_data(self.data, self.short, self.asked.seed)
         source = CandidateSource(
             self.space,
