@@ -186,7 +186,10 @@ class _Search:
         some = source.draw_some(_SOME, self.asked.seed)  # an unsatisfiable space is an error before any work
         settings = self._settings(images)
         is_new = not folder.exists()
-        folder.mkdir(exist_ok=True)
+        try:
+            folder.mkdir(exist_ok=True)
+        except OSError as error:
+            raise ExportError(f"{folder}: cannot be made ({error.strerror or error}); name another folder") from None
         with RunJournal(folder / JOURNAL, settings, resume=True) as journal:
             try:
                 predictor = self._predictor(folder, some)

@@ -184,6 +184,9 @@ def test_bad_spaces_data_and_folders(material, tmp_path):
         effnets.search(space, data, tmp_path)
     with pytest.raises(ExportError, match="is not a folder; make it first"):
         effnets.search(space, data, tmp_path / "no" / "search")
+    if Path("/proc/self").is_dir():  # where not even root makes a folder
+        with pytest.raises(ExportError, match=r"/proc/search: cannot be (made|written)"):
+            effnets.search(space, data, "/proc/search")
     with pytest.raises(TrainingError, match=r"is inside of the data.*name a folder outside of it"):
         effnets.search(space, data, data / "search")
     assert not (data / "search").exists()
