@@ -62,7 +62,7 @@ and 1.3 G, 4.3 M and 0.8 G.
 """
 
 DETECTOR_NOTES = """
-The papers do not say for how many classes a box is scored. With the {coco} outputs of TensorFlow's COCO labels,
+For how many classes the papers score a box we do not know. With the {coco} outputs of TensorFlow's COCO labels,
 background included, the structure is that of the published `ssdlite_mobilenet_v2_coco`: {folded:.3f} M with batch
 normalization folded into biases, where Open Model Zoo states 4.475 M (`models/public/ssdlite_mobilenet_v2`). That is
 more than the paper's table has. An output takes {each_v1:.1f} k parameters on MobileNetV1 and {each_v2:.1f} k on

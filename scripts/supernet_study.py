@@ -18,6 +18,7 @@ import json
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 from cifar10_study import take_part
@@ -48,42 +49,63 @@ class Row:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_arguments(parser)
+    parser.add_argument("--subnets", type=int, default=12)
+    arguments = parser.parse_args()
+    keep_freed_memory()
+    supernet, data, own = open_supernet(arguments)
+    rows = [
+        measure(supernet, picks, data, own, arguments.runs, arguments.seed)
+        for picks in subnets(supernet.space, limits_of(arguments), arguments.seed, arguments.subnets)
+    ]
+    results = {"taus": taus(rows), "rows": [asdict(row) for row in rows]}
+    write_results(arguments, "results.json", results, document(rows, arguments))
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what says which supernet, and how networks are trained by themselves."""
     parser.add_argument("space")
     parser.add_argument("data", type=Path)
     parser.add_argument("--runs", type=Path, required=True)
-    parser.add_argument("--subnets", type=int, default=12)
     parser.add_argument("--images", type=int, default=10_000, help="training images, those that validate among them")
     parser.add_argument("--val-share", type=float, default=0.2, help="of them, that validate")
     parser.add_argument("--epochs", type=int, default=6, help="of each training by itself")
     parser.add_argument("--supernet-epochs", type=int, default=36)
-    parser.add_argument("--max-madds", type=float)
+    parser.add_argument("--max-madds", type=float, help="of the supernet's paths")
     parser.add_argument("--recipe", default="cifar10_demo")
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="of the supernet's recipe")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--write", type=Path)
-    arguments = parser.parse_args()
-    keep_freed_memory()
+
+
+def limits_of(arguments: argparse.Namespace) -> ScaleLimits:
+    """The limits on the supernet's paths."""
+    return ScaleLimits(max_madds=arguments.max_madds)
+
+
+def open_supernet(arguments: argparse.Namespace) -> tuple[Supernet, Path, Recipe]:
+    """The supernet, trained now unless it is there; the data, and the recipe of networks by themselves."""
     data = take_part(arguments.data, arguments.runs / f"data-{arguments.images}", arguments.images)
     common = {"val_share": arguments.val_share, "workers": 0, "epoch_repeats": 1}
     own = read_recipe(find_recipe(arguments.recipe), common | {"epochs": arguments.epochs})
     changes = dict(pair.split("=", 1) for pair in arguments.set)
     changes = {key: yaml.safe_load(value) for key, value in changes.items()}
     shared = read_recipe(find_recipe(arguments.recipe), common | {"epochs": arguments.supernet_epochs} | changes)
-    space, limits = read_space(arguments.space), ScaleLimits(max_madds=arguments.max_madds)
+    space, folder = read_space(arguments.space), arguments.runs / "supernet"
     begin = time.monotonic()
     supernet = train_supernet(
-        space, data, shared, arguments.runs / "supernet", seed=arguments.seed, limits=limits, progress=show()
+        space, data, shared, folder, seed=arguments.seed, limits=limits_of(arguments), progress=show()
     )
     print(f"supernet: {time.monotonic() - begin:.0f} s in this process", flush=True)
-    rows = [
-        measure(supernet, picks, data, own, arguments.runs, arguments.seed)
-        for picks in subnets(space, limits, arguments.seed, arguments.subnets)
-    ]
-    text = document(rows, arguments)
+    return supernet, data, own
+
+
+def write_results(arguments: argparse.Namespace, name: str, results: dict[str, Any], text: str) -> None:
+    """Print the text, and write it and the results where the arguments say."""
     print(text)
-    results = {"arguments": {key: str(value) for key, value in vars(arguments).items()}, "taus": taus(rows)}
-    results |= {"machine": str(describe_machine()), "rows": [asdict(row) for row in rows]}
-    write_whole(arguments.runs / "results.json", json.dumps(results, indent=1).encode())
+    about = {"arguments": {key: str(value) for key, value in vars(arguments).items()}}
+    about["machine"] = str(describe_machine())
+    write_whole(arguments.runs / name, json.dumps(about | results, indent=1).encode())
     if arguments.write:
         write_whole(arguments.write, text.encode())
 

@@ -47,7 +47,7 @@ class ChannelVerdict:
 
 
 def judge_channels(runs: Sequence[ChannelRun]) -> ChannelVerdict:
-    """Try the claim of ReXNet's table 3 on a study's trainings; see `RULE`."""
+    """Try the claim of ReXNet's section 4 on a study's trainings; see `RULE`."""
     groups: dict[str, list[float]] = {}
     for run in runs:
         groups.setdefault(run.configuration.name, []).append(run.result.top1)

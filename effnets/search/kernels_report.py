@@ -192,7 +192,7 @@ def _summary(
         f"{seconds / 60:.0f} minutes of training on {describe_machine().cores} cores. Top-1 is of "
         f"{'test' if tested else 'validation'} images.{spread}",
         "",
-        "## The paper's claims (arXiv:1907.09595)",
+        "## The paper's claims (arXiv:1907.09595), in our words",
         "",
         RULE,
         "",

@@ -24,6 +24,7 @@ from effnets.search.space import Picks, SearchSpace, read_space
 from effnets.search.study_folder import check_study_folder
 from effnets.search.trainings import TrainingResult, train_candidate
 from effnets.spec.scaling import ScaleLimits
+from effnets.train.checkpoint import require_outside
 from effnets.train.recipe import Recipe, find_recipe, read_recipe
 from effnets.utils.run_journal import RunJournal
 
@@ -121,7 +122,8 @@ def search(
             message says what the smallest needs; Optuna is missing; or the folder holds another search, and the message
             names what differs. All before any work.
         ConfigError, MissingFileError, DataError, …: as `read_space`, `read_recipe`, `open_data`.
-        ExportError: `output` cannot be written. TrainingInterruptedError: a signal was received; `resume` goes on.
+        ExportError: `output` cannot be written. TrainingError: it is inside of `data`.
+        TrainingInterruptedError: a signal was received; `resume` goes on.
     """
     limits = ScaleLimits(max_params=max_params, max_madds=max_madds, max_memory=max_memory, max_latency=max_latency)
     asked = AskSettings(
@@ -172,6 +174,7 @@ class _Search:
             pick_engine(self.engine)
 
     def __call__(self, folder: Path) -> SearchResult:
+        require_outside(folder, self.data)
         images = _check_data(self.data, self.short, self.asked.seed)
         source = CandidateSource(
             self.space,
@@ -183,7 +186,10 @@ class _Search:
         some = source.draw_some(_SOME, self.asked.seed)  # an unsatisfiable space is an error before any work
         settings = self._settings(images)
         is_new = not folder.exists()
-        folder.mkdir(exist_ok=True)
+        try:
+            folder.mkdir(exist_ok=True)
+        except OSError as error:
+            raise ExportError(f"{folder}: cannot be made ({error.strerror or error}); name another folder") from None
         with RunJournal(folder / JOURNAL, settings, resume=True) as journal:
             try:
                 predictor = self._predictor(folder, some)
@@ -239,7 +245,7 @@ class _Search:
         shutil.rmtree(folder / _CANDIDATES, ignore_errors=True)
         cost = asked.minimize or "madds"
         front = pareto_front(evaluated, cost)
-        best, latencies = _choose_best(front, self.limits, predictor)
+        best, latencies = _choose_best([*front, *evaluated], self.limits, predictor)
         record = SearchRecord(
             space=self.space,
             limits=self.limits,
@@ -333,10 +339,10 @@ def _final_recipe(recipe: Recipe | str | os.PathLike[str], epochs: int | None) -
 
 
 def _choose_best(
-    front: Iterable[Evaluation], limits: ScaleLimits, predictor: LatencyPredictor | None
+    evaluations: Iterable[Evaluation], limits: ScaleLimits, predictor: LatencyPredictor | None
 ) -> tuple[Evaluation, dict[Picks, float]]:
-    """Return the most accurate of the front, and measured latencies by picks; with a limit one that keeps it."""
-    ordered = sorted(front, key=lambda one: -one.accuracy)
+    """Return the first of the most accurate, and measured latencies by picks; with a limit one that keeps it."""
+    ordered = sorted((one for one in evaluations if not one.pruned), key=lambda one: -one.accuracy)
     if not ordered:
         raise ArgumentError("every training was pruned; leave out prune, or raise evaluations")
     latencies: dict[Picks, float] = {}
@@ -348,6 +354,6 @@ def _choose_best(
         if latency <= limits.max_latency:
             return one, latencies
     raise ArgumentError(
-        f"no network of the front keeps max_latency {limits.max_latency:g} ms when measured whole (the nearest takes "
+        f"no evaluated network keeps max_latency {limits.max_latency:g} ms when measured whole (the nearest takes "
         f"{min(latencies.values()):.3g} ms), though their blocks said so; is the machine busy? Lower max_latency"
     )

@@ -71,7 +71,7 @@ def draw_kernels(best: ModelSpec, front: Sequence[ModelSpec]) -> str:
 
 
 def draw_channels(best: ModelSpec, others: Sequence[ModelSpec]) -> str:
-    """Draw the output channels of each block (ReXNet, arXiv:2007.00992, figure 2 is alike)."""
+    """Draw the output channels of each block (the subject of ReXNet, arXiv:2007.00992, section 4)."""
     title = "Output channels of each block"
     with drawing_style():
         figure, plot = _axes(title, "block", "channels")

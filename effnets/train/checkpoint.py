@@ -69,6 +69,15 @@ def load_state(folder: Path) -> dict[str, Any] | None:
     return state
 
 
+def require_outside(folder: Path, data: str | os.PathLike[str]) -> None:
+    """Refuse a folder for results inside of the folder `data`; raises TrainingError."""
+    images = Path(data)
+    if images.is_dir() and images.resolve() in (folder.resolve(), *folder.resolve().parents):
+        raise TrainingError(
+            f"{folder}: is inside of the data, {data}, where it would be taken for a class; name a folder outside of it"
+        )
+
+
 def write_file(path: Path, data: bytes | memoryview) -> None:
     """Write a file of a run whole or not at all; make its folder if it is missing.
 
@@ -105,12 +114,7 @@ class Checkpointer:
         Raises:
             TrainingError: if it is inside of the folder `data`, holds another run, or one that is not to be resumed.
         """
-        images = Path(data)
-        if images.is_dir() and images.resolve() in (self.folder.resolve(), *self.folder.resolve().parents):
-            raise TrainingError(
-                f"{self.folder}: is inside of the data, {data}, where it would be taken for a class; name a folder "
-                "outside of it"
-            )
+        require_outside(self.folder, data)
         if (self.folder / RECIPE).exists() or (self.states / _STATE).exists():
             if not resume:
                 raise TrainingError(

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 import effnets
 from effnets.cli import main
-from effnets.errors import ArgumentError, ConfigError, DataError, ExportError, MissingFileError
+from effnets.errors import ArgumentError, ConfigError, DataError, ExportError, MissingFileError, TrainingError
 from effnets.search.ask_tell import AskSettings, CandidateSearch, random_search
 from effnets.search.candidates import CandidateSource
 from effnets.search.evaluations import Evaluation, EvaluationJournal, pareto_front
@@ -184,6 +184,12 @@ def test_bad_spaces_data_and_folders(material, tmp_path):
         effnets.search(space, data, tmp_path)
     with pytest.raises(ExportError, match="is not a folder; make it first"):
         effnets.search(space, data, tmp_path / "no" / "search")
+    if Path("/proc/self").is_dir():  # where not even root makes a folder
+        with pytest.raises(ExportError, match=r"/proc/search: cannot be (made|written)"):
+            effnets.search(space, data, "/proc/search")
+    with pytest.raises(TrainingError, match=r"is inside of the data.*name a folder outside of it"):
+        effnets.search(space, data, data / "search")
+    assert not (data / "search").exists()
     assert not (tmp_path / "search").exists()
 
 
@@ -335,8 +341,12 @@ def test_a_limit_of_latency_is_kept_also_when_measured(material, recipe, tmp_pat
     ):
         effnets.search(*material, tmp_path / "fast", max_latency=1e-3, **options)
     assert not (tmp_path / "fast").exists()
-    monkeypatch.setattr(MadeUpTable, "factor", 9.0)
-    with pytest.raises(ArgumentError, match=r"no network of the front keeps max_latency 0\.5 ms when measured whole"):
+    beside = next(one for one in found.evaluated if one not in found.front or len(found.front) == 2)
+    monkeypatch.setattr(MadeUpTable, "measure", lambda _self, spec: 0.1 if spec == beside.candidate.spec else 9.0)
+    again = effnets.search(*material, tmp_path / "search", max_latency=0.5, resume=True, **options)
+    assert again.best.candidate == beside.candidate  # in the front or not
+    monkeypatch.setattr(MadeUpTable, "measure", lambda _self, _spec: 9.0)
+    with pytest.raises(ArgumentError, match=r"no evaluated network keeps max_latency 0\.5 ms when measured whole"):
         effnets.search(*material, tmp_path / "search", max_latency=0.5, resume=True, **options)
 
 
