@@ -228,6 +228,27 @@ def test_a_class_with_one_image_is_refused(recipe, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_small_classes_are_validated_in_pairs(recipe, tmp_path):
+    """Six pictures of each class: one of each would have nothing to be found by, and say nothing of any epoch."""
+    draw_data(tmp_path / "data", train=6, val=0, test=0)
+    run = effnets.finetune(replace(recipe, epochs=1, batch_size=8), tmp_path / "data", tmp_path / "run")
+    assert run.metrics["images"] == {"train": 14, "val": 4, "test": 0}
+    assert run.metrics["retrieval"]["val"]["images"] == 4
+    assert run.metrics["best_top1"] == run.metrics["retrieval"]["val"]["recall_at_1"]
+
+
+def test_images_without_others_of_their_class_cannot_be_measured(recipe, tmp_path):
+    draw_data(tmp_path / "data", train=4, val=1, test=2)
+    with pytest.raises(effnets.DataError, match=r"no class of val has two images, .*; add images, or remove val"):
+        effnets.finetune(recipe, tmp_path / "data", tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_settings_without_effect_are_named(folder, recipe, tmp_path):
+    run = effnets.finetune(replace(recipe, label_smoothing=0.2, epochs=1), folder / "data", tmp_path / "run")
+    assert "without effect with task: embed: label_smoothing" in run.metrics["notes"]
+
+
 def test_few_classes_make_small_batches(folder, recipe, tmp_path):
     run = effnets.finetune(replace(recipe, batch_size=32, epochs=1), folder / "data", tmp_path / "run")
     assert "batches have 8 images, 4 of each of the 2 classes" in run.metrics["notes"]
