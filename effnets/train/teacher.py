@@ -223,6 +223,8 @@ def _load_exported(recipe: Recipe, student: Classifier) -> Teacher:
         raise TrainingError(f"teacher {name} is an exported file, which {wrong}; name a network instead")
     engine = load_file(name)
     metadata = engine.description
+    if metadata.detector:
+        raise TrainingError(f"teacher {name} is a detector, which answers with boxes; name a classifier")
     if metadata.input_kind != "normalised":
         raise TrainingError(f"teacher {name} contains its preprocessing; export it without")
     _require_channels(name, metadata.channels, student)

@@ -102,6 +102,11 @@ def test_the_folder_says_that_outputs_are_an_embedding(trained):
 
 def test_predictions_of_an_embedding_are_refused(folder, trained, tmp_path):
     model, photo = trained.load(), photos(folder)[0]
+    pooled = trained.load()
+    pooled.reset_classifier(0)
+    pooled.classifier_activation = "l2"  # as of embedding.size: null
+    with pytest.raises(effnets.ArgumentError, match="tiny was trained to embed and predicts no classes"):
+        effnets.predict(pooled, photo)
     with pytest.raises(
         effnets.ArgumentError, match=r"tiny was trained to embed and predicts no classes; compare its vec"
     ):

@@ -98,10 +98,12 @@ def _boxes(folder):
     return [data, "--task", "detect", "--batch-size", 4, "--model", "mobilenetv1_025", "--image-size", 64]
 
 
-@pytest.mark.parametrize("make", [_labels, partial(_labels, val=1), _classes, _boxes])
+@pytest.mark.parametrize(
+    "make", [_labels, partial(_labels, val=1), _classes, _boxes], ids=["labels", "one label", "classes", "boxes"]
+)
 def test_two_processes_learn_what_one_does_of_other_things(material, tmp_path, make):
     """Also with fewer images to validate with than processes."""
-    common = ["--weights", "random", "--epochs", 2, "--workers", 0, "--seed", 5, "--precision", "float32", *STEADY]
+    common = ["--weights", "random", "--epochs", 1, "--workers", 0, "--seed", 5, "--precision", "float32", *STEADY]
     data, *task = make(tmp_path)
     started = ["finetune", data, "--model", material[1], *task, *common, "--output"]
     assert run([*started, tmp_path / "one"], tmp_path / "log") == 0, (tmp_path / "log").read_text()
@@ -112,7 +114,8 @@ def test_two_processes_learn_what_one_does_of_other_things(material, tmp_path, m
     ours, theirs = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("two", "one"))
     assert ours["processes"] == 2
     for figure in ("best_loss", "best_top1", "best_mean_ap", "test_loss", "test_top1", "test_mean_ap"):
-        assert ours.get(figure) == pytest.approx(theirs.get(figure), rel=1e-3, abs=1e-3), figure
+        given = [metrics.get(figure) for metrics in (ours, theirs)]
+        assert given == [None, None] or given[0] == pytest.approx(given[1], rel=1e-3, abs=1e-3), figure
 
 
 def test_a_resume_with_another_number_of_processes_goes_on(material, alone, tmp_path):
