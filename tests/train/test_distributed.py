@@ -99,7 +99,13 @@ def _boxes(folder):
 
 
 @pytest.mark.parametrize(
-    "make", [_labels, partial(_labels, val=1), _classes, _boxes], ids=["labels", "one label", "classes", "boxes"]
+    "make",
+    [
+        pytest.param(_labels, id="labels"),
+        pytest.param(partial(_labels, val=1), id="one label"),
+        pytest.param(_classes, id="classes"),
+        pytest.param(_boxes, id="boxes", marks=pytest.mark.full),
+    ],
 )
 def test_two_processes_learn_what_one_does_of_other_things(material, tmp_path, make):
     """Also with fewer images to validate with than processes."""
