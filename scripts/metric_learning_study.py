@@ -50,7 +50,7 @@ def main() -> None:
     text = distill(arguments, groceries) if arguments.distill else study(arguments, groceries)
     print(text)
     if arguments.write is not None:
-        replace_table(arguments.write, text)
+        replace_table(arguments.write, text, BEGIN, END)
 
 
 def study(arguments: argparse.Namespace, groceries: Path) -> str:
@@ -214,11 +214,11 @@ def spread(values: Sequence[float]) -> str:
     return f"{mean(values):.1f} ± {stdev(values):.1f}" if len(values) > 1 else f"{values[0]:.1f}"
 
 
-def replace_table(page: Path, table: str) -> None:
+def replace_table(page: Path, table: str, begin: str, end: str) -> None:
     text = page.read_text(encoding="utf-8")
-    before, _, rest = text.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    write_whole(page, f"{before}{BEGIN}\n{table}\n{END}{after}".encode())
+    before, _, rest = text.partition(begin)
+    _, _, after = rest.partition(end)
+    write_whole(page, f"{before}{begin}\n{table}\n{end}{after}".encode())
 
 
 if __name__ == "__main__":

@@ -13,9 +13,16 @@ from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
-from click.core import ParameterSource
 
-from effnets.cli.format import make_table, print_table, printable, progress_bar, run_through, title_of
+from effnets.cli.format import (
+    make_table,
+    print_table,
+    printable,
+    progress_bar,
+    refuse_options,
+    run_through,
+    title_of,
+)
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -62,7 +69,7 @@ def predict_boxes(
         score_threshold, batch_size, workers: as of `effnets.detection.predict.detect_photos`.
         form: of what is printed.
     """
-    _refuse_options({*_PREDICT, "as_json", "json_lines"})
+    refuse_options({*_PREDICT, "as_json", "json_lines"}, "a detector")
     if folder is None:
         raise click.UsageError("--task detect needs a detector: name the folder of its training, --model RUN")
     listed = list(photos)
@@ -113,7 +120,7 @@ def evaluate_boxes(
         batch_size: images at a time.
         report: the folder for a page about the first of them, if wanted.
     """
-    _refuse_options(set(_EVAL))
+    refuse_options(set(_EVAL), "a detector")
     if others := [folder for folder in folders if not is_detector(folder)]:
         raise click.UsageError(f"{others[0]} is not the folder of a detector, as {folders[0]} is; measure it by itself")
     from effnets.detection.annotations import open_evaluation_boxes
@@ -157,15 +164,6 @@ def _load(folder: str) -> nn.Module:
     from effnets.detection.folder import load_detector
 
     return load_detector(folder)
-
-
-def _refuse_options(known: set[str]) -> None:
-    """Raise a UsageError for an option that would have no effect."""
-    context = click.get_current_context()
-    for parameter in context.command.params:
-        source = context.get_parameter_source(str(parameter.name))
-        if parameter.name not in known and source is ParameterSource.COMMANDLINE:
-            raise click.UsageError(f"{parameter.opts[0]} means nothing for a detector; leave it out")
 
 
 def _check_output(folder: Path, photos: Sequence[PhotoResult]) -> Path:

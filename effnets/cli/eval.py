@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from effnets.cli.detect import evaluate_boxes, is_detector
-from effnets.cli.eval_labels import as_json, gives_labels, measure, print_labels, refuse_for_labels
+from effnets.cli.eval_labels import gives_labels, measure, print_labels
 from effnets.cli.format import (
     class_names_option,
     class_table,
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
 _PER_CLASS = 30  # classes that are listed without being asked for
 _BROKEN = 5
+_APART = "measure them apart"
 
 
 @click.command(name="eval")
@@ -143,13 +144,12 @@ def command(
         with ExitStack() as stack, progress_bar() as progress:
             source, loaded = subject.load(stack, image_size)
             if gives_labels(loaded):
-                refuse_for_labels(
-                    per_image=per_image, ray=ray_address, report=report, first=not evaluations, options=options
-                )
+                if evaluations:
+                    raise click.UsageError(f"{subject.name} has labels, and {subjects[0].name} classes; {_APART}")
                 of_labels.append(measure(loaded, data, image_size, workers, options, partial(progress, subject.name)))
                 continue
             if of_labels:
-                raise click.UsageError(f"{subject.name} has classes, and {subjects[0].name} labels; measure them apart")
+                raise click.UsageError(f"{subject.name} has classes, and {subjects[0].name} labels; {_APART}")
             distribute = None
             if ray_address is not None:
                 from effnets.bulk.distributed import evaluate_on_ray
@@ -178,7 +178,8 @@ def command(
         if json_file != "-":
             print_labels(names, of_labels)
         if json_file is not None:
-            _write_json(json_file, as_json(names, of_labels))
+            rows = [{"weights": name, **one.to_dict()} for name, one in zip(names, of_labels, strict=True)]
+            _write_json(json_file, _with_facts(rows))
         return
     comparisons = [compare(evaluations[0], other) for other in evaluations[1:]]
     names = [subject.name for subject in subjects]

@@ -7,14 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from effnets.cli.format import make_table, print_table, printable
+from effnets.cli.format import make_table, print_table, printable, refuse_options
 
 if TYPE_CHECKING:
     from effnets.engines.base import Engine
     from effnets.evaluation.multilabel import LabelEvaluation
     from effnets.nn.classifier import Classifier
 
-_OF_CLASSES = ("real_labels", "temperature", "class_names", "class_order")
+# What this command's options are to a model of labels.
+_MEASURED = ("batch_size", "strict", "image_column", "label_column", "decode")
+_KNOWN = ("data", "data_of_run", "model", "weights", "ema", "engines", "image_size", "workers", "json_file", *_MEASURED)
 _BROKEN = 5
 
 
@@ -22,17 +24,6 @@ def gives_labels(model: Classifier | Engine) -> bool:
     """Return whether a model gives images any number of labels."""
     described: Any = getattr(model, "description", model)
     return bool(described.classifier_activation == "sigmoid")
-
-
-def refuse_for_labels(
-    *, per_image: bool, ray: str | None, report: str | None, first: bool, options: Mapping[str, Any]
-) -> None:
-    """Raise a UsageError for options that are about classes, or if a model of classes was `first`."""
-    if not first:
-        raise click.UsageError("models of classes and of labels are measured apart; leave one kind of --weights out")
-    given = {"per_image": per_image, "ray": ray, "report": report, **{name: options[name] for name in _OF_CLASSES}}
-    if wrong := [f"--{name.replace('_', '-')}" for name, value in given.items() if value]:
-        raise click.UsageError(f"{', '.join(wrong)}: for models of classes, and this one has labels; leave it out")
 
 
 def measure(
@@ -43,11 +34,11 @@ def measure(
     options: Mapping[str, Any],
     progress: Callable[[float], object],
 ) -> LabelEvaluation:
-    """Measure a model of labels on `data`."""
+    """Measure a model of labels on `data`; raises a UsageError for options that are about classes."""
     from effnets.evaluation.multilabel import evaluate_labels
 
-    taken = ("batch_size", "strict", "image_column", "label_column", "decode")
-    chosen = {name: options[name] for name in taken}
+    refuse_options(_KNOWN, "a model of labels")
+    chosen = {name: options[name] for name in _MEASURED}
     return evaluate_labels(model, data, image_size=image_size, workers=workers, progress=progress, **chosen)
 
 
@@ -72,12 +63,3 @@ def print_labels(names: Sequence[str], found: Sequence[LabelEvaluation]) -> None
         click.echo(printable(note), err=True)
     for broken in first.broken[:_BROKEN]:
         click.echo(printable(f"left out: {broken.reason}"), err=True)
-
-
-def as_json(names: Sequence[str], found: Sequence[LabelEvaluation]) -> dict[str, Any]:
-    """Return everything as plain values."""
-    from effnets._version import __version__
-    from effnets.utils.machine import describe_machine
-
-    rows = [{"weights": name, **one.to_dict()} for name, one in zip(names, found, strict=True)]
-    return {"effnets": __version__, "machine": describe_machine().to_dict(), "evaluations": rows}

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 import click
 from click.core import ParameterSource
 
+from effnets.cli.detect import is_detector
 from effnets.cli.format import ema_option, load_network, printable, progress_bar
 from effnets.engines.base import EXPORTED
 from effnets.utils.shutdown import exit_on_sigterm
-from effnets.weights.folder import read_detector_config
 
 if TYPE_CHECKING:
     from effnets.deploy.optimize.rewrites import Rewrites
@@ -87,7 +87,7 @@ def command(
     """
     context = click.get_current_context()
     context.with_resource(exit_on_sigterm())
-    if read_detector_config(model) is not None:
+    if is_detector(model):
         _export_detector(context, model, target, nms=nms is not False, image_size=image_size, dynamic_size=dynamic_size)
         return
     if nms is not None:
@@ -150,6 +150,7 @@ def command(
         from effnets.deploy.quantize.accuracy_gate import Gate
         from effnets.deploy.quantize.calibration import check_number
         from effnets.deploy.quantize.quantize import CALIBRATION_IMAGES, check_target, quantize
+        from effnets.nn.classifier import require_single_class
 
         check_target(target)
         # Too few are reported before the work.
@@ -157,6 +158,8 @@ def command(
     else:
         check_path(target, target.suffix.lower(), is_folder=target.suffix.lower() == ".mlpackage")
     network = load_network(model, weights, answers="outputs", ema=ema)
+    if int8:
+        require_single_class(network, "int8")
     rewrites: bool | Rewrites = not no_optimize
     found = _tune(network, target, image_size, batch or 1, budget or 120.0) if tuned else None
     if found is not None:

@@ -7,13 +7,14 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
+from click.core import ParameterSource
 
 if TYPE_CHECKING:
     from rich.progress import ProgressColumn
@@ -70,6 +71,18 @@ def load_network(model: str, weights: str | None, *, answers: str = "answers", e
             f"{network.load_report.source}: has no classifier, so that {answers} would be chance"
         )
     return network
+
+
+def refuse_options(known: Collection[str], subject: str) -> None:
+    """Raise a UsageError for an option of the command that was given, and is not among the `known` ones.
+
+    `known` are names of parameters; `subject` is what the others mean nothing for.
+    """
+    context = click.get_current_context()
+    for parameter in context.command.params:
+        source = context.get_parameter_source(str(parameter.name))
+        if parameter.name not in known and source is ParameterSource.COMMANDLINE:
+            raise click.UsageError(f"{parameter.opts[0]} means nothing for {subject}; leave it out")
 
 
 _NUMBER = re.compile(r"(\d+(?:\.\d+)?|\.\d+) ?([^\s\d.]*)", re.ASCII)

@@ -113,11 +113,14 @@ def command(
     With --ray the processes of a cluster share the work, and photos may also be in tar archives and Parquet tables, and
     in stores (s3://, gs://, hf://). The rows are then in a folder of Parquet files, which appears when it is complete.
     """
-    detector = model or weights
-    if task == "detect" or (task is None and is_detector(detector)):
+    if as_json and json_lines:
+        raise click.UsageError("--json and --json-lines exclude each other; choose one")
+    if task == "detect" or (task is None and (is_detector(model) or is_detector(weights))):
+        if model and weights:
+            raise click.UsageError(f"a detector is whole: name its folder alone, without --model {model}")
         status = predict_boxes(
             find_all(photos),
-            detector,
+            model or weights,
             output,
             0.5 if score_threshold is None else score_threshold,
             batch_size=batch_size,

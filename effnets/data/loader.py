@@ -165,6 +165,19 @@ class BatchSettings(TypedDict, total=False):
     images_per_class: int
 
 
+class LoaderSettings(TypedDict):
+    """Arguments of `BatchLoader` that are not about single batches."""
+
+    seed: int
+    passes: int
+    multiple: int
+    workers: int
+    corrupt_limit: int | None
+    rank: int
+    world_size: int
+    device: torch.device | str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
     """Some images of one data set.

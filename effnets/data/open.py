@@ -70,7 +70,8 @@ class DataConfig:
         corrupt_limit: part of the images of a split that may be corrupt and are left out, with a note; 3 always may.
         multilabel: an image has any number of labels: of a CSV or TSV file, a column of 0 and 1 for each (empty or -1:
             unknown), or `label_column` with lists (``red|round``, JSON); of parquet, a column of lists.
-        unseen_classes: let val and test have classes that train lacks, as images that are compared may have.
+        unseen_classes: images are compared: val and test may have classes that train lacks, and of validation images
+            that are taken from training two and more are of one class.
 
     Raises:
         ArgumentError: if a value is out of its range.
@@ -151,7 +152,7 @@ def open_data(
         share = config.val_share
         if share is None:
             share = default_val_share(datasets)
-        datasets["train"], val, more = split_validation(datasets["train"], share, seed)
+        datasets["train"], val, more = split_validation(datasets["train"], share, seed, pairs=config.unseen_classes)
         notes += more
         if val is not None:
             datasets["val"] = val

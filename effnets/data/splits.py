@@ -84,13 +84,18 @@ def default_val_share(splits: Iterable[str]) -> float:
 
 
 def split_validation(
-    dataset: ImageDataset, share: float, seed: int
+    dataset: ImageDataset, share: float, seed: int, *, pairs: bool = False
 ) -> tuple[ImageDataset, ImageDataset | None, tuple[str, ...]]:
     """Take a validation split out of `dataset`, the same share of every class, drawn by `seed`.
 
     Shares are rounded so that the total is right as well: classes with the largest remainders get one more. Every
-    class keeps an image to train on, and has one to validate with if it has two. Of a streamed data set, whole files
-    are taken.
+    class keeps an image to train on, and has one to validate with if it has two; every label of images with any number
+    of them keeps one to train on. Of a streamed data set, whole files are taken.
+
+    Args:
+        dataset: the images. share: of them, 0 for none. seed: of the draw.
+        pairs: images are compared with others of their class, so that two of a class are taken or none, and two are
+            left: of small classes, two each of as many as make up the total.
 
     Returns:
         what is left, what was taken (None if nothing could be), and notes about classes that are too small.
@@ -105,7 +110,7 @@ def split_validation(
     if dataset.shards is not None:
         return _split_files(dataset, dataset.shards, share, seed)
     counts = np.bincount(dataset.labels, minlength=len(dataset.class_names))
-    takes = _takes(counts, share)
+    takes = _pair_takes(counts, share, seed) if pairs else _takes(counts, share)
     # One order of all images, then the first ones of every class: cheap for 10,000 classes as well.
     order = np.random.default_rng(seed).permutation(len(dataset))
     by_class = order[np.argsort(dataset.labels[order], kind="stable")]
@@ -114,6 +119,10 @@ def split_validation(
     notes: tuple[str, ...] = ()
     if single := [dataset.class_names[label] for label in np.flatnonzero(counts == 1)]:
         notes = (f"{named('class', single)} with a single image: it stays in train, so nothing validates it",)
+    if dataset.targets is not None:
+        taken &= ~np.isin(by_class, _only_examples(dataset.targets, by_class[taken]))
+    if pairs and not taken.any():
+        notes = ("fewer than two classes have four images, so that none are taken from training for validation",)
     if not taken.any():
         return dataset, None, notes
     return dataset.subset(np.sort(by_class[~taken])), dataset.subset(np.sort(by_class[taken])), notes
@@ -138,6 +147,28 @@ def _takes(counts: NDArray[np.int64], share: float) -> NDArray[np.int64]:
     takes[np.argsort(takes - wanted, kind="stable")[: max(missing, 0)]] += 1
     takes[(counts >= 2) & (takes == 0)] = 1
     return np.clip(takes, 0, np.maximum(counts - 1, 0))
+
+
+def _pair_takes(counts: NDArray[np.int64], share: float, seed: int) -> NDArray[np.int64]:
+    """Return how many images of each class are taken, 0 or two and more, so that two and more are left."""
+    takes = np.minimum(_takes(counts, share), counts - 2)
+    takes[takes < 2] = 0
+    small = np.flatnonzero((counts >= 4) & (takes == 0))
+    missing = round(float(counts.sum() * share)) - int(takes.sum())
+    wanted = max(-(-missing // 2), 2 - int((takes > 0).sum()))
+    takes[np.random.default_rng(seed).permutation(small)[: max(wanted, 0)]] = 2
+    return takes if (takes > 0).sum() > 1 else np.zeros_like(takes)
+
+
+def _only_examples(targets: NDArray[np.float32], taken: NDArray[np.int64]) -> list[int]:
+    """Return images among the `taken` ones that stay, so that no label is without an image to train on."""
+    has = targets == 1
+    left = has.sum(axis=0) - has[taken].sum(axis=0)
+    stays: list[int] = []
+    for label in np.flatnonzero((left == 0) & has[taken].any(axis=0)):
+        if not has[stays, label].any():
+            stays.append(int(taken[np.flatnonzero(has[taken, label])[0]]))
+    return stays
 
 
 def split_of(name: str) -> str | None:

@@ -65,7 +65,8 @@ def open_boxes(
 
     Raises:
         MissingFileError: if the data does not exist.
-        DataError: if it is damaged, of no known form, or has no box to train on; the message has file and line.
+        DataError: if it is damaged, of no known form, or has no box to train on or to validate with; the message has
+            file and line.
         ArgumentError: if val_share is out of its range.
     """
     tree, raw = _read(Path(data))
@@ -81,6 +82,11 @@ def open_boxes(
         datasets["train"] = train
         if isinstance(val, BoxDataset):
             datasets["val"] = val
+    if "val" in datasets and not datasets["val"].box_counts().sum():
+        raise DataError(
+            f"{tree.origin}: has no box in val, so that no epoch could be found to be the best; label its images, or "
+            "give another val_share, 0 for none"
+        )
     if check != "none":
         notes += duplicate_notes({split: datasets[split] for split in ("train", "val", "test") if split in datasets})
     return BoxSplits(
@@ -111,7 +117,7 @@ def open_evaluation_boxes(
         raise DataError(
             f"{tree.origin}: has training images only; put images that no detector was trained on into test or val"
         )
-    datasets, notes = _check_all({split: raw.records[split]}, raw, tree, "none", progress, strict=strict)
+    datasets, notes = _check_all({split: raw.records[split]}, raw, tree, "quick", progress, strict=strict)
     return EvaluationBoxes(split=split, source=datasets[split], notes=tuple(notes))
 
 

@@ -92,6 +92,7 @@ def evaluate_detector(
     *,
     batch_size: int = 8,
     score_threshold: float = 0.0,
+    strict: bool = False,
     progress: Callable[[float], object] | None = None,
 ) -> DetectionEvaluation:
     """Measure a detector's average precision on images with labeled boxes.
@@ -103,11 +104,12 @@ def evaluate_detector(
         dataset: the images.
         batch_size: images at a time.
         score_threshold: detections of lower scores are left out; above 0 it lowers the average precision.
+        strict: leave out no image that cannot be read.
         progress: called with the share done, 0 to 1.
 
     Raises:
         ArgumentError: if the model lacks a class of the data, or a number is out of range.
-        DataError: if there is no image, or more than 5 % and 3 cannot be read.
+        DataError: if there is no image, or more than 5 % and 3 cannot be read, or one, with `strict`.
     """
     check_integer("batch_size", batch_size, 1, "give the images at a time, from 1")
     if not 0 <= score_threshold <= 1:
@@ -116,7 +118,7 @@ def evaluate_detector(
         raise DataError("there is no image to evaluate on")
     outputs = match_boxes(dataset.class_names, getattr(model, "class_names", None))
     reader, metric = DetectorInput(model), MeanAP(dataset.class_names)
-    corrupt = CorruptImages(len(dataset), allowed_corrupt(len(dataset)))
+    corrupt = CorruptImages(len(dataset), 0 if strict else allowed_corrupt(len(dataset)))
     indices: list[int] = []
     detections: list[Detections] = []
     seconds = 0.0

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from effnets.data.dataset import ImageDataset
-from effnets.data.eval_loader import default_workers
+from effnets.data.dataset import CACHE_BYTES, ImageDataset
 from effnets.data.open import DataConfig
 from effnets.data.sampling import some_images
 from effnets.data.splits import Splits
@@ -27,9 +26,10 @@ from effnets.detection.transforms import DetectionTransform
 from effnets.errors import ArgumentError, TrainingError
 from effnets.evaluation.validate import Score
 from effnets.nn.freeze import freeze, freeze_statistics, parse_until
+from effnets.spec.models import load_spec
 from effnets.train.bn_calibration import has_identity_statistics, restore_statistics
 from effnets.train.loss import Loss
-from effnets.train.task import Measured, Task
+from effnets.train.task import Measured, Task, loader_settings
 from effnets.train.trainer import TrainContext, TrainLoader, Validator
 from effnets.weights.folder import read_detector_config
 
@@ -53,6 +53,10 @@ class Detection(Task):
     """Detectors on the zoo's backbones, learned from labeled boxes."""
 
     learns_classes: ClassVar[bool] = False
+    unused: ClassVar[tuple[str, ...]] = (
+        *("head_epochs", "label_smoothing", "balance", "augmentation", "in_chans", "mean", "std", "drop_rate"),
+        *("drop_path_rate", "layer_decay"),
+    )
 
     def open_data(
         self, config: DataConfig, recipe: Recipe, progress: Callable[[str, float], object] | None = None
@@ -104,6 +108,14 @@ class Detection(Task):
                 f"{recipe.weights}: has a {model.settings.kind} for {', '.join(model.class_names or ('?',))}, and this "
                 f"is to be a {recipe.detection.detector} for {', '.join(class_names)}; give the backbone's weights"
             )
+        theirs = {"model": model.spec.name, "image_size": model.settings.image_size}
+        ours = {"model": load_spec(recipe.model).name, "image_size": recipe.image_size or theirs["image_size"]}
+        for name, wanted in ours.items():
+            if wanted != theirs[name]:
+                raise TrainingError(
+                    f"{recipe.weights}: has a detector with {name} {theirs[name]}, and this one's {name} is {wanted}; "
+                    f"set {name} to {theirs[name]}, or give the backbone's weights"
+                )
         return model
 
     def check(self, model: Detector, recipe: Recipe, train: ImageDataset) -> Sequence[str]:
@@ -146,15 +158,9 @@ class Detection(Task):
         loader = BoxLoader(
             _with_boxes(train),
             transform,
-            batch_size=max(min(recipe.batch_size, len(train) // recipe.accumulate), 1),
-            seed=recipe.seed,
-            passes=state.epoch_repeats,
-            multiple=recipe.accumulate,
-            workers=default_workers() if recipe.workers is None else recipe.workers,
-            corrupt_limit=0 if context.strict else None,
-            rank=context.accelerator.process_index,
-            world_size=context.accelerator.num_processes,
-            device=context.accelerator.device,
+            batch_size=self.batches(recipe, train)["batch_size"],
+            **loader_settings(recipe, context, state),
+            cache_bytes=0 if recipe.cache == "none" else CACHE_BYTES,
         )
         state.track_corrupt("train", loader.corrupt.messages)
         return loader
@@ -171,10 +177,14 @@ class Detection(Task):
         images = _with_boxes(val)
 
         def interrupt(_share: float) -> None:
-            context.shutdown.check("training was interrupted during validation")
+            if context.accelerator.num_processes == 1:  # of several, those without a signal would wait for this one
+                context.shutdown.check("training was interrupted during validation")
 
         def validate(network: nn.Module) -> Score:
-            found = evaluate_detector(network, images, batch_size=recipe.batch_size, progress=interrupt).result.mean_ap
+            result = evaluate_detector(
+                network, images, batch_size=recipe.batch_size, strict=context.strict, progress=interrupt
+            ).result
+            found = result.mean_ap
             # What is missing to 1 stands for a loss, of which the lower is better.
             return Score(top1=None, loss=1 - found / 100, count=len(images), mean_ap=found)
 
@@ -198,6 +208,7 @@ class Detection(Task):
             model,
             _with_boxes(images),
             batch_size=state.recipe.batch_size,
+            strict=context.strict,
             progress=lambda share: report(f"measuring on {split}", share),
         )
         state.note_broken(split, found.broken)

@@ -13,6 +13,7 @@ from effnets.errors import DataError
 from effnets.spec.yaml import Node, parse_yaml
 
 _YAML, _TEXT = ("data.yaml", "data.yml", "dataset.yaml"), ("classes.txt", "obj.names")
+_IMAGES, _LABELS = "images", "labels"
 _VALUES = 5
 
 
@@ -26,11 +27,13 @@ def read_yolo(tree: FileTree) -> RawBoxes:
     """Read a data set of YOLO's form.
 
     The boxes of ``images/train/1.jpg`` are in ``labels/train/1.txt``, those of ``train/images/1.jpg`` in
-    ``train/labels/1.txt``, others beside their image. An image without such a file has no box. Splits are the folders
-    called after them. The names of the classes are in ``data.yaml``, or in ``classes.txt``, one a line.
+    ``train/labels/1.txt``, others beside their image. An image without such a file has no box; a file in ``labels``
+    without its image is an error. Splits are the folders called after them. The names of the classes are in
+    ``data.yaml``, or in ``classes.txt``, one a line.
 
     Raises:
-        DataError: if a file is damaged, a line is not ``class x y width height``, or a class has no name.
+        DataError: if a file is damaged, a line is not ``class x y width height``, a class has no name, or a file of
+            boxes no image.
     """
     source = names_file(tree)
     assert source is not None, "open_boxes asks for it before"
@@ -38,11 +41,17 @@ def read_yolo(tree: FileTree) -> RawBoxes:
     files = set(tree.files)
     records: dict[str, list[ImageRecord]] = {}
     without: list[str] = []
+    found: dict[str, str] = {}
     images = sorted(tree.images().names)
-    for image in [name for name in images if "images" in PurePosixPath(name).parts[:-1]] or images:
+    for image in [name for name in images if _IMAGES in PurePosixPath(name).parts[:-1]] or images:
         label_file = _label_file(image)
         rows: list[Row] = []
         if label_file in files and label_file != source:
+            if other := found.get(label_file):
+                raise DataError(
+                    f"{tree.path(label_file)}: is of {other} and of {image}; give each its own name and boxes"
+                )
+            found[label_file] = image
             rows = parse_labels(tree.read(label_file), tree.path(label_file), len(class_names))
         else:
             without.append(image)
@@ -52,6 +61,7 @@ def read_yolo(tree: FileTree) -> RawBoxes:
     if not count or len(without) == count:
         example = f": {_label_file(without[0])} of {without[0]}, for example" if without else ""
         raise DataError(f"{tree.origin}: has no image with a file of boxes{example}; put both where YOLO expects them")
+    _require_images(tree, found)
     notes = [f"{named('image', without, 3)} without a file of boxes: taken as showing nothing"] if without else []
     notes += _without_split(records, stated, tree.path(source))
     return RawBoxes(records=records, class_names=class_names, relative=True, notes=tuple(notes))
@@ -96,10 +106,26 @@ def parse_labels(data: bytes, source: str, classes: int) -> list[Row]:
 def _label_file(image: str) -> str:
     """Return the path of an image's file of boxes."""
     *folders, name = PurePosixPath(image).parts
-    places = [place for place, folder in enumerate(folders) if folder == "images"]
+    places = [place for place, folder in enumerate(folders) if folder == _IMAGES]
     if places:
-        folders[places[-1]] = "labels"
+        folders[places[-1]] = _LABELS
     return str(PurePosixPath(*folders, name).with_suffix(".txt"))
+
+
+def _require_images(tree: FileTree, found: Mapping[str, str]) -> None:
+    """Raise a DataError if files in folders called labels are of no image."""
+    lonely = [
+        name
+        for name in tree.ending(".txt")
+        if _LABELS in PurePosixPath(name).parts[:-1]
+        and name not in found
+        and PurePosixPath(name).name.lower() not in _TEXT
+    ]
+    if lonely:
+        raise DataError(
+            f"{tree.origin}: {named('label file', lonely, 3)} without an image of that name in the folder {_IMAGES} "
+            "beside; add the images, or remove the files"
+        )
 
 
 def _read_names(tree: FileTree, source: str) -> tuple[tuple[str, ...], Mapping[str, str]]:

@@ -17,7 +17,7 @@ from effnets.data.open import DataConfig, open_data
 from effnets.data.splits import named
 from effnets.embeddings.report import write_embedding_report
 from effnets.embeddings.retrieval import Retrieval, Verification, retrieve, verify_pairs
-from effnets.errors import ArgumentError, TrainingError
+from effnets.errors import ArgumentError, DataError, TrainingError
 from effnets.evaluation.validate import Score, collect_outputs, pack_bits
 from effnets.inference.predictor import create_predictor
 from effnets.train.loss import Loss
@@ -102,11 +102,20 @@ class MetricLearning(Task):
     """Embeddings that are near each other for images of one class. Images to validate and test may be of others."""
 
     learns_classes: ClassVar[bool] = False
+    unused: ClassVar[tuple[str, ...]] = ("head_epochs", "label_smoothing")
 
     def open_data(
         self, config: DataConfig, recipe: Recipe, progress: Callable[[str, float], object] | None = None
     ) -> Splits:
-        return open_data(replace(config, unseen_classes=True), seed=recipe.seed, progress=progress)
+        """Open the data; raises as `open_data`, and DataError if images to measure have no others of their class."""
+        splits = open_data(replace(config, unseen_classes=True), seed=recipe.seed, progress=progress)
+        for split, part in (("val", splits.val), ("test", splits.test)):
+            if part is not None and np.bincount(part.labels).max() < 2:
+                raise DataError(
+                    f"{config.path}: no class of {split} has two images, so that none has another to be found by; add "
+                    f"images, or remove {split}"
+                )
+        return splits
 
     def build_model(self, recipe: Recipe, class_names: Sequence[str]) -> tuple[nn.Module, bool]:  # noqa: ARG002
         size = recipe.embedding.size or 0

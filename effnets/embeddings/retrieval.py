@@ -52,16 +52,22 @@ def retrieve(vectors: NDArray[np.float32], labels: NDArray[np.int64], ranks: Seq
     if not len(searched):
         return Retrieval(images=0, right=np.array([], bool), recall=dict.fromkeys(ranks, 0.0), map_at_r=0.0)
     wanted = others[searched]
-    neighbors = nearest_others(vectors, searched, max(*ranks, int(wanted.max())))
-    same = labels[neighbors] == labels[searched][:, None]
-    places = np.arange(1, same.shape[1] + 1)
-    counted = same & (places <= wanted[:, None])
-    precision = np.cumsum(same, axis=1) / places
+    most = max(*ranks, int(wanted.max()))
+    found, precisions = np.empty((len(searched), len(ranks)), np.bool_), np.empty(len(searched))
+    right = np.empty(len(searched), np.bool_)
+    for start in range(0, len(searched), _BLOCK):  # as many neighbors as a class has images, for each image
+        rows = slice(start, start + _BLOCK)
+        same = labels[nearest_others(vectors, searched[rows], most)] == labels[searched[rows]][:, None]
+        places = np.arange(1, same.shape[1] + 1)
+        counted = same & (places <= wanted[rows][:, None])
+        precisions[rows] = (np.cumsum(same, axis=1) / places * counted).sum(axis=1) / wanted[rows]
+        found[rows] = np.stack([same[:, :k].any(axis=1) for k in ranks], axis=1)
+        right[rows] = same[:, 0]
     return Retrieval(
         images=len(searched),
-        right=same[:, 0],
-        recall={k: float(same[:, :k].any(axis=1).mean()) for k in ranks},
-        map_at_r=float(((precision * counted).sum(axis=1) / wanted).mean()),
+        right=right,
+        recall={k: float(share) for k, share in zip(ranks, found.mean(axis=0), strict=True)},
+        map_at_r=float(precisions.mean()),
     )
 
 

@@ -155,7 +155,7 @@ def evaluate_labels(
     return measure_labels(
         outputs.values,
         targets[outputs.indices],
-        np.asarray(chosen or [HALF] * len(predictor.class_names), np.float64),
+        np.asarray(chosen if len(chosen) else [HALF] * len(predictor.class_names), np.float64),
         model=predictor.model,
         engine=predictor.engine,
         data=origin,

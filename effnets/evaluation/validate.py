@@ -201,8 +201,18 @@ def collect_outputs(
             outputs.append(forward(_placed(images, accelerator.device)).float().cpu())
             truths.append(truth)
     _add_up(torch.zeros(1, dtype=torch.float64), accelerator, shutdown)
-    found = [_in_order(torch.cat(own), accelerator).numpy() for own in (outputs, truths)]
+    found = [_in_order(_joined(own, accelerator), accelerator).numpy() for own in (outputs, truths)]
     return found[0], found[1]
+
+
+def _joined(parts: Sequence[Tensor], accelerator: Accelerator) -> Tensor:
+    """Return the rows of a process's batches together; of one without images, no rows of the others' form."""
+    if accelerator.num_processes == 1:
+        return torch.cat(list(parts))
+    from accelerate.utils import gather_object
+
+    forms: list[Tensor] = [form for form in gather_object([parts[0][:0] if parts else None]) if form is not None]
+    return torch.cat([forms[0], *parts])
 
 
 def pack_bits(right: NDArray[np.bool_]) -> str:

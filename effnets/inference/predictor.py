@@ -197,11 +197,11 @@ class TorchPredictor(Predictor):
         from effnets.nn.features import FeaturePyramid
 
         network = network_of(model)
+        if classify and not isinstance(network, FeaturePyramid):  # first, as an embedding may need no classifier
+            _require_predictions(network.classifier_activation, network.spec.name)
         if isinstance(network, FeaturePyramid) or (classify and not network.num_classes):
             classes = " and with num_classes above 0" if classify else ""
             raise ArgumentError(f"this model has no classifier; build it without features_only{classes}")
-        if classify:
-            _require_predictions(network.classifier_activation, network.spec.name)
         if network.pool.kind == "none":
             raise ArgumentError(
                 "this model has global_pool='none' and classifies every place; pool to classify an image"
@@ -283,7 +283,7 @@ class EnginePredictor(Predictor):
 
     Raises:
         ArgumentError: if the exported model takes images of another size, or no images, or is to `classify` and makes
-            embeddings.
+            embeddings, or is a detector.
     """
 
     def __init__(
@@ -296,6 +296,11 @@ class EnginePredictor(Predictor):
         classify: bool = True,
     ) -> None:
         metadata = engine.description
+        if metadata.detector:
+            raise ArgumentError(
+                f"{metadata.model}: is a detector ({metadata.detector}), which answers with boxes; name the folder "
+                "that it was exported from, effnets predict --model RUN, or call load_engine(file).run"
+            )
         if classify:
             _require_predictions(metadata.classifier_activation, metadata.model)
         if metadata.input_kind == "normalised":

@@ -16,6 +16,9 @@ from effnets.spec.plan import NetworkPlan
 from effnets.spec.specs import ClassifierActivation, ModelSpec
 from effnets.utils.arguments import check_integer
 
+# What an image is given, by `Classifier.classifier_activation`, for messages.
+ANSWERS: dict[str, str] = {"softmax": "one class", "sigmoid": "any number of labels", "l2": "an embedding"}
+
 
 def check_global_pool(kind: str) -> str:
     """Return `kind` if `GlobalPool` knows it, and ``none`` for the empty string, as timm's users write it.
@@ -197,9 +200,10 @@ def require_single_class(model: nn.Module, purpose: str) -> Classifier:
     """
     network = require_classifier(model)
     if network.classifier_activation != "softmax":
-        kind = "any number of labels" if network.classifier_activation == "sigmoid" else "an embedding"
+        kind = ANSWERS[network.classifier_activation]
         raise ArgumentError(
-            f"{purpose} is for networks that give an image one class, and this one gives it {kind}; export it to .onnx"
+            f"{purpose} is for networks that give an image one class, and this one gives it {kind}; export it to "
+            ".onnx, in float"
         )
     return network
 

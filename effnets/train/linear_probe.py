@@ -272,8 +272,7 @@ _UNUSED = (
 
 def unused_by_probes(recipe: Recipe) -> list[str]:
     """Return the settings of `recipe` that differ from their defaults and have no effect on a linear probe."""
-    default = Recipe(model=recipe.model)
-    unused = [name for name in _UNUSED if getattr(recipe, name) != getattr(default, name)]
+    unused = recipe.changed(_UNUSED)
     unused += [f"augmentation.{name}" for name in ("mixup", "cutmix") if getattr(recipe.augmentation, name)]
     return unused + (["precision"] if recipe.precision == "bfloat16" else [])
 

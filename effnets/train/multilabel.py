@@ -87,6 +87,7 @@ class Multilabel(Task):
     """Each image has any number of labels."""
 
     learns_classes: ClassVar[bool] = False
+    unused: ClassVar[tuple[str, ...]] = ("head_epochs",)
 
     def open_data(
         self, config: DataConfig, recipe: Recipe, progress: Callable[[str, float], object] | None = None

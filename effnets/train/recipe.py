@@ -204,6 +204,11 @@ class Recipe:
         others = [name for task, name in _SETTINGS.items() if task != self.task]
         return {name: value for name, value in asdict(self).items() if name not in others}
 
+    def changed(self, names: Sequence[str]) -> list[str]:
+        """Return which of the settings called `names` differ from their defaults."""
+        default = Recipe(model=self.model)
+        return [name for name in names if getattr(self, name) != getattr(default, name)]
+
     def __post_init__(self) -> None:
         require(bool(self.model), "model is empty; give a model's name or a YAML file")
         require(bool(self.weights), "weights is empty; give pretrained, random, a tag, a file or a folder")

@@ -239,6 +239,8 @@ class Run:
         splits, train = splits.with_channels(model.in_chans), train.with_channels(model.in_chans)
         notes = [*splits.notes, *recipe.augmentation.notes(model.in_chans)]
         notes += task.check(model, recipe, train)
+        if unused := recipe.changed(task.unused):
+            notes.append(f"without effect with task: {recipe.task}: {', '.join(unused)}")
         loss = task.make_loss(model, recipe, train, load_teacher(recipe, model))
         optimizer = make_optimizer(model, recipe, loss.learned.values())
         recipe = replace(recipe, learning_rate=learning_rate(recipe, model))

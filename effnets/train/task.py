@@ -34,7 +34,7 @@ from effnets.weights.save import save_pretrained, save_weights
 
 if TYPE_CHECKING:
     from effnets.data.dataset import ImageDataset
-    from effnets.data.loader import BatchSettings
+    from effnets.data.loader import BatchSettings, LoaderSettings
     from effnets.data.splits import Splits
     from effnets.nn.classifier import Classifier
     from effnets.train.recipe import Recipe
@@ -65,9 +65,11 @@ class Task:
     Attributes:
         learns_classes: whether the network's last layer is a classifier of the data's classes, which a head start and
             linear probes train on features.
+        unused: settings of a recipe that have no effect, which is said where they differ from their defaults.
     """
 
     learns_classes: ClassVar[bool] = True
+    unused: ClassVar[tuple[str, ...]] = ()
 
     def open_data(
         self, config: DataConfig, recipe: Recipe, progress: Callable[[str, float], object] | None = None
@@ -108,14 +110,7 @@ class Task:
             train,
             TrainTransform(model.spec.preprocess, None, recipe.augmentation, model.in_chans),
             **self.batches(recipe, train),
-            seed=recipe.seed,
-            passes=state.epoch_repeats,
-            multiple=recipe.accumulate,
-            workers=default_workers() if recipe.workers is None else recipe.workers,
-            corrupt_limit=0 if context.strict else None,
-            rank=context.accelerator.process_index,
-            world_size=context.accelerator.num_processes,
-            device=context.accelerator.device,
+            **loader_settings(recipe, context, state),
             channels_last=recipe.channels_last,
         )
         state.track_corrupt("train", loader.corrupt.messages)
@@ -174,6 +169,20 @@ class Task:
         tested = evaluation.split == "test"
         found = {"test_top1": evaluation.top1, "test_loss": evaluation.loss} if tested else {}
         return found, lambda folder: write_report(folder, state.summary(model.cpu(), evaluation, progress))
+
+
+def loader_settings(recipe: Recipe, context: TrainContext, state: RunState) -> LoaderSettings:
+    """Return what of a recipe and its processes is the same for the training batches of all tasks."""
+    return {
+        "seed": recipe.seed,
+        "passes": state.epoch_repeats,
+        "multiple": recipe.accumulate,
+        "workers": default_workers() if recipe.workers is None else recipe.workers,
+        "corrupt_limit": 0 if context.strict else None,
+        "rank": context.accelerator.process_index,
+        "world_size": context.accelerator.num_processes,
+        "device": context.accelerator.device,
+    }
 
 
 def validation_loader(

@@ -15,7 +15,7 @@ from effnets.engines.base import EXPORTED, Engine, first_line, load_file
 from effnets.errors import EffnetsError, TrainingError
 from effnets.factory import create_model
 from effnets.inference.labels import are_named
-from effnets.nn.classifier import Classifier
+from effnets.nn.classifier import ANSWERS, Classifier
 from effnets.spec.specs import PreprocessSpec
 from effnets.train.recipe import Recipe
 
@@ -223,6 +223,8 @@ def _load_exported(recipe: Recipe, student: Classifier) -> Teacher:
         raise TrainingError(f"teacher {name} is an exported file, which {wrong}; name a network instead")
     engine = load_file(name)
     metadata = engine.description
+    if metadata.detector:
+        raise TrainingError(f"teacher {name} is a detector, which answers with boxes; name a classifier")
     if metadata.input_kind != "normalised":
         raise TrainingError(f"teacher {name} contains its preprocessing; export it without")
     _require_channels(name, metadata.channels, student)
@@ -244,10 +246,9 @@ def _require_channels(name: str, channels: int, student: Classifier) -> None:
 
 def _require_activation(name: str, theirs: str, student: Classifier) -> None:
     if theirs != student.classifier_activation:
-        meanings = {"softmax": "one class", "sigmoid": "any number of labels", "l2": "an embedding"}
         raise TrainingError(
-            f"teacher {name} gives an image {meanings[theirs]}, and the student learns to give it "
-            f"{meanings[student.classifier_activation]}; name another teacher, or set distillation_type to embedding"
+            f"teacher {name} gives an image {ANSWERS[theirs]}, and the student learns to give it "
+            f"{ANSWERS[student.classifier_activation]}; name another teacher, or set distillation_type to embedding"
         )
 
 

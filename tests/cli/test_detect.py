@@ -102,6 +102,10 @@ def test_options_without_meaning(trained, photos):
         assert f"{option[0]} means nothing for a detector; leave it out" in result.stderr
     result = run("predict", photos, "--score-threshold", 0.3, status=2)
     assert "--score-threshold is of a detector's boxes" in result.stderr
+    result = run("predict", photos, "--model", "mobilenetv2_100", "--weights", trained, status=2)
+    assert "a detector is whole: name its folder alone, without --model mobilenetv2_100" in result.stderr
+    result = run("predict", photos, "--model", trained, "--json", "--json-lines", status=2)
+    assert "--json and --json-lines exclude each other" in result.stderr
     result = run("predict", photos, "--task", "detect", status=2)
     assert "--task detect needs a detector: name the folder of its training, --model RUN" in result.stderr
 
@@ -123,6 +127,16 @@ def test_average_precision(trained, tmp_path):
     run("eval", trained, data, "--json", tmp_path / "figures.json", "--report", tmp_path / "page")
     assert json.loads((tmp_path / "figures.json").read_text())["evaluations"][0]["classes"] == row["classes"]
     assert "mAP@[.5:.95] on 4 test images" in (tmp_path / "page" / "report.html").read_text(encoding="utf-8")
+
+
+def test_corrupt_images_are_left_out_and_named(trained, tmp_path):
+    data = write(tmp_path / "pets", voc_files(splits()) | {"JPEGImages/test000.png": b"no image"})
+    result = run("eval", trained, data)
+    assert "3 test images" in result.stdout
+    assert "left out of test: 1 corrupt image" in result.stderr
+    assert "test000.png" in result.stderr
+    result = run("eval", trained, data, "--strict", status=1)
+    assert "test: 1 of 4 images cannot be read, and 0 may be left out" in result.stderr
 
 
 def test_several_detectors(trained, tmp_path):

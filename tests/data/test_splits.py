@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from effnets.data import DataConfig, open_data
 from effnets.data.dataset import ImageDataset
+from effnets.data.multilabel import rarest_labels
 from effnets.data.splits import named, split_of, split_of_file, split_validation
 from effnets.errors import ArgumentError
 from tests.support.data_sets import by_class, write
@@ -55,6 +56,57 @@ def test_a_class_with_one_image_stays_in_train():
     assert (train.labels == 1).sum() == 1
     assert (val.labels == 1).sum() == 0
     assert notes == ("1 class (class 1) with a single image: it stays in train, so nothing validates it",)
+
+
+@given(
+    st.lists(st.integers(0, 5), min_size=1, max_size=200) | st.lists(st.integers(0, 60), min_size=50, max_size=200),
+    st.floats(0.01, 0.9),
+    st.integers(0, 5),
+)
+def test_images_to_compare_come_in_pairs(labels, share, seed):
+    """Two of a class validate or none, and two are left to train on; large classes give their usual shares."""
+    source = Labels(labels)
+    train, val, notes = split_validation(source, share, seed, pairs=True)
+    if val is None:
+        assert sum(labels.count(label) >= 4 for label in set(labels)) < 2
+        assert "fewer than two classes have four images" in notes[-1]
+        return
+    plain = split_validation(source, share, seed)[1]
+    for label in set(labels):
+        whole, part = labels.count(label), int((val.labels == label).sum())
+        assert part == 0 or (part >= 2 and whole - part >= 2)
+        if 2 <= (usual := int((plain.labels == label).sum())) <= whole - 2:
+            assert part == usual
+    assert len(set(val.labels.tolist())) >= 2
+    assert len(train) + len(val) == len(labels)
+
+
+def test_pairs_of_many_small_classes_are_the_share_of_all():
+    train, val, _ = split_validation(Labels(np.repeat(np.arange(100), 5)), 0.1, 0, pairs=True)
+    assert (len(train), len(val)) == (450, 50)
+    assert set(np.bincount(val.labels).tolist()) <= {0, 2}
+
+
+@given(st.integers(0, 50), st.integers(1, 5))
+def test_every_label_keeps_an_image_to_train_on(seed, count):
+    generator = np.random.default_rng(seed)
+    targets = (generator.random((12, count)) < 0.3).astype(np.float32)
+    targets[0] = 1
+    source = Labels(rarest_labels(targets))
+    source.class_names, source.targets = tuple("abcde"[:count]), targets
+    train, _, _ = split_validation(source, 0.5, seed)
+    assert (train.targets == 1).any(axis=0).all()
+
+
+def test_labels_that_only_taken_images_have_stay():
+    """The rarest label of each picture stays by itself; `c`, which is rarest of none, could be lost."""
+    targets = np.array([[1, 0, 1], [0, 1, 1], [1, 0, 0], [0, 1, 0]], np.float32)
+    for seed in range(20):
+        source = Labels(rarest_labels(targets))
+        source.class_names, source.targets = ("a", "b", "c"), targets
+        train, val, _ = split_validation(source, 0.5, seed)
+        assert (train.targets == 1).any(axis=0).all()
+        assert len(train) + (0 if val is None else len(val)) == 4
 
 
 def test_no_share():

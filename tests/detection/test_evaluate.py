@@ -103,6 +103,11 @@ def test_unreadable_images(tmp_path):
     assert found.count == 7
     assert "scene000.png" in found.broken[0]
     assert found.result.mean_ap == pytest.approx(100)
+    with (
+        pytest.raises(DataError, match="1 of 8 images cannot be read, and 0 may be left out"),
+        pytest.warns(UserWarning, match="left out of its batch"),
+    ):
+        evaluate_detector(ColorDetector(), dataset, strict=True)
     for scene in listed[1:4]:
         (data / f"JPEGImages/{scene.name}.png").write_bytes(b"")
     with (

@@ -9,11 +9,13 @@ import pytest
 import torch
 
 import effnets
+from effnets.data.augmentation import Augmentation
 from effnets.data.detection_augmentation import DetectionAugmentation
-from effnets.errors import ArgumentError, ConfigError, TrainingError
+from effnets.errors import ArgumentError, ConfigError, DataError, TrainingError
 from effnets.train.recipe import Recipe, encode_recipe, read_recipe
 from effnets.train.task_settings import DetectionSettings
-from tests.support.boxed_sets import CLASSES, splits, voc_files
+from tests.support.boxed_sets import CLASSES, Scene, splits, voc_files
+from tests.support.data_sets import write
 from tests.support.interrupting import Interrupting
 
 RECIPE = Recipe(
@@ -111,6 +113,40 @@ def test_what_cannot_be_trained_is_refused_beforehand(data, trained, tmp_path):
     other = replace(RECIPE, weights=str(trained.folder), detection=DetectionSettings(detector="retinanet"))
     with pytest.raises(TrainingError, match=r"has a ssdlite for cat, dog, and this is to be a retinanet for cat, dog;"):
         effnets.finetune(other, data, tmp_path / "other")
+    larger = replace(RECIPE, weights=str(trained.folder), image_size=96)
+    with pytest.raises(TrainingError, match=r"has a detector with image_size 64, and this one's image_size is 96; set"):
+        effnets.finetune(larger, data, tmp_path / "larger")
+    with pytest.raises(TrainingError, match=r"with model mobilenetv1_025, and this one's model is mixnet_s; set model"):
+        effnets.finetune(replace(larger, image_size=None, model="mixnet_s"), data, tmp_path / "larger")
     with pytest.raises(ArgumentError, match="label_column is not for task: detect"):
         effnets.finetune(RECIPE, data, tmp_path / "column", label_column="label")
-    assert not any((tmp_path / name).exists() for name in ("one", "other", "column"))
+    assert not any((tmp_path / name).exists() for name in ("one", "other", "larger", "column"))
+
+
+def test_settings_without_effect_are_named(data, tmp_path):
+    changes = {"balance": "weights", "in_chans": 1, "mean": (0.5,), "augmentation": Augmentation(rotation=5)}
+    run = effnets.finetune(replace(RECIPE, epochs=1, **changes), data, tmp_path / "run")
+    assert "without effect with task: detect: balance, augmentation, in_chans, mean" in run.metrics["notes"]
+
+
+def test_validation_images_without_a_box_are_refused(tmp_path):
+    """Their average precision is undefined, and would choose no epoch."""
+    empty = [Scene(f"val{number}", []) for number in range(2)]
+    data = write(tmp_path / "data", voc_files({"train": splits()["train"], "val": empty}))
+    with pytest.raises(DataError, match=r"has no box in val, so that no epoch could be found to be the best; label"):
+        effnets.finetune(RECIPE, data, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_strict_leaves_no_image_out(trained, tmp_path):
+    """An image that is found to be broken when it is measured at the end."""
+    damaged = write(tmp_path / "data", voc_files(splits()))
+    file = damaged / "JPEGImages" / "test000.png"
+    content = bytearray(file.read_bytes())
+    content[60:80] = bytes(20)
+    file.write_bytes(content)
+    recipe = replace(RECIPE, weights=str(trained.folder), epochs=1)
+    with pytest.raises(DataError, match="1 of 4 images cannot be read, and 0 may be left out"):
+        effnets.finetune(recipe, damaged, tmp_path / "run", strict=True)
+    found = effnets.finetune(recipe, damaged, tmp_path / "run", resume=True)
+    assert found.metrics["detection"]["images"] == 3

@@ -124,6 +124,26 @@ def test_splits_that_only_the_yaml_file_knows(tmp_path):
         open_boxes(write(tmp_path, files))
 
 
+def test_files_without_an_image(tmp_path):
+    """Boxes would be lost: an image was forgotten, or has another name."""
+    files = yolo_files(splits())
+    del files["images/train/train001.png"], files["images/val/val000.png"]
+    with pytest.raises(
+        DataError,
+        match=r"2 label files \(labels/train/train001\.txt, labels/val/val000\.txt\) without an image of that",
+    ):
+        open_boxes(write(tmp_path, files))
+
+
+def test_two_images_of_one_file(tmp_path):
+    files = yolo_files(splits())
+    files["images/train/train001.jpg"] = files["images/train/train002.png"]
+    with pytest.raises(
+        DataError, match=r"train001\.txt: is of images/train/train001\.jpg and of images/train/train001\.png; give"
+    ):
+        open_boxes(write(tmp_path, files))
+
+
 def test_images_without_a_file_show_nothing(tmp_path):
     files = yolo_files(splits())
     del files["labels/train/train001.txt"]

@@ -102,6 +102,11 @@ def test_the_folder_says_that_outputs_are_an_embedding(trained):
 
 def test_predictions_of_an_embedding_are_refused(folder, trained, tmp_path):
     model, photo = trained.load(), photos(folder)[0]
+    pooled = trained.load()
+    pooled.reset_classifier(0)
+    pooled.classifier_activation = "l2"  # as of embedding.size: null
+    with pytest.raises(effnets.ArgumentError, match="tiny was trained to embed and predicts no classes"):
+        effnets.predict(pooled, photo)
     with pytest.raises(
         effnets.ArgumentError, match=r"tiny was trained to embed and predicts no classes; compare its vec"
     ):
@@ -226,6 +231,27 @@ def test_a_class_with_one_image_is_refused(recipe, tmp_path):
     ):
         effnets.finetune(replace(recipe, val_share=0.0), tmp_path / "data", tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_small_classes_are_validated_in_pairs(recipe, tmp_path):
+    """Six pictures of each class: one of each would have nothing to be found by, and say nothing of any epoch."""
+    draw_data(tmp_path / "data", train=6, val=0, test=0)
+    run = effnets.finetune(replace(recipe, epochs=1, batch_size=8), tmp_path / "data", tmp_path / "run")
+    assert run.metrics["images"] == {"train": 14, "val": 4, "test": 0}
+    assert run.metrics["retrieval"]["val"]["images"] == 4
+    assert run.metrics["best_top1"] == run.metrics["retrieval"]["val"]["recall_at_1"]
+
+
+def test_images_without_others_of_their_class_cannot_be_measured(recipe, tmp_path):
+    draw_data(tmp_path / "data", train=4, val=1, test=2)
+    with pytest.raises(effnets.DataError, match=r"no class of val has two images, .*; add images, or remove val"):
+        effnets.finetune(recipe, tmp_path / "data", tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_settings_without_effect_are_named(folder, recipe, tmp_path):
+    run = effnets.finetune(replace(recipe, label_smoothing=0.2, epochs=1), folder / "data", tmp_path / "run")
+    assert "without effect with task: embed: label_smoothing" in run.metrics["notes"]
 
 
 def test_few_classes_make_small_batches(folder, recipe, tmp_path):

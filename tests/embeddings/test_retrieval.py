@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from effnets.embeddings import retrieval
 from effnets.embeddings.retrieval import nearest_others, retrieve, verify_pairs
 
 
@@ -32,6 +33,17 @@ def test_map_at_r_is_one_for_perfect_clusters():
     vectors = np.eye(4, 8, dtype=np.float32)[labels] + 0.01 * generator.standard_normal((24, 8), np.float32)
     found = retrieve(vectors, labels)
     assert (found.map_at_r, found.recall) == (pytest.approx(1), {1: 1.0, 5: 1.0, 10: 1.0})
+
+
+def test_blocks_change_nothing(monkeypatch):
+    """Neighbors of many images are not held at once."""
+    generator = np.random.default_rng(0)
+    vectors, labels = generator.standard_normal((40, 6), np.float32), generator.integers(0, 5, 40)
+    whole = retrieve(vectors, labels)
+    monkeypatch.setattr(retrieval, "_BLOCK", 7)
+    parts = retrieve(vectors, labels)
+    assert parts.right.tolist() == whole.right.tolist()
+    assert parts.to_dict() == pytest.approx(whole.to_dict())
 
 
 def test_equal_vectors_do_not_find_themselves():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,10 @@ from safetensors.torch import load_file
 
 import effnets
 from effnets.train.checkpoint import load_state
+from tests.support.boxed_sets import splits, voc_files
+from tests.support.data_sets import write
 from tests.support.drawn_classes import draw_data, write_table
+from tests.support.planted_labels import plant_labels
 from tests.support.training_process import run, start, start_together
 
 # Dropout stays: its masks are drawn by the batch's number, not by the process.
@@ -76,6 +80,48 @@ def test_the_score_is_that_of_the_saved_network(material, tmp_path):
     found = effnets.evaluate(effnets.create_model(folder, pretrained=True).eval(), material[0] / "val")
     assert metrics["best_loss"] == pytest.approx(found.loss, rel=1e-4)
     assert metrics["best_top1"] == pytest.approx(found.top1)
+
+
+def _labels(folder, val=9):
+    table = plant_labels(folder, train=24, val=val, test=4)
+    return [table, "--task", "multilabel", "--batch-size", 6, "--set", "multilabel.loss=asymmetric"]
+
+
+def _classes(folder):
+    data = draw_data(folder / "data", train=8, val=5, test=4)
+    settings = ["--set", "embedding.loss=arcface", "--set", "embedding.size=8"]
+    return [data, "--task", "embed", "--batch-size", 8, *settings]
+
+
+def _boxes(folder):
+    data = write(folder / "data", voc_files(splits()))
+    return [data, "--task", "detect", "--batch-size", 4, "--model", "mobilenetv1_025", "--image-size", 64]
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        pytest.param(_labels, id="labels"),
+        pytest.param(partial(_labels, val=1), id="one label"),
+        pytest.param(_classes, id="classes"),
+        pytest.param(_boxes, id="boxes", marks=pytest.mark.full),
+    ],
+)
+def test_two_processes_learn_what_one_does_of_other_things(material, tmp_path, make):
+    """Also with fewer images to validate with than processes."""
+    common = ["--weights", "random", "--epochs", 1, "--workers", 0, "--seed", 5, "--precision", "float32", *STEADY]
+    data, *task = make(tmp_path)
+    started = ["finetune", data, "--model", material[1], *task, *common, "--output"]
+    assert run([*started, tmp_path / "one"], tmp_path / "log") == 0, (tmp_path / "log").read_text()
+    logs = [tmp_path / "0", tmp_path / "1"]
+    codes, text = finish(start_together([*started, tmp_path / "two"], logs), logs)
+    assert codes == [0, 0], text
+    require_close(tmp_path / "two", tmp_path / "one")
+    ours, theirs = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("two", "one"))
+    assert ours["processes"] == 2
+    for figure in ("best_loss", "best_top1", "best_mean_ap", "test_loss", "test_top1", "test_mean_ap"):
+        given = [metrics.get(figure) for metrics in (ours, theirs)]
+        assert given == [None, None] or given[0] == pytest.approx(given[1], rel=1e-3, abs=1e-3), figure
 
 
 def test_a_resume_with_another_number_of_processes_goes_on(material, alone, tmp_path):

@@ -112,11 +112,12 @@ def test_the_commands_give_labels(planted, trained):
     evaluation = json.loads(measured.stdout)["evaluations"][0]
     assert evaluation["mean_ap"] == pytest.approx(trained.metrics["test_mean_ap"])
     assert [row["label"] for row in evaluation["labels"]] == list(LABELS)
-    refused = CliRunner().invoke(
-        main, ["eval", str(planted), "--weights", str(trained.folder), "--per-image", "--json", "-"]
-    )
-    assert refused.exit_code == 2
-    assert "--per-image: for models of classes, and this one has labels" in refused.output
+    for option in (["--per-image"], ["--topk", "3"], ["--per-class"], ["--temperature", "1"]):
+        refused = CliRunner().invoke(
+            main, ["eval", str(planted), "--weights", str(trained.folder), "--json", "-", *option]
+        )
+        assert refused.exit_code == 2
+        assert f"{option[0]} means nothing for a model of labels; leave it out" in refused.output
 
 
 def test_what_is_for_classes_is_refused(planted, trained, tmp_path):

@@ -32,7 +32,7 @@ from effnets.deploy.quantize.rounding import logits_by_torch
 from effnets.engines.base import EXPORTED, Engine, load_exported, load_onnx
 from effnets.engines.metadata import ModelMetadata
 from effnets.errors import ArgumentError, ExportError, QuantizationError, VerificationError
-from effnets.nn.classifier import require_single_class
+from effnets.nn.classifier import ANSWERS, require_classifier, require_single_class
 from effnets.utils.arguments import check_integer
 from effnets.utils.machine import version_of
 from effnets.utils.timing import interleave
@@ -227,7 +227,8 @@ def quantize(
     Raises:
         QuantizationError: if the gate stays shut, or int8 is slower than float on every engine; nothing was written. It
             has the report, which names sensitive layers.
-        ArgumentError: if there are too few photographs, or an argument is out of range.
+        ArgumentError: if there are too few photographs, the model has labels, embeddings or boxes, whose sameness no
+            gate decides, or an argument is out of range.
         MissingFileError: if the folder or file does not exist.
         ExportError: if a file cannot be written, or a JSON file that is not such a report has its name; or as of
             `effnets.export_onnx`.
@@ -241,6 +242,8 @@ def quantize(
         raise ArgumentError(f"max_left is {max_left!r}; give a share, from 0 to 1")
     options = {"image_size": image_size, "optimize": optimize, "topk": topk}
     names = _check_engines(target, engine, engines)
+    if isinstance(model, nn.Module):
+        require_single_class(model, "int8")
     progress("the float export")
     source = _float_file(model, target, engine, options)
     metadata = source.metadata
@@ -410,7 +413,7 @@ def _network_source(model: nn.Module | str | os.PathLike[str], target: Path, opt
     (engine,) = EXPORTED[suffix][1]
     kind = LiteRTInt8 if suffix == ".tflite" else ExecuTorchInt8
     made = prepare_export(model, target, suffix, engine=engine, preferred=engine, **options)
-    network, metadata = require_single_class(made.module, "int8"), made.metadata
+    network, metadata = require_classifier(made.module), made.metadata
 
     def start(images: CalibrationImages, progress: Progress) -> tuple[NetworkSearch, Build]:
         search = NetworkSearch(network, images, progress)
@@ -442,6 +445,12 @@ def _float_export(
                 "export it again with them"
             )
         metadata = ModelMetadata.from_file(path)
+        if metadata.detector or metadata.classifier_activation != "softmax":
+            kind = "boxes" if metadata.detector else ANSWERS[metadata.classifier_activation]
+            raise ArgumentError(
+                f"{path}: int8 is for networks that give an image one class, and this one gives it {kind}; keep the "
+                "float file"
+            )
         metadata = replace(metadata, engine=engine or metadata.engine)
         data = path.read_bytes()
     else:

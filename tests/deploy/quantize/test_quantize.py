@@ -22,6 +22,7 @@ from effnets.deploy.quantize.accuracy_gate import Gate
 from effnets.engines.metadata import ModelMetadata
 from effnets.spec.specs import PreprocessSpec
 from tests.support import SHARED, needs_shared
+from tests.support.detectors import shaken_detector
 from tests.support.small_graphs import small_graph
 
 # Random networks are no measure of int8; what is tested is the way to the file.
@@ -205,6 +206,62 @@ def test_too_few_photographs_are_reported_before_the_work(folder, tmp_path):
     result = CliRunner().invoke(main, command)
     assert result.exit_code == 1
     assert "calibration has 40 different photographs; give at least 100" in " ".join(result.stderr.split())
+
+
+def other_than_classes(kind):
+    """A network of labels, of embeddings, or of boxes; and what int8 says of it."""
+    if kind == "boxes":
+        return shaken_detector(), "model is a SSDLite; give a classifier that create_model built"
+    network = effnets.create_model("mobilenetv1_025", num_classes=3)
+    network.classifier_activation = kind
+    given = {"sigmoid": "any number of labels", "l2": "an embedding"}[kind]
+    return network, f"int8 is for networks that give an image one class, and this one gives it {given}; export it to"
+
+
+@pytest.mark.parametrize("suffix", [".onnx", ".xml", ".tflite", ".pte"])
+@pytest.mark.parametrize("kind", ["sigmoid", "l2", "boxes"])
+def test_other_networks_are_refused_before_any_work(folder, tmp_path, kind, suffix):
+    network, message = other_than_classes(kind)
+    done = []
+    with pytest.raises(effnets.ArgumentError, match=message):
+        quantize(network, tmp_path / f"out{suffix}", folder, progress=done.append)
+    assert not done
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "changes", [{"classifier_activation": "sigmoid"}, {"classifier_activation": "l2"}, {"detector": "ssdlite"}]
+)
+def test_exported_files_of_other_networks_are_refused(folder, tmp_path, changes):
+    model = small_graph(spread=0.3)
+    described = ModelMetadata(
+        model="small", family="none", labels=LABELS, preprocess=PREPROCESS, size=(16, 16), **changes
+    )
+    for key, value in described.to_properties().items():
+        model.metadata_props.add(key=key, value=value)
+    (tmp_path / "float.onnx").write_bytes(model.SerializeToString())
+    given = {"sigmoid": "any number of labels", "l2": "an embedding"}.get(described.classifier_activation, "boxes")
+    with pytest.raises(effnets.ArgumentError, match=f"one class, and this one gives it {given}; keep the float file"):
+        quantize(tmp_path / "float.onnx", tmp_path / "out.onnx", folder)
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize("kind", ["sigmoid", "l2", "boxes"])
+def test_the_command_refuses_other_networks(tmp_path, kind):
+    network, message = other_than_classes(kind)
+    save = effnets.save_detector if kind == "boxes" else effnets.save_pretrained
+    save(network, tmp_path / "run")
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for index, pixels in enumerate(probe_images(100, 8, 8, 3, seed=5)):
+        Image.fromarray(pixels).save(photos / f"{index}.png")
+    target = tmp_path / "out.onnx"
+    command = ["export", str(tmp_path / "run"), str(target), "--int8", "--calibration", str(photos)]
+    result = CliRunner().invoke(main, command)
+    assert result.exit_code == (2 if kind == "boxes" else 1)
+    expected = "--int8 is for classifiers, and" if kind == "boxes" else message
+    assert expected in " ".join(result.stderr.split())
+    assert not target.exists()
 
 
 def test_wrong_arguments(exported, folder, tmp_path):
