@@ -20,6 +20,7 @@ import time
 from functools import partial
 from pathlib import Path
 
+ROOT = Path(__file__).resolve().parents[1]
 MODELS = "mobilenetv1_100,mobilenetv2_100,mixnet_s,mixnet_m,mixnet_l,rexnet_100"
 _OURS = "import effnets, sys; effnets.export_onnx(effnets.create_model(sys.argv[1]), sys.argv[2])"
 _TIMM = (
@@ -57,15 +58,15 @@ def main() -> None:
 
 def run(side: str, program: str, model: str, before: Path | None, processor_time: bool) -> float:
     """Return the seconds that a process takes."""
-    environment = dict(os.environ)
-    if side == _EARLIER:
-        environment["PYTHONPATH"] = str(before)
+    environment = {**os.environ, "PYTHONPATH": str(before.resolve() if before and side == _EARLIER else ROOT)}
     if processor_time:
         environment["OMP_NUM_THREADS"] = "1"
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-W", "ignore", "-c", program, model, str(Path(folder) / "model.onnx")]
         start, used = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
+        subprocess.run(
+            command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment, cwd=folder
+        )
         taken, now = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
     return now.ru_utime + now.ru_stime - used.ru_utime - used.ru_stime if processor_time else taken
 
