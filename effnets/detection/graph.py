@@ -10,7 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxscript import opset18
 from torch.export import Dim
 
-from effnets.deploy.export.graph import translate
+from effnets.deploy.export.torch_exporter import translate
 from effnets.detection.static import DROPPED, Static
 
 BOXES, LABELS, SCORES = "boxes", "labels", "scores"

@@ -9,6 +9,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -53,22 +54,27 @@ class ExportReport:
         return f"{self.path}: {self.size / 1e6:.1f} MB, {compared} within {checked} of the network's{notes}"
 
 
-@dataclass(slots=True)
+@dataclass
 class Export:
     """A network made ready for export to `path`.
 
     Attributes:
         original: the network, in float64 on the CPU in evaluation mode; the file is compared with it.
-        module: what is exported: a copy in float32, rewritten, its weights rounded once.
+        rewritten: what is exported, a rewritten copy, in float64 too.
         metadata: of the file.
         started: when the export began, by `time.perf_counter`.
     """
 
     path: Path
     original: nn.Module
-    module: nn.Module
+    rewritten: nn.Module
     metadata: ModelMetadata
     started: float = field(default_factory=time.perf_counter)
+
+    @cached_property
+    def module(self) -> nn.Module:
+        """What is exported, in float32, its weights rounded once."""
+        return copy.deepcopy(self.rewritten).float()
 
     def write(
         self,
@@ -105,11 +111,13 @@ def prepare(
     is_folder: bool = False,
     embedding: bool = False,
     probabilities: bool = False,
+    checks_rewrites: bool = True,
 ) -> Export:
     """Check the arguments of an export and rewrite a copy of the network for `engine`, by its preset or `optimize`.
 
     The file's metadata name `preferred` as the engine that it was made for. With `is_folder` a folder is to be written,
     with `embedding` the file gets that output, of the length that its metadata state, with `probabilities` that one.
+    Without `checks_rewrites` the rewritten network is yet to be compared with the original (`Reference` does).
 
     Raises:
         ArgumentError: if `model` is not a classifier with outputs, the path has another suffix, or an argument is out
@@ -149,10 +157,10 @@ def prepare(
     )
     # In float64, so that folding rounds once; the original is what the file is compared with.
     original = copy.deepcopy(network).cpu().double().eval().requires_grad_(False)
-    exported = rewrite(original, rewrites) if rewrites else copy.deepcopy(original)
-    if rewrites:
-        verify_rewrites(original, exported, metadata)
-    return Export(path, original, exported.float(), metadata, started)
+    rewritten = rewrite(original, rewrites) if rewrites else copy.deepcopy(original)
+    if rewrites and checks_rewrites:
+        verify_rewrites(original, rewritten, metadata)
+    return Export(path, original, rewritten, metadata, started)
 
 
 def require_packages(packages: Sequence[str], extra: str) -> None:

@@ -80,6 +80,7 @@ def export_onnx(
         preferred=engine,
         embedding=embedding,
         probabilities=softmax or topk is not None,
+        checks_rewrites=False,
     )
 
     from onnx.helper import set_model_props
@@ -87,9 +88,9 @@ def export_onnx(
     from effnets.deploy.export.graph import export_graph
     from effnets.deploy.export.verify_onnx import verify
 
-    graph = export_graph(made.module, made.metadata, softmax=softmax, topk=topk)
+    graph = export_graph(made.rewritten, made.metadata, softmax=softmax, topk=topk)
     set_model_props(graph.model, made.metadata.to_properties())
-    errors = verify(graph, made.original, made.module, made.metadata, engines)
+    errors = verify(graph, made.original, made.rewritten, made.metadata, engines)
     return made.write(graph.model.SerializeToString(), errors)
 
 

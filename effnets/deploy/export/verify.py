@@ -7,28 +7,25 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
-from typing import Any, NamedTuple
+from dataclasses import dataclass, replace
+from functools import cache, cached_property
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor, fx, nn
-from torch.export import ExportedProgram
-from torch.export.graph_signature import InputKind
+from torch import Tensor, nn
 
 from effnets.deploy.export.base import Export
 from effnets.deploy.export.image_input import trace
+from effnets.deploy.export.program import Float64Interpreter, Program, Watch, one_thread
 from effnets.engines.base import Engine
 from effnets.engines.metadata import ModelMetadata
 from effnets.errors import ArgumentError, EffnetsError, VerificationError
 from effnets.inference.image import normalize_pixels
 from effnets.inference.labels import probabilities
 from effnets.spec.specs import PreprocessSpec
-
-# Called with the name and value of each tensor operator; later operators receive its result.
-Watch = Callable[[str, Tensor], Tensor]
 
 _TOLERANCE = 1e-4  # of the largest logit's magnitude
 _ROUNDING = 2e-7  # of a channel's largest value: float32's error on each value, in any order of summation
@@ -42,6 +39,7 @@ _OTHER_SIZES = ((256, 320), (32, 45))  # besides the usual one and one pixel mor
 _LAYOUTS = ((0, 1, 2, 3), (0, 2, 3, 1), (1, 2, 3, 0), (2, 3, 1, 0))
 
 
+@one_thread()
 @torch.inference_mode()
 def verify_rewrites(network: nn.Module, rewritten: nn.Module, metadata: ModelMetadata) -> None:
     """Raise VerificationError unless a rewritten network agrees closely with the original, both in float64."""
@@ -93,7 +91,7 @@ def _compare(
     expected = reference.expect(normalized(images, metadata.preprocess) if raw else images)
     outputs = engine.run(images)
     error = relative_error(outputs["logits"], expected.logits)
-    if not error <= expected.tolerance:
+    if not expected.allows(error):
         raise VerificationError(f"{engine.name}: {describe_error(error, images)}")
     if softmax and "probabilities" not in outputs:
         raise VerificationError(f"{engine.name}: there is no output named probabilities")
@@ -111,17 +109,37 @@ def find_missing(data: bytes, weights: Mapping[str, NDArray[np.float32]], requir
     return next((name for name, content in required.items() if content not in data), None)
 
 
-class Expected(NamedTuple):
-    """The network's inputs, its float64 logits, and the tolerance, as a share of the largest logit.
+@dataclass
+class Expected:
+    """The network's inputs, its float64 logits, and the float64 embedding if the file is to have it.
 
-    If the file is to have it, the float64 embedding, and its tolerance, as a share of the largest value.
+    Attributes:
+        draws: of the effect of rounding, computed when a difference is above the usual tolerance: errors of the logits,
+            and of the embedding if there is any.
     """
 
     inputs: NDArray[np.float32]
     logits: NDArray[np.float64]
-    tolerance: float
+    draws: Callable[[], tuple[float, float]]
     embedding: NDArray[np.float64] | None = None
-    embedding_tolerance: float = 0.0
+
+    def first(self) -> Expected:
+        """Return what is expected of the first image alone."""
+        embedding = None if self.embedding is None else self.embedding[:1]
+        return replace(self, inputs=self.inputs[:1], logits=self.logits[:1], embedding=embedding)
+
+    @cached_property
+    def tolerance(self) -> float:
+        """How far float32 may be off, as a share of the largest logit."""
+        return min(max(_TOLERANCE, _ROUNDING_ALLOWANCE * self.draws()[0]), _TOLERANCE_LIMIT)
+
+    def allows(self, error: float) -> bool:
+        """Return whether an error of the logits, as a share of the largest, is within the tolerance."""
+        return error <= _TOLERANCE or error <= self.tolerance
+
+    def allows_embedding(self, error: float) -> bool:
+        """Return whether an error of the embedding, as a share of its largest value, is."""
+        return self.allows(error) or error <= min(_ROUNDING_ALLOWANCE * self.draws()[1], _TOLERANCE_LIMIT)
 
 
 class Reference:
@@ -130,24 +148,28 @@ class Reference:
     Args:
         program: torch's program of `exported`, for one image or any number.
         network: the original, in float64 on the CPU.
-        exported: the module that was traced, perhaps rewritten, with its weights rounded to float32.
+        exported: the module that was traced, perhaps rewritten; in float64, if it is yet to be compared with `network`,
+            or with its weights rounded to float32.
         folded: whether files hold its weights as they are; else converters fold batch normalization into them.
         embedding: whether files return the classifier's input too, in which case both modules are classifiers.
     """
 
     def __init__(
         self,
-        program: ExportedProgram,
+        program: Program,
         network: nn.Module,
         exported: nn.Module,
         *,
         folded: bool = False,
         embedding: bool = False,
     ) -> None:
-        self.program, self._network, self._folded, self._embedding = program, network, folded, embedding
-        self._single = copy.deepcopy(exported).float()
-        self._double = copy.deepcopy(exported).double()
+        self.program, self._network, self._exported = program, network, exported
+        self._folded, self._embedding = folded, embedding
         self._interpreter = Float64Interpreter(program)
+
+    @cached_property
+    def _single(self) -> nn.Module:
+        return copy.deepcopy(self._exported).float()
 
     @classmethod
     def of(cls, made: Export) -> Reference:
@@ -161,26 +183,43 @@ class Reference:
         arrays = {name: value.numpy() for name, value in values if value.is_floating_point()}
         return {name: array for name, array in arrays.items() if np.ptp(array) > 0}
 
+    @one_thread()
     @torch.inference_mode()
     def expect(self, images: NDArray[np.float32]) -> Expected:
-        """Compute the logits, and compare the program with the module it was traced from."""
+        """Compute the logits, and compare the program, and the module it was traced from, with the network."""
         inputs = torch.from_numpy(images)
         logits = self._network(inputs.double()).numpy()
-        traced = self._double(inputs.double()).numpy()
-        error = relative_error(self._interpreter(inputs).numpy(), traced)
+        self._compare_program(images, logits)
+        embedding = _embed(self._network, inputs.double()) if self._embedding else None
+        return Expected(images, logits, cache(lambda: self._draw(inputs, logits, embedding)), embedding)
+
+    def _compare_program(self, images: NDArray[np.float32], logits: NDArray[np.float64]) -> None:
+        inputs = torch.from_numpy(images)
+        found = self._interpreter(inputs).numpy()
+        if relative_error(found, logits) <= _FLOAT64_TOLERANCE:
+            return
+        # Its weights may be rounded. If not, it is wrong; then say which of the two steps to it is.
+        traced = self._exported
+        if self._interpreter.rounded or next(traced.parameters()).dtype != torch.float64:
+            traced = copy.deepcopy(self._single).double()
+        error = relative_error(found, traced(inputs.double()).numpy())
         if not error <= _FLOAT64_TOLERANCE:
-            raise VerificationError(f"torch.export changed the function: {describe_error(error, images)}")
-        # Two samples of the effect of rounding: errors on every value, and those of float32 in torch.
+            raise VerificationError(f"tracing changed the function: {describe_error(error, images)}")
+        if next(self._exported.parameters()).dtype == torch.float64:
+            error = relative_error(self._exported(inputs.double()).numpy(), logits)
+            if not error <= _FLOAT64_TOLERANCE:
+                raise VerificationError(f"a rewrite changed it: {describe_error(error, images)}")
+
+    @torch.inference_mode()
+    def _draw(
+        self, inputs: Tensor, logits: NDArray[np.float64], embedding: NDArray[np.float64] | None
+    ) -> tuple[float, float]:
+        """Return two samples' effect of rounding: of errors on every value, and of those of float32 in torch."""
         rounded = Float64Interpreter(self.program, _rounding())(inputs).numpy()
-        single = self._single(inputs).numpy()
-        allowance = _ROUNDING_ALLOWANCE * max(relative_error(draw, logits) for draw in (rounded, single))
-        expected = Expected(images, logits, min(max(_TOLERANCE, allowance), _TOLERANCE_LIMIT))
-        if not self._embedding:
-            return expected
-        embedding = _embed(self._network, inputs.double())
-        allowance = _ROUNDING_ALLOWANCE * relative_error(_embed(self._single, inputs), embedding)
-        tolerance = min(max(expected.tolerance, allowance), _TOLERANCE_LIMIT)
-        return expected._replace(embedding=embedding, embedding_tolerance=tolerance)
+        allowance = max(relative_error(draw, logits) for draw in (rounded, self._single(inputs).numpy()))
+        if embedding is None:
+            return allowance, 0.0
+        return allowance, relative_error(_embed(self._single, inputs), embedding)
 
 
 def _embed(network: Any, images: Tensor) -> NDArray[Any]:
@@ -195,7 +234,7 @@ def compare_embedding(outputs: Mapping[str, NDArray[Any]], name: str, images: ND
     if "embedding" not in outputs:
         raise VerificationError(f"{name}: there is no output named embedding")
     error = relative_error(outputs["embedding"], expected.embedding)
-    if not error <= expected.embedding_tolerance:
+    if not expected.allows_embedding(error):
         raise VerificationError(f"{name}: {describe_error(error, images, 'embeddings')}")
 
 
@@ -295,44 +334,3 @@ def _clouds(generator: np.random.Generator, height: int, width: int, channels: i
 def _enlarge(plane: NDArray[np.float64], height: int, width: int) -> NDArray[np.float32]:
     image = Image.fromarray(plane.astype(np.float32))
     return np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
-
-
-class Float64Interpreter(fx.Interpreter):
-    """Runs an exported program in float64; `watch` sees, and may replace, the value of every operator.
-
-    `input_name` and `output_name` are the program's names of its images and logits.
-    """
-
-    def __init__(self, program: ExportedProgram, watch: Watch | None = None) -> None:
-        super().__init__(program.graph_module)
-        self._watch = watch
-        self._state: list[Tensor] = []
-        values: Mapping[str, Any] = {**program.state_dict, **program.constants}
-        self.input_name = ""
-        for spec in program.graph_signature.input_specs:
-            if spec.kind is InputKind.USER_INPUT:
-                self.input_name = spec.arg.name
-            else:
-                value = values[str(spec.target)].detach()
-                self._state.append(value.double() if value.is_floating_point() else value)
-        self.output_name = program.graph_signature.user_outputs[0]
-        taken = next(node for node in program.graph.nodes if node.name == self.input_name)
-        size = taken.meta["val"].shape[0]
-        self._batch = size if isinstance(size, int) else 0  # a program for any number has a symbol
-
-    @torch.inference_mode()
-    def __call__(self, images: Tensor) -> Tensor:
-        """Return the logits ``[N, C]`` in float64."""
-        # The images are the last input, after all parameters and buffers.
-        outputs = [
-            self.run(*self._state, batch)[0] for batch in torch.split(images.double(), self._batch or len(images))
-        ]
-        return torch.cat(outputs)
-
-    def run_node(self, n: fx.Node) -> Any:
-        """Run one operator."""
-        value = super().run_node(n)
-        watched = n.op == "call_function" or n.name == self.input_name
-        if self._watch and watched and isinstance(value, Tensor) and value.is_floating_point():
-            return self._watch(n.name, value)
-        return value

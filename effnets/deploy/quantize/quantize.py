@@ -18,8 +18,8 @@ from torch import nn
 
 from effnets.deploy.export.base import check_path, check_writable, require_packages, write_files
 from effnets.deploy.export.base import prepare as prepare_export
-from effnets.deploy.export.graph import LOGITS
 from effnets.deploy.export.onnx import check_engine, check_engines, export_onnx
+from effnets.deploy.export.onnx_writer import LOGITS
 from effnets.deploy.export.openvino import openvino_files
 from effnets.deploy.export.verify_onnx import session_of
 from effnets.deploy.optimize.rewrites import Rewrites
