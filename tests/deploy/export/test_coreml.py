@@ -282,7 +282,7 @@ def test_a_network_of_the_zoo(tmp_path):
 def test_every_family(name, tmp_path):
     model = shake_gently(effnets.create_model(name))
     report = export_coreml(model, tmp_path / "m.mlpackage")
-    assert report.errors["MIL program"] < 1e-4
+    assert report.errors["MIL program"] < 2e-4  # float32 itself rounds a shaken MixNet by 1e-4
 
 
 @needs_shared

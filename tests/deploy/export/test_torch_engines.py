@@ -79,7 +79,7 @@ def test_torch_compile(model):
 
 @pytest.mark.full
 def test_a_package(model, tmp_path):
-    path = export_package(model, tmp_path / "tiny.pt2", image_size=(48, 64))
+    path = export_package(model, tmp_path / "tiny.pt2", image_size=(48, 64)).path
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["tiny.pt2", "tiny.yaml"]
     engine = effnets.load_engine(path)
     assert (engine.name, engine.description.size, len(engine.labels)) == ("aotinductor", (48, 64), 12)
