@@ -114,13 +114,13 @@ class Expected:
     """The network's inputs, its float64 logits, and the float64 embedding if the file is to have it.
 
     Attributes:
-        draws: of the effect of rounding, computed when a difference is above the usual tolerance: errors of the logits,
-            and of the embedding if there is any.
+        draws: of the effect of rounding on the first so many images, computed when a difference is above the usual
+            tolerance: errors of the logits, and of the embedding if there is any.
     """
 
     inputs: NDArray[np.float32]
     logits: NDArray[np.float64]
-    draws: Callable[[], tuple[float, float]]
+    draws: Callable[[int], tuple[float, float]]
     embedding: NDArray[np.float64] | None = None
 
     def first(self) -> Expected:
@@ -128,10 +128,13 @@ class Expected:
         embedding = None if self.embedding is None else self.embedding[:1]
         return replace(self, inputs=self.inputs[:1], logits=self.logits[:1], embedding=embedding)
 
+    def _allowance(self, output: int) -> float:
+        return _ROUNDING_ALLOWANCE * self.draws(len(self.inputs))[output]
+
     @cached_property
     def tolerance(self) -> float:
         """How far float32 may be off, as a share of the largest logit."""
-        return min(max(_TOLERANCE, _ROUNDING_ALLOWANCE * self.draws()[0]), _TOLERANCE_LIMIT)
+        return min(max(_TOLERANCE, self._allowance(0)), _TOLERANCE_LIMIT)
 
     def allows(self, error: float) -> bool:
         """Return whether an error of the logits, as a share of the largest, is within the tolerance."""
@@ -139,7 +142,7 @@ class Expected:
 
     def allows_embedding(self, error: float) -> bool:
         """Return whether an error of the embedding, as a share of its largest value, is."""
-        return self.allows(error) or error <= min(_ROUNDING_ALLOWANCE * self.draws()[1], _TOLERANCE_LIMIT)
+        return self.allows(error) or error <= min(self._allowance(1), _TOLERANCE_LIMIT)
 
 
 class Reference:
@@ -191,7 +194,12 @@ class Reference:
         logits = self._network(inputs.double()).numpy()
         self._compare_program(images, logits)
         embedding = _embed(self._network, inputs.double()) if self._embedding else None
-        return Expected(images, logits, cache(lambda: self._draw(inputs, logits, embedding)), embedding)
+
+        def draw(count: int) -> tuple[float, float]:
+            first = None if embedding is None else embedding[:count]
+            return self._draw(inputs[:count], logits[:count], first)
+
+        return Expected(images, logits, cache(draw), embedding)
 
     def _compare_program(self, images: NDArray[np.float32], logits: NDArray[np.float64]) -> None:
         inputs = torch.from_numpy(images)

@@ -421,9 +421,7 @@ def _network_source(model: nn.Module | str | os.PathLike[str], target: Path, opt
         return search, kind(search.network, images, metadata).build
 
     # ExecuTorch keeps the number of threads of a process's first program, and float and int8 are timed on one.
-    usual = 1 if suffix == ".pte" else None
-
-    def load(data: bytes, name: str, threads: int | None = usual) -> Engine:
+    def load(data: bytes, name: str, threads: int | None = 1 if suffix == ".pte" else None) -> Engine:
         return load_exported(data, name, threads=threads)
 
     def expect(images: CalibrationImages) -> NDArray[np.float32]:
