@@ -85,7 +85,11 @@ class MeanAP:
 
         self.class_names = tuple(class_names)
         self._metric = MeanAveragePrecision(
-            backend="faster_coco_eval", iou_thresholds=_IOUS, rec_thresholds=_RECALLS, extended_summary=True
+            backend="faster_coco_eval",
+            iou_thresholds=_IOUS,
+            rec_thresholds=_RECALLS,
+            extended_summary=True,
+            sync_on_compute=False,  # one process alone may measure, and would wait for the others
         )
         self._metric.warn_on_many_detections = False  # a detector gives more than the 100 that count
         self._counts = np.zeros(len(self.class_names) + 1, np.int64)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from functools import partial
 from pathlib import Path
@@ -59,7 +60,10 @@ def require_close(folder: Path, reference: Path) -> None:
             assert ours["train_loss"] == pytest.approx(theirs["train_loss"], rel=1e-5)
         assert ours["val_loss"] == pytest.approx(theirs["val_loss"], rel=1e-4)
     ours, theirs = (load_file(path / "model.safetensors") for path in (folder, reference))
-    assert all(torch.allclose(ours[name].float(), value.float(), atol=1e-5) for name, value in theirs.items())
+    # A detector's own layers keep learning statistics, of which each process sees those of its batches.
+    own = re.compile(r"(backbone\.extras|head\.\w+_head)\..*(running_|num_batches)")
+    compared = [name for name in theirs if not own.match(name)]
+    assert all(torch.allclose(ours[name].float(), theirs[name].float(), atol=1e-5) for name in compared)
 
 
 def test_two_processes_give_the_losses_of_one(material, alone, tmp_path):
