@@ -88,7 +88,9 @@ def arrange(files: Sequence[str], folders: Iterable[str], origin: str) -> Layout
         archives = [name for name in others if name.lower().endswith(_ARCHIVES)]
         wanted = f"unpack {archives[0]}" if archives else _WANTED
         raise DataError(f"{origin}: has no images{found}; {wanted}")
-    notes = [f"passed over {named('file', others, 3)} without an image extension"] if others else []
+    notes = []
+    if others:
+        notes.append(f"passed over {named('file', others, 3)} without an image extension{_boxes_hint(others)}")
     root, stray = _without_wrappers(root)
     splits, more = _splits(root, origin)
     outside = [folder.images for folder in splits.values()] + ([] if ALL in splits else [root.images])
@@ -140,6 +142,15 @@ def _tree(files: Sequence[str], folders: Iterable[str]) -> tuple[_Folder, list[s
         if not in_junk(name):
             place(PurePosixPath(name).parts)
     return root, others
+
+
+def _boxes_hint(files: Iterable[str]) -> str:
+    """Return what to do about the first file that looks like annotations of boxes; nothing without one."""
+    for file in files:
+        name = file.lower()
+        if name.endswith((".xml", "data.yaml")) or ("annotations" in name and name.endswith(".json")):
+            return f"; if {file} describes boxes, train a detector on them with --task detect"
+    return ""
 
 
 def _without_wrappers(folder: _Folder) -> tuple[_Folder, list[int]]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import KW_ONLY, dataclass, replace
 from pathlib import Path
 from typing import TypedDict, get_args
@@ -135,7 +136,8 @@ def open_data(
     progress = progress or _no_progress
     config, raw = open_raw(config, progress)
     origin = os.fspath(config.path)
-    check_filled(raw.empty, "training", origin)
+    with _with_notes(raw):
+        check_filled(raw.empty, "training", origin)
     datasets, notes = dict(raw.datasets), list(raw.notes)
     if ALL in datasets:
         datasets["train"] = datasets.pop(ALL)
@@ -147,7 +149,8 @@ def open_data(
         )
         notes += more
     check_all = check_labels if config.multilabel else check_classes
-    notes += check_all(datasets, "train" if "train" in datasets else None, origin)
+    with _with_notes(raw):
+        notes += check_all(datasets, "train" if "train" in datasets else None, origin)
     if "train" in datasets and "val" not in datasets:
         share = config.val_share
         if share is None:
@@ -177,15 +180,15 @@ def open_evaluation_data(
     config, raw = open_raw(config, progress)
     origin = os.fspath(config.path)
     split = next((split for split in ("test", "val", ALL) if split in raw.datasets), None)
-    if split is None:
-        raise DataError(
-            f"{origin}: has training images only; put images that no network was trained on into test/ or val/"
-            + "".join(f". {note}" for note in raw.notes)
-        )
+    with _with_notes(raw):
+        if split is None:
+            raise DataError(
+                f"{origin}: has training images only; put images that no network was trained on into test/ or val/"
+            )
+        if split == ALL:
+            check_filled(raw.empty, "evaluation", origin)
     dataset = raw.datasets[split]
-    if split == ALL:
-        check_filled(raw.empty, "evaluation", origin)
-    elif raw.empty:
+    if split != ALL and raw.empty:
         _leave_out_classes(dataset, raw.empty)
     check, _ = affordable_check(config.check, {split: dataset})
     dataset, notes = without_corrupt(
@@ -194,6 +197,15 @@ def open_evaluation_data(
     check_all = check_labels if config.multilabel else check_classes
     notes = (*raw.notes, *notes, *check_all({split: dataset}, None, origin))
     return EvaluationData(split=split, source=dataset, notes=notes)
+
+
+@contextmanager
+def _with_notes(raw: RawSplits) -> Iterator[None]:
+    """Add what was passed over, which may be the reason, to an error."""
+    try:
+        yield
+    except DataError as error:
+        raise DataError(f"{error}" + "".join(f". {note}" for note in raw.notes)) from None
 
 
 def _no_progress(_step: str, _share: float) -> None:

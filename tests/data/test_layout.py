@@ -8,8 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from effnets.data.folder import arrange
+from effnets.data.open import open_data
 from effnets.errors import DataError
 from effnets.utils.junk import is_junk
+from tests.support.boxed_sets import splits, voc_files
+from tests.support.data_sets import write
 
 NAMES = st.text(st.characters(blacklist_characters="/\0", blacklist_categories=["Cs"]), min_size=1, max_size=8).filter(
     lambda name: not name.startswith(".") and not is_junk(name) and unicodedata.is_normalized("NFC", name)
@@ -134,3 +137,10 @@ def test_no_image_is_lost_in_silence(places):
     placed = [position for images in layout.splits.values() for position, _ in images]
     assert len(set(placed)) == len(placed)
     assert len(placed) + sum(int(n) for n in re.findall(r"(\d+) images?\b", " ".join(layout.notes))) == len(files)
+
+
+def test_a_folder_with_boxes_is_no_folder_by_class(tmp_path):
+    folder = write(tmp_path / "data", voc_files(splits()))
+    hint = r"; if Annotations/\S+\.xml describes boxes, train a detector on them with --task detect"
+    with pytest.raises(DataError, match=f"2 classes .Annotations, ImageSets. without an image, .*{hint}"):
+        open_data(folder)
