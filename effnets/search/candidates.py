@@ -132,6 +132,16 @@ class CandidateSource:
         found = {candidate.picks: candidate for candidate in (self.draw(random) for _ in range(count))}
         return [*found.values()]
 
+    def smallest(self) -> Candidate:
+        """Return the network whose every choice is, beside the others' first options, of the fewest multiply-adds."""
+        best = self.measure(self.space.default)
+        assert best is not None, "a space whose first options make no network is refused"
+        for place, choice in enumerate(self.space.choices):
+            picks = best.picks
+            changed = [self.measure((*picks[:place], at, *picks[place + 1 :])) for at in range(len(choice.options))]
+            best = min(filter(None, changed), key=lambda candidate: candidate.madds)
+        return best
+
     def with_latency(self, latency: Callable[[ModelSpec], float]) -> CandidateSource:
         """Return the same source, with predicted latencies."""
         return CandidateSource(
@@ -203,7 +213,7 @@ class CandidateSource:
                 f"{self.space.name}: no candidate keeps all limits: the smallest found {found}; raise the limits, or "
                 "offer smaller options"
             )
-        used = " and ".join(f"{100 * share:.1f} % of {limit}" for limit, share in shares.items())
+        used = " and ".join(f"{100 * share:.6g} % of {limit}" for limit, share in shares.items())
         return (
             f"{self.space.name}: no candidate uses {100 * self.min_share:g} % of every limit: the nearest found uses "
             f"{used}; lower min_share or the limits, or offer larger options"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -35,6 +35,7 @@ JOURNAL = "evaluations.jsonl"
 _FREE = ("model", "weights", "seed", "workers", "checkpoint_minutes", "cache")
 _EPOCHS = 3
 _SOME = 8  # candidates that latencies are corrected by
+_HOPELESS = 2  # times a limit of latency: a network of more multiply-adds may be faster, but not by that much
 _CANDIDATES, _BEST = "candidates", "best"
 
 
@@ -192,8 +193,12 @@ class _Search:
             raise ExportError(f"{folder}: cannot be made ({error.strerror or error}); name another folder") from None
         with RunJournal(folder / JOURNAL, settings, resume=True) as journal:
             try:
-                predictor = self._predictor(folder, some)
-                if predictor is not None:
+                predictor = None
+                if self.engine is not None:
+                    predictor = LatencyPredictor(self.engine, self.threads, folder / "latency", self.progress)
+                    if is_new:
+                        self._check_latency(predictor, source.smallest())
+                    predictor.fit([candidate.spec for candidate in some])
                     source = source.with_latency(predictor.predict)
                     source.draw_some(1, self.asked.seed)
             except ArgumentError:  # the limit of latency is unsatisfiable, too
@@ -218,12 +223,14 @@ class _Search:
             "optuna": version("optuna"),
         }
 
-    def _predictor(self, folder: Path, some: Sequence[Candidate]) -> LatencyPredictor | None:
-        if self.engine is None:
-            return None
-        predictor = LatencyPredictor(self.engine, self.threads, folder / "latency", self.progress)
-        predictor.fit([candidate.spec for candidate in some])
-        return predictor
+    def _check_latency(self, predictor: LatencyPredictor, smallest: Candidate) -> None:
+        """Refuse a limit far below any candidate's latency before blocks are measured, which takes minutes."""
+        limit = self.limits.max_latency
+        if limit is not None and (least := predictor.measure(smallest.spec)) > _HOPELESS * limit:
+            raise ArgumentError(
+                f"{self.space.name}: no candidate keeps max_latency {limit:g} ms: the one with the fewest "
+                f"multiply-adds takes {least:.3g} ms on {predictor.engine}; raise max_latency, or offer smaller options"
+            )
 
     def _search(
         self,

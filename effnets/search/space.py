@@ -153,6 +153,7 @@ class SearchSpace:
         filled = {}
         for key, node in mapping.items():
             if key == "blocks" and isinstance(node.value, list):
+                self._check_braces(node.value)
                 rows = [_fill_row(row, number, choose) for number, row in enumerate(node.value)]
                 filled[key] = replace(node, value=rows)
             elif key == "channels" and isinstance(node.value, dict):
@@ -163,6 +164,11 @@ class SearchSpace:
             else:
                 filled[key] = _fill_value(key, node, ENTRY_KEYS.get(key), choose)
         return replace(self._entry.node, value=filled)
+
+    def _check_braces(self, rows: Sequence[Node]) -> None:
+        for row in rows:
+            if isinstance(row.value, str) and set("{}") & set(_BRACES.sub("", row.value)):
+                raise self._error(row, f"{row.value!r} has a brace without its partner; write choices as k{{3|3.5}}")
 
     def _error(self, node: Node, problem: str) -> ConfigError:
         return ConfigError(f"{self.path}:{node.line}: {self.name}: {problem}")

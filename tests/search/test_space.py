@@ -62,6 +62,7 @@ def test_included_spaces_make_networks(name: str) -> None:
     [
         ("k{3|3.5}_s1", "k{3|4}_s1", r"space\.yaml:6: .*kernel size is 4; .*with blocks\.1\.k = '4'"),
         ("k{3|3.5}_s1", "k{3|3}_s1", r"space\.yaml:6: mine: blocks\.1\.k offers 3 \| 3; offer at least two, each once"),
+        ("k{3|3.5}_s1", "k{3|3.5_s1", r"space\.yaml:6: mine: '.*k\{3\|3\.5_s1.*' has a brace without its partner"),
         ("k{3|3.5}_s1", "k{3}_s1", r"blocks\.1\.k offers 3; offer at least two"),
         ("stem: [16, 32]", "stem: []", r"stem offers nothing; offer at least two options, or a range"),
         ("stem: [16, 32]", "stem: [16, x]", "stem is 'x'; it must be a whole number"),
