@@ -9,7 +9,7 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Generic, Literal, NamedTuple, Required, TypedDict, TypeVar
+from typing import Any, Generic, Literal, NamedTuple, Required, TypedDict, TypeVar, Unpack
 
 import numpy as np
 import torch
@@ -157,18 +157,9 @@ def _fault(error: DataError) -> BatchResult:
 Order = Literal["shuffled", "balanced", "by_class", "sequential"]
 
 
-class BatchSettings(TypedDict, total=False):
-    """Arguments of `EpochLoader` that say which images are in a batch."""
-
-    batch_size: Required[int]
-    order: Order
-    images_per_class: int
-
-
-class LoaderSettings(TypedDict):
+class EpochSettings(TypedDict, total=False):
     """Arguments of `BatchLoader` that are not about single batches."""
 
-    seed: int
     passes: int
     multiple: int
     workers: int
@@ -176,6 +167,25 @@ class LoaderSettings(TypedDict):
     rank: int
     world_size: int
     device: torch.device | str
+
+
+class LoaderSettings(EpochSettings):
+    """The same arguments of the loaders derived from it."""
+
+    seed: int
+
+
+class BatchSettings(TypedDict, total=False):
+    """Arguments of `BatchLoader` that say which images are in a batch."""
+
+    batch_size: Required[int]
+    order: Order
+    images_per_class: int
+    drop_last: bool
+
+
+class BatchLoaderSettings(BatchSettings, EpochSettings):
+    """All keyword arguments of `BatchLoader`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -393,7 +403,7 @@ class EpochLoader(BatchLoader[Batch]):
         transform: a `TrainTransform`, or the evaluation transform of `effnets.create_transform`.
         seed: of order, augmentation and mixing.
         channels_last: memory format of the images.
-        others: as of `BatchLoader`.
+        settings: as of `BatchLoader`.
     """
 
     def __init__(
@@ -401,34 +411,11 @@ class EpochLoader(BatchLoader[Batch]):
         dataset: ImageDataset,
         transform: TrainTransform | Transform,
         *,
-        batch_size: int,
-        order: Order = "shuffled",
         seed: int = 0,
-        drop_last: bool = True,
-        passes: int = 1,
-        multiple: int = 1,
-        workers: int = 0,
-        corrupt_limit: int | None = None,
-        rank: int = 0,
-        world_size: int = 1,
-        device: torch.device | str = "cpu",
         channels_last: bool = False,
-        images_per_class: int = 1,
+        **settings: Unpack[BatchLoaderSettings],
     ) -> None:
-        super().__init__(
-            ImageBatches(dataset, transform, seed),
-            batch_size=batch_size,
-            order=order,
-            drop_last=drop_last,
-            passes=passes,
-            multiple=multiple,
-            workers=workers,
-            corrupt_limit=corrupt_limit,
-            rank=rank,
-            world_size=world_size,
-            device=device,
-            images_per_class=images_per_class,
-        )
+        super().__init__(ImageBatches(dataset, transform, seed), **settings)
         self.transform = transform
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         classes = len(dataset.class_names)

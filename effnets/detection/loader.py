@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Unpack
 
 import torch
 from torch import Tensor
 
 from effnets.data.dataset import CACHE_BYTES, LazyImage
-from effnets.data.loader import BatchDataset, BatchLoader, BatchResult, Order
+from effnets.data.loader import BatchDataset, BatchLoader, BatchLoaderSettings, BatchResult
 from effnets.detection.dataset import BoxDataset
 from effnets.detection.transforms import BoxSample, DetectionTransform
 from effnets.inference.arrays import size_of
@@ -102,7 +102,7 @@ class BoxLoader(BatchLoader[BoxBatch]):
         transform: of images and boxes.
         seed: of order and augmentation.
         cache_bytes: of memory for decoded images; 0 keeps none. Batches do not depend on it.
-        others: as of `BatchLoader`.
+        settings: as of `BatchLoader`.
     """
 
     def __init__(
@@ -110,33 +110,12 @@ class BoxLoader(BatchLoader[BoxBatch]):
         dataset: BoxDataset,
         transform: DetectionTransform,
         *,
-        batch_size: int,
-        order: Order = "shuffled",
         seed: int = 0,
-        drop_last: bool = True,
-        passes: int = 1,
-        multiple: int = 1,
-        workers: int = 0,
-        corrupt_limit: int | None = None,
-        rank: int = 0,
-        world_size: int = 1,
-        device: torch.device | str = "cpu",
         cache_bytes: int = CACHE_BYTES,
+        **settings: Unpack[BatchLoaderSettings],
     ) -> None:
         cached = dataset.cached(math.ceil(SPARE * max(transform.size)), cache_bytes)
-        super().__init__(
-            BoxBatches(cached, transform, seed),
-            batch_size=batch_size,
-            order=order,
-            drop_last=drop_last,
-            passes=passes,
-            multiple=multiple,
-            workers=workers,
-            corrupt_limit=corrupt_limit,
-            rank=rank,
-            world_size=world_size,
-            device=device,
-        )
+        super().__init__(BoxBatches(cached, transform, seed), **settings)
 
     def _finish(self, result: BatchResult, epoch: int, number: int) -> BoxBatch:  # noqa: ARG002 (nothing is mixed)
         pixels, sizes, boxes, labels = result.samples
