@@ -57,8 +57,7 @@ class MixedDepthwiseConv(MixedConv):
         geometry = Geometry.of(convs)
         assert geometry is not None, "the caller asks Geometry.of"
         self.geometry, self.activation = geometry, activation or "none"
-        self._packed: tuple[Tensor, Tensor | None] | None = None
-        self._packed_from: list[tuple[int, int]] = []
+        self._packed: tuple[list[tuple[int, int]], list[Tensor], tuple[Tensor, Tensor | None]] | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         if not on_gpu(x):
@@ -80,10 +79,12 @@ class MixedDepthwiseConv(MixedConv):
 
     def _pack_once(self) -> tuple[Tensor, Tensor | None]:
         # Weights may have been changed, in place or not, since they were packed.
-        source = [(parameter.data_ptr(), parameter._version) for parameter in self.parameters()]
-        if self._packed is None or self._packed_from != source:
-            self._packed, self._packed_from = self._pack(), source
-        return self._packed
+        source = [(one.data_ptr(), 0 if one.is_inference() else one._version) for one in self.parameters()]
+        packed = self._packed  # replaced as a whole, since other threads may run this layer
+        if packed is None or packed[0] != source:
+            # As long as these aliases are kept, no other weights can have their addresses.
+            self._packed = packed = source, [one.detach() for one in self.parameters()], self._pack()
+        return packed[2]
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_packed": None}

@@ -47,8 +47,8 @@ class SequentialBlock(nn.Sequential):
 
     def _add(self, x: Tensor, y: Tensor) -> Tensor:
         kept, new = self.splits
-        if self.shortcut == "inplace":
-            # Nothing else reads the output of the last layer.
+        if self.shortcut == "inplace" and not (isinstance(y, Tensor) and y.requires_grad):  # a tracer's is no tensor
+            # Nothing else reads the output of the last layer but its gradient.
             (y.narrow(1, 0, kept) if new else y).add_(x)
             return y
         if not new:
@@ -66,8 +66,10 @@ def flatten(network: Network) -> Network:
     """Return a copy in evaluation mode whose stem, blocks and head are sequential blocks, without idle layers.
 
     Layers keep their names: ``stages.1.0.depthwise`` is the convolution, ``depthwise_bn`` and ``depthwise_act`` follow.
-    Raises ArgumentError for a block that is not one of this library's.
+    Raises ArgumentError for a block that is not one of this library's, and for what a rewrite would lose: hooks, and
+    convolutions that were changed.
     """
+    _check_unchanged(network)
     network = copy.deepcopy(network)
     network.eval().requires_grad_(False)
     for stage in network.stages:
@@ -83,6 +85,28 @@ def flatten(network: Network) -> Network:
     if isinstance(network, Classifier):
         network.add_module("dropout", nn.Identity())
     return network
+
+
+def _check_unchanged(network: Network) -> None:
+    kept = [network, network.stages, *network.stages]
+    for name, module in network.named_modules():
+        if (module._forward_hooks or module._forward_pre_hooks) and not any(module is one for one in kept):
+            raise ArgumentError(f"{name} has a hook, which rewrites would lose; remove it, or add it afterwards")
+        if isinstance(module, Conv2d) and (changed := _changes(module)):
+            raise ArgumentError(f"{name} has {changed}, which rewrites would lose; use the network as it is")
+
+
+def _changes(conv: Conv2d) -> str:
+    """Return what of a convolution is not as `Conv2d` makes it; nothing if all is."""
+    if type(conv).forward is not Conv2d.forward:
+        return "a forward of its own"
+    reach = conv.dilation[0] * (conv.kernel_size[0] - 1)
+    made = {"stride": conv.stride[0], "dilation": conv.dilation[0], "kernel_size": conv.kernel_size[0]}
+    made["padding"] = 0 if conv.pads_by_size else reach // 2
+    wanted: dict[str, object] = {name: (value, value) for name, value in made.items()} | {"padding_mode": "zeros"}
+    if conv.pads_by_size:
+        wanted["reach"] = reach
+    return " and ".join(f"{name} {found}" for name, value in wanted.items() if (found := getattr(conv, name)) != value)
 
 
 def _flatten_block(block: nn.Module) -> SequentialBlock:
@@ -102,6 +126,19 @@ def _plain_layers(name: str, part: nn.Module) -> Iterator[tuple[str, nn.Module]]
     if type(part) is ConvBNAct:
         layers = [(name, part.conv), (f"{name}_bn", part.bn), (f"{name}_act", part.act)]
     return ((name, layer) for name, layer in layers if not isinstance(layer, _IDLE))
+
+
+def needs_plain_operators(x: Tensor) -> bool:
+    """Return whether a derivative through `x` is wanted, or `x` is traced, compiled, exported, or not on a CPU."""
+    return (
+        type(x) is not Tensor  # a tracer's
+        or not x.is_cpu
+        or x.requires_grad
+        or torch.compiler.is_compiling()  # which does not know the following
+        or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+        or torch.autograd.forward_ad._current_level >= 0
+        or torch._C._functorch.maybe_current_level() is not None
+    )
 
 
 def blocks_of(network: Classifier | FeaturePyramid) -> Iterator[tuple[str, SequentialBlock]]:

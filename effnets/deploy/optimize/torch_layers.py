@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from effnets.deploy.optimize.sequential_block import Network, blocks_of, convs_of
+from effnets.deploy.optimize.sequential_block import Network, blocks_of, convs_of, needs_plain_operators
 from effnets.nn.layers import ACTIVATIONS, Conv2d, MixedConv, SqueezeExcite, same_padding
 from effnets.nn.mixed_depthwise import MixedDepthwiseConv
 from effnets.nn.mixed_depthwise_plain import Geometry
@@ -29,35 +29,34 @@ _ACTIVATIONS: dict[type[nn.Module], tuple[str, list[float], str]] = {
     nn.Hardswish: ("hardswish", [], ""),
 }
 
-# Of how many shapes a layer keeps its weights packed: one image, a batch, and what is left of a data set.
-_MAX_PACKED = 3
+# Of how many shapes a layer keeps its weights packed: one image, and parts of a batch, of two sizes at two depths.
+_MAX_PACKED = 5
 
 
 class OneDNNConv(nn.Module):
     """A convolution and its activation as one step; ``[N, C, H, W]`` in and out.
 
     Where oneDNN cannot compute it (another dtype or device, autocast, a gradient) and wherever the network is traced,
-    compiled or exported, it runs the two modules it was made from.
+    compiled or exported, it runs the two modules it was made from. Weights that are changed are packed again, unless
+    that was done through ``.data``, which leaves no trace.
     """
 
     def __init__(self, conv: Conv2d, act: nn.Module | None = None) -> None:
         super().__init__()
         self.conv = conv
         self.act = act or nn.Identity()
-        self._packed: dict[torch.Size, Tensor] = {}
-        self._packed_from: tuple[int, int] = (0, 0)
+        self._packed: tuple[Tensor, int, dict[torch.Size, Tensor]] | None = None
 
     def forward(self, x: Tensor) -> Tensor:
+        weight = self.conv.weight
         if (
-            type(x) is not Tensor  # a tracer's
+            needs_plain_operators(x)
             or x.dtype != torch.float32
-            or x.requires_grad
+            or x.shape[1] != self.conv.in_channels
             or torch.is_autocast_enabled("cpu")
-            or torch.compiler.is_compiling()
-            or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
-            or not x.is_cpu
-            or not self.conv.weight.is_cpu
-            or self.conv.weight.dtype != torch.float32
+            or not weight.is_cpu
+            or weight.dtype != torch.float32
+            or weight.requires_grad
         ):
             return self.act(self.conv(x))
         return self._fused(x)
@@ -83,17 +82,23 @@ class OneDNNConv(nn.Module):
         Packed for another number of images, they may be packed again at every call: up to ten times as long.
         """
         weight = self.conv.weight
-        # Weights may have been changed, in place or not, since they were packed.
-        source = (weight.data_ptr(), weight._version)
-        if self._packed_from != source or (len(self._packed) == _MAX_PACKED and shape not in self._packed):
-            self._packed, self._packed_from = {}, source
-        if shape not in self._packed:
-            self._packed[shape] = torch.ops.mkldnn._reorder_convolution_weight(weight, *fixed, shape)
-        return self._packed[shape]
+        version = 0 if weight.is_inference() else weight._version
+        kept = self._packed  # replaced as a whole, since other threads may run this layer
+        if (
+            kept is None
+            or (kept[0].data_ptr(), kept[1]) != (weight.data_ptr(), version)
+            or (len(kept[2]) == _MAX_PACKED and shape not in kept[2])
+        ):
+            # As long as this alias is kept, no other weights can have its address.
+            self._packed = kept = (weight.detach(), version, {})
+        packed = kept[2].get(shape)
+        if packed is None:
+            packed = kept[2][shape] = torch.ops.mkldnn._reorder_convolution_weight(weight, *fixed, shape)
+        return packed
 
     def __getstate__(self) -> dict[str, Any]:
         # Packed weights can be neither copied nor saved; they are packed again.
-        return {**self.__dict__, "_packed": {}}
+        return {**self.__dict__, "_packed": None}
 
 
 @cache
@@ -102,15 +107,18 @@ def can_fuse() -> bool:
     if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return False
     generator = torch.Generator().manual_seed(0)
-    x = torch.randn(1, 8, 5, 5, generator=generator)
-    conv = Conv2d(in_channels=8, out_channels=8, kernel_size=3, bias=True)
-    conv.weight = nn.Parameter(torch.randn(8, 8, 3, 3, generator=generator), requires_grad=False)
-    conv.bias = nn.Parameter(torch.randn(8, generator=generator), requires_grad=False)
+    x, weight, bias = (
+        torch.randn(shape, generator=generator, dtype=torch.float32, device="cpu")
+        for shape in ((1, 8, 5, 5), (8, 8, 3, 3), (8,))
+    )
+    conv = Conv2d(in_channels=8, out_channels=8, kernel_size=3, bias=True, device=torch.device("meta"))
+    conv.load_state_dict({"weight": weight, "bias": bias}, assign=True)
+    conv.requires_grad_(False)
     try:
-        fused = OneDNNConv(conv, nn.ReLU6())._fused(x)
+        with torch.autocast("cpu", enabled=False):
+            return torch.allclose(OneDNNConv(conv, nn.ReLU6())._fused(x), F.relu6(conv(x)), atol=1e-4)
     except (AttributeError, NotImplementedError, RuntimeError, TypeError):
         return False
-    return torch.allclose(fused, F.relu6(conv(x)), atol=1e-4)
 
 
 def fuse_convolutions(network: Network) -> None:
@@ -144,13 +152,14 @@ def fuse_mixed_convolutions(network: Network) -> None:
 class LinearSqueezeExcite(SqueezeExcite):
     """`SqueezeExcite` without BN, its 1×1 convolutions as matrix products on ``[N, C]``; ``[N, C, H, W]`` in and out.
 
-    It writes into its input, which nothing else reads in these networks.
+    Without gradients it writes into its input, which nothing else reads in these networks.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         squeezed = F.linear(x.mean((2, 3)), self.reduce.weight.flatten(1), self.reduce.bias)
         weights = F.linear(self.act(squeezed), self.expand.weight.flatten(1), self.expand.bias).sigmoid()
-        return x.mul_(weights[:, :, None, None])
+        weights = weights[:, :, None, None]
+        return x * weights if isinstance(x, Tensor) and x.requires_grad else x.mul_(weights)
 
 
 def use_linear_squeeze_excite(network: Network) -> None:
