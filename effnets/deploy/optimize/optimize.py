@@ -48,8 +48,8 @@ def optimize(model: nn.Module, rewrites: Rewrites | None = None) -> Classifier |
             ``PRESETS["torch"]`` elsewhere.
 
     Raises:
-        ArgumentError: if `model` is not a network of this library, was rewritten before, or has no values (meta
-            device).
+        ArgumentError: if `model` is not a network of this library, was rewritten before, has no values (meta device),
+            or has what a rewrite would lose: a hook on a layer, or a convolution that was changed.
     """
     network = network_of(model)
     require_values(network)
