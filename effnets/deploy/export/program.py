@@ -46,7 +46,7 @@ class _Tracer(fx.Tracer):
 def trace_network(network: nn.Module) -> fx.GraphModule:
     """Return a network of evaluation mode as a graph of operators, none in place; it shares the weights.
 
-    Raises UntraceableError if it cannot be traced, such as for values' control flow, or hooks on torch's modules.
+    Raises UntraceableError if it cannot be traced: control flow depends on values, or a module of torch has hooks.
     """
     try:
         with EXPORTING:
