@@ -248,9 +248,3 @@ def test_other_outputs_than_stated_are_refused(suffix, tmp_path):
         with pytest.raises(ArgumentError, match=r"model returns \[1, 5\], not \[1, 12\]; use reset_classifier"):
             effnets.export(model, tmp_path / f"m{suffix}", image_size=48)
     assert not list(tmp_path.glob("m.*"))
-
-
-def test_optimized_networks_are_exported_as_they_are(tmp_path):
-    optimized = effnets.optimize(tiny(tmp_path))
-    report = effnets.export_onnx(optimized, tmp_path / "m.onnx", image_size=48, optimize=False, engines=["onnxruntime"])
-    assert max(report.errors.values()) < 1e-4
