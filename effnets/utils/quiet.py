@@ -7,8 +7,12 @@ import io
 import logging
 import os
 import sys
+import threading
 import warnings
 from collections.abc import Iterator
+
+# Held while an export changes what all threads share: loggers, torch's number of threads, `nn.Module.__call__`.
+EXPORTING = threading.RLock()
 
 
 @contextlib.contextmanager
@@ -18,6 +22,7 @@ def quiet_exporters() -> Iterator[None]:
     loggers = [logging.getLogger(name) for name in names]
     levels = [logger.level for logger in loggers]
     with (
+        EXPORTING,
         warnings.catch_warnings(),
         contextlib.redirect_stdout(io.StringIO()),
         contextlib.redirect_stderr(io.StringIO()),  # progress bars

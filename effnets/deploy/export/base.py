@@ -13,9 +13,11 @@ from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from effnets.deploy.export.metadata import describe
+from effnets.deploy.export.program import one_thread
 from effnets.deploy.optimize.optimize import optimize as rewrite
 from effnets.deploy.optimize.rewrites import Rewrites, preset
 from effnets.engines.metadata import InputKind, ModelMetadata
@@ -120,8 +122,8 @@ def prepare(
     Without `checks_rewrites` the rewritten network is yet to be compared with the original (`Reference` does).
 
     Raises:
-        ArgumentError: if `model` is not a classifier with outputs, the path has another suffix, or an argument is out
-            of range.
+        ArgumentError: if `model` is not a classifier with the outputs that it states, the path has another suffix, or
+            an argument is out of range.
         ExportError: if no file can be written there.
         VerificationError: if a rewrite would change what the network computes.
     """
@@ -157,6 +159,12 @@ def prepare(
     )
     # In float64, so that folding rounds once; the original is what the file is compared with.
     original = copy.deepcopy(network).cpu().double().eval().requires_grad_(False)
+    with one_thread(), torch.no_grad():
+        shape = list(original(torch.zeros(1, network.in_chans, *usual, dtype=torch.float64)).shape)
+    if shape != [1, network.num_outputs]:
+        raise ArgumentError(
+            f"model returns {shape}, not [1, {network.num_outputs}]; use reset_classifier to change that"
+        )
     rewritten = rewrite(original, rewrites) if rewrites else copy.deepcopy(original)
     if rewrites and checks_rewrites:
         verify_rewrites(original, rewritten, metadata)

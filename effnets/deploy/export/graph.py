@@ -20,6 +20,7 @@ from torch import nn
 from effnets.deploy.export.onnx_writer import INPUT, LOGITS, write_onnx
 from effnets.deploy.export.program import Program, UntraceableError, trace_network
 from effnets.engines.metadata import ModelMetadata
+from effnets.errors import ArgumentError
 from effnets.inference.image import cover_size
 from effnets.nn.classifier import Classifier
 from effnets.utils.arguments import check_size
@@ -66,7 +67,7 @@ def export_graph(
     if softmax or topk:
         _append_probabilities(model.graph, topk, metadata)
     if metadata.embedding:
-        _append_embedding(model.graph, metadata)
+        _append_embedding(model.graph, program, metadata)
     network_input = INPUT
     if metadata.input_kind == "uint8":
         network_input = NORMALIZED
@@ -83,10 +84,10 @@ def with_outputs(model: onnx.ModelProto, names: Iterable[str]) -> onnx.ModelProt
     return model
 
 
-def _append_embedding(graph: onnx.GraphProto, metadata: ModelMetadata) -> None:
+def _append_embedding(graph: onnx.GraphProto, program: Program, metadata: ModelMetadata) -> None:
     """Return the classifier's input as well, or, where the outputs are an embedding, these divided by their length.
 
-    It has a name of its own, as the program's names stay for verification.
+    It has a name of its own, as the program's names stay for verification. Raises ArgumentError if it is not found.
     """
     if metadata.classifier_activation == "l2":
         graph.initializer.append(helper.make_tensor("embedding_axes", TensorProto.INT64, [1], [1]))
@@ -97,8 +98,13 @@ def _append_embedding(graph: onnx.GraphProto, metadata: ModelMetadata) -> None:
             helper.make_node("Div", [LOGITS, "embedding_divisor"], [EMBEDDING], "embedding/Div"),
         ])  # fmt: skip
     else:
-        classifier = next(node for node in graph.node if LOGITS in node.output)
-        graph.node.append(helper.make_node("Identity", classifier.input[:1], [EMBEDDING], "embedding/Identity"))
+        stacks = {node: node.meta.get("nn_module_stack") or {} for node in program.graph.nodes}
+        inside = [node for node, stack in stacks.items() if "classifier" in dict(stack.values())]
+        entering = {source.name for node in inside for source in node.all_input_nodes if source not in inside}
+        found = entering.intersection(name for node in graph.node for name in node.output)  # no weights
+        if len(found) != 1:
+            raise ArgumentError("embedding=True needs a classifier of one input; use reset_classifier or leave it out")
+        graph.node.append(helper.make_node("Identity", [*found], [EMBEDDING], "embedding/Identity"))
     graph.output.append(helper.make_tensor_value_info(EMBEDDING, TensorProto.FLOAT, ["N", metadata.embedding]))
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from effnets.engines.metadata import ModelMetadata
+from effnets.utils.quiet import EXPORTING
 
 
 class ImageInput(nn.Module):
@@ -70,4 +71,5 @@ class ImageInput(nn.Module):
 def trace(network: nn.Module, metadata: ModelMetadata) -> ExportedProgram:
     """Return torch's program of a network for one normalized image, with which verification compares."""
     example = torch.zeros(1, metadata.channels, *metadata.image_size)
-    return torch.export.export(network, (example,), strict=False)
+    with EXPORTING:
+        return torch.export.export(network, (example,), strict=False)

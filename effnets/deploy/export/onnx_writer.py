@@ -7,6 +7,7 @@ of this library have some twenty. Those that are not here are left to that expor
 from __future__ import annotations
 
 import copy
+import inspect
 import operator
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -58,16 +59,18 @@ def write_onnx(program: fx.GraphModule, shape: Sequence[int | str], classes: int
 
 
 class _Sizes(fx.Interpreter):
-    """Runs a program, and notes its integers by node, which follow from the image's size."""
+    """Runs a program, and notes its numbers by node that follow from the image's size, not from the batch's."""
 
     def __init__(self, program: fx.GraphModule) -> None:
         super().__init__(program)
-        self.found: dict[str, int] = {}
+        self.found: dict[str, int | float] = {}
 
     def run_node(self, n: fx.Node) -> Any:
         """Run one operator."""
         value = super().run_node(n)
-        if isinstance(value, int):
+        fixed = all(source.target is getattr or source.name in self.found for source in n.all_input_nodes)
+        is_batch = n.target is operator.getitem and n.args[1] == 0
+        if isinstance(value, int | float) and fixed and not is_batch:
             self.found[n.name] = value
         return value
 
@@ -77,14 +80,14 @@ class _Writer:
 
     Attributes:
         nodes, constants: of the ONNX graph; constants by name.
-        sizes: the program's integers that are known, by node.
+        sizes: the program's numbers that are known, by node.
         integers: its other nodes that are integers, each ``[1]`` in ONNX.
     """
 
     def __init__(self, program: fx.GraphModule) -> None:
         self.nodes: list[onnx.NodeProto] = []
         self.constants: dict[str, onnx.TensorProto] = {}
-        self.sizes: dict[str, int] = {}
+        self.sizes: dict[str, int | float] = {}
         self.integers: set[fx.Node] = set()
         self._program, self._output = program, output_of(program)
         self._state = {
@@ -98,16 +101,18 @@ class _Writer:
         if node.op in ("placeholder", "get_attr", "output") or node.name in self.sizes:
             return
         key: Any = node.target
-        arguments: tuple[Any, ...] = node.args
+        known: Any = fx.node.map_arg((node.args, node.kwargs), lambda one: self.sizes.get(one.name, one))
+        arguments, options = known
         if node.op == "call_module":
             module = self._program.get_submodule(str(node.target))
             key, arguments = type(module), (module, *arguments)
         if key not in _OPERATORS:
             raise UntraceableError(str(key))
         try:
-            _OPERATORS[key](self, node, *arguments, **node.kwargs)
+            bound = inspect.signature(_OPERATORS[key]).bind(self, node, *arguments, **options)
         except TypeError as error:  # an argument that is unknown here
             raise UntraceableError(f"{key}: {error}") from None
+        _OPERATORS[key](*bound.args, **bound.kwargs)
 
     def add(self, node: fx.Node, kind: str, *inputs: Any, outputs: Sequence[str] = (), **attributes: Any) -> str:
         """Add an ONNX node for the program's `node`, whose value it returns unless it names other outputs."""
@@ -127,7 +132,8 @@ class _Writer:
         if isinstance(value, str):
             return value
         if not isinstance(value, fx.Node):
-            return self._number(np.asarray(value, np.float32 if isinstance(value, float) else np.int64))
+            array = np.asarray(value)
+            return self._number(array.astype(np.float32 if array.dtype.kind == "f" else np.int64))
         if value.op == "placeholder":
             return INPUT
         if value.op == "get_attr":
@@ -152,23 +158,12 @@ class _Writer:
         return name
 
 
-def _conv(
-    writer: _Writer,
-    node: fx.Node,
-    x: fx.Node,
-    weight: Any,
-    bias: Any,
-    stride: Any,
-    padding: Any,
-    dilation: Any,
-    groups: int,
-) -> None:
-    if isinstance(padding, str):
-        raise UntraceableError(f"padding {padding}")
-    pads = [side for _ in range(2) for side in _pair(padding)]
+def _conv(writer: _Writer, node: fx.Node, x: fx.Node, weight: Any, bias: Any, *fixed: Any) -> None:
+    if len(fixed) != 4 or isinstance(fixed[1], str):
+        raise UntraceableError(f"convolution with {fixed}")
+    strides, padding, dilations = map(_pair, fixed[:3])
     inputs = [x, weight] if bias is None else [x, weight, bias]
-    strides, dilations = _pair(stride), _pair(dilation)
-    writer.add(node, "Conv", *inputs, strides=strides, pads=pads, dilations=dilations, group=groups)
+    writer.add(node, "Conv", *inputs, strides=strides, pads=padding * 2, dilations=dilations, group=fixed[3])
 
 
 def _pair(value: Any) -> list[int]:
@@ -200,8 +195,8 @@ def _silu(writer: _Writer, node: fx.Node, _: nn.SiLU, x: fx.Node) -> None:
 
 
 def _activation(kind: str) -> Callable[..., None]:
-    def write(writer: _Writer, node: fx.Node, _: nn.Module, x: fx.Node) -> None:
-        writer.add(node, kind, x)
+    def write(writer: _Writer, node: fx.Node, *module_and_x: Any) -> None:
+        writer.add(node, kind, module_and_x[-1])
 
     return write
 
@@ -215,18 +210,16 @@ def _linear_module(writer: _Writer, node: fx.Node, _: nn.Linear, x: fx.Node) -> 
 
 
 def _mean(writer: _Writer, node: fx.Node, x: fx.Node, dims: Any, keepdim: bool = False) -> None:
-    if not (keepdim and tuple(dims) == (2, 3)):
+    if not keepdim or dims not in ((2, 3), [2, 3]):
         raise UntraceableError(f"mean over {dims}")
     # ONNX Runtime computes this operator in the blocked layout of convolutions.
     writer.add(node, "GlobalAveragePool", x)
 
 
 def _largest(writer: _Writer, node: fx.Node, x: fx.Node, dims: Any, keepdim: bool = False) -> None:
+    if dims not in ((2, 3), [2, 3]):
+        raise UntraceableError(f"largest over {dims}")
     writer.add(node, "ReduceMax", x, list(dims), keepdims=int(keepdim))
-
-
-def _sigmoid(writer: _Writer, node: fx.Node, x: fx.Node) -> None:
-    writer.add(node, "Sigmoid", x)
 
 
 def _flatten(writer: _Writer, node: fx.Node, x: fx.Node, start_dim: int = 0) -> None:
@@ -236,9 +229,12 @@ def _flatten(writer: _Writer, node: fx.Node, x: fx.Node, start_dim: int = 0) -> 
 
 
 def _split(writer: _Writer, node: fx.Node, x: fx.Node, sizes: Any, dim: int = 0) -> None:
-    if isinstance(sizes, int):
-        raise UntraceableError("split into equal parts")
-    parts = {user.args[1]: user.name for user in node.users}
+    if not isinstance(sizes, list | tuple) or not all(isinstance(size, int) for size in sizes):
+        raise UntraceableError("split into equal parts, or unknown ones")
+    parts = {user.args[1]: writer.name(user) for user in node.users if user.target is operator.getitem}
+    # A part that is taken twice, or counted from the end, would have two names.
+    if len(parts) != len(node.users) or not parts.keys() <= set(range(len(sizes))):
+        raise UntraceableError("split in other ways than into single parts")
     outputs = [parts.get(index, f"{node.name}_{index}") for index in range(len(sizes))]
     writer.add(node, "Split", x, list(sizes), outputs=outputs, axis=dim)
 
@@ -250,11 +246,11 @@ def _cat(writer: _Writer, node: fx.Node, parts: Sequence[fx.Node], dim: int = 0)
 def _pad(
     writer: _Writer, node: fx.Node, x: fx.Node, widths: Sequence[Any], mode: str = "constant", value: Any = None
 ) -> None:
-    if mode != "constant" or value or len(widths) % 2 or len(widths) > 8:
-        raise UntraceableError(f"padding {mode} {value}")
-    known = [writer.sizes.get(width.name, width) if isinstance(width, fx.Node) else width for width in widths]
+    # Two or fewer may be for vectors; feature maps, of four dimensions, have their height and width padded.
+    if mode != "constant" or value or len(widths) not in (4, 6, 8):
+        raise UntraceableError(f"padding {widths} {mode} {value}")
     # For the last dimensions first, in pairs; ONNX has all the beginnings first, in order.
-    before, after = ([0] * (4 - len(known) // 2) + known[start::2][::-1] for start in (0, 1))
+    before, after = ([0] * (4 - len(widths) // 2) + list(widths[start::2][::-1]) for start in (0, 1))
     pads: Any = [*before, *after]
     if any(isinstance(width, fx.Node) for width in pads):
         sides = [width if isinstance(width, fx.Node) else [width] for width in pads]
@@ -280,8 +276,9 @@ def _getitem(writer: _Writer, node: fx.Node, source: fx.Node, index: Any) -> Non
 def _arithmetic(kind: str) -> Callable[..., None]:
     def write(writer: _Writer, node: fx.Node, *values: Any) -> None:
         whole = any(value in writer.integers for value in values if isinstance(value, fx.Node))
-        if kind == "Div" and not whole:
-            raise UntraceableError("floor division")
+        fits = [value in writer.integers if isinstance(value, fx.Node) else isinstance(value, int) for value in values]
+        if not all(fits) if whole else kind == "Div":
+            raise UntraceableError(f"{kind} of {values}")
         if whole:
             writer.integers.add(node)
         numbers = [value if isinstance(value, fx.Node) else [value] if whole else float(value) for value in values]
@@ -315,6 +312,6 @@ _OPERATORS: dict[Any, Callable[..., None]] = {
     operator.floordiv: _arithmetic("Div"),
     "mean": _mean,
     "amax": _largest,
-    "sigmoid": _sigmoid,
+    "sigmoid": _activation("Sigmoid"),
     "flatten": _flatten,
 }

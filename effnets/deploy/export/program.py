@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -11,6 +12,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
+
+from effnets.utils.quiet import EXPORTING
 
 # By torch.fx, or by torch.export.
 Program = fx.GraphModule | ExportedProgram
@@ -24,18 +27,37 @@ class UntraceableError(Exception):
     """A network that torch.fx cannot trace, or with an operator that `onnx_writer` does not write."""
 
 
+class _Tracer(fx.Tracer):
+    """Traces what its own thread calls; torch replaces methods of `nn.Module` for all threads meanwhile."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._thread = threading.get_ident()
+
+    def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        here = threading.get_ident() == self._thread
+        return super().call_module(m, forward, args, kwargs) if here else forward(*args, **kwargs)
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, fx.Proxy]) -> Any:
+        here = threading.get_ident() == self._thread
+        return super().getattr(attr, attr_val, parameter_proxy_cache) if here else attr_val
+
+
 def trace_network(network: nn.Module) -> fx.GraphModule:
     """Return a network of evaluation mode as a graph of operators, none in place; it shares the weights.
 
-    Raises UntraceableError if it cannot be traced, such as for control flow that depends on values.
+    Raises UntraceableError if it cannot be traced: control flow depends on values, or a module of torch has hooks.
     """
     try:
-        program = fx.symbolic_trace(network)
+        with EXPORTING:
+            program = fx.GraphModule(network, _Tracer().trace(network), type(network).__name__)
     except Exception as error:  # modules of users raise all kinds
         raise UntraceableError(f"{type(network).__name__}: {error}") from error
     for node in program.graph.nodes:
         if node.op == "call_module":
             module = program.get_submodule(node.target)
+            if module._forward_hooks or module._forward_pre_hooks:
+                raise UntraceableError(f"{node.target} has hooks")
             if isinstance(module, _IDLE):
                 node.replace_all_uses_with(node.args[0])
                 program.graph.erase_node(node)
@@ -62,12 +84,13 @@ def one_thread() -> Iterator[None]:
 
     In float64 it convolves each channel of a depthwise convolution by itself, and would divide each among all threads.
     """
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+    with EXPORTING:  # or another export would restore the one thread of this
+        before = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
 
 
 class Float64Interpreter(fx.Interpreter):

@@ -18,6 +18,7 @@ from effnets.engines.base import first_line
 from effnets.engines.metadata import ModelMetadata
 from effnets.engines.torch import PACKAGE_METADATA, PackageEngine
 from effnets.errors import ExportError, VerificationError
+from effnets.utils.quiet import EXPORTING
 
 _TOLERANCE = 1e-4
 
@@ -55,7 +56,8 @@ def _compile(module: nn.Module, example: Tensor, metadata: ModelMetadata, path: 
     logging.getLogger("torch._inductor").setLevel(logging.ERROR)
     configs = {"aot_inductor.metadata": {PACKAGE_METADATA: json.dumps(metadata.to_properties())}, "freezing": True}
     try:
-        program = torch.export.export(module, (example,), dynamic_shapes=({0: Dim.DYNAMIC},), strict=False)
+        with EXPORTING:
+            program = torch.export.export(module, (example,), dynamic_shapes=({0: Dim.DYNAMIC},), strict=False)
         made = torch._inductor.aoti_compile_and_package(program, package_path=str(path), inductor_configs=configs)
     except Exception as error:  # of export, of Inductor, or the compiler's
         raise ExportError(f"{metadata.model}: torch cannot compile it: {first_line(error)}") from error

@@ -172,7 +172,9 @@ class Reference:
 
     @cached_property
     def _single(self) -> nn.Module:
-        return copy.deepcopy(self._exported).float()
+        # Layers that keep packed weights need to know later whether these were changed, which inference mode forgets.
+        with torch.inference_mode(False), torch.no_grad():
+            return copy.deepcopy(self._exported).float()
 
     @classmethod
     def of(cls, made: Export) -> Reference:

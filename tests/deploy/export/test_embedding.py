@@ -5,15 +5,18 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import numpy_helper
 from PIL import Image
+from torch import nn
 
 import effnets
 from effnets.deploy.export.base import prepare
 from effnets.deploy.export.graph import export_graph
 from effnets.deploy.export.verify_onnx import verify
 from effnets.errors import ArgumentError, VerificationError
-from tests.support import shake_gently
+from tests.support import images, shake_gently
+from tests.support.tiny_network import tiny
 
 
 @pytest.fixture(scope="module")
@@ -86,3 +89,30 @@ def test_files_without_it_stay_as_they_were(model, tmp_path):
 def test_formats_that_do_not_have_it(model, tmp_path):
     with pytest.raises(ArgumentError, match=r"embedding is not possible for \.pt2 files; leave it out"):
         effnets.export(model, tmp_path / "m.pt2", embedding=True)
+
+
+class Erf(nn.Module):
+    def forward(self, x):
+        return torch.special.erf(x)
+
+
+@pytest.mark.parametrize("end", [nn.Identity, Erf])
+def test_it_is_the_input_of_a_classifier_of_several_layers(end, tmp_path):
+    """Whoever traces the network."""
+    network = tiny(tmp_path)
+    layers = (nn.Dropout(), nn.Linear(24, 16), nn.SiLU(), nn.Linear(16, 12), end())
+    network.classifier = nn.Sequential(*layers).eval()
+    effnets.export_onnx(network, tmp_path / "m.onnx", image_size=48, embedding=True, engines=["onnxruntime"])
+    inputs = images(2, 3, 48, 48)
+    with torch.no_grad():
+        expected = network.forward_embedding(inputs).numpy()
+    found = effnets.load_engine(tmp_path / "m.onnx").run(inputs.numpy())["embedding"]
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+def test_a_classifier_of_no_input_is_refused(tmp_path):
+    network = tiny(tmp_path)
+    network.reset_classifier(24)
+    network.classifier = nn.Identity()
+    with pytest.raises(ArgumentError, match="embedding=True needs a classifier of one input"):
+        effnets.export_onnx(network.eval(), tmp_path / "m.onnx", image_size=48, embedding=True)

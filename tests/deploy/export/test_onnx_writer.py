@@ -5,19 +5,21 @@ from __future__ import annotations
 import copy
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import fx, nn
 from torch.export import ExportedProgram
 
 import effnets
-from effnets.deploy.export import base
+from effnets.deploy.export import base, onnx_writer
 from effnets.deploy.export.graph import export_graph
 from effnets.deploy.export.metadata import describe
 from effnets.deploy.export.onnx_writer import write_onnx
-from effnets.deploy.export.program import Float64Interpreter, trace_network
+from effnets.deploy.export.program import Float64Interpreter, UntraceableError, trace_network
 from effnets.deploy.optimize.rewrites import PRESETS, Rewrites
-from effnets.errors import VerificationError
+from effnets.errors import ArgumentError, VerificationError
 from tests.support import images
 from tests.support.tiny_network import REXNET_TABLE, TABLE, tiny
 
@@ -145,3 +147,104 @@ def test_weights_are_rounded_once(tmp_path):
     graph = write_onnx(program, ["N", 3, 48, 48], 12, "tiny")
     (weight,) = (entry for entry in graph.graph.initializer if entry.name == "classifier.weight")
     assert weight.raw_data == model.classifier.weight.detach().float().numpy().tobytes()
+
+
+class Head(nn.Module):
+    """A classifier that maps its input by a function, and what a linear map makes of it by another."""
+
+    def __init__(self, before=lambda x: x, after=lambda x: x):
+        super().__init__()
+        self.linear, self.before, self.after = nn.Linear(24, 12), before, after
+
+    def forward(self, x):
+        return self.after(self.linear(self.before(x)))
+
+
+def parts_twice(x):
+    parts = torch.split(x, [8, 16], 1)
+    return torch.cat([parts[1], parts[0]], 1) + torch.cat([parts[0], parts[1]], 1)
+
+
+def last_part(x):
+    parts = torch.split(x, [8, 16], 1)
+    return torch.cat([parts[-1], parts[0]], 1)
+
+
+WHOLE = {
+    "parts as they are": Head(lambda x: torch.cat(torch.split(x, [8, 16], 1), dim=1)),
+    "parts twice": Head(parts_twice),
+    "a part from the end": Head(last_part),
+    "padded vectors": Head(after=lambda x: F.pad(x, (1, -1))),
+    "the largest of one dimension": Head(lambda x: x + x[:, :, None, None].amax(2)[:, :, 0]),
+}
+SCALED = {
+    "size": Head(lambda x: x * x.shape[1]),
+    "share of the size": Head(lambda x: x * (x.shape[1] * 0.5)),
+    "size of the batch": Head(lambda x: x * x.shape[0]),
+}
+
+
+@pytest.mark.parametrize("head", [pytest.param(head, id=name) for name, head in (WHOLE | SCALED).items()])
+@pytest.mark.parametrize("size", [(48, 48), None])
+def test_what_cannot_be_written_is_left_to_torchs_exporter(head, size, tmp_path):
+    model = tiny(tmp_path)
+    model.classifier = head.eval()
+    known = size and head in (SCALED["size"], SCALED["share of the size"])
+    try:
+        written = write_onnx(trace_network(model), ["N", 3, *(size or "HW")], 12, "tiny")
+    except UntraceableError:
+        assert not known
+        return
+    assert known
+    session = onnxruntime.InferenceSession(written.SerializeToString(), providers=["CPUExecutionProvider"])
+    pixels = images(2, 3, 48, 48)
+    with torch.no_grad():
+        expected = model(pixels).numpy()
+    np.testing.assert_allclose(session.run(None, {"images": pixels.numpy()})[0], expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["parts as they are", "parts twice", "padded vectors"])
+def test_what_is_left_to_torchs_exporter_is_right(name, tmp_path):
+    model = tiny(tmp_path)
+    model.classifier = WHOLE[name].eval()
+    report = effnets.export_onnx(model, tmp_path / "m.onnx", image_size=48, engines=["onnxruntime"])
+    assert max(report.errors.values()) < 1e-4
+
+
+def test_a_part_may_be_the_output(tmp_path):
+    model = tiny(tmp_path)
+    model.classifier = nn.Sequential(nn.Linear(24, 20), Part()).eval()
+    assert isinstance(graph_of(model).program, fx.GraphModule)
+    report = effnets.export_onnx(model, tmp_path / "m.onnx", image_size=48, engines=["onnxruntime"])
+    assert max(report.errors.values()) < 1e-4
+
+
+class Part(nn.Module):
+    def forward(self, x):
+        return torch.split(x, [12, 8], 1)[0]
+
+
+def test_hooks_are_part_of_the_file(tmp_path):
+    model = tiny(tmp_path).eval()
+    model.stages[0][0].depthwise.act.register_forward_hook(lambda *values: values[-1] * 2)
+    report = effnets.export_onnx(model, tmp_path / "m.onnx", image_size=48, optimize=False, engines=["onnxruntime"])
+    assert max(report.errors.values()) < 1e-4
+
+
+def test_faults_of_writers_are_not_hidden(tmp_path, monkeypatch):
+    def wrong(*_):
+        return None + 1
+
+    monkeypatch.setitem(onnx_writer._OPERATORS, nn.ReLU6, wrong)
+    with pytest.raises(TypeError, match="unsupported operand"):
+        graph_of(tiny(tmp_path))
+
+
+@pytest.mark.parametrize("suffix", [".onnx", ".pt2"])
+def test_other_outputs_than_stated_are_refused(suffix, tmp_path):
+    model = tiny(tmp_path)
+    for classifier in (nn.Linear(24, 5), nn.Sequential(nn.Linear(24, 5))):
+        model.classifier = classifier.eval()
+        with pytest.raises(ArgumentError, match=r"model returns \[1, 5\], not \[1, 12\]; use reset_classifier"):
+            effnets.export(model, tmp_path / f"m{suffix}", image_size=48)
+    assert not list(tmp_path.glob("m.*"))

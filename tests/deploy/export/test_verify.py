@@ -15,12 +15,14 @@ import effnets
 from effnets.deploy.export import graph as graph_module
 from effnets.deploy.export.graph import NetworkGraph, export_graph
 from effnets.deploy.export.metadata import describe
-from effnets.deploy.export.verify import normalized, probe_images, verify_rewrites
+from effnets.deploy.export.program import trace_network
+from effnets.deploy.export.verify import Reference, normalized, probe_images, verify_rewrites
 from effnets.deploy.export.verify_onnx import compare_pixels, find_divergence, find_faulty_node, verify
 from effnets.engines.base import load_onnx
 from effnets.engines.metadata import ModelMetadata
 from effnets.errors import VerificationError
 from effnets.inference.image import image_to_array
+from tests.support import images
 from tests.support.graph_faults import FAULTS, PREPROCESSING_FAULTS, nodes, set_attribute
 from tests.support.tiny_network import REXNET_TABLE, TABLE, tiny
 
@@ -205,3 +207,11 @@ def test_probe_images_are_reproducible_and_use_the_whole_range():
     assert images.shape == (3, 40, 50, 3)
     assert (images.min(), images.max()) == (0, 255)
     assert normalized(probe_images(1, 9, 9, 4, seed=0), pytest.importorskip("effnets").PreprocessSpec()).shape[1] == 4
+
+
+def test_rounding_is_tried_in_optimized_networks(tmp_path):
+    """Their layers keep packed weights, which inference mode must not make unusable."""
+    network = tiny(tmp_path).eval()
+    reference = Reference(trace_network(network), copy.deepcopy(network).double(), effnets.optimize(network))
+    error, _ = reference.expect(images(2, 3, 48, 48).numpy()).draws(2)
+    assert 0 < error < 1e-4
